@@ -1,0 +1,11 @@
+"""Distributed block-parallel training of NoProp networks (arXiv 2503.24322).
+
+T denoising blocks share no gradient, so each trains on its own device and none waits for another.
+The packages, in the direction of their imports:
+
+    cli → distributed → training → (models, data, diffusion) → configuration
+
+`docs/architecture.md` follows one batch through them.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Benchmarks: both sides in one run, in turns, medians with spread."""

@@ -1,0 +1,157 @@
+"""What the Ray engine costs over bare torch processes that do the very same block-steps.
+
+Both sides train the same blocks from the same streams (sampling included) in the same rounds, with as many
+processes and threads. The rate is taken while all processes are at work: from the moment when the last of them has
+finished its first round (start-up and first-call costs are over) to the moment when the first of them is done.
+"""
+
+import multiprocessing
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from noprop_dist.configuration.layers import load_config
+from noprop_dist.configuration.settings import RunConfig
+from noprop_dist.distributed.cluster import ray_session
+from noprop_dist.distributed.driver import train_on_ray
+from noprop_dist.distributed.placement import Resources, place
+from noprop_dist.errors import TrainingError
+from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.training.device import choose_device, fix_bits
+from noprop_dist.training.rounds import train_round
+from noprop_dist.training.setup import prepare
+
+PROCESS_TIMEOUT_SECONDS = 3600
+
+
+@dataclass(frozen=True)
+class RoundTime:
+    """When a process finished a round, and how many block-steps it was."""
+
+    process: int
+    time: float
+    steps: int
+
+
+@dataclass(frozen=True)
+class OverheadResult:
+    """Block-steps per second of each turn."""
+
+    ray: list[float]
+    bare: list[float]
+
+    @property
+    def ratio(self) -> float:
+        """Median of the Ray engine over median of the bare processes."""
+        return statistics.median(self.ray) / statistics.median(self.bare)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each side."""
+        return [
+            {
+                "side": side,
+                "median": statistics.median(rates),
+                "least": min(rates),
+                "most": max(rates),
+                "turns": rates,
+            }
+            for side, rates in (("Ray engine", self.ray), ("bare processes", self.bare))
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {"rows": self.rows(), "ratio": self.ratio}
+
+
+def bench_overhead(
+    preset: str, settings: Sequence[str], steps: int, repeats: int, workers: int, say: Callable[[str], None]
+) -> OverheadResult:
+    """Measure both sides in turns.
+
+    Args:
+        preset: data and network.
+        settings: further settings, as for `train`.
+        steps: of every block in one turn.
+        repeats: turns of each side.
+        workers: processes of each side, one thread each.
+        say: told what is being measured.
+    """
+    fixed = [
+        f"training.max_steps={steps}",
+        f"checkpoint.every_steps={steps}",
+        f"engine.workers={workers}",
+        "engine.threads_per_worker=1",
+        "engine.device=cpu",
+        "evaluation.samples=1",
+        "metrics.port=null",
+    ]
+    config = load_config(preset, None, [*settings, *fixed])
+    result = OverheadResult([], [])
+    with ray_session(None):
+        for turn in range(repeats):
+            result.bare.append(rate(_bare_turn(config, workers)))
+            result.ray.append(rate(_ray_turn(config, workers)))
+            say(f"turn {turn + 1} of {repeats}: bare {result.bare[-1]:.2f}, Ray {result.ray[-1]:.2f} block-steps/s")
+    return result
+
+
+def rate(rounds: Sequence[RoundTime]) -> float:
+    """Block-steps per second while all processes were at work."""
+    processes = {each.process for each in rounds}
+    begin = max(min(r.time for r in rounds if r.process == p) for p in processes)
+    end = min(max(r.time for r in rounds if r.process == p) for p in processes)
+    return sum(r.steps for r in rounds if begin < r.time <= end) / (end - begin)
+
+
+def _ray_turn(config: RunConfig, workers: int) -> list[RoundTime]:
+    process_of = {block: process for process, part in enumerate(_parts(config, workers)) for block in part}
+    with tempfile.TemporaryDirectory(prefix="noprop-dist-bench-") as folder:
+        train_on_ray(config, f"{folder}/run", lambda _: None)
+        records = RunDirectory(f"{folder}/run").metrics()
+    blocks = [r for r in records if r["kind"] == "round" and r["stage"] != "classifier"]
+    return [RoundTime(process_of[int(r["stage"].split()[1])], r["time"], r["steps"]) for r in blocks]
+
+
+def _bare_turn(config: RunConfig, workers: int) -> list[RoundTime]:
+    context = multiprocessing.get_context("spawn")
+    results: Any = context.Queue()
+    parts = _parts(config, workers)
+    processes = [
+        context.Process(target=_bare_process, args=(config, process, part, results))
+        for process, part in enumerate(parts)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        return [each for _ in processes for each in results.get(timeout=PROCESS_TIMEOUT_SECONDS)]
+    except Exception as error:
+        raise TrainingError(f"a bare process did not finish: {type(error).__name__}") from error
+    finally:
+        for process in processes:
+            process.join(timeout=10)
+            if process.is_alive():
+                process.kill()
+
+
+def _bare_process(config: RunConfig, process: int, blocks: tuple[int, ...], results: Any) -> None:
+    setup, data = prepare(config)
+    device = choose_device("cpu")
+    fix_bits(device, threads=1)
+    stream = setup.batch_stream(data.train.labels)
+    samples = setup.training_samples(data.train.inputs, device)
+    trainers = {block: setup.block_trainer(block, samples, device) for block in blocks}
+    times, size = [], config.engine.round_steps
+    for first in range(0, setup.total_steps, size):
+        steps = min(size, setup.total_steps - first)
+        for block, trainer in trainers.items():
+            train_round(trainer, stream.round(block, first, steps))
+            times.append(RoundTime(process, time.time(), steps))
+    results.put(times)
+
+
+def _parts(config: RunConfig, workers: int) -> list[tuple[int, ...]]:
+    placement = place(config.blocks.trained(), config.engine, Resources(workers, 0))
+    return [worker.blocks for worker in placement.workers]

@@ -1,0 +1,146 @@
+"""The commands of `noprop-dist`, and how their errors reach the user."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from noprop_dist.cli.bench import bench_app
+from noprop_dist.configuration.layers import PRESETS
+from noprop_dist.errors import TrainingError, UserError
+
+app = typer.Typer(
+    name="noprop-dist",
+    help="Block-parallel training of NoProp networks (arXiv 2503.24322) on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(bench_app, name="bench")
+
+Preset = Annotated[
+    str | None,
+    typer.Option(help=f"{', '.join(PRESETS)}. Without --preset and --config: digits.", metavar="NAME"),
+]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings in YAML, over the preset.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="One setting, over preset and file; may be repeated.", metavar="KEY.PATH=VALUE"),
+]
+Engine = Annotated[str | None, typer.Option(help="ray or sequential (one process, no Ray).", metavar="NAME")]
+Address = Annotated[
+    str | None,
+    typer.Option(help="A running Ray cluster, HOST:PORT. Without it $RAY_ADDRESS, else a Ray of our own."),
+]
+RunDir = Annotated[str, typer.Argument(help="A run directory: a path or a URI such as s3://bucket/run.")]
+Sampler = Annotated[str, typer.Option(help="mean (no noise on the way) or stochastic (Eq. 3).", metavar="NAME")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+@app.command()
+def train(
+    preset: Preset = None,
+    config: ConfigFile = None,
+    set_: Set = None,
+    engine: Engine = None,
+    run_dir: Annotated[
+        str | None, typer.Option(help="Where the run is kept: a path or URI. Default: runs/NAME-DATE-TIME.")
+    ] = None,
+    address: Address = None,
+) -> None:
+    """Train a network; prints the run directory."""
+    from noprop_dist.cli.training import configured, start_run
+
+    start_run(configured(preset, config, set_ or [], engine, address), run_dir)
+
+
+@app.command()
+def resume(
+    run_dir: RunDir,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="An engine.* or metrics.* setting; none of them changes the result."),
+    ] = None,
+    address: Address = None,
+) -> None:
+    """Continue a run from its last checkpoint."""
+    from noprop_dist.cli.training import resume_run
+
+    resume_run(run_dir, set_ or [], address)
+
+
+@app.command()
+def plan(
+    preset: Preset = None,
+    config: ConfigFile = None,
+    set_: Set = None,
+    engine: Engine = None,
+    run_dir: Annotated[str | None, typer.Option(help="Checked for an earlier run; nothing is written.")] = None,
+    address: Annotated[str | None, typer.Option(help="Plan for this cluster in place of this machine.")] = None,
+) -> None:
+    """Show which block goes where and what it takes, and start nothing."""
+    from noprop_dist.cli.plan import show_plan
+    from noprop_dist.cli.training import configured
+
+    show_plan(configured(preset, config, set_ or [], engine, address), run_dir)
+
+
+@app.command()
+def evaluate(
+    run_dir: RunDir,
+    sampler: Sampler = "mean",
+    passes: Annotated[int, typer.Option(help="Average over so many passes of the reverse process.")] = 1,
+    per_block: Annotated[bool, typer.Option(help="Also each block along the chain, and alone.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Accuracy of a run's last checkpoint on the whole test set."""
+    from noprop_dist.cli.evaluate import show_evaluation
+
+    show_evaluation(run_dir, sampler, passes, per_block, as_json)
+
+
+@app.command()
+def predict(
+    run_dir: RunDir,
+    images: Annotated[list[Path], typer.Argument(help="Image files, light on dark where the training data are.")],
+    sampler: Sampler = "mean",
+    passes: Annotated[int, typer.Option(help="Average over so many passes of the reverse process.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Class and probability of image files."""
+    from noprop_dist.cli.evaluate import show_predictions
+
+    show_predictions(run_dir, images, sampler, passes, as_json)
+
+
+@app.command()
+def inspect(run_dir: RunDir, as_json: Json = False) -> None:
+    """Configuration, steps, metrics and the fingerprint of every block's weights."""
+    from noprop_dist.cli.inspect import show_run
+
+    show_run(run_dir, as_json)
+
+
+@app.command()
+def report(run_dir: RunDir) -> None:
+    """Write report.html and PNG plots into the run directory."""
+    from noprop_dist.cli.report import write_report
+
+    write_report(run_dir)
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run one command: exit code 0, 2 for what the user can mend, 1 for a run that failed, 130 for Ctrl-C."""
+    sys.path.insert(0, os.getcwd())  # noqa: PTH109 - a user's own network is importable from where they stand
+    errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+    try:
+        app(args=arguments)
+    except UserError as error:
+        errors.print(f"noprop-dist: {error}", style="red")
+        raise SystemExit(2) from None
+    except TrainingError as error:
+        errors.print(f"noprop-dist: {error}", style="red")
+        raise SystemExit(1) from None

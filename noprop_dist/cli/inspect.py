@@ -1,0 +1,58 @@
+"""`inspect`: what a run directory holds."""
+
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from noprop_dist.configuration.layers import to_yaml
+from noprop_dist.storage.run_directory import Record, RunDirectory
+
+console = Console(highlight=False)
+
+
+def show_run(run_dir: str, as_json: bool) -> None:
+    """Print configuration, steps, metrics and fingerprints."""
+    directory = RunDirectory(run_dir)
+    config = directory.config()
+    manifest = directory.manifest()
+    metrics = latest_metrics(directory.metrics())
+    *blocks, classifier = manifest["stages"]
+    if as_json:
+        whole = {
+            "blocks": [{"block": block["stage"], **_fingerprint(block)} for block in blocks],
+            "classifier": _fingerprint(classifier),
+            "config": config.model_dump(mode="json"),
+            "metrics": metrics,
+            "data": directory.facts().to_json(),
+            "software": manifest["software"],
+        }
+        print(json.dumps(whole))
+        return
+    console.print(to_yaml(config), markup=False)
+    table = Table(title=f"checkpoint of step {manifest['step']}", title_justify="left")
+    for column in ("", "step", "loss", "sha256 of the weights"):
+        table.add_column(column, overflow="fold")
+    for stage in manifest["stages"]:
+        name = f"block {stage['stage']}" if stage is not classifier else "classifier"
+        loss = metrics["stages"].get(name, {}).get("loss")
+        table.add_row(name, str(stage["step"]), "" if loss is None else f"{loss:.4g}", stage["sha256"])
+    console.print(table)
+    for record in metrics["evaluations"]:
+        console.print(f"{record['split']} ({record['sampler']}): {record['accuracy']:.2%} after {record['step']} steps")
+
+
+def latest_metrics(records: list[Record]) -> dict[str, Any]:
+    """The last round of every stage, and the last checkpoint's evaluations and terms of Eq. 8."""
+    measured = [record for record in records if record["kind"] in ("evaluation", "objective")]
+    last = [record for record in measured if record["step"] == measured[-1]["step"]]
+    return {
+        "stages": {record["stage"]: record for record in records if record["kind"] == "round"},
+        "evaluations": [record for record in last if record["kind"] == "evaluation"],
+        "objective": next((record for record in last if record["kind"] == "objective"), None),
+    }
+
+
+def _fingerprint(entry: Record) -> Record:
+    return {"step": entry["step"], "sha256": entry["sha256"]}

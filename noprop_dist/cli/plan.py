@@ -1,0 +1,101 @@
+"""`plan`: which block goes where, what it takes, and nothing started."""
+
+import os
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from noprop_dist.configuration.settings import RunConfig
+from noprop_dist.distributed.cluster import cluster_resources, is_remote, ray_session
+from noprop_dist.distributed.placement import Placement, Resources, WorkerPlace, place
+from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.training.footprint import Footprint, block_footprint
+from noprop_dist.training.setup import RunSetup, prepare
+
+console = Console(highlight=False)
+
+
+def show_plan(config: RunConfig, run_dir: str | None) -> None:
+    """Print placement, memory, messages and steps of a run."""
+    if run_dir is not None:
+        RunDirectory(run_dir).check_unused()
+    setup, data = prepare(config)
+    footprints = {block: block_footprint(setup, block) for block in config.blocks.trained()}
+    _print_steps(setup)
+    if config.engine.kind == "sequential":
+        console.print("engine: sequential, all blocks one after another in one process")
+        total = sum(print_.state for print_ in footprints.values())
+        console.print(f"memory: {_mib(total)} for weights, gradients and optimisers")
+        return
+    placement = place(config.blocks.trained(), config.engine, _resources(config))
+    console.print(f"engine: Ray, {placement.reason}")
+    console.print(_worker_table(placement, footprints))
+    console.print(
+        f"beside them: coordinator, classifier worker and evaluator (no core of their own); data set "
+        f"{_mib(data.train.inputs.nbytes)} once in each node's object store"
+    )
+    _print_messages(setup)
+
+
+def _resources(config: RunConfig) -> Resources:
+    if is_remote(config.engine.address):
+        with ray_session(config.engine.address):
+            return cluster_resources()
+    return Resources(float(os.cpu_count() or 1), float(torch.cuda.device_count()))
+
+
+def _print_steps(setup: RunSetup) -> None:
+    samples, config = setup.facts.samples, setup.config
+    console.print(
+        f"data: {setup.facts.name}, {samples['train']:,} training, {samples['validation']:,} validation and "
+        f"{samples['test']:,} test samples of shape {setup.facts.input_shape}, {setup.facts.classes} classes"
+    )
+    blocks = len(config.blocks.trained())
+    console.print(
+        f"steps: {setup.total_steps:,} of batch {config.training.batch_size} for each of {blocks} block(s), "
+        f"{setup.total_steps / setup.steps_per_epoch:.1f} epochs, {setup.total_steps * blocks:,} block-steps; "
+        f"{len(setup.checkpoint_steps)} checkpoint(s)"
+    )
+    alpha_bar = setup.schedule.alpha_bar
+    console.print(
+        f"schedule: {config.schedule.kind}, alpha_bar from {alpha_bar[0]:g} (noise) to {alpha_bar[-1]:g} (label)"
+    )
+
+
+def _print_messages(setup: RunSetup) -> None:
+    training = setup.config.training
+    per_step = training.batch_size * (8 + 8 + 4 * setup.shapes.embedding_dim)
+    engine = setup.config.engine
+    in_flight = per_step * engine.round_steps * engine.prefetch * len(setup.stages)
+    console.print(
+        f"messages: {per_step:,} bytes per block-step, {engine.round_steps} steps a round, at most "
+        f"{engine.prefetch} rounds in flight for each block ({_mib(in_flight)} in all)"
+    )
+
+
+def _worker_table(placement: Placement, footprints: dict[int, Footprint]) -> Table:
+    table = Table()
+    for column in ("worker", "blocks", "device", "threads", "cores", "parameters", "memory"):
+        table.add_column(column, justify="left" if column in ("blocks", "device") else "right")
+    for number, worker in enumerate(placement.workers, start=1):
+        parameters = sum(footprints[block].parameters for block in worker.blocks)
+        table.add_row(
+            *(str(number), ", ".join(map(str, worker.blocks)), _device(worker)),
+            *(str(worker.threads), f"{worker.cpus:g}", f"{parameters:,}", _mib(_memory(worker, footprints))),
+        )
+    return table
+
+
+def _memory(worker: WorkerPlace, footprints: dict[int, Footprint]) -> int:
+    """All its blocks' state, and the activations of the one that is at work."""
+    prints = [footprints[block] for block in worker.blocks]
+    return sum(print_.state for print_ in prints) + max(print_.activations for print_ in prints)
+
+
+def _device(worker: WorkerPlace) -> str:
+    return f"GPU ({worker.gpus:g})" if worker.gpus else "CPU"
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB"

@@ -1,0 +1,117 @@
+"""Live progress: a table in a terminal, plain lines elsewhere; always on standard error."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from noprop_dist.training.progress import RunProgress
+
+LINE_SECONDS = 10.0
+"""Without a terminal, a line at most so often, and one for every piece of news."""
+
+MAX_ROWS = 32
+"""More stages than this are shown as a summary: a terminal is only so high."""
+
+
+class ProgressView(Protocol):
+    """What a run tells while it goes on."""
+
+    def say(self, note: str) -> None:
+        """Show what is being waited for before there is any progress."""
+
+    def show(self, progress: RunProgress) -> None:
+        """Show how far the run is."""
+
+
+@contextmanager
+def progress_view() -> Iterator[ProgressView]:
+    """The view that fits standard error."""
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        yield LineView(console)
+        return
+    with Live(console=console, refresh_per_second=4, transient=False) as live:
+        yield TableView(live)
+
+
+class TableView:
+    """A row per block, redrawn in place."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+
+    def say(self, note: str) -> None:
+        """Show a note in place of the table."""
+        self._live.update(Text(f"{note} …", style="dim"))
+
+    def show(self, progress: RunProgress) -> None:
+        """Redraw."""
+        self._live.update(progress_table(progress))
+
+
+class LineView:
+    """One line now and then, for logs."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._note = ""
+        self._last = 0.0
+
+    def say(self, note: str) -> None:
+        """Print a note."""
+        self._console.print(note, soft_wrap=True, markup=False)
+
+    def show(self, progress: RunProgress) -> None:
+        """Print a line, if it is time or there is news."""
+        now = time.monotonic()
+        if progress.note != self._note:
+            self._note = progress.note
+            self.say(progress.note)
+        if now - self._last >= LINE_SECONDS or progress.fraction == 1:
+            self._last = now
+            self.say(progress_line(progress))
+
+
+def progress_line(progress: RunProgress) -> str:
+    """`steps 120–136 of 400, 31 %, 160 block-steps/s, loss 0.02–1.1, 20 s left`."""
+    steps = [stage.step for stage in progress.stages[:-1]]
+    losses = [stage.loss for stage in progress.stages[:-1] if stage.loss is not None]
+    loss = f", loss {min(losses):.3g}–{max(losses):.3g}" if losses else ""
+    return (
+        f"steps {min(steps)}–{max(steps)} of {progress.total_steps}, {progress.fraction:.0%}, "
+        f"{progress.block_steps_per_second:.0f} block-steps/s{loss}, {_left(progress)}"
+    )
+
+
+def progress_table(progress: RunProgress) -> Group:
+    """The whole picture: a row per stage, a bar, and the latest news."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("", "step", "loss", "block-steps/s", "state"):
+        table.add_column(column, justify="right" if column in ("step", "loss", "block-steps/s") else "left")
+    for stage in progress.stages if len(progress.stages) <= MAX_ROWS else progress.stages[-1:]:
+        loss = "" if stage.loss is None else f"{stage.loss:.4g}"
+        rate = f"{stage.steps_per_second:.1f}" if stage.state == "training" else ""
+        table.add_row(stage.name, f"{stage.step}/{progress.total_steps}", loss, rate, stage.state)
+    bar = ProgressBar(total=1.0, completed=progress.fraction, width=60)
+    return Group(table, bar, Text(progress_line(progress)), Text(progress.note, style="dim"))
+
+
+def _left(progress: RunProgress) -> str:
+    if progress.remaining_seconds is None:
+        return "time left unknown"
+    minutes, seconds = divmod(round(progress.remaining_seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return (
+        f"{hours} h {minutes} min left"
+        if hours
+        else f"{minutes} min {seconds} s left"
+        if minutes
+        else f"{seconds} s left"
+    )

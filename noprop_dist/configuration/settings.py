@@ -1,0 +1,248 @@
+"""A run, described completely: one frozen configuration that is enough to reproduce it."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from noprop_dist.configuration.networks import NetworkSettings, Settings, SmallConvNetwork
+from noprop_dist.diffusion.schedule import Schedule, cosine, equal_probability, linear
+
+Positive = Annotated[int, Field(ge=1)]
+OpenUnit = Annotated[float, Field(gt=0, lt=1)]
+
+
+class AugmentSettings(Settings):
+    """Random changes to training images, keyed by (seed, epoch, sample)."""
+
+    crop_padding: int = Field(0, ge=0, description="pad by so many pixels, then crop back at random; 0 is off")
+    flip: bool = Field(False, description="mirror left-right with probability 1/2")
+
+
+class DataSettings(Settings):
+    """What is learned from."""
+
+    name: Literal["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "image-folder", "npz"] = "digits"
+    root: str | None = Field(
+        None, description="torchvision's root folder (default: data), the image folder, or the .npz file"
+    )
+    download: bool = Field(True, description="let torchvision download what is missing under root")
+    validation_fraction: float = Field(0.1, gt=0, lt=0.5, description="held out of the training set")
+    test_fraction: float = Field(
+        0.2, gt=0, lt=0.9, description="held out as test set where the data brings none (image-folder, npz)"
+    )
+    image_size: Positive | None = Field(None, description="image-folder: resize to this many pixels a side")
+    classes: Positive | None = Field(None, description="npz: number of classes (default: the largest label + 1)")
+    augment: AugmentSettings = AugmentSettings()
+
+    @model_validator(mode="after")
+    def _root_is_given(self) -> "DataSettings":
+        if self.name in ("image-folder", "npz") and self.root is None:
+            raise ValueError(f"root must be given for data.name={self.name}")
+        return self
+
+
+class ScheduleSettings(Settings):
+    """The noise schedule ᾱ_0 < … < ᾱ_T (docs/mathematics.md)."""
+
+    kind: Literal["cosine", "linear", "equal-probability", "list"] = "cosine"
+    alpha_bar_min: OpenUnit | None = Field(None, description="ᾱ_0 (default 1e-4, lower for very many blocks)")
+    alpha_bar_max: OpenUnit | None = Field(None, description="ᾱ_T (default 0.999, higher for very many blocks)")
+    alpha_bar: tuple[float, ...] | None = Field(None, description="kind list: the T + 1 values, rising")
+
+    @model_validator(mode="after")
+    def _list_has_values(self) -> "ScheduleSettings":
+        if (self.kind == "list") != (self.alpha_bar is not None):
+            raise ValueError("alpha_bar is given exactly where schedule.kind=list")
+        return self
+
+
+class EmbeddingSettings(Settings):
+    """The class embeddings W_embed."""
+
+    kind: Literal["onehot"] = "onehot"
+
+
+class BlockSettings(Settings):
+    """The T denoising blocks and their networks."""
+
+    count: int = Field(10, ge=1, le=10_000, description="T")
+    only: tuple[Positive, ...] | None = Field(
+        None, description="train these blocks alone, e.g. [1, 2, 5] or 1-5,8 (default: all)"
+    )
+    network: NetworkSettings = SmallConvNetwork()
+    networks: dict[int, NetworkSettings] = Field(
+        default_factory=dict, description="another network for single blocks, by block number"
+    )
+
+    @field_validator("only", mode="before")
+    @classmethod
+    def _ranges(cls, value: Any) -> Any:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return (value,)
+        return _parse_ranges(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _blocks_exist(self) -> "BlockSettings":
+        for field, numbers in (("only", self.only or ()), ("networks", tuple(self.networks))):
+            for number in numbers:
+                if not 1 <= number <= self.count:
+                    raise ValueError(f"{field} names block {number}, blocks are 1..{self.count}")
+        if self.only is not None and (not self.only or len(set(self.only)) < len(self.only)):
+            raise ValueError("only must name at least one block, and none twice")
+        return self
+
+    def trained(self) -> tuple[int, ...]:
+        """The blocks that this run trains, in rising order."""
+        return tuple(sorted(self.only)) if self.only is not None else tuple(range(1, self.count + 1))
+
+    def network_of(self, block: int) -> NetworkSettings:
+        """The network settings of one block."""
+        return self.networks.get(block, self.network)
+
+
+class ClassifierSettings(Settings):
+    """The classifier on z_T; its steps cost next to nothing and it needs a learning rate of its own."""
+
+    kind: Literal["linear"] = "linear"
+    learning_rate: float = Field(2e-2, gt=0)
+
+
+class ObjectiveSettings(Settings):
+    """Eq. 8."""
+
+    eta: float = Field(0.1, gt=0, description="η, the weight of the denoising term")
+
+
+class LearningRateSchedule(Settings):
+    """How the learning rates of blocks and classifier move over the run (torch.optim.lr_scheduler)."""
+
+    kind: Literal["constant", "cosine", "step", "one-cycle"] = "constant"
+    warmup_steps: int = Field(0, ge=0, description="rise linearly over so many steps first")
+    step_size: Positive = Field(1000, description="kind step: steps between two drops")
+    gamma: float = Field(0.1, gt=0, le=1, description="kind step: factor of each drop")
+
+    @model_validator(mode="after")
+    def _one_cycle_warms_up_itself(self) -> "LearningRateSchedule":
+        if self.kind == "one-cycle" and self.warmup_steps:
+            raise ValueError("warmup_steps must be 0 for kind one-cycle, which warms up by itself")
+        return self
+
+
+class TrainingSettings(Settings):
+    """Steps, batches and the optimiser; the defaults are the paper's."""
+
+    epochs: Positive = Field(40, description="passes over the training set")
+    max_steps: Positive | None = Field(None, description="steps of every block; where given, epochs is not used")
+    batch_size: int = Field(128, ge=2)
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-3, ge=0)
+    gradient_clip: float | None = Field(None, gt=0, description="largest gradient norm of a block (default: none)")
+    lr_schedule: LearningRateSchedule = LearningRateSchedule()
+
+    def steps(self, training_samples: int) -> int:
+        """Steps of every block; an epoch's last, incomplete batch is left out."""
+        return self.max_steps or self.epochs * (training_samples // self.batch_size)
+
+
+class EngineSettings(Settings):
+    """Where and how the blocks are run; nothing here changes a result."""
+
+    kind: Literal["ray", "sequential"] = "ray"
+    address: str | None = Field(
+        None, description="a running Ray cluster (default: $RAY_ADDRESS, else a Ray of our own)"
+    )
+    workers: Positive | Literal["auto"] = Field("auto", description="block worker actors (auto: one a GPU or core)")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads_per_worker: Positive = Field(1, description="CPU threads of a worker; part of what fixes the bits")
+    round_steps: Positive = Field(16, description="steps sent to a block in one message")
+    prefetch: Positive = Field(2, description="rounds in flight for each block")
+    start_timeout_seconds: float = Field(120, gt=0, description="for actors to start")
+    stall_timeout_seconds: float = Field(1800, gt=0, description="without any reply from any worker")
+
+
+class EvaluationSettings(Settings):
+    """What the evaluator does while training goes on."""
+
+    samples: Positive = Field(512, description="of the test and of the validation set, at each checkpoint")
+
+
+class CheckpointSettings(Settings):
+    """When the state of all blocks is kept."""
+
+    every_steps: Positive | None = Field(None, description="default: an epoch, but at least five in a run")
+    num_to_keep: Positive = Field(2, description="complete checkpoints kept in the run directory")
+
+    def steps_between(self, total_steps: int, steps_per_epoch: int) -> int:
+        """Steps from one checkpoint to the next."""
+        return self.every_steps or min(max(steps_per_epoch, 1), -(-total_steps // 5))
+
+
+class MetricsSettings(Settings):
+    """The Prometheus endpoint on the coordinator's node."""
+
+    port: int | None = Field(
+        9464,
+        ge=0,
+        le=65535,
+        description="0 is any free port, null is no endpoint; a taken port moves to a free one",
+    )
+    host: str = Field("127.0.0.1", description="the address to listen on")
+
+
+class RunConfig(Settings):
+    """Everything that describes a run."""
+
+    seed: int = Field(0, ge=0, lt=2**63)
+    data: DataSettings = DataSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    embedding: EmbeddingSettings = EmbeddingSettings()
+    blocks: BlockSettings = BlockSettings()
+    classifier: ClassifierSettings = ClassifierSettings()
+    objective: ObjectiveSettings = ObjectiveSettings()
+    training: TrainingSettings = TrainingSettings()
+    engine: EngineSettings = EngineSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    metrics: MetricsSettings = MetricsSettings()
+
+    @model_validator(mode="after")
+    def _schedule_is_valid(self) -> "RunConfig":
+        self.noise_schedule()
+        return self
+
+    def noise_schedule(self) -> Schedule:
+        """The schedule of T = blocks.count blocks.
+
+        Raises:
+            UserError: ᾱ does not rise strictly within (0, 1), or a list has not T + 1 entries.
+        """
+        schedule, T = self.schedule, self.blocks.count
+        ends = {
+            name: value for name in ("alpha_bar_min", "alpha_bar_max") if (value := getattr(schedule, name)) is not None
+        }
+        match schedule.kind:
+            case "cosine":
+                return cosine(T, **ends)
+            case "linear":
+                return linear(T, **ends)
+            case "equal-probability":
+                return equal_probability(T, **ends)
+            case "list":
+                values = schedule.alpha_bar or ()
+                if len(values) != T + 1:
+                    raise ValueError(
+                        f"schedule.alpha_bar has {len(values)} values, blocks.count={T} needs {T + 1} (t = 0..T)"
+                    )
+                return Schedule(values)
+
+
+def _parse_ranges(text: str) -> tuple[int, ...]:
+    """'1-3,8' → (1, 2, 3, 8)."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise ValueError(f"{text!r} is no list of blocks such as 1-5,8")
+        numbers += range(int(first), int(last if dash else first) + 1)
+    return tuple(numbers)

@@ -1,0 +1,1 @@
+"""The mathematics of NoProp-DT over plain numbers and tensors: no Ray, no configuration objects."""

@@ -1,0 +1,71 @@
+"""Connecting to a Ray: one of our own on this machine, or a running cluster by address."""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import ray
+
+from noprop_dist.distributed.placement import Resources
+from noprop_dist.errors import UserError
+
+CONNECT_TIMEOUT_SECONDS = 3.0
+
+
+@contextmanager
+def ray_session(address: str | None) -> Iterator[None]:
+    """Ray for the length of a `with`: the one this process is already connected to, or a new connection.
+
+    Args:
+        address: of a running cluster; without it $RAY_ADDRESS, and without that a Ray of our own.
+
+    Raises:
+        UserError: nobody answers at the address.
+    """
+    if ray.is_initialized() and address is None:
+        yield
+        return
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    own = {"include_dashboard": False} if address == "local" else {}
+    _check_somebody_listens(address)
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+    except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"--address {address}: no Ray cluster could be reached there: {reason}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def is_remote(address: str | None) -> bool:
+    """Whether a session at this address means a cluster that is already running."""
+    return (address or os.environ.get("RAY_ADDRESS") or "local") != "local"
+
+
+def cluster_resources() -> Resources:
+    """What the connected cluster has in all."""
+    found = ray.cluster_resources()
+    return Resources(found.get("CPU", 0.0), found.get("GPU", 0.0))
+
+
+def _check_somebody_listens(address: str) -> None:
+    """Ray itself takes minutes to give up on an address where nothing listens."""
+    if address in ("local", "auto"):
+        return
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if host is None or port is None:
+        raise UserError(f"--address {address}: is no address; write HOST:PORT, ray://HOST:PORT or auto")
+    try:
+        socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_SECONDS).close()
+    except OSError as error:
+        raise UserError(f"--address {address}: nobody answers there: {error}") from error

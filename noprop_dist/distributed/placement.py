@@ -1,0 +1,80 @@
+"""Which block goes to which worker, and what each worker asks of the cluster: pure functions."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from math import ceil
+
+from noprop_dist.configuration.settings import EngineSettings
+from noprop_dist.errors import UserError
+
+GPU_SHARE_OF_BLOCKS = 0.9
+"""The rest of a GPU leaves room for evaluator and classifier worker."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a machine or cluster has."""
+
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True)
+class WorkerPlace:
+    """One block worker.
+
+    Attributes:
+        blocks: that live in it.
+        cpus: share of cores that it asks for; less than its threads where cores are shared.
+        gpus: share of a GPU that it asks for.
+        threads: CPU threads that it computes with.
+    """
+
+    blocks: tuple[int, ...]
+    cpus: float
+    gpus: float
+    threads: int
+
+
+@dataclass(frozen=True)
+class Placement:
+    """All block workers, and the share of a GPU that evaluator and classifier worker ask for, each."""
+
+    workers: tuple[WorkerPlace, ...]
+    side_gpus: float
+    reason: str
+
+
+def place(blocks: tuple[int, ...], engine: EngineSettings, resources: Resources) -> Placement:
+    """One worker per block where there is a GPU or core for each, else several blocks to a worker.
+
+    Raises:
+        UserError: GPUs are asked for and there are none.
+    """
+    on_gpu = engine.device == "cuda" or (engine.device == "auto" and resources.gpus >= 1)
+    if on_gpu and resources.gpus < 1:
+        raise UserError("engine.device=cuda: there is no GPU here; use engine.device=cpu or auto")
+    threads = engine.threads_per_worker
+    slots = max(1, int(resources.gpus if on_gpu else resources.cpus // threads))
+    wanted = slots if engine.workers == "auto" else engine.workers
+    workers = min(wanted, len(blocks))
+    crowd = ceil(workers / slots)
+    unit = "GPU" if on_gpu else f"group of {threads} cores" if threads > 1 else "core"
+    cpus = min(float(threads), resources.cpus / workers) if on_gpu else threads / crowd
+    gpus = GPU_SHARE_OF_BLOCKS / crowd if on_gpu else 0.0
+    reason = f"{len(blocks)} block(s) on {workers} worker(s): {slots} {unit}{'s' if slots > 1 else ''} available" + (
+        f", each shared by {crowd} workers" if crowd > 1 else ""
+    )
+    places = (WorkerPlace(part, _ray_share(cpus), _ray_share(gpus), threads) for part in _deal(blocks, workers))
+    return Placement(tuple(places), _ray_share((1 - GPU_SHARE_OF_BLOCKS) / 2) if on_gpu else 0.0, reason)
+
+
+def _deal(blocks: tuple[int, ...], workers: int) -> list[tuple[int, ...]]:
+    """Neighbouring blocks together, the counts of any two workers differing by at most one."""
+    bounds = [len(blocks) * worker // workers for worker in range(workers + 1)]
+    return [blocks[first:last] for first, last in pairwise(bounds)]
+
+
+def _ray_share(amount: float) -> float:
+    """Ray counts resources in ten-thousandths; rounded down, so that the shares of a whole fit into it."""
+    return int(amount * 10_000) / 10_000

@@ -1,0 +1,15 @@
+"""The two errors that a user meets."""
+
+
+class UserError(ValueError):
+    """What the user gave cannot be used; the message says what, where and what is allowed.
+
+    The command line prints it as one sentence and exits with code 2.
+    """
+
+
+class TrainingError(RuntimeError):
+    """Training stopped for a reason inside a run (an error in a block, a lost actor).
+
+    The message names the block and its real cause. The command line prints it and exits with code 1.
+    """

@@ -1,0 +1,1 @@
+"""The trained network at work: reverse process, decisions, and what is measured of them."""

@@ -1,0 +1,84 @@
+"""A whole trained network: blocks, classifier, embedding and schedule."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from noprop_dist.data.dataset import DataFacts
+from noprop_dist.diffusion.embedding import nearest_class
+from noprop_dist.diffusion.reverse import Link, reverse_process
+from noprop_dist.diffusion.schedule import Schedule
+from noprop_dist.random_streams import Purpose, stream
+
+Sampler = Literal["stochastic", "mean"]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the network says of a batch of samples.
+
+    Attributes:
+        probabilities: of the m classes by the classifier on z_T, averaged over passes, (B, m).
+        nearest: class whose embedding is nearest to z_T averaged over passes, (B,) int64.
+    """
+
+    probabilities: Tensor
+    nearest: Tensor
+
+
+@dataclass(frozen=True)
+class NoPropNetwork:
+    """Blocks û_1 … û_T and p̂_out, ready for inference.
+
+    Attributes:
+        blocks: in evaluation mode.
+        classifier: z_T → scores.
+        embedding: W_embed, (m, d).
+        schedule: of T blocks.
+        facts: of the data set that it was trained on.
+        seed: of the run; keys z_0 and ε.
+    """
+
+    blocks: tuple[nn.Module, ...]
+    classifier: nn.Module
+    embedding: Tensor
+    schedule: Schedule
+    facts: DataFacts
+    seed: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.embedding.device
+
+    def noise(self, samples: int, t: int, pass_: int, batch: int) -> Tensor:
+        """z_0 (t = 0) or ε_t for one batch of samples in one pass, (samples, d), the same whenever it is asked for."""
+        generator = stream(self.seed, Purpose.EVALUATION, stage=t, epoch=pass_, step=batch)
+        noise = generator.standard_normal((samples, self.embedding.shape[1]), dtype=np.float32)
+        return torch.from_numpy(noise).to(self.device)
+
+    def chain(self, x: Tensor, sampler: Sampler, pass_: int = 0, batch: int = 0) -> Iterator[Link]:
+        """The reverse process from z_0 ~ N(0, I), one link at a time.
+
+        Args:
+            x: normalised samples, (B, …).
+            sampler: `stochastic` (Eq. 3) or `mean` (ε = 0).
+            pass_: which of several independent passes.
+            batch: number of this batch, so that batches differ in their noise.
+        """
+        z_0 = self.noise(len(x), 0, pass_, batch)
+        epsilon = None if sampler == "mean" else lambda t: self.noise(len(x), t, pass_, batch)
+        return reverse_process(self.blocks, self.schedule, self.embedding, x, z_0, epsilon)
+
+    def decide(self, x: Tensor, sampler: Sampler, passes: int = 1, batch: int = 0) -> Decision:
+        """Classify samples, without any label."""
+        probabilities, z_mean = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        for pass_ in range(passes):
+            *_, last = self.chain(x, sampler, pass_, batch)
+            probabilities = probabilities + torch.softmax(self.classifier(last.z), dim=-1) / passes
+            z_mean = z_mean + last.z / passes
+        return Decision(probabilities, nearest_class(z_mean, self.embedding))

@@ -1,0 +1,65 @@
+"""From settings to networks, with weights that depend on (seed, block) alone."""
+
+import torch
+from torch import nn
+
+from noprop_dist.configuration import networks
+from noprop_dist.errors import UserError
+from noprop_dist.models.custom import custom_network
+from noprop_dist.models.mlp import MlpNetwork
+from noprop_dist.models.paper import PaperNetwork
+from noprop_dist.models.shapes import Shapes
+from noprop_dist.models.small_conv import SmallConvNetwork
+from noprop_dist.models.torchvision_backbone import TorchvisionNetwork
+
+
+def build_network(settings: networks.NetworkSettings, shapes: Shapes, initial_seed: int) -> nn.Module:
+    """A block's network on the CPU, its weights drawn from `initial_seed` alone.
+
+    Raises:
+        UserError: the network cannot take the data (size, channels), or a custom class cannot be built.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(initial_seed)
+        return _construct(settings, shapes)
+
+
+def _construct(settings: networks.NetworkSettings, shapes: Shapes) -> nn.Module:
+    match settings:
+        case networks.PaperNetwork():
+            return PaperNetwork(shapes, settings.dropout, settings.dropout_unit == "channel")
+        case networks.SmallConvNetwork():
+            return SmallConvNetwork(shapes, settings.channels, settings.width)
+        case networks.MlpNetwork():
+            return MlpNetwork(shapes, settings.width, settings.depth)
+        case networks.TorchvisionNetwork():
+            return TorchvisionNetwork(shapes, settings.backbone, settings.width)
+        case networks.CustomNetwork():
+            return custom_network(settings.path, shapes, settings.arguments)
+
+
+def check_network(network: nn.Module, shapes: Shapes, name: str) -> None:
+    """Run two samples of zeros through a network and check what comes out; its state is left as it was.
+
+    Raises:
+        UserError: it fails on the data's shape or returns anything but logits (2, m); the message begins with `name`.
+    """
+    training = network.training
+    network.eval()
+    x, z = torch.zeros(2, *shapes.input_shape), torch.zeros(2, shapes.embedding_dim)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            logits = network(x, z)
+    except Exception as error:
+        raise UserError(
+            f"{name}: the network cannot take samples of shape {shapes.input_shape} with z of size "
+            f"{shapes.embedding_dim}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        ) from error
+    finally:
+        network.train(training)
+    if not isinstance(logits, torch.Tensor) or logits.shape != (2, shapes.classes):
+        returned = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise UserError(
+            f"{name}: the network returned {returned} for a batch of 2, "
+            f"logits of shape {(2, shapes.classes)} are needed"
+        )

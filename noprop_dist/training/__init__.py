@@ -1,0 +1,1 @@
+"""Trainers of one block and of the classifier as plain classes, and the sequential engine; no Ray."""

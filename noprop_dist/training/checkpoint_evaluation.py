@@ -1,0 +1,65 @@
+"""What is measured of a checkpoint while training goes on, and of the last one."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from noprop_dist.data.dataset import HeldOut, Split
+from noprop_dist.inference.evaluation import Evaluation, ObjectiveTerms, evaluate, evaluate_terms
+from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.training.setup import RunSetup
+
+
+@dataclass(frozen=True)
+class CheckpointEvaluation:
+    """Held-out figures of one checkpoint.
+
+    Attributes:
+        step: of the checkpoint.
+        final: whether it is the last one of the run (then on the whole test set).
+        results: (split, evaluation) pairs.
+        terms: of Eq. 8 on the validation split.
+    """
+
+    step: int
+    final: bool
+    results: tuple[tuple[str, Evaluation], ...]
+    terms: ObjectiveTerms
+
+    def records(self) -> list[dict[str, Any]]:
+        """Lines for metrics.jsonl."""
+        common = {"step": self.step, "final": self.final}
+        lines = [{"kind": "evaluation", **common, "split": split, **result.to_json()} for split, result in self.results]
+        return [*lines, {"kind": "objective", **common, "split": "validation", **self.terms.to_json()}]
+
+    def summary(self) -> str:
+        """One line for people."""
+        figures = (f"{split} ({result.sampler}) {result.accuracy:.2%}" for split, result in self.results)
+        return f"step {self.step}: accuracy {', '.join(figures)}"
+
+
+def evaluate_checkpoint(
+    setup: RunSetup, held_out: HeldOut, directory: RunDirectory, step: int, device: torch.device
+) -> CheckpointEvaluation:
+    """Assemble the network of a checkpoint and measure it on held-out data.
+
+    Along the way a fixed sample of validation and test set with the `mean` sampler; at the end of the run the whole
+    test set with both samplers.
+    """
+    network = setup.network(directory.load_snapshots(step), device)
+    final = step == setup.total_steps
+    sample = setup.config.evaluation.samples
+    results = [("validation", evaluate(network, _evenly(held_out.validation, sample), "mean"))]
+    if final:
+        results += [("test", evaluate(network, held_out.test, sampler)) for sampler in ("mean", "stochastic")]
+    else:
+        results.append(("test", evaluate(network, _evenly(held_out.test, sample), "mean")))
+    terms = evaluate_terms(network, _evenly(held_out.validation, sample), setup.config.objective.eta)
+    return CheckpointEvaluation(step, final, tuple(results), terms)
+
+
+def _evenly(split: Split, samples: int) -> Split:
+    """So many samples, spread evenly (MNIST's test set has its easier half first)."""
+    return split.subset(np.linspace(0, len(split) - 1, min(samples, len(split))).astype(np.int64))

@@ -1,0 +1,52 @@
+"""How much memory a block takes, measured on one batch."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from noprop_dist.training.setup import RunSetup
+
+OPTIMIZER_COPIES = {"adamw": 2, "adam": 2, "sgd": 1}
+"""Tensors of the weights' size that the optimiser keeps."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes of one block while it trains.
+
+    Attributes:
+        parameters: number of trainable parameters.
+        state: weights, gradients and optimiser state.
+        activations: kept for the backward pass of one batch.
+    """
+
+    parameters: int
+    state: int
+    activations: int
+
+
+def block_footprint(setup: RunSetup, block: int) -> Footprint:
+    """Build a block on the CPU and run one forward pass of a whole batch."""
+    network = setup.block_network(block)
+    saved: dict[int, int] = {}
+    batch = setup.config.training.batch_size
+    x, z = torch.zeros(batch, *setup.facts.input_shape), torch.zeros(batch, setup.shapes.embedding_dim)
+
+    def keep(tensor: Tensor) -> Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with (
+        torch.random.fork_rng(devices=[]),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
+        logits = network(x, z)
+    weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
+    del logits
+    size = sum(p.numel() * p.element_size() for p in network.parameters())
+    return Footprint(
+        parameters=sum(p.numel() for p in network.parameters()),
+        state=size * (2 + OPTIMIZER_COPIES[setup.config.training.optimizer]),
+        activations=sum(bytes_ for pointer, bytes_ in saved.items() if pointer not in weights),
+    )

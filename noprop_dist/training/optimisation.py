@@ -1,0 +1,133 @@
+"""Optimiser and learning-rate schedule of one stage, and one optimiser step."""
+
+import json
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    LinearLR,
+    LRScheduler,
+    OneCycleLR,
+    SequentialLR,
+    StepLR,
+)
+
+from noprop_dist.configuration.settings import LearningRateSchedule, TrainingSettings
+from noprop_dist.storage.snapshot import Arrays, Snapshot, to_arrays, to_tensors
+
+
+class Optimisation:
+    """A module, its optimiser and schedule, and how many steps they have done.
+
+    Args:
+        stage: block number 1..T, or T + 1 for the classifier; names the snapshots.
+        module: what is trained.
+        settings: optimiser, weight decay, clipping and schedule.
+        learning_rate: in place of the one in `settings`, which is the blocks'.
+        total_steps: length of the run, for schedules that need it.
+    """
+
+    def __init__(
+        self,
+        stage: int,
+        module: nn.Module,
+        settings: TrainingSettings,
+        learning_rate: float,
+        total_steps: int,
+    ) -> None:
+        self.stage = stage
+        self.module = module
+        self.steps_done = 0
+        self._gradient_clip = settings.gradient_clip
+        self._optimizer = _optimizer(module, settings, learning_rate)
+        self._scheduler = _scheduler(self._optimizer, settings.lr_schedule, total_steps)
+
+    def step(self, loss: Tensor) -> Tensor:
+        """One optimiser step on a scalar loss.
+
+        Returns:
+            The norm of the gradient before clipping: a scalar on the device, not yet read.
+        """
+        self._optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if self._gradient_clip is not None:
+            nn.utils.clip_grads_with_norm_(self.module.parameters(), self._gradient_clip, norm)
+        self._optimizer.step()
+        if self._scheduler is not None:
+            self._scheduler.step()
+        self.steps_done += 1
+        return norm
+
+    def snapshot(self) -> Snapshot:
+        """The whole state, copied to host memory."""
+        state = self._optimizer.state_dict()
+        tensors = {f"{index}.{name}": value for index, entry in state["state"].items() for name, value in entry.items()}
+        group = {name: value for name, value in state["param_groups"][0].items() if name != "params"}
+        schedule = self._scheduler.state_dict() if self._scheduler is not None else None
+        return Snapshot(
+            stage=self.stage,
+            step=self.steps_done,
+            weights=to_arrays(self.module.state_dict()),
+            optimizer=to_arrays(tensors),
+            settings=json.dumps({"group": group, "schedule": schedule}),
+        )
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back (or forward) to a snapshot of this stage.
+
+        Raises:
+            ValueError: the snapshot is of another stage.
+            RuntimeError: its weights do not fit the module.
+        """
+        if snapshot.stage != self.stage:
+            raise ValueError(f"snapshot of stage {snapshot.stage} cannot restore stage {self.stage}")
+        self.module.load_state_dict(to_tensors(snapshot.weights))
+        settings = json.loads(snapshot.settings)
+        group = settings["group"] | {"params": self._optimizer.state_dict()["param_groups"][0]["params"]}
+        self._optimizer.load_state_dict({"state": _by_parameter(snapshot.optimizer), "param_groups": [group]})
+        if self._scheduler is not None:
+            self._scheduler.load_state_dict(settings["schedule"])
+        self.steps_done = snapshot.step
+
+
+def _optimizer(module: nn.Module, settings: TrainingSettings, learning_rate: float) -> Optimizer:
+    parameters, decay = module.parameters(), settings.weight_decay
+    match settings.optimizer:
+        case "adamw":
+            return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=decay)
+        case "adam":
+            return torch.optim.Adam(parameters, lr=learning_rate, weight_decay=decay)
+        case "sgd":
+            return torch.optim.SGD(parameters, lr=learning_rate, weight_decay=decay, momentum=0.9)
+
+
+def _scheduler(optimizer: Optimizer, schedule: LearningRateSchedule, total_steps: int) -> LRScheduler | None:
+    after_warmup = max(1, total_steps - schedule.warmup_steps)
+    main: LRScheduler | None
+    match schedule.kind:
+        case "constant":
+            main = None
+        case "cosine":
+            main = CosineAnnealingLR(optimizer, T_max=after_warmup)
+        case "step":
+            main = StepLR(optimizer, step_size=schedule.step_size, gamma=schedule.gamma)
+        case "one-cycle":
+            # One step more than the run: torch takes the last of total_steps before the first optimiser step.
+            return OneCycleLR(optimizer, max_lr=optimizer.param_groups[0]["lr"], total_steps=total_steps + 1)
+    if not schedule.warmup_steps:
+        return main
+    warmup = LinearLR(optimizer, start_factor=1 / (schedule.warmup_steps + 1), total_iters=schedule.warmup_steps)
+    return warmup if main is None else SequentialLR(optimizer, [warmup, main], milestones=[schedule.warmup_steps])
+
+
+def _by_parameter(arrays: Arrays) -> dict[int, dict[str, Any]]:
+    state: dict[int, dict[str, Any]] = {}
+    for key, tensor in to_tensors(arrays).items():
+        index, _, name = key.partition(".")
+        state.setdefault(int(index), {})[name] = tensor
+    return state

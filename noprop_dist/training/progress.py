@@ -1,0 +1,121 @@
+"""How far a run is: reports of rounds go in, a frozen picture for people comes out."""
+
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Literal
+
+StageState = Literal["starting", "training", "done"]
+WINDOW_REPORTS = 8
+"""Throughput is that of a stage's last few reports."""
+
+
+@dataclass(frozen=True)
+class RoundReport:
+    """What one stage did in one round of steps.
+
+    Attributes:
+        stage: block number 1..T, or T + 1 for the classifier.
+        first_step: 0-based.
+        steps: that were done.
+        loss: what was minimised, mean over the steps.
+        error: ‖û_t − u_y‖² of a block, cross-entropy of the classifier, mean over the steps.
+        gradient_norm: before clipping, mean over the steps.
+        seconds: that the steps took.
+    """
+
+    stage: int
+    first_step: int
+    steps: int
+    loss: float
+    error: float
+    gradient_norm: float
+    seconds: float
+
+    @property
+    def steps_done(self) -> int:
+        """Steps of the stage after this round."""
+        return self.first_step + self.steps
+
+
+@dataclass(frozen=True)
+class StageProgress:
+    """One row of the progress table; `steps_per_second` by the wall clock."""
+
+    name: str
+    step: int
+    loss: float | None
+    steps_per_second: float
+    state: StageState
+
+
+@dataclass(frozen=True)
+class RunProgress:
+    """The whole table.
+
+    Attributes:
+        total_steps: of every stage.
+        stages: blocks, then the classifier.
+        elapsed_seconds: since this process began to train.
+        remaining_seconds: at the present speed; None while that is unknown.
+        note: the latest news, such as an evaluation.
+    """
+
+    total_steps: int
+    stages: tuple[StageProgress, ...]
+    elapsed_seconds: float
+    remaining_seconds: float | None
+    note: str
+
+    @property
+    def block_steps_per_second(self) -> float:
+        """Of all blocks together (the classifier's steps are not counted)."""
+        return sum(stage.steps_per_second for stage in self.stages[:-1])
+
+    @property
+    def fraction(self) -> float:
+        """Share of all steps that is done."""
+        return sum(stage.step for stage in self.stages) / (self.total_steps * len(self.stages))
+
+
+class ProgressBoard:
+    """Keeps the latest report of every stage.
+
+    Args:
+        names: of the stages, by stage; the classifier last.
+        total_steps: of every stage.
+        steps_done: where the run begins (resumed runs).
+    """
+
+    def __init__(self, names: dict[int, str], total_steps: int, steps_done: int = 0) -> None:
+        self._names = names
+        self._total_steps = total_steps
+        self._started = time.monotonic()
+        self._loss: dict[int, float] = {}
+        self._history = {stage: deque([(self._started, steps_done)], WINDOW_REPORTS + 1) for stage in names}
+        self.note = "starting workers"
+
+    def update(self, report: RoundReport) -> None:
+        """Take in what a stage did."""
+        self._loss[report.stage] = report.loss
+        self._history[report.stage].append((time.monotonic(), report.steps_done))
+
+    def picture(self) -> RunProgress:
+        """The table as it stands."""
+        stages = tuple(self._row(stage) for stage in self._names)
+        blocks = stages[:-1]
+        rate = sum(row.steps_per_second for row in blocks if row.state == "training")
+        left = sum(self._total_steps - row.step for row in blocks)
+        return RunProgress(
+            total_steps=self._total_steps,
+            stages=stages,
+            elapsed_seconds=time.monotonic() - self._started,
+            remaining_seconds=left / rate if rate > 0 else (0.0 if left == 0 else None),
+            note=self.note,
+        )
+
+    def _row(self, stage: int) -> StageProgress:
+        (since, first_step), (until, step) = self._history[stage][0], self._history[stage][-1]
+        rate = (step - first_step) / (until - since) if until > since else 0.0
+        state: StageState = "done" if step >= self._total_steps else "training" if stage in self._loss else "starting"
+        return StageProgress(self._names[stage], step, self._loss.get(stage), rate, state)

@@ -1,0 +1,156 @@
+"""One step of one block, and one step of the classifier: all that training is."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from noprop_dist.data.samples import Samples
+from noprop_dist.diffusion.objective import classifier_loss, predict_embedding, squared_error
+from noprop_dist.random_streams import Purpose, stream_seed
+from noprop_dist.storage.snapshot import Snapshot
+from noprop_dist.training.batch_stream import Batch
+from noprop_dist.training.optimisation import Optimisation
+
+
+@dataclass(frozen=True)
+class StepLosses:
+    """What one step measured: scalars on the device, not yet read.
+
+    Attributes:
+        loss: what was minimised.
+        error: ‖û_t − u_y‖² of a block, the cross-entropy in nats of the classifier.
+        gradient_norm: before clipping.
+    """
+
+    loss: Tensor
+    error: Tensor
+    gradient_norm: Tensor
+
+
+class StageTrainer(Protocol):
+    """What blocks and classifier have in common: one stage, its steps, and its state."""
+
+    @property
+    def stage(self) -> int:
+        """Block number 1..T, or T + 1 for the classifier."""
+
+    def step(self, batch: Batch) -> StepLosses:
+        """One optimiser step on the batch of exactly the next step."""
+
+    def snapshot(self) -> Snapshot:
+        """The whole state, copied to host memory."""
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go to a snapshot of this stage."""
+
+
+class BlockTrainer:
+    """Trains û_t alone on its term of Eq. 8: (T/2) η (SNR(t) − SNR(t−1)) ‖û_t(z_{t-1}, x) − u_y‖².
+
+    Args:
+        network: (x, z_{t-1}) → logits.
+        optimisation: of that network, for block t.
+        samples: of the training split, on the network's device.
+        embedding: W_embed, (m, d), on the network's device.
+        weight: (T/2) η (SNR(t) − SNR(t−1)).
+        seed: of the run; dropout at a step is keyed by (seed, block, step).
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimisation: Optimisation,
+        samples: Samples,
+        embedding: Tensor,
+        weight: float,
+        seed: int,
+    ) -> None:
+        self._network = network.train()
+        self._optimisation = optimisation
+        self._samples = samples
+        self._embedding = embedding
+        self._weight = weight
+        self._seed = seed
+
+    @property
+    def stage(self) -> int:
+        """The block's number, 1..T."""
+        return self._optimisation.stage
+
+    def step(self, batch: Batch) -> StepLosses:
+        """One optimiser step on the block's batch of exactly the next step."""
+        _expect_step(self._optimisation, batch.step)
+        device = self._embedding.device
+        x = self._samples.batch(batch.indices, batch.epoch)
+        z, labels = _to_device(batch, device)
+        _seed_dropout(device, stream_seed(self._seed, Purpose.DROPOUT, self.stage, step=batch.step))
+        u_hat = predict_embedding(self._network(x, z), self._embedding)
+        error = squared_error(u_hat, self._embedding[labels])
+        loss = self._weight * error
+        norm = self._optimisation.step(loss)
+        return StepLosses(loss.detach(), error.detach(), norm)
+
+    def snapshot(self) -> Snapshot:
+        """The whole state, copied to host memory."""
+        return self._optimisation.snapshot()
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go to a snapshot of this block."""
+        self._optimisation.restore(snapshot)
+
+
+class ClassifierTrainer:
+    """Trains p̂_out(y | z_T) on its term of Eq. 8: E[−log p̂_out(y | z_T)], z_T ~ q(z_T | y).
+
+    Args:
+        classifier: z_T → scores.
+        optimisation: of that classifier.
+        device: where it lies.
+    """
+
+    def __init__(self, classifier: nn.Module, optimisation: Optimisation, device: torch.device) -> None:
+        self._classifier = classifier.train()
+        self._optimisation = optimisation
+        self._device = device
+
+    @property
+    def stage(self) -> int:
+        """T + 1."""
+        return self._optimisation.stage
+
+    def step(self, batch: Batch) -> StepLosses:
+        """One optimiser step on the classifier's batch of exactly the next step."""
+        _expect_step(self._optimisation, batch.step)
+        z_T, labels = _to_device(batch, self._device)
+        loss = classifier_loss(self._classifier(z_T), labels)
+        norm = self._optimisation.step(loss)
+        return StepLosses(loss.detach(), loss.detach(), norm)
+
+    def snapshot(self) -> Snapshot:
+        """The whole state, copied to host memory."""
+        return self._optimisation.snapshot()
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go to a snapshot of the classifier."""
+        self._optimisation.restore(snapshot)
+
+
+def _expect_step(optimisation: Optimisation, step: int) -> None:
+    """An optimiser step is not idempotent: never do one twice, never leave one out."""
+    if step != optimisation.steps_done:
+        raise RuntimeError(f"stage {optimisation.stage} has done {optimisation.steps_done} steps, got step {step}")
+
+
+def _to_device(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
+    """z and labels as tensors; always copies, so that memory alignment (which can change bits) is torch's own."""
+    return torch.tensor(batch.z, device=device), torch.tensor(batch.labels, device=device)
+
+
+def _seed_dropout(device: torch.device, seed: int) -> None:
+    # torch.manual_seed would also queue a seed for every CUDA device that is not yet in use, at each step.
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)

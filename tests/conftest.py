@@ -1,0 +1,66 @@
+"""What tests share: a small configuration, and one Ray for all that need one."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from noprop_dist.configuration.layers import load_config
+from noprop_dist.configuration.settings import RunConfig
+from noprop_dist.data.dataset import DataSet
+from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.training.sequential import train_sequentially
+from noprop_dist.training.setup import RunSetup, prepare
+
+os.environ.pop("RAY_ADDRESS", None)
+
+SMALL = ["blocks.count=3", "blocks.network={kind: mlp, width: 16, depth: 1}", "training.max_steps=12", "metrics.port=0"]
+"""Digits on three tiny blocks: a whole run takes a fraction of a second."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Bits depend on the number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def small_config() -> Callable[..., RunConfig]:
+    def configure(*settings: str) -> RunConfig:
+        return load_config("digits", None, [*SMALL, *settings])
+
+    return configure
+
+
+@pytest.fixture
+def small_run(small_config: Callable[..., RunConfig], tmp_path: Path) -> Callable[..., RunDirectory]:
+    """A finished run of the sequential engine."""
+
+    def run(*settings: str, name: str = "run") -> RunDirectory:
+        setup, data = prepare(small_config("engine.kind=sequential", *settings))
+        directory = RunDirectory(str(tmp_path / name))
+        directory.create(setup.config, setup.facts)
+        train_sequentially(setup, data, directory, lambda _: None)
+        return directory
+
+    return run
+
+
+@pytest.fixture
+def small_setup(small_config: Callable[..., RunConfig]) -> tuple[RunSetup, DataSet]:
+    return prepare(small_config())
+
+
+@pytest.fixture(scope="session")
+def ray_here() -> Iterator[None]:
+    """A Ray of two cores that every test may use; runs do not meet, each has a namespace of its own."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
