@@ -22,7 +22,7 @@ from noprop_dist.inference.evaluation import (
     evaluate_terms,
 )
 
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=True)
 
 
 def show_evaluation(run_dir: str, sampler: str, passes: int, per_block: bool, as_json: bool) -> None:

@@ -9,7 +9,7 @@ from rich.table import Table
 from noprop_dist.configuration.layers import to_yaml
 from noprop_dist.storage.run_directory import Record, RunDirectory
 
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=True)
 
 
 def show_run(run_dir: str, as_json: bool) -> None:
@@ -33,12 +33,13 @@ def show_run(run_dir: str, as_json: bool) -> None:
     console.print(to_yaml(config), markup=False)
     table = Table(title=f"checkpoint of step {manifest['step']}", title_justify="left")
     for column in ("", "step", "loss", "sha256 of the weights"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column)
     for stage in manifest["stages"]:
         name = f"block {stage['stage']}" if stage is not classifier else "classifier"
         loss = metrics["stages"].get(name, {}).get("loss")
         table.add_row(name, str(stage["step"]), "" if loss is None else f"{loss:.4g}", stage["sha256"])
-    console.print(table)
+    # A fingerprint is no use in pieces, even where the output is narrow.
+    console.print(table, width=max(console.width, 100), crop=False)
     for record in metrics["evaluations"]:
         console.print(f"{record['split']} ({record['sampler']}): {record['accuracy']:.2%} after {record['step']} steps")
 

@@ -13,7 +13,7 @@ from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.footprint import Footprint, block_footprint
 from noprop_dist.training.setup import RunSetup, prepare
 
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=True)
 
 
 def show_plan(config: RunConfig, run_dir: str | None) -> None:
@@ -65,7 +65,7 @@ def _print_steps(setup: RunSetup) -> None:
 
 def _print_messages(setup: RunSetup) -> None:
     training = setup.config.training
-    per_step = training.batch_size * (8 + 8 + 4 * setup.shapes.embedding_dim)
+    per_step = training.batch_size * (4 + 4 + 4 * setup.shapes.embedding_dim)
     engine = setup.config.engine
     in_flight = per_step * engine.round_steps * engine.prefetch * len(setup.stages)
     console.print(

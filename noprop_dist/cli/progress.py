@@ -62,6 +62,7 @@ class LineView:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._note = ""
+        self._line = ""
         self._last = 0.0
 
     def say(self, note: str) -> None:
@@ -74,9 +75,11 @@ class LineView:
         if progress.note != self._note:
             self._note = progress.note
             self.say(progress.note)
-        if now - self._last >= LINE_SECONDS or progress.fraction == 1:
-            self._last = now
-            self.say(progress_line(progress))
+        line = progress_line(progress)
+        due = now - self._last >= LINE_SECONDS or progress.fraction == 1
+        if due and line != self._line:
+            self._last, self._line = now, line
+            self.say(line)
 
 
 def progress_line(progress: RunProgress) -> str:

@@ -13,6 +13,7 @@ from noprop_dist.configuration.settings import RunConfig
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.checkpoint_evaluation import CheckpointEvaluation
+from noprop_dist.training.device import choose_device
 from noprop_dist.training.setup import prepare
 
 messages = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -31,7 +32,6 @@ def start_run(config: RunConfig, run_dir: str | None) -> None:
     """Train in a new run directory, whose path is the last line on standard output."""
     directory = RunDirectory(run_dir or f"runs/{config.data.name}-{datetime.now():%Y%m%d-%H%M%S}")
     directory.check_unused()
-    messages.print(f"run directory: {directory}", markup=False)
     _train(config, directory, resume=False)
     print(directory)
 
@@ -70,8 +70,10 @@ def _train_sequentially(
     from noprop_dist.training.sequential import train_sequentially
 
     setup, data = prepare(config)
+    choose_device(config.engine.device)
     if not resume:
         directory.create(config, setup.facts)
+    view.say(f"run directory: {directory}")
     return train_sequentially(setup, data, directory, view.show)
 
 
@@ -84,7 +86,8 @@ def _train_on_ray(
     if not is_remote(config.engine.address):
         view.say("checking data and networks")
         prepare(config)  # a mistake is told before Ray takes its seconds to start
-    view.say("starting Ray")
+        view.say(f"run directory: {directory}")
+        view.say("starting Ray")
     return train_on_ray(config, str(directory), view.show, resume).evaluation
 
 

@@ -24,7 +24,7 @@ class Augmentation:
         self._seed = seed
         self._transform = transform
 
-    def __call__(self, images: Tensor, indices: NDArray[np.int64], epoch: int) -> Tensor:
+    def __call__(self, images: Tensor, indices: NDArray[np.integer[Any]], epoch: int) -> Tensor:
         """Augment (B, C, H, W) uint8 images, the samples `indices` (B,) in `epoch`."""
         with torch.random.fork_rng(devices=[]):
             augmented = []

@@ -1,5 +1,7 @@
 """The samples of one split on one device, ready to be gathered into batches."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -32,7 +34,7 @@ class Samples:
         self._mean = torch.tensor(facts.mean, dtype=torch.float32, device=device).reshape(broadcast)
         self._std = torch.tensor(facts.std, dtype=torch.float32, device=device).reshape(broadcast)
 
-    def batch(self, indices: NDArray[np.int64], epoch: int | None = None) -> Tensor:
+    def batch(self, indices: NDArray[np.integer[Any]], epoch: int | None = None) -> Tensor:
         """The normalised samples of these indices.
 
         Args:
@@ -45,7 +47,7 @@ class Samples:
         if self._on_device is None:
             raw = torch.from_numpy(self._inputs[indices])
         else:
-            raw = self._on_device[torch.from_numpy(indices).to(self._on_device.device)]
+            raw = self._on_device[torch.from_numpy(indices.astype(np.int64)).to(self._on_device.device)]
         if self._augmentation is not None and epoch is not None:
             raw = self._augmentation(raw, indices, epoch)
         return self.normalise(raw)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import ray
+from ray.exceptions import RayActorError
 
 from noprop_dist.distributed.placement import Resources
 from noprop_dist.errors import UserError
@@ -52,6 +53,12 @@ def cluster_resources() -> Resources:
     """What the connected cluster has in all."""
     found = ray.cluster_resources()
     return Resources(found.get("CPU", 0.0), found.get("GPU", 0.0))
+
+
+def cause_of_loss(error: RayActorError) -> str:
+    """One line of why an actor is gone: what its constructor raised, or how its process ended."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1] if "creation task" in lines[0] else lines[0]
 
 
 def _check_somebody_listens(address: str) -> None:

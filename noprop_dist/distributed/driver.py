@@ -8,7 +8,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from noprop_dist.configuration.settings import RunConfig
-from noprop_dist.distributed.cluster import ray_session
+from noprop_dist.distributed.cluster import cause_of_loss, ray_session
 from noprop_dist.distributed.coordinator import Coordinator
 from noprop_dist.distributed.messages import RunOutcome
 from noprop_dist.errors import TrainingError, UserError
@@ -61,7 +61,7 @@ def _follow(coordinator: Any, on_progress: Callable[[RunProgress], None]) -> Run
             raise error.cause from None
         raise TrainingError(f"the coordinator failed: {error}") from error
     except RayActorError as error:
-        raise TrainingError(f"the coordinator was lost: {str(error).strip().splitlines()[0]}") from error
+        raise TrainingError(f"the coordinator was lost: {cause_of_loss(error)}") from error
     return outcome
 
 

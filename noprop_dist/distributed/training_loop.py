@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -24,7 +24,8 @@ import ray
 from numpy.typing import NDArray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from noprop_dist.distributed.messages import StageFailure
+from noprop_dist.distributed.cluster import cause_of_loss
+from noprop_dist.distributed.messages import StageFailure, WorkerFacts
 from noprop_dist.distributed.stage_queue import StageQueue
 from noprop_dist.distributed.workers import ActorHandle, Workers
 from noprop_dist.errors import TrainingError
@@ -129,12 +130,14 @@ class TrainingLoop:
         for reference in ready:
             call = self._calls.pop(reference)
             self._last_reply = time.monotonic()
-            self._take(self._value(call, reference))
+            self._take(call, self._value(call, reference))
         self._check_timeouts()
 
-    def _take(self, value: Any) -> None:
+    def _take(self, call: Call, value: Any) -> None:
         """Deal with one reply according to its type."""
         match value:
+            case WorkerFacts():
+                self._log.worker(call.actor, asdict(value))
             case RoundReport():
                 self._queues[value.stage].round_done()
                 self._log.round(value)
@@ -144,6 +147,7 @@ class TrainingLoop:
                 name = self._setup.stage_name(value.stage)
                 raise TrainingError(f"{name} failed in the round from step {value.step}: {value.cause}\n{value.trace}")
             case Snapshot():
+                self._log.flush()  # no checkpoint without the records of the steps that lead to it
                 self._writes[self._writer.submit(self._checkpoints.add, value)] = value
             case CheckpointEvaluation():
                 self._evaluation = value
@@ -184,9 +188,9 @@ class TrainingLoop:
         try:
             return ray.get(reference)
         except RayTaskError as error:
-            raise TrainingError(f"{call.actor}: {call.kind} failed: {error.cause}") from error
+            raise TrainingError(f"{call.actor}: {call.kind} failed: {error.cause!r}") from error
         except RayActorError as error:
-            raise TrainingError(f"{call.actor} was lost: {str(error).strip().splitlines()[0]}") from error
+            raise TrainingError(f"{call.actor} was lost: {cause_of_loss(error)}") from error
         except RayError as error:
             raise TrainingError(f"{call.actor}: {call.kind} got no reply: {error}") from error
 

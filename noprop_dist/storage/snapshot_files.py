@@ -28,8 +28,9 @@ def from_files(weights: bytes, optimizer: bytes) -> Snapshot:
         ValueError: the bytes are no such files.
     """
     try:
+        arrays, optimizer_arrays = load(weights), load(optimizer)
         facts = _metadata(optimizer)
-        return Snapshot(int(facts["stage"]), int(facts["step"]), load(weights), load(optimizer), facts["settings"])
+        return Snapshot(int(facts["stage"]), int(facts["step"]), arrays, optimizer_arrays, facts["settings"])
     except (SafetensorError, KeyError) as error:
         raise ValueError(f"no snapshot: {error}") from error
 

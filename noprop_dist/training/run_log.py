@@ -36,6 +36,11 @@ class RunLog:
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
 
+    def worker(self, name: str, facts: Record) -> None:
+        """Write down where an actor runs."""
+        self._buffer.append({"kind": "worker", "worker": name, **facts, "time": time.time()})
+        self.flush()
+
     def evaluation(self, evaluation: CheckpointEvaluation) -> None:
         """Write down what was measured of a checkpoint."""
         self.board.note = evaluation.summary()

@@ -55,6 +55,7 @@ def train_sequentially(
                 steps = min(config.engine.round_steps, checkpoint - first)
                 log.round(train_round(trainer, stream.round(stage, first, steps)))
                 on_progress(log.board.picture())
+            log.flush()  # no checkpoint without the records of the steps that lead to it
             checkpoints.add(trainer.snapshot())
         if config.blocks.only is None:
             evaluation = evaluate_checkpoint(setup, data.held_out, directory, checkpoint, device)

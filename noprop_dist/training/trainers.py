@@ -145,7 +145,7 @@ def _expect_step(optimisation: Optimisation, step: int) -> None:
 
 def _to_device(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
     """z and labels as tensors; always copies, so that memory alignment (which can change bits) is torch's own."""
-    return torch.tensor(batch.z, device=device), torch.tensor(batch.labels, device=device)
+    return torch.tensor(batch.z, device=device), torch.tensor(batch.labels, dtype=torch.int64, device=device)
 
 
 def _seed_dropout(device: torch.device, seed: int) -> None:

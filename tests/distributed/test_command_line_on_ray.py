@@ -1,0 +1,71 @@
+"""The command line on a Ray that it starts itself, and on one that is already there."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import ray
+
+SMALL = ["--set", "blocks.count=3", "--set", "training.max_steps=12", "--set", "metrics.port=0"]
+
+
+def noprop(*arguments, cwd, code=0):
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [sys.executable, "-m", "noprop_dist", *arguments],
+        cwd=cwd, env=environment, capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    return done
+
+
+@pytest.mark.slow
+def test_train_starts_a_ray_of_its_own_with_a_users_network_and_ends_it(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, input_shape, classes, embedding_dim):\n"
+        "        super().__init__()\n"
+        "        self.layer = nn.Linear(embedding_dim, classes)\n"
+        "    def forward(self, x, z):\n"
+        "        return self.layer(z)\n"
+    )
+    network = ["--set", "blocks.network={kind: custom, path: 'mine:Net'}"]
+    done = noprop("train", *SMALL, *network, "--run-dir", "run", cwd=tmp_path)
+    assert done.stdout.strip() == str(tmp_path / "run")
+    assert "12 of 12" in done.stderr
+    assert "test (mean)" in done.stderr or "test" in done.stderr
+    whole = json.loads(noprop("inspect", "run", "--json", cwd=tmp_path).stdout)
+    assert [block["step"] for block in whole["blocks"]] == [12, 12, 12]
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert {record["kind"] for record in records} == {"worker", "round", "evaluation", "objective"}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_here")
+def test_train_joins_a_running_cluster_by_address(tmp_path):
+    address = ray.get_runtime_context().gcs_address
+    noprop("train", *SMALL, "--address", address, "--run-dir", "run", cwd=tmp_path)
+    plan = noprop("plan", *SMALL, "--address", address, cwd=tmp_path).stdout
+    assert "3 block(s) on 2 worker(s): 2 cores available" in plan
+    assert ray.is_initialized()
+
+
+@pytest.mark.slow
+def test_a_block_that_fails_is_told_with_exit_code_1(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, input_shape, classes, embedding_dim):\n"
+        "        super().__init__()\n"
+        "        self.layer = nn.Linear(embedding_dim, classes)\n"
+        "    def forward(self, x, z):\n"
+        "        if self.training:\n"
+        "            raise OverflowError('the soup boiled over')\n"
+        "        return self.layer(z)\n"
+    )
+    network = ["--set", "blocks.networks.2={kind: custom, path: 'mine:Net'}"]
+    done = noprop("train", *SMALL, *network, "--run-dir", "run", cwd=tmp_path, code=1)
+    assert "block 2 failed in the round from step 0: OverflowError: the soup boiled over" in done.stderr

@@ -1,0 +1,89 @@
+"""The signature of the project: the Ray engine's weights have the same bits as the sequential engine's."""
+
+import threading
+
+import pytest
+import ray
+
+from noprop_dist.configuration.layers import load_config
+from noprop_dist.distributed.coordinator import Coordinator
+from noprop_dist.distributed.driver import train_on_ray
+from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.training.sequential import train_sequentially
+from noprop_dist.training.setup import prepare
+
+pytestmark = pytest.mark.usefixtures("ray_here")
+
+# The digits preset, shortened; one block has the paper's network, for its dropout.
+DIGITS = ["training.max_steps=24", "checkpoint.every_steps=20", "blocks.networks.3={kind: paper}", "metrics.port=null",
+          "engine.device=cpu"]  # fmt: skip
+
+
+def fingerprints(directory, step=None):
+    return {entry["name"]: entry["sha256"] for entry in RunDirectory(str(directory)).manifest(step)["stages"]}
+
+
+@pytest.fixture(scope="module")
+def oracle(tmp_path_factory):
+    """Fingerprints of the sequential engine at both checkpoints."""
+    setup, data = prepare(load_config("digits", None, [*DIGITS, "engine.kind=sequential"]))
+    directory = RunDirectory(str(tmp_path_factory.mktemp("oracle") / "run"))
+    directory.create(setup.config, setup.facts)
+    train_sequentially(setup, data, directory, lambda _: None)
+    return [fingerprints(directory, step) for step in (20, 24)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("round_steps", [1, 7, 32])
+@pytest.mark.parametrize("workers", [1, 2, 5, 10])
+def test_placement_rounds_and_prefetch_change_no_bit(oracle, tmp_path, workers, round_steps):
+    prefetch = 1 if (workers + round_steps) % 2 else 3
+    engine = [f"engine.workers={workers}", f"engine.round_steps={round_steps}", f"engine.prefetch={prefetch}"]
+    outcome = Coordinator(load_config("digits", None, [*DIGITS, *engine]), str(tmp_path / "run")).run()
+    assert [fingerprints(tmp_path / "run", step) for step in (20, 24)] == oracle
+    assert outcome.step == 24
+    assert outcome.evaluation.final
+
+
+@pytest.mark.slow
+def test_two_runs_at_once_on_one_cluster_do_not_meet(oracle, tmp_path):
+    """Each through its own driver and coordinator actor; one with another seed."""
+    seen = []
+
+    def run(name, *settings):
+        train_on_ray(load_config("digits", None, [*DIGITS, *settings]), str(tmp_path / name), seen.append)
+
+    threads = [
+        threading.Thread(target=run, args=("same",)),
+        threading.Thread(target=run, args=("other", "seed=1", "metrics.port=0")),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=200)
+    assert fingerprints(tmp_path / "same") == oracle[1]
+    assert not set(fingerprints(tmp_path / "other").values()) & set(oracle[1].values())
+    assert seen[-1].fraction > 0
+    assert len(seen[-1].stages) == 11
+
+
+@pytest.mark.slow
+def test_a_run_resumed_on_other_workers_ends_with_the_same_bits(oracle, tmp_path):
+    """The first run is stopped by the loss of its coordinator's process, after its first checkpoint."""
+    directory = RunDirectory(str(tmp_path / "run"))
+    config = load_config("digits", None, [*DIGITS, "engine.round_steps=1"])
+    coordinator = ray.remote(Coordinator).options(num_cpus=0, max_concurrency=2).remote(config, str(directory))
+    run = coordinator.run.remote()
+    for _ in range(600):
+        ray.wait([run], timeout=0.1)
+        if directory.checkpoint_steps():
+            break
+    ray.kill(coordinator)
+    assert 20 in directory.checkpoint_steps()
+    resumed = load_config("digits", None, [*DIGITS, "engine.workers=5"])
+    Coordinator(resumed, str(directory), resume=True).run()
+    assert fingerprints(directory) == oracle[1]
+    steps = [r for r in directory.metrics() if r["kind"] == "round" and r["stage"] == "block 4"]
+    assert sum(record["steps"] for record in steps) == 24, "nothing is counted twice"
+    again = Coordinator(resumed, str(directory), resume=True).run()
+    assert (again.step, again.evaluation) == (24, None), "a finished run stays as it is"

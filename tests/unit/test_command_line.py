@@ -1,0 +1,176 @@
+"""The commands as a user types them: results, exit codes, and one clear sentence for every mistake."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from noprop_dist.cli.app import main
+from noprop_dist.data.load import load_data
+
+SMALL = ["--set", "blocks.count=3", "--set", "blocks.network={kind: mlp, width: 16, depth: 1}",
+         "--set", "training.max_steps=12", "--set", "metrics.port=0", "--engine", "sequential"]  # fmt: skip
+
+
+@pytest.fixture
+def noprop(capsys):
+    def run(*arguments, code=0):
+        with pytest.raises(SystemExit) as end:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        assert end.value.code == code, captured.err
+        assert "Traceback" not in captured.err
+        return captured.out if code == 0 else captured.err
+
+    return run
+
+
+@pytest.fixture
+def run_dir(noprop, tmp_path):
+    return noprop("train", *SMALL, "--run-dir", tmp_path / "run").splitlines()[-1]
+
+
+def test_train_prints_the_run_directory(run_dir, tmp_path):
+    assert run_dir == str(tmp_path / "run")
+
+
+def test_a_run_directory_is_made_up_where_none_is_given(noprop, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert noprop("train", *SMALL).startswith(str(tmp_path / "runs" / "digits-"))
+
+
+def test_inspect_tells_configuration_steps_metrics_and_fingerprints(noprop, run_dir):
+    whole = json.loads(noprop("inspect", run_dir, "--json"))
+    assert [block["block"] for block in whole["blocks"]] == [1, 2, 3]
+    assert {block["step"] for block in whole["blocks"]} == {12} == {whole["classifier"]["step"]}
+    assert all(len(block["sha256"]) == 64 for block in whole["blocks"])
+    assert whole["config"]["training"]["max_steps"] == 12
+    assert whole["metrics"]["stages"]["block 2"]["step"] == 12
+    text = noprop("inspect", run_dir)
+    assert "max_steps: 12" in text
+    assert "checkpoint of step 12" in text
+
+
+def test_evaluate_prints_what_was_asked_for(noprop, run_dir):
+    whole = json.loads(noprop("evaluate", run_dir, "--sampler", "stochastic", "--passes", 2, "--per-block", "--json"))
+    assert 0 <= whole["accuracy"] <= 1
+    assert 0 <= whole["nearest_embedding_accuracy"] <= 1
+    assert (whole["sampler"], whole["passes"], whole["samples"]) == ("stochastic", 2, 359)
+    assert [set(block) for block in whole["per_block"]] == [{"block", "after_block", "prediction", "alone"}] * 3
+    assert json.loads(noprop("evaluate", run_dir, "--json")) == json.loads(noprop("evaluate", run_dir, "--json"))
+    text = noprop("evaluate", run_dir, "--per-block")
+    assert "test samples, mean sampler, 1 pass(es)" in text.replace("\n", " ")
+    assert "block alone" in text
+
+
+def test_predict_tells_class_and_probability_of_images(noprop, run_dir, tmp_path):
+    test = load_data(__import__("noprop_dist").configuration.RunConfig().data).held_out.test
+    files = []
+    for number in range(3):
+        files.append(tmp_path / f"{number}.png")
+        Image.fromarray(test.inputs[number, 0]).save(files[-1])
+    rows = json.loads(noprop("predict", run_dir, *files, "--json"))
+    assert [row["image"] for row in rows] == [str(file) for file in files]
+    assert all(row["class"] in "0123456789" and 0 < row["probability"] <= 1 for row in rows)
+    assert rows[1:2] == json.loads(noprop("predict", run_dir, files[1], "--json")), "images do not meet each other"
+    assert "0.png: " in noprop("predict", run_dir, files[0])
+
+
+def test_report_writes_a_page_that_needs_nothing_else_and_plots(noprop, run_dir, tmp_path):
+    assert noprop("report", run_dir).strip() == f"{run_dir}/report.html"
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 5
+    assert "http" not in page
+    assert "<script" not in page
+    plots = sorted(file.stem for file in (tmp_path / "run" / "plots").glob("*.png"))
+    assert plots == ["accuracy", "denoising", "loss", "parts", "path"]
+
+
+def test_a_report_without_the_data_says_what_it_left_out(noprop, tmp_path, monkeypatch):
+    import numpy as np
+
+    random = np.random.default_rng(0)
+    np.savez(tmp_path / "d.npz", x_train=random.normal(size=(300, 6)), y_train=np.resize(np.arange(3), 300))
+    data = ["--set", "data.name=npz", "--set", f"data.root={tmp_path / 'd.npz'}"]
+    run = noprop("train", *SMALL, *data, "--run-dir", tmp_path / "run").splitlines()[-1]
+    assert "left out" not in noprop("report", run)
+    (tmp_path / "d.npz").unlink()
+    assert "left out what needs the data set" in noprop("report", run)
+    message = noprop("predict", run, tmp_path / "d.npz", code=2)
+    assert "was trained on samples of shape (6,), not on images" in message
+
+
+def test_resume_of_a_finished_run_changes_nothing(noprop, run_dir):
+    before = noprop("inspect", run_dir, "--json")
+    assert noprop("resume", run_dir).strip() == run_dir
+    assert noprop("inspect", run_dir, "--json") == before
+
+
+def test_plan_shows_placement_memory_and_messages_and_starts_nothing(noprop, tmp_path):
+    text = noprop("plan", "--set", "engine.workers=5", "--run-dir", tmp_path / "run")
+    assert "10 block(s) on 5 worker(s)" in text
+    assert "bytes per block-step" in text
+    assert "4,000 block-steps" in text.replace("\n", " ")
+    assert not (tmp_path / "run").exists()
+    assert "one after another in one process" in noprop("plan", "--engine", "sequential")
+
+
+def test_a_run_of_single_blocks_can_be_reported(noprop, tmp_path):
+    run = noprop("train", *SMALL, "--set", "blocks.only=[2]", "--run-dir", tmp_path / "run").splitlines()[-1]
+    assert noprop("report", run).strip().endswith("report.html")
+    assert "no weights of block(s) 1, 3" in noprop("evaluate", run, code=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--preset", "minst"], "--preset minst: no such preset"),
+        (["train", "--set", "training.batch_sise=3"], "did you mean batch_size?"),
+        (["train", "--set", "training.batch_size=5000"], "larger than the training set"),
+        (["train", "--set", "schedule={kind: list, alpha_bar: [0.9, 0.1]}", "--set", "blocks.count=1"], "direction"),
+        (["train", "--engine", "horovod"], "engine.kind: 'horovod' is not allowed"),
+        (["train", "--set", "data={name: npz, root: none.npz}"], "there is no such file"),
+        (["train", "--set", "blocks.network={kind: custom, path: 'nosuch:Net'}"], "cannot be imported"),
+        (["train", "--set", "engine.device=cuda", "--engine", "sequential"], "no GPU"),
+        (["train", "--address", "127.0.0.1:1"], "--address 127.0.0.1:1: nobody answers there"),
+        (["train", "--address", "nonsense"], "write HOST:PORT"),
+        (["train", "--address", "127.0.0.1:port"], "write HOST:PORT"),
+        (["plan", "--set", "blocks.count=0"], "blocks.count: 0 is not allowed"),
+        (["evaluate", "nowhere"], "holds no run"),
+        (["resume", "nowhere"], "holds no run"),
+        (["inspect", "nowhere"], "holds no run"),
+        (["report", "nowhere"], "holds no run"),
+        (["evaluate", "nowhere", "--sampler", "random"], "--sampler random: allowed are stochastic and mean"),
+        (["evaluate", "nowhere", "--passes", "0"], "--passes 0: must be at least 1"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_told_in_one_sentence_with_exit_code_2(noprop, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    error = noprop(*arguments, code=2)
+    assert message in error
+    assert error.strip().splitlines()[-1].startswith("noprop-dist: ")
+    assert error.count("noprop-dist: ") == 1
+    assert list(tmp_path.iterdir()) == [], "nothing is written"
+
+
+def test_mistakes_with_a_run_directory_overwrite_nothing(noprop, run_dir, tmp_path):
+    before = noprop("inspect", run_dir, "--json")
+    again = noprop("train", *SMALL, "--run-dir", run_dir, code=2)
+    assert f"already holds a run; `noprop-dist resume {run_dir}`" in again
+    assert "only takes engine.* and metrics.*" in noprop("resume", run_dir, "--set", "seed=3", code=2)
+    assert "is no readable image" in noprop("predict", run_dir, f"{run_dir}/config.yaml", code=2)
+    assert "already holds a run" in noprop("plan", "--run-dir", run_dir, code=2)
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in noprop("train", *SMALL, "--run-dir", tmp_path / "file" / "run", code=2)
+    assert noprop("inspect", run_dir, "--json") == before
+
+
+def test_ctrl_c_says_how_to_go_on(noprop, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("noprop_dist.training.sequential.train_round", interrupt)
+    run = tmp_path / "run"
+    assert f"stopped; `noprop-dist resume {run}`" in noprop("train", *SMALL, "--run-dir", run, code=1).replace(
+        "\n", " "
+    )

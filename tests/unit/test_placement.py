@@ -1,0 +1,64 @@
+"""Which block goes where: one worker a block where there is room, else several blocks a worker."""
+
+import pytest
+
+from noprop_dist.configuration.settings import EngineSettings
+from noprop_dist.distributed.placement import Resources, place
+from noprop_dist.errors import UserError
+
+TEN = tuple(range(1, 11))
+
+
+def blocks(placement):
+    return [worker.blocks for worker in placement.workers]
+
+
+@pytest.mark.parametrize("workers", range(1, 11))
+def test_every_block_has_one_worker_and_counts_differ_by_one_at_most(workers):
+    placed = blocks(place(TEN, EngineSettings(workers=workers), Resources(4, 0)))
+    assert len(placed) == workers
+    assert sum(placed, ()) == TEN
+    assert max(map(len, placed)) - min(map(len, placed)) <= 1
+
+
+def test_a_core_for_each_block_gives_a_worker_for_each_block():
+    placement = place(TEN, EngineSettings(), Resources(64, 0))
+    assert blocks(placement) == [(t,) for t in TEN]
+    assert {worker.cpus for worker in placement.workers} == {1.0}
+    assert "10 block(s) on 10 worker(s)" in placement.reason
+
+
+def test_fewer_cores_than_blocks_gives_several_blocks_to_a_worker():
+    assert blocks(place(TEN, EngineSettings(), Resources(2, 0))) == [TEN[:5], TEN[5:]]
+    assert blocks(place(TEN, EngineSettings(threads_per_worker=2), Resources(2, 0))) == [TEN]
+
+
+@pytest.mark.parametrize(("workers", "resources"), [(10, Resources(2, 0)), (7, Resources(3, 0)), (10, Resources(1, 0))])
+def test_more_workers_than_cores_share_them_and_fit(workers, resources):
+    placement = place(TEN, EngineSettings(workers=workers), resources)
+    assert sum(worker.cpus for worker in placement.workers) <= resources.cpus
+    assert all(worker.threads == 1 for worker in placement.workers)
+    assert "shared by" in placement.reason
+
+
+@pytest.mark.parametrize(("workers", "gpus"), [("auto", 8), ("auto", 1), (10, 4), (3, 2)])
+def test_the_shares_of_each_gpu_leave_room_for_evaluator_and_classifier(workers, gpus):
+    placement = place(TEN, EngineSettings(workers=workers, device="cuda"), Resources(32, gpus))
+    share = placement.workers[0].gpus
+    on_one_gpu = -(-len(placement.workers) // gpus)
+    assert on_one_gpu * share + 2 * placement.side_gpus <= 1
+    assert int(1 / share) >= on_one_gpu
+
+
+def test_auto_uses_gpus_where_there_are_any():
+    assert place(TEN, EngineSettings(), Resources(32, 4)).workers[0].gpus > 0
+    assert place(TEN, EngineSettings(device="cpu"), Resources(32, 4)).workers[0].gpus == 0
+
+
+def test_there_are_never_more_workers_than_blocks():
+    assert len(place((3, 7), EngineSettings(workers=10), Resources(32, 0)).workers) == 2
+
+
+def test_gpus_where_there_are_none_are_refused():
+    with pytest.raises(UserError, match="engine.device=cuda: there is no GPU here"):
+        place(TEN, EngineSettings(device="cuda"), Resources(8, 0))

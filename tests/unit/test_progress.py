@@ -1,0 +1,76 @@
+"""What people see while a run goes on."""
+
+import io
+
+from rich.console import Console
+
+from noprop_dist.cli import progress as view
+from noprop_dist.training.progress import ProgressBoard, RoundReport, RunProgress, StageProgress
+
+
+def report(stage, first_step, steps, loss=1.0):
+    return RoundReport(stage, first_step, steps, loss, loss, 1.0, 0.1)
+
+
+def test_the_board_keeps_each_stages_own_progress():
+    board = ProgressBoard({1: "block 1", 2: "block 2", 3: "classifier"}, total_steps=20)
+    assert board.picture().remaining_seconds is None
+    board.update(report(1, 0, 8, loss=0.5))
+    board.update(report(3, 0, 20))
+    one, two, classifier = board.picture().stages
+    assert (one.step, one.loss, one.state) == (8, 0.5, "training")
+    assert (two.step, two.loss, two.state) == (0, None, "starting")
+    assert classifier.state == "done"
+    assert board.picture().remaining_seconds > 0
+    for stage in (1, 2):
+        board.update(report(stage, 8, 12))
+    assert board.picture().remaining_seconds == 0
+    assert board.picture().fraction == 1
+
+
+def test_a_resumed_board_begins_where_the_run_stopped():
+    board = ProgressBoard({1: "block 1", 2: "classifier"}, total_steps=20, steps_done=10)
+    assert board.picture().fraction == 0.5
+
+
+def progress(remaining=75.0, note="", blocks=2):
+    rows = [StageProgress(f"block {t}", 4 * t, 0.5 * t, 30.0, "training") for t in range(1, blocks + 1)]
+    return RunProgress(16, (*rows, StageProgress("classifier", 16, 0.1, 0.0, "done")), 10.0, remaining, note)
+
+
+def test_a_line_tells_steps_speed_loss_and_time_left():
+    assert view.progress_line(progress()) == ("steps 4–8 of 16, 58%, 60 block-steps/s, loss 0.5–1, 1 min 15 s left")
+    assert view.progress_line(progress(remaining=7384)).endswith("2 h 3 min left")
+    assert view.progress_line(progress(remaining=None)).endswith("time left unknown")
+
+
+def test_a_terminal_shows_a_row_per_stage():
+    console = Console(file=io.StringIO(), width=100)
+    console.print(view.progress_table(progress(note="step 8: accuracy 97 %")))
+    text = console.file.getvalue()
+    assert "block 1" in text
+    assert "classifier" in text
+    assert "step 8: accuracy 97 %" in text
+    console.print(view.progress_table(progress(blocks=100)))
+    assert "block 77" not in console.file.getvalue(), "a hundred blocks are shown as a summary"
+
+
+def test_logs_get_news_at_once_and_progress_now_and_then(monkeypatch):
+    console = Console(file=io.StringIO(), width=200)
+    lines = view.LineView(console)
+    for _ in range(5):
+        lines.show(progress(note="started"))
+    lines.show(progress(note="evaluated"))
+    assert console.file.getvalue().count("block-steps/s") == 1
+    assert console.file.getvalue().count("started") == 1
+    assert "evaluated" in console.file.getvalue()
+
+
+def test_the_view_fits_the_output(monkeypatch):
+    with view.progress_view() as plain:
+        assert isinstance(plain, view.LineView)
+    monkeypatch.setattr(view, "Console", lambda **_: Console(file=io.StringIO(), force_terminal=True, width=100))
+    with view.progress_view() as live:
+        live.say("starting")
+        live.show(progress())
+        assert isinstance(live, view.TableView)

@@ -1,0 +1,92 @@
+"""The sequential engine: checkpoints, resuming, and runs of single blocks."""
+
+import pytest
+
+from noprop_dist.data.load import load_data
+from noprop_dist.errors import UserError
+from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.training.device import choose_device
+from noprop_dist.training.sequential import train_sequentially
+from noprop_dist.training.setup import RunSetup, prepare
+
+
+def fingerprints(directory, step=None):
+    return [entry["sha256"] for entry in directory.manifest(step)["stages"]]
+
+
+def test_a_run_leaves_checkpoints_metrics_and_figures(small_run):
+    directory = small_run("checkpoint.every_steps=5")
+    assert directory.checkpoint_steps() == [10, 12], "the last two are kept"
+    records = directory.metrics()
+    steps = sum(record["steps"] for record in records if record["kind"] == "round" and record["stage"] == "block 2")
+    assert steps == 12
+    final = [record for record in records if record["kind"] == "evaluation" and record["final"]]
+    assert {(record["split"], record["sampler"]) for record in final} == {
+        ("validation", "mean"), ("test", "mean"), ("test", "stochastic"),
+    }  # fmt: skip
+    assert final[1]["samples"] == 359
+
+
+def test_round_size_and_checkpoints_do_not_change_a_bit(small_run):
+    plain = fingerprints(small_run(name="a"))
+    assert fingerprints(small_run("engine.round_steps=5", name="b")) == plain
+    assert fingerprints(small_run("checkpoint.every_steps=1", name="c")) == plain
+    assert fingerprints(small_run("seed=1", name="d")) != plain
+
+
+def test_a_resumed_run_ends_with_the_same_bits(small_run, tmp_path):
+    whole = small_run("checkpoint.every_steps=5", name="whole")
+    setup, data = prepare(whole.config())
+    stopped = RunDirectory(str(tmp_path / "stopped"))
+    stopped.create(setup.config, setup.facts)
+
+    class Stop(Exception):
+        pass
+
+    def stop(progress):
+        if progress.stages[1].step > 5:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train_sequentially(setup, data, stopped, stop)
+    assert stopped.checkpoint_steps() == [5]
+    train_sequentially(setup, data, stopped, lambda _: None)
+    assert fingerprints(stopped) == fingerprints(whole)
+    rounds = [r for r in stopped.metrics() if r["kind"] == "round" and r["stage"] == "block 1"]
+    assert sum(record["steps"] for record in rounds) == 12, "nothing is counted twice"
+
+
+def test_blocks_trained_alone_are_those_of_the_whole_network(small_run):
+    whole, alone = small_run(name="whole"), small_run("blocks.only=[2]", name="alone")
+    assert fingerprints(alone) == [fingerprints(whole)[1], fingerprints(whole)[3]]
+    with pytest.raises(UserError, match=r"no weights of block\(s\) 1, 3"):
+        RunSetup(alone.config(), alone.facts()).network(alone.load_snapshots(), choose_device("cpu"))
+
+
+def test_different_blocks_may_have_different_networks(small_run):
+    directory = small_run("blocks.networks.2={kind: small-conv, width: 8}")
+    names = [set(snapshot.weights) for snapshot in directory.load_snapshots().values()]
+    assert names[0] == names[2] != names[1]
+
+
+def test_more_samples_in_a_batch_than_in_the_data_are_refused(small_config):
+    with pytest.raises(UserError, match="training.batch_size=2000 is larger than the training set of 1295 samples"):
+        prepare(small_config("training.batch_size=2000"))
+
+
+def test_a_gpu_where_there_is_none_is_refused(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UserError, match="engine.device=cuda: this process sees no GPU"):
+        choose_device("cuda")
+    assert choose_device("auto").type == "cpu"
+
+
+def test_augmented_training_is_repeatable(small_run):
+    settings = ("data.augment={crop_padding: 1, flip: true}", "training.max_steps=3")
+    one, two = small_run(*settings, name="a"), small_run(*settings, name="b")
+    assert fingerprints(one) == fingerprints(two) != fingerprints(small_run("training.max_steps=3", name="c"))
+
+
+def test_the_data_of_a_run_can_be_told_apart(small_run):
+    directory = small_run()
+    assert directory.facts() == load_data(directory.config().data).facts
