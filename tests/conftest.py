@@ -10,6 +10,9 @@ import torch
 from noprop_dist.configuration.layers import load_config
 from noprop_dist.configuration.settings import RunConfig
 from noprop_dist.data.dataset import DataSet
+from noprop_dist.distributed.coordinator import Coordinator
+from noprop_dist.distributed.messages import RunOutcome
+from noprop_dist.distributed.room import reserved_room
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.sequential import train_sequentially
 from noprop_dist.training.setup import RunSetup, prepare
@@ -65,3 +68,14 @@ def ray_here() -> Iterator[None]:
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=modules)
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def run_here(ray_here: None) -> Callable[..., RunOutcome]:
+    """A run whose coordinator lives in this process, where its errors and its coverage can be seen."""
+
+    def run(config: RunConfig, directory: str, resume: bool = False) -> RunOutcome:
+        with reserved_room(config) as room:
+            return Coordinator(config, directory, room, resume).run()
+
+    return run

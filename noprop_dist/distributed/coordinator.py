@@ -4,9 +4,8 @@ import ray
 
 from noprop_dist.configuration.settings import RunConfig
 from noprop_dist.data.dataset import DataSet
-from noprop_dist.distributed.cluster import cluster_resources
 from noprop_dist.distributed.messages import RunOutcome
-from noprop_dist.distributed.placement import Placement, place
+from noprop_dist.distributed.room import Room
 from noprop_dist.distributed.training_loop import TrainingLoop
 from noprop_dist.distributed.workers import create_workers
 from noprop_dist.metrics.exporter import MetricsExporter
@@ -24,12 +23,14 @@ class Coordinator:
     Args:
         config: of the run.
         directory: of the run, on storage that this node reaches.
+        room: reserved for its block workers.
         resume: continue the run that lies there from its last checkpoint.
     """
 
-    def __init__(self, config: RunConfig, directory: str, resume: bool = False) -> None:
+    def __init__(self, config: RunConfig, directory: str, room: Room, resume: bool = False) -> None:
         self._config = config
         self._directory = RunDirectory(directory)
+        self._room = room
         self._resume = resume
         self._log: RunLog | None = None
 
@@ -45,13 +46,12 @@ class Coordinator:
             TrainingError: a stage failed or an actor was lost; names it and the cause.
         """
         setup, data = prepare(self._config)
-        placement = place(setup.config.blocks.trained(), setup.config.engine, cluster_resources())
         snapshots = self._begin(setup)
         done = max((snapshot.step for snapshot in snapshots.values()), default=0)
         self._log = RunLog(setup, self._directory, done)
         evaluation = None
         if done < setup.total_steps:
-            evaluation = self._train(setup, data, placement, snapshots, self._log)
+            evaluation = self._train(setup, data, snapshots, self._log)
         return RunOutcome(str(self._directory), setup.total_steps, evaluation)
 
     def _begin(self, setup: RunSetup) -> dict[int, Snapshot]:
@@ -62,11 +62,11 @@ class Coordinator:
         return self._directory.last_snapshots()
 
     def _train(
-        self, setup: RunSetup, data: DataSet, placement: Placement, snapshots: dict[int, Snapshot], log: RunLog
+        self, setup: RunSetup, data: DataSet, snapshots: dict[int, Snapshot], log: RunLog
     ) -> CheckpointEvaluation | None:
         exporter = self._exporter(setup)
-        workers = create_workers(setup, data, str(self._directory), placement)
-        log.board.note = placement.reason + (f"; metrics at {exporter.address}" if exporter else "")
+        workers = create_workers(setup, data, str(self._directory), self._room)
+        log.board.note = self._room.placement.reason + (f"; metrics at {exporter.address}" if exporter else "")
         try:
             return TrainingLoop(setup, workers, data.train.labels, self._directory, log, exporter).run(snapshots)
         finally:

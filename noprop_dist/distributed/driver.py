@@ -11,6 +11,7 @@ from noprop_dist.configuration.settings import RunConfig
 from noprop_dist.distributed.cluster import cause_of_loss, ray_session
 from noprop_dist.distributed.coordinator import Coordinator
 from noprop_dist.distributed.messages import RunOutcome
+from noprop_dist.distributed.room import reserved_room
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.training.progress import RunProgress
 
@@ -33,7 +34,7 @@ def train_on_ray(
         UserError: configuration, data, run directory or address cannot be used.
         TrainingError: a stage failed or an actor was lost; names it and the cause.
     """
-    with ray_session(config.engine.address):
+    with ray_session(config.engine.address), reserved_room(config) as room:
         coordinator = (
             ray.remote(Coordinator)
             .options(
@@ -44,7 +45,7 @@ def train_on_ray(
                 max_restarts=0,
                 max_task_retries=0,
             )
-            .remote(config, directory, resume)
+            .remote(config, directory, room, resume)
         )
         return _follow(coordinator, on_progress)
 

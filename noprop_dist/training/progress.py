@@ -93,7 +93,7 @@ class ProgressBoard:
         self._started = time.monotonic()
         self._loss: dict[int, float] = {}
         self._history = {stage: deque([(self._started, steps_done)], WINDOW_REPORTS + 1) for stage in names}
-        self.note = "starting workers"
+        self.note = "waiting for room and starting workers"
 
     def update(self, report: RoundReport) -> None:
         """Take in what a stage did."""

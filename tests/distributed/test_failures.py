@@ -14,6 +14,7 @@ from noprop_dist.distributed.coordinator import Coordinator
 from noprop_dist.distributed.driver import train_on_ray
 from noprop_dist.distributed.evaluator import Evaluator
 from noprop_dist.distributed.messages import StageFailure
+from noprop_dist.distributed.room import reserved_room
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.progress import RoundReport
@@ -82,12 +83,12 @@ def test_a_read_only_data_set_from_the_object_store_can_be_trained_on(small_setu
 @pytest.mark.parametrize(("settings", "message"), [
     (["blocks.network={kind: custom, path: 'failing_networks:FailsLater', arguments: {calls: 5}}"],
      r"block [123] failed in the round from step \d+: OverflowError: the soup boiled over"),
-    (["engine.start_timeout_seconds=0.01"], "worker.* did not start within engine.start_timeout_seconds=0.01"),
+    (["engine.start_timeout_seconds=1"], "worker.* did not start within engine.start_timeout_seconds=1"),
     (["engine.stall_timeout_seconds=0.01"], "no reply within engine.stall_timeout_seconds=0.01 from .*worker"),
 ])  # fmt: skip
-def test_a_failure_reaches_the_user_with_its_block_and_cause(small_config, tmp_path, settings, message):
+def test_a_failure_reaches_the_user_with_its_block_and_cause(run_here, small_config, tmp_path, settings, message):
     with pytest.raises(TrainingError, match=message):
-        Coordinator(small_config(*settings), str(tmp_path / "run")).run()
+        run_here(small_config(*settings), str(tmp_path / "run"))
 
 
 @pytest.mark.slow
@@ -95,33 +96,51 @@ def test_a_failure_reaches_the_user_with_its_block_and_cause(small_config, tmp_p
 def test_a_lost_worker_is_named(small_config, tmp_path):
     """SIGKILL of the process that holds block 2, as the run itself wrote it down."""
     config = small_config("training.max_steps=100000", "checkpoint.every_steps=100000", "engine.workers=3")
-    coordinator = ray.remote(Coordinator).options(num_cpus=0).remote(config, str(tmp_path / "run"))
-    try:
-        run, victim = coordinator.run.remote(), None
+    directory = RunDirectory(str(tmp_path / "run"))
+    with reserved_room(config) as room:
+        coordinator = ray.remote(Coordinator).options(num_cpus=0).remote(config, str(directory), room)
+        run, pids = coordinator.run.remote(), {}
         for _ in range(600):
-            workers = [r for r in RunDirectory(str(tmp_path / "run")).metrics() if r["kind"] == "worker"]
-            victim = next((record["pid"] for record in workers if record["worker"] == "worker of block 2"), None)
-            if victim is not None:
+            pids = {record["worker"]: record["pid"] for record in directory.metrics() if record["kind"] == "worker"}
+            if "worker of block 2" in pids:
                 break
             time.sleep(0.1)
-        os.kill(victim, signal.SIGKILL)
+        os.kill(pids["worker of block 2"], signal.SIGKILL)
         with pytest.raises(ray.exceptions.RayTaskError) as lost:
             ray.get(run, timeout=60)
-        assert isinstance(lost.value.cause, TrainingError)
-        assert "worker of block 2 was lost: " in str(lost.value.cause)
-    finally:
         ray.kill(coordinator)
+    assert isinstance(lost.value.cause, TrainingError)
+    assert "worker of block 2 was lost: " in str(lost.value.cause)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_here")
-def test_what_a_workers_constructor_raises_is_told(small_config, tmp_path, monkeypatch):
+def test_a_run_for_which_there_is_no_room_says_so_and_takes_none(run_here, small_config, tmp_path):
+    """Half the room would be taken by one of two such runs, and the other half by the other, for ever."""
+
+    @ray.remote(num_cpus=1)
+    class Other:
+        def here(self):
+            return True
+
+    other = Other.remote()
+    assert ray.get(other.here.remote(), timeout=60)
+    config = small_config("engine.workers=2", "engine.start_timeout_seconds=2")
+    with pytest.raises(TrainingError, match="no room for 2 block worker.* of 1 core.* within .*=2; other runs may"):
+        run_here(config, str(tmp_path / "run"))
+    ray.kill(other)
+    run_here(config.model_copy(update={"engine": small_config().engine}), str(tmp_path / "again"))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_here")
+def test_what_a_workers_constructor_raises_is_told(run_here, small_config, tmp_path, monkeypatch):
     """A network that the driver can import and a worker cannot."""
     (tmp_path / "only_here.py").write_text("from failing_networks import FailsLater as Net\n")
     monkeypatch.syspath_prepend(tmp_path)
     config = small_config("blocks.network={kind: custom, path: 'only_here:Net', arguments: {calls: 5}}")
     with pytest.raises(TrainingError, match="worker of block.* was lost: .*'only_here:Net' cannot be imported"):
-        Coordinator(config, str(tmp_path / "run")).run()
+        run_here(config, str(tmp_path / "run"))
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import ray
 from noprop_dist.configuration.layers import load_config
 from noprop_dist.distributed.coordinator import Coordinator
 from noprop_dist.distributed.driver import train_on_ray
+from noprop_dist.distributed.room import reserved_room
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.sequential import train_sequentially
 from noprop_dist.training.setup import prepare
@@ -36,10 +37,10 @@ def oracle(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("round_steps", [1, 7, 32])
 @pytest.mark.parametrize("workers", [1, 2, 5, 10])
-def test_placement_rounds_and_prefetch_change_no_bit(oracle, tmp_path, workers, round_steps):
+def test_placement_rounds_and_prefetch_change_no_bit(oracle, run_here, tmp_path, workers, round_steps):
     prefetch = 1 if (workers + round_steps) % 2 else 3
     engine = [f"engine.workers={workers}", f"engine.round_steps={round_steps}", f"engine.prefetch={prefetch}"]
-    outcome = Coordinator(load_config("digits", None, [*DIGITS, *engine]), str(tmp_path / "run")).run()
+    outcome = run_here(load_config("digits", None, [*DIGITS, *engine]), str(tmp_path / "run"))
     assert [fingerprints(tmp_path / "run", step) for step in (20, 24)] == oracle
     assert outcome.step == 24
     assert outcome.evaluation.final
@@ -47,11 +48,13 @@ def test_placement_rounds_and_prefetch_change_no_bit(oracle, tmp_path, workers, 
 
 @pytest.mark.slow
 def test_two_runs_at_once_on_one_cluster_do_not_meet(oracle, tmp_path):
-    """Each through its own driver and coordinator actor; one with another seed."""
+    """Each through its own driver and coordinator actor, one worker each; one with another seed."""
     seen = []
 
     def run(name, *settings):
-        train_on_ray(load_config("digits", None, [*DIGITS, *settings]), str(tmp_path / name), seen.append)
+        train_on_ray(
+            load_config("digits", None, [*DIGITS, "engine.workers=1", *settings]), str(tmp_path / name), seen.append
+        )
 
     threads = [
         threading.Thread(target=run, args=("same",)),
@@ -68,22 +71,23 @@ def test_two_runs_at_once_on_one_cluster_do_not_meet(oracle, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_resumed_on_other_workers_ends_with_the_same_bits(oracle, tmp_path):
+def test_a_run_resumed_on_other_workers_ends_with_the_same_bits(oracle, run_here, tmp_path):
     """The first run is stopped by the loss of its coordinator's process, after its first checkpoint."""
     directory = RunDirectory(str(tmp_path / "run"))
     config = load_config("digits", None, [*DIGITS, "engine.round_steps=1"])
-    coordinator = ray.remote(Coordinator).options(num_cpus=0, max_concurrency=2).remote(config, str(directory))
-    run = coordinator.run.remote()
-    for _ in range(600):
-        ray.wait([run], timeout=0.1)
-        if directory.checkpoint_steps():
-            break
-    ray.kill(coordinator)
+    with reserved_room(config) as room:
+        coordinator = ray.remote(Coordinator).options(num_cpus=0).remote(config, str(directory), room)
+        run = coordinator.run.remote()
+        for _ in range(600):
+            ray.wait([run], timeout=0.1)
+            if directory.checkpoint_steps():
+                break
+        ray.kill(coordinator)
     assert 20 in directory.checkpoint_steps()
     resumed = load_config("digits", None, [*DIGITS, "engine.workers=5"])
-    Coordinator(resumed, str(directory), resume=True).run()
+    run_here(resumed, str(directory), resume=True)
     assert fingerprints(directory) == oracle[1]
     steps = [r for r in directory.metrics() if r["kind"] == "round" and r["stage"] == "block 4"]
     assert sum(record["steps"] for record in steps) == 24, "nothing is counted twice"
-    again = Coordinator(resumed, str(directory), resume=True).run()
+    again = run_here(resumed, str(directory), resume=True)
     assert (again.step, again.evaluation) == (24, None), "a finished run stays as it is"
