@@ -21,7 +21,7 @@ from noprop_dist.distributed.driver import train_on_ray
 from noprop_dist.distributed.placement import Resources, place
 from noprop_dist.errors import TrainingError
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.training.device import choose_device, fix_bits
+from noprop_dist.training.device import start_computing
 from noprop_dist.training.rounds import train_round
 from noprop_dist.training.setup import prepare
 
@@ -139,8 +139,7 @@ def _bare_turn(config: RunConfig, workers: int) -> list[RoundTime]:
 
 def _bare_process(config: RunConfig, process: int, blocks: tuple[int, ...], results: Any) -> None:
     setup, data = prepare(config)
-    device = choose_device("cpu")
-    fix_bits(device, threads=1)
+    device = start_computing("cpu", threads=1)
     stream = setup.batch_stream(data.train.labels)
     samples = setup.training_samples(data.train.inputs, device)
     trainers = {block: setup.block_trainer(block, samples, device) for block in blocks}

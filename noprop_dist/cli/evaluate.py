@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from noprop_dist.cli.trained import checked_sampler, load_run
+from noprop_dist.cli.trained import checked_sampler, load_run, working
 from noprop_dist.data.image_file import read_image
 from noprop_dist.data.load import load_data
 from noprop_dist.data.samples import Samples
@@ -29,10 +29,11 @@ def show_evaluation(run_dir: str, sampler: str, passes: int, per_block: bool, as
     """Print the accuracy on the test set."""
     chosen = checked_sampler(sampler, passes)
     run = load_run(run_dir)
-    held_out = load_data(run.setup.config.data).held_out
-    result = evaluate(run.network, held_out.test, chosen, passes)
-    terms = evaluate_terms(run.network, held_out.test, run.setup.config.objective.eta)
-    blocks = evaluate_blocks(run.network, held_out.test, chosen) if per_block else []
+    test = load_data(run.setup.config.data).held_out.test
+    with working(f"classifying {len(test):,} test samples"):
+        result = evaluate(run.network, test, chosen, passes)
+        terms = evaluate_terms(run.network, test, run.setup.config.objective.eta)
+        blocks = evaluate_blocks(run.network, test, chosen) if per_block else []
     if as_json:
         extra = {"per_block": [asdict(block) for block in blocks]} if per_block else {}
         print(json.dumps({**result.to_json(), "objective": terms.to_json(), **extra}))

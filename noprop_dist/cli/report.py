@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from noprop_dist.cli.inspect import latest_metrics
-from noprop_dist.cli.trained import TrainedRun, load_run
+from noprop_dist.cli.trained import TrainedRun, load_run, working
 from noprop_dist.configuration.layers import to_yaml
 from noprop_dist.data.dataset import HeldOut, Split
 from noprop_dist.data.load import load_data
@@ -37,7 +37,9 @@ def write_report(run_dir: str) -> None:
     if config.blocks.only is None:
         run = load_run(run_dir)
         try:
-            pictures += _network_pictures(run, load_data(config.data).held_out)
+            held_out = load_data(config.data).held_out
+            with working("measuring every block"):
+                pictures += _network_pictures(run, held_out)
         except UserError as error:
             console.print(f"left out what needs the data set: {error}")
     rendered = [(file, heading, text, _png(figure)) for file, heading, text, figure in pictures]

@@ -1,9 +1,11 @@
 """Loading a trained run for the commands that look at it."""
 
 import os
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
+from rich.console import Console
 
 from noprop_dist.errors import UserError
 from noprop_dist.inference.network import NoPropNetwork, Sampler
@@ -32,6 +34,11 @@ def load_run(run_dir: str) -> TrainedRun:
     torch.set_num_threads(os.cpu_count() or 1)
     network = setup.network(directory.load_snapshots(), choose_device("auto"))
     return TrainedRun(directory, setup, network)
+
+
+def working(note: str) -> AbstractContextManager[object]:
+    """A spinner on standard error for what takes a while; nothing where that is no terminal."""
+    return Console(stderr=True).status(note)
 
 
 def checked_sampler(sampler: str, passes: int) -> Sampler:

@@ -9,7 +9,7 @@ from noprop_dist.data.dataset import Inputs
 from noprop_dist.distributed.messages import StageFailure, WorkerFacts
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.training.batch_stream import Round
-from noprop_dist.training.device import choose_device, fix_bits
+from noprop_dist.training.device import start_computing
 from noprop_dist.training.progress import RoundReport
 from noprop_dist.training.rounds import train_round
 from noprop_dist.training.setup import RunSetup
@@ -26,7 +26,8 @@ class BlockWorker:
     """
 
     def __init__(self, setup: RunSetup, inputs: Inputs, blocks: tuple[int, ...]) -> None:
-        device = start_computing(setup)
+        engine = setup.config.engine
+        device = start_computing(engine.device, engine.threads_per_worker)
         samples = setup.training_samples(inputs, device)
         self._device = device
         self._trainers = {block: setup.block_trainer(block, samples, device) for block in blocks}
@@ -46,14 +47,6 @@ class BlockWorker:
     def restore(self, snapshot: Snapshot) -> None:
         """Bring a block to a snapshot."""
         self._trainers[snapshot.stage].restore(snapshot)
-
-
-def start_computing(setup: RunSetup) -> torch.device:
-    """Choose this process's device and fix what changes its bits."""
-    engine = setup.config.engine
-    device = choose_device(engine.device)
-    fix_bits(device, engine.threads_per_worker)
-    return device
 
 
 def worker_facts(device: torch.device) -> WorkerFacts:

@@ -1,9 +1,10 @@
 """The actor that trains the classifier on z_T; it needs no images."""
 
-from noprop_dist.distributed.block_worker import start_computing, train_or_fail, worker_facts
+from noprop_dist.distributed.block_worker import train_or_fail, worker_facts
 from noprop_dist.distributed.messages import StageFailure, WorkerFacts
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.training.batch_stream import Round
+from noprop_dist.training.device import start_computing
 from noprop_dist.training.progress import RoundReport
 from noprop_dist.training.setup import RunSetup
 
@@ -16,7 +17,8 @@ class ClassifierWorker:
     """
 
     def __init__(self, setup: RunSetup) -> None:
-        self._device = start_computing(setup)
+        engine = setup.config.engine
+        self._device = start_computing(engine.device, engine.threads_per_worker)
         self._trainer = setup.classifier_trainer(self._device)
 
     def facts(self) -> WorkerFacts:

@@ -5,10 +5,11 @@ import os
 import torch
 
 from noprop_dist.data.dataset import HeldOut
-from noprop_dist.distributed.block_worker import start_computing, worker_facts
+from noprop_dist.distributed.block_worker import worker_facts
 from noprop_dist.distributed.messages import WorkerFacts
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.checkpoint_evaluation import CheckpointEvaluation, evaluate_checkpoint
+from noprop_dist.training.device import start_computing
 from noprop_dist.training.setup import RunSetup
 
 
@@ -22,7 +23,8 @@ class Evaluator:
     """
 
     def __init__(self, setup: RunSetup, held_out: HeldOut, directory: str) -> None:
-        self._device = start_computing(setup)
+        engine = setup.config.engine
+        self._device = start_computing(engine.device, engine.threads_per_worker)
         self._setup = setup
         self._held_out = held_out
         self._directory = RunDirectory(directory)

@@ -173,6 +173,7 @@ class TrainingLoop:
         """One evaluation at a time; checkpoints that wait for theirs are not deleted."""
         if self._to_evaluate and not any(call.kind == "evaluate" for call in self._calls.values()):
             step = self._to_evaluate.popleft()
+            self._log.board.note = f"evaluating the checkpoint of step {step}"
             self._call("evaluate", "evaluator", None, self._workers.evaluator.evaluate.remote(step))
 
     def _handle(self, stage: int) -> ActorHandle:

@@ -1,10 +1,15 @@
-"""Where a process computes, and what makes its bits repeatable."""
+"""Where a process computes, what makes its bits repeatable, and how it keeps its memory."""
 
+import ctypes
 import os
 
 import torch
 
 from noprop_dist.errors import UserError
+
+# glibc's mallopt (malloc.h). 32 MiB is the largest threshold that it takes for mmap.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+KEEP_FREED_BYTES, LARGEST_HEAP_BLOCK_BYTES = 2**30, 32 * 2**20
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -19,8 +24,17 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device("cuda", 0) if use_gpu else torch.device("cpu")
 
 
-def fix_bits(device: torch.device, threads: int) -> None:
-    """Fix all that changes the bits of a result in this process: the number of threads, and kernels on a GPU."""
+def start_computing(wanted: str, threads: int) -> torch.device:
+    """Make this process ready to train: choose its device and fix all that changes the bits of a result.
+
+    Args:
+        wanted: `auto`, `cpu` or `cuda`.
+        threads: CPU threads; a result's bits depend on their number.
+
+    Raises:
+        UserError: `cuda` is wanted and there is no GPU.
+    """
+    device = choose_device(wanted)
     torch.set_num_threads(threads)
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -28,3 +42,18 @@ def fix_bits(device: torch.device, threads: int) -> None:
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         torch.use_deterministic_algorithms(True)
+    else:
+        keep_freed_memory()
+    return device
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what a step frees for the next one; elsewhere this does nothing.
+
+    By default it gives large blocks back at once and the system clears them anew at every step: 8 % of a block-step
+    of the digits network (docs/performance.md).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_TRIM_THRESHOLD, KEEP_FREED_BYTES)
+        mallopt(M_MMAP_THRESHOLD, LARGEST_HEAP_BLOCK_BYTES)

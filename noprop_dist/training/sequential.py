@@ -9,7 +9,7 @@ from noprop_dist.data.dataset import DataSet
 from noprop_dist.storage.checkpoints import CheckpointWriter
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.checkpoint_evaluation import CheckpointEvaluation, evaluate_checkpoint
-from noprop_dist.training.device import choose_device, fix_bits
+from noprop_dist.training.device import start_computing
 from noprop_dist.training.progress import RunProgress
 from noprop_dist.training.rounds import train_round
 from noprop_dist.training.run_log import RunLog
@@ -34,8 +34,7 @@ def train_sequentially(
         The figures of the last checkpoint; None where only some blocks were trained.
     """
     config = setup.config
-    device = choose_device(config.engine.device)
-    fix_bits(device, config.engine.threads_per_worker)
+    device = start_computing(config.engine.device, config.engine.threads_per_worker)
     stream = setup.batch_stream(data.train.labels)
     samples = setup.training_samples(data.train.inputs, device)
     trainers: dict[int, StageTrainer] = {
