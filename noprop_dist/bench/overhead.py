@@ -86,7 +86,7 @@ def bench_overhead(
         f"engine.workers={workers}",
         "engine.threads_per_worker=1",
         "engine.device=cpu",
-        "evaluation.samples=1",
+        "evaluation.samples=0",
         "metrics.port=null",
     ]
     config = load_config(preset, None, [*settings, *fixed])
@@ -121,7 +121,7 @@ def _bare_turn(config: RunConfig, workers: int) -> list[RoundTime]:
     results: Any = context.Queue()
     parts = _parts(config, workers)
     processes = [
-        context.Process(target=_bare_process, args=(config, process, part, results))
+        context.Process(target=_bare_process, args=(config, process, part, results), daemon=True)
         for process, part in enumerate(parts)
     ]
     for process in processes:
@@ -144,7 +144,10 @@ def _bare_process(config: RunConfig, process: int, blocks: tuple[int, ...], resu
     samples = setup.training_samples(data.train.inputs, device)
     trainers = {block: setup.block_trainer(block, samples, device) for block in blocks}
     times, size = [], config.engine.round_steps
+    parent = multiprocessing.parent_process()
     for first in range(0, setup.total_steps, size):
+        if parent is not None and not parent.is_alive():
+            return  # nobody waits for the result any more
         steps = min(size, setup.total_steps - first)
         for block, trainer in trainers.items():
             train_round(trainer, stream.round(block, first, steps))

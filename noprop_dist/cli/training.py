@@ -14,7 +14,7 @@ from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.training.device import choose_device
-from noprop_dist.training.setup import prepare
+from noprop_dist.training.setup import RunSetup, prepare
 
 messages = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -46,7 +46,11 @@ def resume_run(run_dir: str, settings: Sequence[str], address: str | None) -> No
                 f"--set {setting}: resume only takes engine.* and metrics.* settings; others change the run"
             )
         values = merge(values, setting_layer(setting))
-    _train(validated(values), directory, resume=True)
+    config, steps = validated(values), directory.checkpoint_steps()
+    if steps and steps[-1] >= RunSetup(config, directory.facts()).total_steps:
+        messages.print(f"the run is finished: all {steps[-1]:,} steps are done")
+    else:
+        _train(config, directory, resume=True)
     print(directory)
 
 

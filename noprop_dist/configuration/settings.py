@@ -164,7 +164,9 @@ class EngineSettings(Settings):
 class EvaluationSettings(Settings):
     """What the evaluator does while training goes on."""
 
-    samples: Positive = Field(512, description="of the test and of the validation set, at each checkpoint")
+    samples: int = Field(
+        512, ge=0, description="of the test and of the validation set, at each checkpoint; 0 is no evaluation at all"
+    )
 
 
 class CheckpointSettings(Settings):

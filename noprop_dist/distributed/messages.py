@@ -55,7 +55,7 @@ class RunOutcome:
     Attributes:
         directory: of the run.
         step: of its last checkpoint.
-        evaluation: of the last checkpoint; None where only some blocks were trained.
+        evaluation: of the last checkpoint; None where nothing is evaluated.
     """
 
     directory: str

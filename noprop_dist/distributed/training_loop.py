@@ -90,7 +90,7 @@ class TrainingLoop:
         """Train every stage from its snapshot (or from step 0) to the end.
 
         Returns:
-            The figures of the last checkpoint; None where only some blocks are trained.
+            The figures of the last checkpoint; None where nothing is evaluated.
 
         Raises:
             TrainingError: a stage failed, an actor was lost or did not answer in time.
@@ -164,7 +164,7 @@ class TrainingLoop:
             except OSError as error:
                 raise TrainingError(f"the checkpoint of step {snapshot.step} cannot be written: {error}") from error
             self._queues[snapshot.stage].snapshot_saved()
-            if complete and self._setup.config.blocks.only is None:
+            if complete and self._setup.evaluates:
                 self._to_evaluate.append(snapshot.step)
             elif complete:
                 self._writer.submit(self._checkpoints.prune)

@@ -31,7 +31,7 @@ def train_sequentially(
         on_progress: told how far the run is, after every round.
 
     Returns:
-        The figures of the last checkpoint; None where only some blocks were trained.
+        The figures of the last checkpoint; None where nothing is evaluated.
     """
     config = setup.config
     device = start_computing(config.engine.device, config.engine.threads_per_worker)
@@ -56,7 +56,7 @@ def train_sequentially(
                 on_progress(log.board.picture())
             log.flush()  # no checkpoint without the records of the steps that lead to it
             checkpoints.add(trainer.snapshot())
-        if config.blocks.only is None:
+        if setup.evaluates:
             evaluation = evaluate_checkpoint(setup, data.held_out, directory, checkpoint, device)
             log.evaluation(evaluation)
             on_progress(log.board.picture())

@@ -86,6 +86,11 @@ class RunSetup:
         """Steps of every stage."""
         return self.config.training.steps(self.facts.samples["train"])
 
+    @property
+    def evaluates(self) -> bool:
+        """Whether checkpoints are evaluated: a chain needs all of its blocks."""
+        return self.config.blocks.only is None and self.config.evaluation.samples > 0
+
     @cached_property
     def checkpoint_steps(self) -> tuple[int, ...]:
         """The steps at which all stages are snapshotted; the last is the end of the run."""

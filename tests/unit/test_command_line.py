@@ -165,12 +165,23 @@ def test_mistakes_with_a_run_directory_overwrite_nothing(noprop, run_dir, tmp_pa
     assert noprop("inspect", run_dir, "--json") == before
 
 
-def test_ctrl_c_says_how_to_go_on(noprop, tmp_path, monkeypatch):
-    def interrupt(*_):
-        raise KeyboardInterrupt
+def test_ctrl_c_says_how_to_go_on_and_resume_ends_with_the_same_bits(noprop, tmp_path, monkeypatch):
+    from noprop_dist.training import sequential
 
-    monkeypatch.setattr("noprop_dist.training.sequential.train_round", interrupt)
-    run = tmp_path / "run"
-    assert f"stopped; `noprop-dist resume {run}`" in noprop("train", *SMALL, "--run-dir", run, code=1).replace(
-        "\n", " "
-    )
+    steps = [*SMALL, "--set", "checkpoint.every_steps=4"]
+    whole = noprop("train", *steps, "--run-dir", tmp_path / "whole").splitlines()[-1]
+    run, rounds, train_round = tmp_path / "run", [], sequential.train_round
+
+    def interrupted(trainer, work):
+        rounds.append(work)
+        if len(rounds) > 6:
+            raise KeyboardInterrupt
+        return train_round(trainer, work)
+
+    monkeypatch.setattr(sequential, "train_round", interrupted)
+    message = noprop("train", *steps, "--run-dir", run, code=1).replace("\n", " ")
+    assert f"stopped; `noprop-dist resume {run}`" in message
+    monkeypatch.undo()
+    noprop("resume", run, "--set", "engine.round_steps=3")
+    one, other = (json.loads(noprop("inspect", each, "--json")) for each in (whole, run))
+    assert [block["sha256"] for block in one["blocks"]] == [block["sha256"] for block in other["blocks"]]
