@@ -145,7 +145,11 @@ class TrainingLoop:
                     self._exporter.round(value)
             case StageFailure():
                 name = self._setup.stage_name(value.stage)
-                raise TrainingError(f"{name} failed in the round from step {value.step}: {value.cause}\n{value.trace}")
+                self._log.failure(name, value.step, value.trace)
+                raise TrainingError(
+                    f"{name} failed in the round from step {value.step}: {value.cause} "
+                    "(the worker's traceback is in metrics.jsonl)"
+                )
             case Snapshot():
                 self._log.flush()  # no checkpoint without the records of the steps that lead to it
                 self._writes[self._writer.submit(self._checkpoints.add, value)] = value
@@ -154,7 +158,7 @@ class TrainingLoop:
                 self._log.evaluation(value)
                 if self._exporter is not None:
                     self._exporter.evaluation(value)
-                self._writer.submit(self._checkpoints.prune, tuple(self._to_evaluate))
+                self._writer.submit(self._checkpoints.prune, value.step)
 
     def _take_writes(self) -> None:
         for future in [future for future in self._writes if future.done()]:
@@ -167,10 +171,10 @@ class TrainingLoop:
             if complete and self._setup.evaluates:
                 self._to_evaluate.append(snapshot.step)
             elif complete:
-                self._writer.submit(self._checkpoints.prune)
+                self._writer.submit(self._checkpoints.prune, snapshot.step)
 
     def _send_evaluation(self) -> None:
-        """One evaluation at a time; checkpoints that wait for theirs are not deleted."""
+        """One evaluation at a time, in the order of steps; a checkpoint that waits for its own is not deleted."""
         if self._to_evaluate and not any(call.kind == "evaluate" for call in self._calls.values()):
             step = self._to_evaluate.popleft()
             self._log.board.note = f"evaluating the checkpoint of step {step}"

@@ -1,7 +1,5 @@
 """Snapshots of single stages become checkpoints of the whole network; old ones are deleted."""
 
-from collections.abc import Collection
-
 from noprop_dist.storage.run_directory import Record, RunDirectory
 from noprop_dist.storage.snapshot import Snapshot
 
@@ -30,8 +28,8 @@ class CheckpointWriter:
         self._directory.complete_checkpoint(snapshot.step, self._entries.pop(snapshot.step))
         return True
 
-    def prune(self, in_use: Collection[int] = ()) -> None:
-        """Delete complete checkpoints but the last `num_to_keep` and those of the steps `in_use`."""
+    def prune(self, up_to: int) -> None:
+        """Delete complete checkpoints but the last `num_to_keep`, and none after step `up_to`: it may be in use yet."""
         for step in self._directory.checkpoint_steps()[: -self._num_to_keep]:
-            if step not in in_use:
+            if step <= up_to:
                 self._directory.delete_checkpoint(step)

@@ -41,6 +41,11 @@ class RunLog:
         self._buffer.append({"kind": "worker", "worker": name, **facts, "time": time.time()})
         self.flush()
 
+    def failure(self, stage_name: str, step: int, trace: str) -> None:
+        """Write down why a stage stopped, with the traceback of where it did."""
+        self._buffer.append({"kind": "failure", "stage": stage_name, "step": step, "trace": trace, "time": time.time()})
+        self.flush()
+
     def evaluation(self, evaluation: CheckpointEvaluation) -> None:
         """Write down what was measured of a checkpoint."""
         self.board.note = evaluation.summary()

@@ -60,7 +60,7 @@ def train_sequentially(
             evaluation = evaluate_checkpoint(setup, data.held_out, directory, checkpoint, device)
             log.evaluation(evaluation)
             on_progress(log.board.picture())
-        checkpoints.prune()
+        checkpoints.prune(up_to=checkpoint)
         done = checkpoint
     log.flush()
     return evaluation

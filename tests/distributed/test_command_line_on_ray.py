@@ -69,3 +69,8 @@ def test_a_block_that_fails_is_told_with_exit_code_1(tmp_path):
     network = ["--set", "blocks.networks.2={kind: custom, path: 'mine:Net'}"]
     done = noprop("train", *SMALL, *network, "--run-dir", "run", cwd=tmp_path, code=1)
     assert "block 2 failed in the round from step 0: OverflowError: the soup boiled over" in done.stderr
+    assert "Traceback" not in done.stderr
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    (failure,) = [record for record in records if record["kind"] == "failure"]
+    assert failure["stage"] == "block 2"
+    assert "Traceback" in failure["trace"]

@@ -55,14 +55,14 @@ def test_a_checkpoint_is_complete_only_with_its_manifest(tmp_path):
     assert directory.load_snapshots()[1].fingerprint() == snapshot_at(5).fingerprint()
 
 
-def test_old_checkpoints_are_deleted_but_those_in_use(tmp_path):
+def test_old_checkpoints_are_deleted_but_not_before_they_were_evaluated(tmp_path):
     directory = RunDirectory(str(tmp_path))
     writer = CheckpointWriter(directory, {1: "block-01"}, num_to_keep=2)
     for step in (5, 10, 15, 20):
         writer.add(snapshot_at(step))
-    writer.prune(in_use=[5])
-    assert directory.checkpoint_steps() == [5, 15, 20]
-    writer.prune()
+    writer.prune(up_to=5)
+    assert directory.checkpoint_steps() == [10, 15, 20], "step 10 may be waiting for its evaluation"
+    writer.prune(up_to=20)
     assert directory.checkpoint_steps() == [15, 20]
 
 
