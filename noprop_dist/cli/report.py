@@ -105,7 +105,7 @@ def _facts(setup: RunSetup, metrics: list[Record], manifest: Record) -> dict[str
     seconds = max(record["time"] for record in rounds) - min(record["time"] for record in rounds)
     busy = sum(record["seconds"] for record in blocks)
     facts = {
-        "data": f"{setup.facts.name}: {setup.facts.samples}",
+        "data": f"{setup.facts.name}: " + ", ".join(f"{n:,} {part}" for part, n in setup.facts.samples.items()),
         "steps": f"{manifest['step']:,} of batch {setup.config.training.batch_size} for every block",
         "block-steps": f"{sum(record['steps'] for record in blocks):,} in {seconds:.1f} s of training",
         "time of a block-step": f"{1000 * busy / max(1, sum(r['steps'] for r in blocks)):.2f} ms, mean",

@@ -83,12 +83,22 @@ def test_a_read_only_data_set_from_the_object_store_can_be_trained_on(small_setu
 @pytest.mark.parametrize(("settings", "message"), [
     (["blocks.network={kind: custom, path: 'failing_networks:FailsLater', arguments: {calls: 5}}"],
      r"block [123] failed in the round from step \d+: OverflowError: the soup boiled over"),
-    (["engine.start_timeout_seconds=1"], "worker.* did not start within engine.start_timeout_seconds=1"),
     (["engine.stall_timeout_seconds=0.01"], "no reply within engine.stall_timeout_seconds=0.01 from .*worker"),
 ])  # fmt: skip
 def test_a_failure_reaches_the_user_with_its_block_and_cause(run_here, small_config, tmp_path, settings, message):
     with pytest.raises(TrainingError, match=message):
         run_here(small_config(*settings), str(tmp_path / "run"))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_here")
+def test_a_worker_that_does_not_start_in_time_is_named(small_config, tmp_path):
+    impatient = small_config("engine.start_timeout_seconds=0.01")
+    with (
+        reserved_room(small_config()) as room,
+        pytest.raises(TrainingError, match="did not start within engine.start_timeout_seconds=0.01"),
+    ):
+        Coordinator(impatient, str(tmp_path / "run"), room).run()
 
 
 @pytest.mark.slow
