@@ -7,6 +7,7 @@ from typing import Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -102,7 +103,7 @@ def progress_table(progress: RunProgress) -> Group:
         loss = "" if stage.loss is None else f"{stage.loss:.4g}"
         rate = f"{stage.steps_per_second:.1f}" if stage.state == "training" else ""
         table.add_row(stage.name, f"{stage.step}/{progress.total_steps}", loss, rate, stage.state)
-    bar = ProgressBar(total=1.0, completed=progress.fraction, width=60)
+    bar = Padding(ProgressBar(total=1.0, completed=progress.fraction, width=60), 0)  # a bare bar ends without a newline
     return Group(table, bar, Text(progress_line(progress)), Text(progress.note, style="dim"))
 
 

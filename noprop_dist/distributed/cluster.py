@@ -14,6 +14,7 @@ from noprop_dist.distributed.placement import Resources
 from noprop_dist.errors import UserError
 
 CONNECT_TIMEOUT_SECONDS = 3.0
+HTTP2_SETTINGS_TYPE = b"\x04"
 
 
 @contextmanager
@@ -73,6 +74,16 @@ def _check_somebody_listens(address: str) -> None:
     if host is None or port is None:
         raise UserError(f"--address {address}: is no address; write HOST:PORT, ray://HOST:PORT or auto")
     try:
-        socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_SECONDS).close()
+        with socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_SECONDS) as connection:
+            answer = b"" if os.environ.get("RAY_USE_TLS") == "1" else _first_http2_frame(connection)
     except OSError as error:
         raise UserError(f"--address {address}: nobody answers there: {error}") from error
+    if answer and answer[3:4] != HTTP2_SETTINGS_TYPE:
+        raise UserError(f"--address {address}: what answers there is no Ray cluster")
+
+
+def _first_http2_frame(connection: socket.socket) -> bytes:
+    """What a server makes of an HTTP/2 greeting; Ray speaks gRPC, whose first frame is SETTINGS (RFC 9113, 3.4)."""
+    empty_settings = b"\x00\x00\x00" + HTTP2_SETTINGS_TYPE + b"\x00\x00\x00\x00\x00"
+    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + empty_settings)
+    return connection.recv(9) or b"closed"

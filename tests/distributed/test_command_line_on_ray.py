@@ -10,6 +10,18 @@ import ray
 
 SMALL = ["--set", "blocks.count=3", "--set", "training.max_steps=12", "--set", "metrics.port=0"]
 
+NETWORK = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, input_shape, classes, embedding_dim):
+        super().__init__()
+        self.layer = nn.Linear(embedding_dim, classes)
+
+    def forward(self, x, z):
+        return self.layer(z)
+"""
+
 
 def noprop(*arguments, cwd, code=0):
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
@@ -23,15 +35,7 @@ def noprop(*arguments, cwd, code=0):
 
 @pytest.mark.slow
 def test_train_starts_a_ray_of_its_own_with_a_users_network_and_ends_it(tmp_path):
-    (tmp_path / "mine.py").write_text(
-        "from torch import nn\n"
-        "class Net(nn.Module):\n"
-        "    def __init__(self, input_shape, classes, embedding_dim):\n"
-        "        super().__init__()\n"
-        "        self.layer = nn.Linear(embedding_dim, classes)\n"
-        "    def forward(self, x, z):\n"
-        "        return self.layer(z)\n"
-    )
+    (tmp_path / "mine.py").write_text(NETWORK)
     network = ["--set", "blocks.network={kind: custom, path: 'mine:Net'}"]
     done = noprop("train", *SMALL, *network, "--run-dir", "run", cwd=tmp_path)
     assert done.stdout.strip() == str(tmp_path / "run")
@@ -55,17 +59,10 @@ def test_train_joins_a_running_cluster_by_address(tmp_path):
 
 @pytest.mark.slow
 def test_a_block_that_fails_is_told_with_exit_code_1(tmp_path):
-    (tmp_path / "mine.py").write_text(
-        "from torch import nn\n"
-        "class Net(nn.Module):\n"
-        "    def __init__(self, input_shape, classes, embedding_dim):\n"
-        "        super().__init__()\n"
-        "        self.layer = nn.Linear(embedding_dim, classes)\n"
-        "    def forward(self, x, z):\n"
-        "        if self.training:\n"
-        "            raise OverflowError('the soup boiled over')\n"
-        "        return self.layer(z)\n"
+    failing = NETWORK.replace(
+        "return", "if self.training:\n            raise OverflowError('the soup boiled over')\n        return"
     )
+    (tmp_path / "mine.py").write_text(failing)
     network = ["--set", "blocks.networks.2={kind: custom, path: 'mine:Net'}"]
     done = noprop("train", *SMALL, *network, "--run-dir", "run", cwd=tmp_path, code=1)
     assert "block 2 failed in the round from step 0: OverflowError: the soup boiled over" in done.stderr

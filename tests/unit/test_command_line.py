@@ -1,6 +1,8 @@
 """The commands as a user types them: results, exit codes, and one clear sentence for every mistake."""
 
 import json
+import socket
+import threading
 
 import pytest
 from PIL import Image
@@ -151,6 +153,22 @@ def test_mistakes_are_told_in_one_sentence_with_exit_code_2(noprop, tmp_path, mo
     assert error.strip().splitlines()[-1].startswith("noprop-dist: ")
     assert error.count("noprop-dist: ") == 1
     assert list(tmp_path.iterdir()) == [], "nothing is written"
+
+
+@pytest.mark.parametrize("greeting", [b"HTTP/1.0 400 Bad Request\r\n\r\n", b""])
+def test_an_address_where_something_else_answers_is_told_at_once(noprop, tmp_path, greeting):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            connection, _ = server.accept()
+            connection.recv(100)
+            connection.sendall(greeting)
+            connection.close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        message = noprop("train", "--address", address, "--run-dir", tmp_path / "run", code=2)
+    assert f"--address {address}: what answers there is no Ray cluster" in message
 
 
 def test_mistakes_with_a_run_directory_overwrite_nothing(noprop, run_dir, tmp_path):

@@ -51,6 +51,7 @@ def test_a_terminal_shows_a_row_per_stage():
     assert "block 1" in text
     assert "classifier" in text
     assert "step 8: accuracy 97 %" in text
+    assert any(line.startswith("steps 4–8 of 16") for line in text.splitlines()), "below the bar, not behind it"
     console.print(view.progress_table(progress(blocks=100)))
     assert "block 77" not in console.file.getvalue(), "a hundred blocks are shown as a summary"
 
