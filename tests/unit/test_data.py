@@ -68,7 +68,8 @@ def test_labels_that_do_not_fit_are_refused(labels, message):
 
 def write_idx(file, array, packed):
     header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
-    (gzip.open if packed else open)(file, "wb").write(header + array.tobytes())
+    with (gzip.open if packed else open)(file, "wb") as out:
+        out.write(header + array.tobytes())
 
 
 def write_mnist(root, name="MNIST", packed=True):
