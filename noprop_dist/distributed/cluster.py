@@ -30,7 +30,7 @@ def ray_session(address: str | None) -> Iterator[None]:
     if ray.is_initialized() and address is None:
         yield
         return
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    address = _resolved(address)
     own = {"include_dashboard": False} if address == "local" else {}
     _check_somebody_listens(address)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -47,7 +47,7 @@ def ray_session(address: str | None) -> Iterator[None]:
 
 def is_remote(address: str | None) -> bool:
     """Whether a session at this address means a cluster that is already running."""
-    return (address or os.environ.get("RAY_ADDRESS") or "local") != "local"
+    return _resolved(address) != "local"
 
 
 def cluster_resources() -> Resources:
@@ -60,6 +60,10 @@ def cause_of_loss(error: RayActorError) -> str:
     """One line of why an actor is gone: what its constructor raised, or how its process ended."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     return lines[-1] if "creation task" in lines[0] else lines[0]
+
+
+def _resolved(address: str | None) -> str:
+    return address or os.environ.get("RAY_ADDRESS") or "local"
 
 
 def _check_somebody_listens(address: str) -> None:

@@ -47,7 +47,6 @@ class Call:
 
     kind: Literal["facts", "restore", "train", "snapshot", "evaluate"]
     actor: str
-    stage: int | None
     since: float
 
 
@@ -96,7 +95,7 @@ class TrainingLoop:
             TrainingError: a stage failed, an actor was lost or did not answer in time.
         """
         for actor, handle in self._workers.actors.items():
-            self._call("facts", actor, None, handle.facts.remote())
+            self._call("facts", actor, handle.facts.remote())
         for stage in self._setup.stages:
             self._open_queue(stage, snapshots.get(stage))
         with self._writer:
@@ -178,16 +177,16 @@ class TrainingLoop:
         if self._to_evaluate and not any(call.kind == "evaluate" for call in self._calls.values()):
             step = self._to_evaluate.popleft()
             self._log.board.note = f"evaluating the checkpoint of step {step}"
-            self._call("evaluate", "evaluator", None, self._workers.evaluator.evaluate.remote(step))
+            self._call("evaluate", "evaluator", self._workers.evaluator.evaluate.remote(step))
 
     def _handle(self, stage: int) -> ActorHandle:
         return self._workers.actors[self._workers.of_stage[stage]]
 
     def _ask(self, kind: Literal["restore", "train", "snapshot"], stage: int, reference: Any) -> None:
-        self._call(kind, self._workers.of_stage[stage], stage, reference)
+        self._call(kind, self._workers.of_stage[stage], reference)
 
-    def _call(self, kind: Any, actor: str, stage: int | None, reference: Any) -> None:
-        self._calls[reference] = Call(kind, actor, stage, time.monotonic())
+    def _call(self, kind: Any, actor: str, reference: Any) -> None:
+        self._calls[reference] = Call(kind, actor, time.monotonic())
 
     def _value(self, call: Call, reference: Any) -> Any:
         try:
