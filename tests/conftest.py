@@ -12,7 +12,6 @@ from noprop_dist.configuration.settings import RunConfig
 from noprop_dist.data.dataset import DataSet
 from noprop_dist.distributed.coordinator import Coordinator
 from noprop_dist.distributed.messages import RunOutcome
-from noprop_dist.distributed.room import reserved_room
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.sequential import train_sequentially
 from noprop_dist.training.setup import RunSetup, prepare
@@ -75,7 +74,6 @@ def run_here(ray_here: None) -> Callable[..., RunOutcome]:
     """A run whose coordinator lives in this process, where its errors and its coverage can be seen."""
 
     def run(config: RunConfig, directory: str, resume: bool = False) -> RunOutcome:
-        with reserved_room(config) as room:
-            return Coordinator(config, directory, room, resume).run()
+        return Coordinator(config, directory, resume).run()
 
     return run

@@ -62,11 +62,14 @@ def resume(
     run_dir: RunDir,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="An engine.* or metrics.* setting; none of them changes the result."),
+        typer.Option(
+            "--set",
+            help="engine.* and metrics.* change no result; blocks.training.N.* holds from here on.",
+        ),
     ] = None,
     address: Address = None,
 ) -> None:
-    """Continue a run from its last checkpoint."""
+    """Continue a run from the newest snapshot of every block."""
     from noprop_dist.cli.training import resume_run
 
     resume_run(run_dir, set_ or [], address)
@@ -122,6 +125,17 @@ def inspect(run_dir: RunDir, as_json: Json = False) -> None:
     from noprop_dist.cli.inspect import show_run
 
     show_run(run_dir, as_json)
+
+
+@app.command()
+def merge(
+    out: Annotated[str, typer.Argument(help="The new run directory.")],
+    runs: Annotated[list[str], typer.Argument(help="Runs that each trained some of the blocks (blocks.only).")],
+) -> None:
+    """Assemble one network from blocks that were trained in different runs; prints the new run directory."""
+    from noprop_dist.cli.merge import merge_into
+
+    merge_into(out, runs)
 
 
 @app.command()

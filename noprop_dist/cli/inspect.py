@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.table import Table
 
 from noprop_dist.configuration.layers import to_yaml
-from noprop_dist.storage.run_directory import Record, RunDirectory
+from noprop_dist.storage.checkpoint_files import Record
+from noprop_dist.storage.run_directory import RunDirectory
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -16,7 +17,7 @@ def show_run(run_dir: str, as_json: bool) -> None:
     """Print configuration, steps, metrics and fingerprints."""
     directory = RunDirectory(run_dir)
     config = directory.config()
-    manifest = directory.manifest()
+    manifest = directory.checkpoints.manifest()
     metrics = latest_metrics(directory.metrics())
     *blocks, classifier = manifest["stages"]
     if as_json:

@@ -17,6 +17,7 @@ from noprop_dist.training.progress import RunProgress
 LINE_SECONDS = 10.0
 """Without a terminal, a line at most so often, and one for every piece of news."""
 
+NEWS_LINES = 4
 MAX_ROWS = 32
 """More stages than this are shown as a summary: a terminal is only so high."""
 
@@ -62,7 +63,7 @@ class LineView:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._note = ""
+        self._news_shown = 0
         self._line = ""
         self._last = 0.0
 
@@ -73,9 +74,11 @@ class LineView:
     def show(self, progress: RunProgress) -> None:
         """Print a line, if it is time or there is news."""
         now = time.monotonic()
-        if progress.note != self._note:
-            self._note = progress.note
-            self.say(progress.note)
+        told = progress.news_told
+        unseen = told - self._news_shown if told >= self._news_shown else told  # a new coordinator tells anew
+        for line in progress.news[max(0, len(progress.news) - unseen) :]:
+            self.say(line)
+        self._news_shown = told
         line = progress_line(progress)
         due = now - self._last >= LINE_SECONDS or progress.fraction == 1
         if due and line != self._line:
@@ -104,7 +107,8 @@ def progress_table(progress: RunProgress) -> Group:
         rate = f"{stage.steps_per_second:.1f}" if stage.state == "training" else ""
         table.add_row(stage.name, f"{stage.step}/{progress.total_steps}", loss, rate, stage.state)
     bar = Padding(ProgressBar(total=1.0, completed=progress.fraction, width=60), 0)  # a bare bar ends without a newline
-    return Group(table, bar, Text(progress_line(progress)), Text(progress.note, style="dim"))
+    news = Text("\n".join(progress.news[-NEWS_LINES:]), style="dim")
+    return Group(table, bar, Text(progress_line(progress)), news)
 
 
 def _left(progress: RunProgress) -> str:

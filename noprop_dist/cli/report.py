@@ -16,7 +16,8 @@ from noprop_dist.errors import UserError
 from noprop_dist.inference.evaluation import evaluate_blocks
 from noprop_dist.report import plots
 from noprop_dist.report.page import html_page
-from noprop_dist.storage.run_directory import Record, RunDirectory
+from noprop_dist.storage.checkpoint_files import Record
+from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.setup import RunSetup
 
 PARTS_SAMPLES = 1000
@@ -31,7 +32,7 @@ console = Console(highlight=False, soft_wrap=True, markup=False)
 def write_report(run_dir: str) -> None:
     """Write report.html and plots/*.png into the run directory, and say where."""
     directory = RunDirectory(run_dir)
-    config, manifest = directory.config(), directory.manifest()
+    config, manifest = directory.config(), directory.checkpoints.manifest()
     setup, metrics = RunSetup(config, directory.facts()), directory.metrics()
     pictures = _training_pictures(setup, metrics)
     if config.blocks.only is None:

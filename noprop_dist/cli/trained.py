@@ -32,7 +32,12 @@ def load_run(run_dir: str) -> TrainedRun:
     directory = RunDirectory(run_dir)
     setup = RunSetup(directory.config(), directory.facts())
     torch.set_num_threads(os.cpu_count() or 1)
-    network = setup.network(directory.load_snapshots(), choose_device("auto"))
+    snapshots, warnings = directory.checkpoints.load_last_whole()
+    for warning in warnings:
+        Console(stderr=True, highlight=False, soft_wrap=True, markup=False).print(
+            f"{warning}; the checkpoint before it is used", style="yellow"
+        )
+    network = setup.network(snapshots, choose_device("auto"))
     return TrainedRun(directory, setup, network)
 
 

@@ -8,13 +8,18 @@ from rich.console import Console
 from rich.table import Table
 
 from noprop_dist.cli.progress import ProgressView, progress_view
+from noprop_dist.cli.stop_signals import StopRequest, stop_signals
 from noprop_dist.configuration.layers import load_config, merge, setting_layer, validated
 from noprop_dist.configuration.settings import RunConfig
+from noprop_dist.distributed.messages import RunOutcome
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.training.device import choose_device
 from noprop_dist.training.setup import RunSetup, prepare
+
+STAGE_SETTINGS = ("blocks.training.", "classifier.learning_rate=")
+"""What a `resume` may change for single stages from where they stand."""
 
 messages = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -37,53 +42,79 @@ def start_run(config: RunConfig, run_dir: str | None) -> None:
 
 
 def resume_run(run_dir: str, settings: Sequence[str], address: str | None) -> None:
-    """Continue a run; only where and how it is run may change."""
+    """Continue a run; where and how it is run may change, and how single stages are trained from here on."""
     directory = RunDirectory(run_dir)
     values = directory.config().model_dump(mode="json")
+    changes = []
     for setting in [*settings, *([f'engine.address="{address}"'] if address else [])]:
-        if setting.partition(".")[0] not in ("engine", "metrics"):
+        if setting.startswith(STAGE_SETTINGS):
+            changes.append(setting)
+        elif setting.partition(".")[0] not in ("engine", "metrics"):
             raise UserError(
-                f"--set {setting}: resume only takes engine.* and metrics.* settings; others change the run"
+                f"--set {setting}: resume only takes engine.* and metrics.* settings, blocks.training.N.* for single "
+                "blocks and classifier.learning_rate; others change the whole run"
             )
         values = merge(values, setting_layer(setting))
-    config, steps = validated(values), directory.checkpoint_steps()
-    if steps and steps[-1] >= RunSetup(config, directory.facts()).total_steps:
-        messages.print(f"the run is finished: all {steps[-1]:,} steps are done")
+    config = validated(values)
+    if _is_finished(directory, RunSetup(config, directory.facts())):
+        messages.print("the run is finished: all steps are done")
     else:
+        _note_changes(directory, changes)
         _train(config, directory, resume=True)
     print(directory)
 
 
+def _is_finished(directory: RunDirectory, setup: RunSetup) -> bool:
+    steps = directory.checkpoints.steps()
+    measured = any(record["kind"] == "evaluation" and record["final"] for record in directory.metrics())
+    return bool(steps) and steps[-1] >= setup.total_steps and (measured or not setup.evaluates)
+
+
+def _note_changes(directory: RunDirectory, changes: list[str]) -> None:
+    """Write down from which step of each stage changed settings hold; manifests repeat it."""
+    if changes:
+        last = {name: steps[-1] for name, steps in directory.checkpoints.saved_steps().items()}
+        with directory.only_writer():
+            directory.add_changes(changes, last)
+
+
 def _train(config: RunConfig, directory: RunDirectory, resume: bool) -> None:
-    with progress_view() as view:
+    with progress_view() as view, stop_signals(view.say) as request:
         try:
-            evaluation = (
-                _train_sequentially(config, directory, view, resume)
+            outcome = (
+                _train_sequentially(config, directory, view, resume, request)
                 if config.engine.kind == "sequential"
-                else _train_on_ray(config, directory, view, resume)
+                else _train_on_ray(config, directory, view, resume, request)
             )
         except KeyboardInterrupt:
             raise TrainingError(f"stopped; `noprop-dist resume {directory}` continues the run") from None
-    if evaluation is not None:
-        messages.print(_results(evaluation))
+    if outcome.evaluation is not None:
+        messages.print(_results(outcome.evaluation))
+    if outcome.stopped and request.signal is not None:
+        messages.print(f"stopped and saved; `noprop-dist resume {directory}` continues the run")
+        raise SystemExit(128 + request.signal)
 
 
 def _train_sequentially(
-    config: RunConfig, directory: RunDirectory, view: ProgressView, resume: bool
-) -> CheckpointEvaluation | None:
+    config: RunConfig, directory: RunDirectory, view: ProgressView, resume: bool, request: StopRequest
+) -> RunOutcome:
     from noprop_dist.training.sequential import train_sequentially
 
     setup, data = prepare(config)
     choose_device(config.engine.device)
-    if not resume:
-        directory.create(config, setup.facts)
-    view.say(f"run directory: {directory}")
-    return train_sequentially(setup, data, directory, view.show)
+    with directory.only_writer():
+        if not resume:
+            directory.create(config, setup.facts)
+        view.say(f"run directory: {directory}")
+        evaluation = train_sequentially(setup, data, directory, view.show, request)
+    steps = directory.checkpoints.steps()
+    finished = bool(steps) and steps[-1] >= setup.total_steps
+    return RunOutcome(str(directory), steps[-1] if steps else 0, evaluation, stopped=not finished)
 
 
 def _train_on_ray(
-    config: RunConfig, directory: RunDirectory, view: ProgressView, resume: bool
-) -> CheckpointEvaluation | None:
+    config: RunConfig, directory: RunDirectory, view: ProgressView, resume: bool, request: StopRequest
+) -> RunOutcome:
     from noprop_dist.distributed.cluster import is_remote
     from noprop_dist.distributed.driver import train_on_ray
 
@@ -92,7 +123,7 @@ def _train_on_ray(
         prepare(config)  # a mistake is told before Ray takes its seconds to start
         view.say(f"run directory: {directory}")
         view.say("starting Ray")
-    return train_on_ray(config, str(directory), view.show, resume).evaluation
+    return train_on_ray(config, str(directory), view.show, resume, request, view.say)
 
 
 def _results(evaluation: CheckpointEvaluation) -> Table:

@@ -5,9 +5,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from noprop_dist.configuration.networks import NetworkSettings, Settings, SmallConvNetwork
+from noprop_dist.configuration.operation import (
+    CheckpointSettings,
+    EngineSettings,
+    EvaluationSettings,
+    MetricsSettings,
+    Positive,
+)
 from noprop_dist.diffusion.schedule import Schedule, cosine, equal_probability, linear
 
-Positive = Annotated[int, Field(ge=1)]
 OpenUnit = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -62,6 +68,14 @@ class EmbeddingSettings(Settings):
     kind: Literal["onehot"] = "onehot"
 
 
+class BlockTrainingSettings(Settings):
+    """What may differ for a single block; what is not given is as in `training`."""
+
+    learning_rate: float | None = Field(None, gt=0)
+    weight_decay: float | None = Field(None, ge=0)
+    gradient_clip: float | None = Field(None, gt=0, description="largest gradient norm")
+
+
 class BlockSettings(Settings):
     """The T denoising blocks and their networks."""
 
@@ -73,6 +87,9 @@ class BlockSettings(Settings):
     networks: dict[int, NetworkSettings] = Field(
         default_factory=dict, description="another network for single blocks, by block number"
     )
+    training: dict[int, BlockTrainingSettings] = Field(
+        default_factory=dict, description="another learning rate, decay or clipping for single blocks, by block number"
+    )
 
     @field_validator("only", mode="before")
     @classmethod
@@ -83,7 +100,8 @@ class BlockSettings(Settings):
 
     @model_validator(mode="after")
     def _blocks_exist(self) -> "BlockSettings":
-        for field, numbers in (("only", self.only or ()), ("networks", tuple(self.networks))):
+        named = {"only": self.only or (), "networks": tuple(self.networks), "training": tuple(self.training)}
+        for field, numbers in named.items():
             for number in numbers:
                 if not 1 <= number <= self.count:
                     raise ValueError(f"{field} names block {number}, blocks are 1..{self.count}")
@@ -145,53 +163,6 @@ class TrainingSettings(Settings):
         return self.max_steps or self.epochs * (training_samples // self.batch_size)
 
 
-class EngineSettings(Settings):
-    """Where and how the blocks are run; nothing here changes a result."""
-
-    kind: Literal["ray", "sequential"] = "ray"
-    address: str | None = Field(
-        None, description="a running Ray cluster (default: $RAY_ADDRESS, else a Ray of our own)"
-    )
-    workers: Positive | Literal["auto"] = Field("auto", description="block worker actors (auto: one a GPU or core)")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads_per_worker: Positive = Field(1, description="CPU threads of a worker; part of what fixes the bits")
-    round_steps: Positive = Field(16, description="steps sent to a block in one message")
-    prefetch: Positive = Field(2, description="rounds in flight for each block")
-    start_timeout_seconds: float = Field(120, gt=0, description="for actors to start")
-    stall_timeout_seconds: float = Field(1800, gt=0, description="without any reply from any worker")
-
-
-class EvaluationSettings(Settings):
-    """What the evaluator does while training goes on."""
-
-    samples: int = Field(
-        512, ge=0, description="of the test and of the validation set, at each checkpoint; 0 is no evaluation at all"
-    )
-
-
-class CheckpointSettings(Settings):
-    """When the state of all blocks is kept."""
-
-    every_steps: Positive | None = Field(None, description="default: an epoch, but at least five in a run")
-    num_to_keep: Positive = Field(2, description="complete checkpoints kept in the run directory")
-
-    def steps_between(self, total_steps: int, steps_per_epoch: int) -> int:
-        """Steps from one checkpoint to the next."""
-        return self.every_steps or min(max(steps_per_epoch, 1), -(-total_steps // 5))
-
-
-class MetricsSettings(Settings):
-    """The Prometheus endpoint on the coordinator's node."""
-
-    port: int | None = Field(
-        9464,
-        ge=0,
-        le=65535,
-        description="0 is any free port, null is no endpoint; a taken port moves to a free one",
-    )
-    host: str = Field("127.0.0.1", description="the address to listen on")
-
-
 class RunConfig(Settings):
     """Everything that describes a run."""
 
@@ -212,6 +183,11 @@ class RunConfig(Settings):
     def _schedule_is_valid(self) -> "RunConfig":
         self.noise_schedule()
         return self
+
+    def training_of(self, block: int) -> TrainingSettings:
+        """The training settings of one block."""
+        own = self.blocks.training.get(block)
+        return self.training.model_copy(update=own.model_dump(exclude_none=True)) if own else self.training
 
     def noise_schedule(self) -> Schedule:
         """The schedule of T = blocks.count blocks.

@@ -2,13 +2,14 @@
 
 import logging
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from noprop_dist.distributed.placement import Resources
 from noprop_dist.errors import UserError
@@ -56,10 +57,26 @@ def cluster_resources() -> Resources:
     return Resources(found.get("CPU", 0.0), found.get("GPU", 0.0))
 
 
-def cause_of_loss(error: RayActorError) -> str:
-    """One line of why an actor is gone: what its constructor raised, or how its process ended."""
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1] if "creation task" in lines[0] else lines[0]
+def draining_nodes() -> frozenset[str]:
+    """Ids of the nodes that are about to leave the cluster (preemption, scale-down)."""
+    # The only way there is; Ray Train and Serve ask the same way.
+    return frozenset(ray._private.state.state.get_draining_nodes())
+
+
+def cause_of_loss(error: RayError) -> str:
+    """One line of why an actor is gone: what it raised, or how its process ended."""
+    if isinstance(error, RayTaskError):
+        return repr(error.cause)
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
+    if raised_by_constructor(error):
+        return lines[-1]
+    reason = re.search(r"because (its [^.]*)\.", " ".join(lines))
+    return reason[1] if reason else lines[0]
+
+
+def raised_by_constructor(error: RayError) -> bool:
+    """Whether an actor's own constructor raised; another incarnation would only do so again."""
+    return isinstance(error, RayActorError) and "creation task" in str(error)
 
 
 def _resolved(address: str | None) -> str:

@@ -1,80 +1,115 @@
-"""The coordinator actor: prepares a run, creates its workers, and sees it through to its end."""
+"""The coordinator actor: prepares a run, makes its workers, and sees it through to its end."""
 
-import ray
+import threading
+import time
+from dataclasses import asdict
+
+import torch
 
 from noprop_dist.configuration.settings import RunConfig
 from noprop_dist.data.dataset import DataSet
+from noprop_dist.distributed.cluster import cluster_resources
+from noprop_dist.distributed.fleet import Fleet
 from noprop_dist.distributed.messages import RunOutcome
-from noprop_dist.distributed.room import Room
+from noprop_dist.distributed.placement import place
+from noprop_dist.distributed.snapshot_keeper import SnapshotKeeper
+from noprop_dist.distributed.stage import Stage
+from noprop_dist.distributed.stage_queue import StageQueue
+from noprop_dist.distributed.stage_worker import worker_facts
 from noprop_dist.distributed.training_loop import TrainingLoop
-from noprop_dist.distributed.workers import create_workers
+from noprop_dist.distributed.workers import CLASSIFIER_WORKER, EVALUATOR, ActorMaker, block_worker_name
 from noprop_dist.metrics.exporter import MetricsExporter
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import Snapshot
-from noprop_dist.training.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.training.progress import RunProgress
 from noprop_dist.training.run_log import RunLog
 from noprop_dist.training.setup import RunSetup, prepare
 
 
 class Coordinator:
-    """Runs one training run; `progress` may be asked meanwhile from another thread.
+    """Runs one training run; `progress` and `stop` may be called meanwhile from other threads.
 
     Args:
         config: of the run.
         directory: of the run, on storage that this node reaches.
-        room: reserved for its block workers.
-        resume: continue the run that lies there from its last checkpoint.
+        resume: continue the run that lies there, if one does.
     """
 
-    def __init__(self, config: RunConfig, directory: str, room: Room, resume: bool = False) -> None:
+    def __init__(self, config: RunConfig, directory: str, resume: bool = False) -> None:
         self._config = config
         self._directory = RunDirectory(directory)
-        self._room = room
         self._resume = resume
         self._log: RunLog | None = None
+        self._stop = threading.Event()
 
     def progress(self) -> RunProgress | None:
         """The progress table; None until the data is loaded."""
         return self._log.board.picture() if self._log is not None else None
 
+    def stop(self) -> None:
+        """Snapshot every stage where it stands, and let `run` return."""
+        self._stop.set()
+
     def run(self) -> RunOutcome:
-        """Train to the end.
+        """Train to the end, or until told to stop.
 
         Raises:
             UserError: configuration, data or run directory cannot be used; nothing was started.
-            TrainingError: a stage failed or an actor was lost; names it and the cause.
+            TrainingError: a stage could not be trained to its end; names it and the cause.
         """
         setup, data = prepare(self._config)
-        snapshots = self._begin(setup)
-        done = max((snapshot.step for snapshot in snapshots.values()), default=0)
-        self._log = RunLog(setup, self._directory, done)
-        evaluation = None
-        if done < setup.total_steps:
-            evaluation = self._train(setup, data, snapshots, self._log)
-        return RunOutcome(str(self._directory), setup.total_steps, evaluation)
+        with self._directory.only_writer():
+            if not (self._resume and self._directory.holds_run):
+                self._directory.create(setup.config, setup.facts)
+            return self._train(setup, data)
 
-    def _begin(self, setup: RunSetup) -> dict[int, Snapshot]:
-        """Create the run directory, or read where its run stopped."""
-        if not self._resume:
-            self._directory.create(setup.config, setup.facts)
-            return {}
-        return self._directory.last_snapshots()
-
-    def _train(
-        self, setup: RunSetup, data: DataSet, snapshots: dict[int, Snapshot], log: RunLog
-    ) -> CheckpointEvaluation | None:
+    def _train(self, setup: RunSetup, data: DataSet) -> RunOutcome:
+        engine = setup.config.engine
+        writer = setup.checkpoint_writer(self._directory)
+        snapshots, warnings = writer.take_over()
+        done = {stage: snapshots[stage].step if stage in snapshots else 0 for stage in setup.stages}
+        self._log = log = RunLog(setup, self._directory, done)
+        fleet, stages = Fleet(engine.start_timeout_seconds), _stages(setup, snapshots)
+        keeper = SnapshotKeeper(writer, log, snapshots, setup.config.checkpoint.storage_timeout_seconds)
         exporter = self._exporter(setup)
-        workers = create_workers(setup, data, str(self._directory), self._room)
-        log.board.note = self._room.placement.reason + (f"; metrics at {exporter.address}" if exporter else "")
         try:
-            return TrainingLoop(setup, workers, data.train.labels, self._directory, log, exporter).run(snapshots)
+            log.news(*warnings)
+            log.event("worker", worker="coordinator", incarnation=1, **asdict(worker_facts(torch.device("cpu"))))
+            self._employ(setup, data, fleet, stages, exporter)
+            loop = TrainingLoop(setup, stages, fleet, keeper, data.train.labels, log, exporter)
+            for step in writer.complete_steps:
+                if setup.evaluates and not log.evaluated(step):
+                    loop.evaluations.add(step)
+            evaluation = loop.run(self._stop)
+            stopped = self._stop.is_set() and any(not stage.queue.finished for stage in stages.values())
+            return RunOutcome(str(self._directory), loop.outcome_step(), evaluation, stopped)
         finally:
-            log.flush()
-            for actor in workers.actors.values():
-                ray.kill(actor)
+            fleet.close()
+            keeper.close(engine.grace_seconds)
             if exporter is not None:
                 exporter.close()
+
+    def _employ(
+        self,
+        setup: RunSetup,
+        data: DataSet,
+        fleet: Fleet,
+        stages: dict[int, Stage],
+        exporter: MetricsExporter | None,
+    ) -> None:
+        """Name the workers of the run, and the home of every stage."""
+        config = setup.config
+        placement = place(config.blocks.trained(), config.engine, cluster_resources())
+        maker = ActorMaker(setup, data, str(self._directory), placement)
+        for number, place_ in enumerate(placement.workers, start=1):
+            fleet.add(block_worker_name(number), maker.block_worker(place_.cpus, place_.gpus))
+            for block in place_.blocks:
+                stages[block].home = block_worker_name(number)
+        fleet.add(CLASSIFIER_WORKER, maker.classifier_worker)
+        if setup.evaluates:
+            fleet.add(EVALUATOR, maker.evaluator)
+        assert self._log is not None
+        self._log.news(placement.reason + (f"; metrics at {exporter.address}" if exporter else ""))
 
     def _exporter(self, setup: RunSetup) -> MetricsExporter | None:
         metrics = setup.config.metrics
@@ -82,3 +117,16 @@ class Coordinator:
             return None
         names = {stage: setup.stage_name(stage).removeprefix("block ") for stage in setup.stages}
         return MetricsExporter(str(self._directory).rpartition("/")[2], names, metrics.host, metrics.port)
+
+
+def _stages(setup: RunSetup, snapshots: dict[int, Snapshot]) -> dict[int, Stage]:
+    """All stages of a run, each at its newest snapshot."""
+    engine, now = setup.config.engine, time.monotonic()
+    stages = {}
+    for number in setup.stages:
+        done = snapshots[number].step if number in snapshots else 0
+        queue = StageQueue(setup.snapshot_steps, engine.round_steps, engine.prefetch, done)
+        stages[number] = Stage(
+            number, setup.stage_name(number), queue, CLASSIFIER_WORKER, waiting_since=now, reported=done
+        )
+    return stages

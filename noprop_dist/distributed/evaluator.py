@@ -5,8 +5,8 @@ import os
 import torch
 
 from noprop_dist.data.dataset import HeldOut
-from noprop_dist.distributed.block_worker import worker_facts
 from noprop_dist.distributed.messages import WorkerFacts
+from noprop_dist.distributed.stage_worker import worker_facts
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.checkpoint_evaluation import CheckpointEvaluation, evaluate_checkpoint
 from noprop_dist.training.device import start_computing

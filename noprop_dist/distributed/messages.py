@@ -1,7 +1,8 @@
-"""What crosses between actors, besides `Round`, `RoundReport`, `Snapshot` and `RunProgress`.
+"""What crosses between actors, besides `Round`, `RoundReport`, `Snapshot`, `CheckpointEvaluation` and `RunProgress`.
 
 All messages are frozen dataclasses. A round (about 100 kB) goes from the coordinator to a worker, a report (seven
-numbers) comes back; a snapshot (weights and optimiser state: three times the weights) comes back at checkpoints.
+numbers) comes back; a snapshot (weights and optimiser state: three times the weights) comes back at snapshot steps,
+and goes out again where a block begins its work on another worker.
 """
 
 import traceback
@@ -15,12 +16,14 @@ class WorkerFacts:
     """Where an actor found itself, told once it is ready.
 
     Attributes:
-        node: host name.
+        host: name of the machine.
+        node_id: Ray's, of the node that it runs on.
         pid: of the actor's process.
         device: that it computes on.
     """
 
-    node: str
+    host: str
+    node_id: str
     pid: int
     device: str
 
@@ -31,7 +34,7 @@ class StageFailure:
 
     Attributes:
         stage: block number 1..T, or T + 1 for the classifier.
-        step: 0-based first step of the round that failed.
+        step: 0-based step at which it failed, or the first of its round where that is not known.
         cause: "TypeOfError: message".
         trace: the worker's traceback, for the log.
     """
@@ -45,7 +48,7 @@ class StageFailure:
     def of(stage: int, step: int, error: Exception) -> "StageFailure":
         """The failure that an exception means."""
         trace = "".join(traceback.format_exception(error))
-        return StageFailure(stage, step, f"{type(error).__name__}: {error}", trace)
+        return StageFailure(stage, getattr(error, "step", step), f"{type(error).__name__}: {error}", trace)
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,12 @@ class RunOutcome:
 
     Attributes:
         directory: of the run.
-        step: of its last checkpoint.
-        evaluation: of the last checkpoint; None where nothing is evaluated.
+        step: that every stage has reached.
+        evaluation: of the last checkpoint; None where nothing is evaluated, or not any more.
+        stopped: whether it was asked to stop before its end; `resume` continues it.
     """
 
     directory: str
     step: int
     evaluation: CheckpointEvaluation | None
+    stopped: bool = False

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil
 
-from noprop_dist.configuration.settings import EngineSettings
+from noprop_dist.configuration.operation import EngineSettings
 from noprop_dist.errors import UserError
 
 GPU_SHARE_OF_BLOCKS = 0.9

@@ -1,5 +1,6 @@
 """What one stage has been sent and has done: decides its next round, and knows of no other stage."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 
 MAX_UNSAVED_SNAPSHOTS = 2
@@ -7,54 +8,77 @@ MAX_UNSAVED_SNAPSHOTS = 2
 
 
 class StageQueue:
-    """Bounded queue of one stage's rounds; a round never crosses a checkpoint step.
+    """Bounded queue of one stage's rounds; a round never crosses a snapshot step.
 
     Args:
-        checkpoint_steps: rising; the last one is the end of the run.
+        snapshot_steps: rising; the last one is the end of the run.
         round_steps: most steps in a round.
         prefetch: most rounds in flight.
         steps_done: where the stage begins.
     """
 
-    def __init__(self, checkpoint_steps: Sequence[int], round_steps: int, prefetch: int, steps_done: int = 0) -> None:
-        self._checkpoint_steps = checkpoint_steps
+    def __init__(self, snapshot_steps: Sequence[int], round_steps: int, prefetch: int, steps_done: int = 0) -> None:
+        self._snapshot_steps = snapshot_steps
         self._round_steps = round_steps
         self._prefetch = prefetch
-        self._sent = steps_done
-        self._rounds_in_flight = 0
-        self._unsaved_snapshots = 0
+        self.rewind(steps_done)
+
+    def rewind(self, step: int) -> None:
+        """Begin again at a snapshot: what was in flight will not be answered any more."""
+        self._sent = self.steps_done = step
+        self._rounds_in_flight = self._snapshots_in_flight = 0
 
     @property
-    def busy(self) -> bool:
-        """Whether anything of this stage is still under way or to be sent."""
-        unfinished = self._sent < self._checkpoint_steps[-1]
-        return unfinished or self._rounds_in_flight > 0 or self._unsaved_snapshots > 0
+    def idle(self) -> bool:
+        """Whether nothing is under way."""
+        return self._rounds_in_flight == 0 and self._snapshots_in_flight == 0
 
-    def next_round(self) -> tuple[int, int] | None:
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done, and the last snapshot is here."""
+        return self.idle and self.steps_done >= self._snapshot_steps[-1]
+
+    @property
+    def steps_left(self) -> int:
+        """To the end of the run."""
+        return self._snapshot_steps[-1] - self.steps_done
+
+    def next_round(self, unsaved_snapshots: int) -> tuple[int, int] | None:
         """(first step, steps) of the round to send now; None where nothing may be sent.
 
-        The caller sends it; if it ends at a checkpoint step (`at_checkpoint`), a snapshot has to follow at once.
+        The caller sends it; if it ends at a snapshot step (`at_snapshot`), a snapshot has to be asked for at once.
+
+        Args:
+            unsaved_snapshots: of this stage, that wait to be written.
         """
-        waits = self._rounds_in_flight >= self._prefetch or self._unsaved_snapshots >= MAX_UNSAVED_SNAPSHOTS
-        if waits or self._sent >= self._checkpoint_steps[-1]:
+        unsaved = unsaved_snapshots + self._snapshots_in_flight
+        waits = self._rounds_in_flight >= self._prefetch or unsaved >= MAX_UNSAVED_SNAPSHOTS
+        if waits or self._sent >= self._snapshot_steps[-1]:
             return None
-        checkpoint = next(step for step in self._checkpoint_steps if step > self._sent)
-        first, steps = self._sent, min(self._round_steps, checkpoint - self._sent)
+        next_snapshot = self._snapshot_steps[bisect_right(self._snapshot_steps, self._sent)]
+        first, steps = self._sent, min(self._round_steps, next_snapshot - self._sent)
         self._sent += steps
         self._rounds_in_flight += 1
-        if self.at_checkpoint:
-            self._unsaved_snapshots += 1
         return first, steps
 
     @property
-    def at_checkpoint(self) -> bool:
-        """Whether the last round that was sent ends at a checkpoint step."""
-        return self._sent in self._checkpoint_steps
+    def at_snapshot(self) -> bool:
+        """Whether the last round that was sent ends at a snapshot step."""
+        return self._sent in self._snapshot_steps
 
-    def round_done(self) -> None:
+    def snapshot_asked(self) -> None:
+        """A snapshot was asked for."""
+        self._snapshots_in_flight += 1
+
+    def snapshot_here(self) -> None:
+        """It came."""
+        self._snapshots_in_flight -= 1
+
+    def round_done(self, steps_done: int) -> None:
         """A report came back."""
         self._rounds_in_flight -= 1
+        self.steps_done = steps_done
 
-    def snapshot_saved(self) -> None:
-        """A snapshot lies in the run directory."""
-        self._unsaved_snapshots -= 1
+    def round_refused(self) -> None:
+        """A round came back untouched: its worker was told to stop."""
+        self._rounds_in_flight -= 1

@@ -1,37 +1,35 @@
 """The loop that keeps every stage busy: rounds out, reports and snapshots in.
 
-             rounds (≤ prefetch a stage)              snapshots             manifest complete
-    stream ────────────────────────────► workers ───────────────► writer ────────────────────► evaluator
-      ▲                                     │ reports            (thread)                          │
-      └──────────── StageQueue ◄────────────┤                                              figures │
+             rounds (≤ prefetch a stage)               snapshots               checkpoint whole
+    stream ────────────────────────────► workers ─────────────────► keeper ───────────────────► evaluator
+      ▲                                     │ reports             (memory, and                     │
+      └──────────── StageQueue ◄────────────┤                      run directory)          figures │
                                             ▼                                                      ▼
                               metrics.jsonl, progress table, Prometheus ◄──────────────────────────┘
 
 Every stage has a queue of its own and none waits for another: there is no barrier anywhere. The loop takes
 whichever reply comes first. All that is drawn at random is keyed by (seed, stage, step), so the order in which
-replies come changes nothing.
+replies come changes nothing, and a stage whose worker is lost goes back to its own snapshot and is sent the very
+same rounds again, while the others go on.
 """
 
 import time
-from collections import deque
-from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict
+from threading import Event as Flag
 
 import numpy as np
-import ray
 from numpy.typing import NDArray
-from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from noprop_dist.distributed.cluster import cause_of_loss
-from noprop_dist.distributed.messages import StageFailure, WorkerFacts
-from noprop_dist.distributed.stage_queue import StageQueue
-from noprop_dist.distributed.workers import ActorHandle, Workers
+from noprop_dist.distributed.evaluations import Evaluations
+from noprop_dist.distributed.fleet import Fleet, Lost, Ready, Reply
+from noprop_dist.distributed.messages import StageFailure
+from noprop_dist.distributed.recovery import Recovery
+from noprop_dist.distributed.roster import Roster
+from noprop_dist.distributed.snapshot_keeper import SnapshotKeeper
+from noprop_dist.distributed.stage import Stage
+from noprop_dist.distributed.workers import EVALUATOR
 from noprop_dist.errors import TrainingError
 from noprop_dist.metrics.exporter import MetricsExporter
-from noprop_dist.storage.checkpoints import CheckpointWriter
-from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.training.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.training.progress import RoundReport
@@ -39,25 +37,19 @@ from noprop_dist.training.run_log import RunLog
 from noprop_dist.training.setup import RunSetup
 
 POLL_SECONDS = 0.2
-
-
-@dataclass(frozen=True)
-class Call:
-    """A call under way: what was asked, of which actor, and since when (monotonic seconds)."""
-
-    kind: Literal["facts", "restore", "train", "snapshot", "evaluate"]
-    actor: str
-    since: float
+HANG_FACTOR = 10
+"""A worker counts as hung after so many times its slowest round (and at least engine.hang_seconds)."""
 
 
 class TrainingLoop:
-    """One use: from the snapshots it is given to the last checkpoint.
+    """One use: from the stages it is given to the end of the run, or to where it is told to stop.
 
     Args:
         setup: of the run.
-        workers: its actors.
+        stages: by number, each at its newest snapshot.
+        fleet: workers of the run.
+        keeper: of the snapshots.
         labels: of the training split, (N,).
-        directory: of the run.
         log: told of every report.
         exporter: likewise, where there is one.
     """
@@ -65,149 +57,204 @@ class TrainingLoop:
     def __init__(
         self,
         setup: RunSetup,
-        workers: Workers,
+        stages: dict[int, Stage],
+        fleet: Fleet,
+        keeper: SnapshotKeeper,
         labels: NDArray[np.int64],
-        directory: RunDirectory,
         log: RunLog,
         exporter: MetricsExporter | None,
     ) -> None:
         self._setup = setup
-        self._workers = workers
+        self._engine = setup.config.engine
+        self._stages = stages
+        self._fleet = fleet
+        self._keeper = keeper
         self._stream = setup.batch_stream(labels)
-        self._checkpoints = CheckpointWriter(directory, setup.file_names(), setup.config.checkpoint.num_to_keep)
         self._log = log
         self._exporter = exporter
-        self._queues: dict[int, StageQueue] = {}
-        self._calls: dict[Any, Call] = {}
-        self._writer = ThreadPoolExecutor(1, "checkpoint-writer")
-        self._writes: dict[Future[bool], Snapshot] = {}
-        self._to_evaluate: deque[int] = deque()
-        self._evaluation: CheckpointEvaluation | None = None
-        self._last_reply = time.monotonic()
+        self._roster = Roster(stages, fleet, keeper, self._engine)
+        self.evaluations = Evaluations(fleet, self._engine.stall_timeout_seconds)
+        self._recovery = Recovery(self._engine, stages, fleet, keeper, log, self._roster, self.evaluations)
+        self._begun = time.monotonic()
 
-    def run(self, snapshots: Mapping[int, Snapshot]) -> CheckpointEvaluation | None:
-        """Train every stage from its snapshot (or from step 0) to the end.
+    def run(self, stop: Flag) -> CheckpointEvaluation | None:
+        """Train every stage to its end; what cannot go on is left behind, and the others are finished.
+
+        Args:
+            stop: once it is set, every stage is snapshotted where it stands, and the loop ends.
 
         Returns:
-            The figures of the last checkpoint; None where nothing is evaluated.
+            The figures of the last checkpoint; None where nothing is evaluated, or it was told to stop.
 
         Raises:
-            TrainingError: a stage failed, an actor was lost or did not answer in time.
+            TrainingError: stages were left behind, no worker ever started, or the storage failed for too long.
         """
-        for actor, handle in self._workers.actors.items():
-            self._call("facts", actor, handle.facts.remote())
-        for stage in self._setup.stages:
-            self._open_queue(stage, snapshots.get(stage))
-        with self._writer:
-            while any(queue.busy for queue in self._queues.values()) or self._calls or self._writes:
-                self._send_rounds()
-                self._take_replies()
-                self._take_writes()
-                self._send_evaluation()
-        return self._evaluation
+        while self._busy and not stop.is_set():
+            self._fleet.replace_lost()
+            for stage in self._roster.assign():
+                self._log.board.state(stage.number, "starting")
+            self._send_rounds()
+            self.evaluations.send()
+            self._take_events()
+            self._move_blocks()
+            self._check_start()
+        if stop.is_set():
+            self._stop()
+            return None
+        behind = [f"{stage.name} ({stage.stopped})" for stage in self._stages.values() if stage.stopped]
+        if behind:
+            raise TrainingError(f"not trained to the end: {'; '.join(behind)}; all else is trained and saved")
+        return self.evaluations.last
 
-    def _open_queue(self, stage: int, snapshot: Snapshot | None) -> None:
-        engine = self._setup.config.engine
-        done = 0
-        if snapshot is not None:
-            done = snapshot.step
-            self._ask("restore", stage, self._handle(stage).restore.remote(snapshot))
-        self._queues[stage] = StageQueue(self._setup.checkpoint_steps, engine.round_steps, engine.prefetch, done)
+    @property
+    def _busy(self) -> bool:
+        blocks = [stage for stage in self._stages.values() if stage.number != self._setup.classifier_stage]
+        if all(stage.stopped for stage in blocks):
+            return False
+        return any(not s.over for s in self._stages.values()) or self._keeper.busy or self.evaluations.busy
 
     def _send_rounds(self) -> None:
-        for stage, queue in self._queues.items():
-            while (work := queue.next_round()) is not None:
-                handle = self._handle(stage)
-                self._ask("train", stage, handle.train.remote(self._stream.round(stage, *work)))
-                if queue.at_checkpoint:  # an actor does its calls in order: this is the state right after the round
-                    self._ask("snapshot", stage, handle.snapshot.remote(stage))
+        for stage in self._stages.values():
+            if stage.worker is None or stage.leaving or stage.stopped:
+                continue
+            while (work := stage.queue.next_round(self._keeper.unsaved(stage.number))) is not None:
+                worker = self._fleet.workers[stage.worker]
+                round_ = self._stream.round(stage.number, *work)
+                self._fleet.call(worker, "train", self._patience(stage), round_, stage=stage.number)
+                if stage.queue.at_snapshot:
+                    self._ask_snapshot(stage)  # calls are done in order: this is the state right after the round
 
-    def _take_replies(self) -> None:
-        ready, waiting = ray.wait(list(self._calls), timeout=POLL_SECONDS) if self._calls else ([], [])
-        if waiting and ready:
-            ready += ray.wait(waiting, num_returns=len(waiting), timeout=0)[0]
-        for reference in ready:
-            call = self._calls.pop(reference)
-            self._last_reply = time.monotonic()
-            self._take(call, self._value(call, reference))
-        self._check_timeouts()
+    def _ask_snapshot(self, stage: Stage) -> None:
+        assert stage.worker is not None
+        stage.queue.snapshot_asked()
+        worker = self._fleet.workers[stage.worker]
+        self._fleet.call(worker, "snapshot", self._patience(stage), stage.number, stage=stage.number)
 
-    def _take(self, call: Call, value: Any) -> None:
+    def _patience(self, stage: Stage) -> float:
+        """Until its worker counts as hung: by the stage's own step time, once that is known."""
+        if stage.slowest_step_seconds is None:
+            return self._engine.stall_timeout_seconds
+        return max(self._engine.hang_seconds, HANG_FACTOR * self._engine.round_steps * stage.slowest_step_seconds)
+
+    def _take_events(self) -> None:
+        for event in self._fleet.poll(POLL_SECONDS):
+            match event:
+                case Ready(worker, facts):
+                    self._log.event("worker", worker=worker.name, incarnation=worker.incarnation, **asdict(facts))
+                case Lost():
+                    self._recovery.lost(event)
+                case Reply():
+                    self._take(event)
+        whole = self._keeper.poll()
+        if whole is not None and self._setup.evaluates and not self._log.evaluated(whole):
+            self.evaluations.add(whole)
+        elif whole is not None:
+            self._keeper.prune(whole)
+
+    def _take(self, reply: Reply) -> None:
         """Deal with one reply according to its type."""
-        match value:
-            case WorkerFacts():
-                self._log.worker(call.actor, asdict(value))
-            case RoundReport():
-                self._queues[value.stage].round_done()
-                self._log.round(value)
+        stage = self._stages[reply.call.stage] if reply.call.stage is not None else None
+        if stage is not None and (stage.stopped or stage.worker != reply.worker.name):
+            return  # it was stopped, or has left, while this was under way
+        match reply.value:
+            case RoundReport() as report:
+                assert stage is not None
+                self._reported(stage, report, reply.worker.incarnation)
+            case StageFailure() as failure:
+                self._recovery.failed(failure)
+            case Snapshot() as snapshot:
+                self._snapshot_here(snapshot)
+            case CheckpointEvaluation() as evaluation:
+                self.evaluations.take(evaluation)
+                self._log.evaluation(evaluation)
+                self._keeper.prune(evaluation.step)
                 if self._exporter is not None:
-                    self._exporter.round(value)
-            case StageFailure():
-                name = self._setup.stage_name(value.stage)
-                self._log.failure(name, value.step, value.trace)
-                raise TrainingError(
-                    f"{name} failed in the round from step {value.step}: {value.cause} "
-                    "(the worker's traceback is in metrics.jsonl)"
-                )
-            case Snapshot():
-                self._log.flush()  # no checkpoint without the records of the steps that lead to it
-                self._writes[self._writer.submit(self._checkpoints.add, value)] = value
-            case CheckpointEvaluation():
-                self._evaluation = value
-                self._log.evaluation(value)
-                if self._exporter is not None:
-                    self._exporter.evaluation(value)
-                self._writer.submit(self._checkpoints.prune, value.step)
+                    self._exporter.evaluation(evaluation)
+            case None if reply.call.kind == "train" and stage is not None:
+                stage.queue.round_refused()
 
-    def _take_writes(self) -> None:
-        for future in [future for future in self._writes if future.done()]:
-            snapshot = self._writes.pop(future)
-            try:
-                complete = future.result()
-            except OSError as error:
-                raise TrainingError(f"the checkpoint of step {snapshot.step} cannot be written: {error}") from error
-            self._queues[snapshot.stage].snapshot_saved()
-            if complete and self._setup.evaluates:
-                self._to_evaluate.append(snapshot.step)
-            elif complete:
-                self._writer.submit(self._checkpoints.prune, snapshot.step)
-
-    def _send_evaluation(self) -> None:
-        """One evaluation at a time, in the order of steps; a checkpoint that waits for its own is not deleted."""
-        if self._to_evaluate and not any(call.kind == "evaluate" for call in self._calls.values()):
-            step = self._to_evaluate.popleft()
-            self._log.board.note = f"evaluating the checkpoint of step {step}"
-            self._call("evaluate", "evaluator", self._workers.evaluator.evaluate.remote(step))
-
-    def _handle(self, stage: int) -> ActorHandle:
-        return self._workers.actors[self._workers.of_stage[stage]]
-
-    def _ask(self, kind: Literal["restore", "train", "snapshot"], stage: int, reference: Any) -> None:
-        self._call(kind, self._workers.of_stage[stage], reference)
-
-    def _call(self, kind: Any, actor: str, reference: Any) -> None:
-        self._calls[reference] = Call(kind, actor, time.monotonic())
-
-    def _value(self, call: Call, reference: Any) -> Any:
-        try:
-            return ray.get(reference)
-        except RayTaskError as error:
-            raise TrainingError(f"{call.actor}: {call.kind} failed: {error.cause!r}") from error
-        except RayActorError as error:
-            raise TrainingError(f"{call.actor} was lost: {cause_of_loss(error)}") from error
-        except RayError as error:
-            raise TrainingError(f"{call.actor}: {call.kind} got no reply: {error}") from error
-
-    def _check_timeouts(self) -> None:
-        engine, now = self._setup.config.engine, time.monotonic()
-        for call in self._calls.values():
-            if call.kind == "facts" and now - call.since > engine.start_timeout_seconds:
-                raise TrainingError(
-                    f"{call.actor} did not start within engine.start_timeout_seconds={engine.start_timeout_seconds:g}: "
-                    "the cluster has no room for it, or its process cannot start"
-                )
-        if self._calls and now - self._last_reply > engine.stall_timeout_seconds:
-            silent = ", ".join(sorted({call.actor for call in self._calls.values()}))
-            raise TrainingError(
-                f"no reply within engine.stall_timeout_seconds={engine.stall_timeout_seconds:g} from {silent}"
+    def _reported(self, stage: Stage, report: RoundReport, incarnation: int) -> None:
+        stage.queue.round_done(report.steps_done)
+        stage.slowest_step_seconds = max(stage.slowest_step_seconds or 0.0, report.seconds / report.steps)
+        if stage.lost_at is not None:
+            seconds, stage.lost_at = time.monotonic() - stage.lost_at, None
+            self._log.event(
+                "recovery",
+                stage=stage.name,
+                worker=stage.worker,
+                incarnation=incarnation,
+                seconds=seconds,
+                step=report.first_step,
+                replayed_steps=stage.reported - report.first_step,
             )
+        if report.steps_done > stage.reported:  # a replay of what is written down is not written down twice
+            stage.reported = report.steps_done
+            self._log.round(report)
+            if self._exporter is not None:
+                self._exporter.round(report)
+        else:
+            self._log.board.state(stage.number, "recovering")
+
+    def _snapshot_here(self, snapshot: Snapshot) -> None:
+        stage = self._stages[snapshot.stage]
+        stage.queue.snapshot_here()
+        self._keeper.add(snapshot)
+        if stage.queue.finished or (stage.leaving and stage.queue.idle):
+            self._roster.let_go(stage)
+
+    def _move_blocks(self) -> None:
+        moving = self._roster.plan_move()
+        if moving is not None:
+            self._log.news(f"{moving.name} moves from {moving.worker} to {moving.home}")
+            self._log.board.state(moving.number, "moving")
+        for worker in self._fleet.leaving():
+            held = self._roster.held_by(worker)
+            for stage in held:
+                stage.leaving = True
+            if not held:
+                self._fleet.lose(worker, "its node is leaving the cluster")
+        for stage in self._stages.values():
+            if stage.leaving and stage.worker is not None and stage.queue.idle:
+                if stage.queue.steps_done > self._keeper.latest_step(stage.number):
+                    self._ask_snapshot(stage)
+                else:
+                    self._roster.let_go(stage)
+
+    def _check_start(self) -> None:
+        late = time.monotonic() - self._begun > self._engine.start_timeout_seconds
+        workers = self._fleet.block_workers()
+        if late and workers and all(worker.incarnation <= 1 and not worker.ready for worker in workers):
+            raise TrainingError(
+                f"no block worker started within engine.start_timeout_seconds={self._engine.start_timeout_seconds:g}: "
+                "other runs may hold the cluster's room, or a worker's process cannot start"
+            )
+
+    def _stop(self) -> None:
+        """Snapshot every stage where it stands and write all down, within the grace period."""
+        deadline = time.monotonic() + self._engine.grace_seconds
+        for worker in self._fleet.workers.values():
+            if worker.ready and worker.name != EVALUATOR:
+                self._fleet.call(worker, "stop", self._engine.grace_seconds)
+        asked: set[int] = set()
+        while time.monotonic() < deadline and (held := [s for s in self._stages.values() if s.worker is not None]):
+            self._take_events()
+            for stage in held:
+                # Not in the middle of a replay: its records end elsewhere, and the older snapshot is as good.
+                news = self._keeper.latest_step(stage.number) < stage.queue.steps_done >= stage.reported
+                if stage.worker is None or not stage.queue.idle:
+                    continue
+                if news and stage.number not in asked:
+                    asked.add(stage.number)
+                    stage.leaving = True  # it goes once its snapshot is here
+                    self._ask_snapshot(stage)
+                else:
+                    self._roster.forget(stage)
+        if not self._keeper.close(max(1.0, deadline - time.monotonic())):
+            raise TrainingError(
+                "the last snapshots could not be written before the end of engine.grace_seconds="
+                f"{self._engine.grace_seconds:g}; `noprop-dist resume` continues from the ones before"
+            )
+
+    def outcome_step(self) -> int:
+        """The step that every stage has reached and saved."""
+        return min(self._keeper.latest_step(number) for number in self._stages)

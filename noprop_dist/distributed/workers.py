@@ -1,60 +1,57 @@
-"""Creates the actors of one run, and knows which of them holds which stage."""
+"""Makes the actors of one run."""
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
 import ray
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from noprop_dist.data.dataset import DataSet
 from noprop_dist.distributed.block_worker import BlockWorker
 from noprop_dist.distributed.classifier_worker import ClassifierWorker
 from noprop_dist.distributed.evaluator import Evaluator
-from noprop_dist.distributed.room import Room
+from noprop_dist.distributed.fleet import BLOCK_WORKER, ActorHandle
+from noprop_dist.distributed.placement import Placement
 from noprop_dist.training.setup import RunSetup
 
-ActorHandle = Any
-"""Ray's actor handles have no static type."""
+ONCE = {"max_restarts": 0, "max_task_retries": 0}
+"""An optimiser step is not idempotent, so Ray may neither restart an actor nor retry a call by itself."""
+WITH_CONTROL = {"concurrency_groups": {"control": 1}}
+"""`stop` is answered while a round is trained."""
+
+CLASSIFIER_WORKER = "classifier worker"
+EVALUATOR = "evaluator"
 
 
-@dataclass(frozen=True)
-class Workers:
-    """All actors of a run but the coordinator.
+class ActorMaker:
+    """Makes actors, the same for every incarnation; the data set lies in the object store once, for all of them.
 
-    Attributes:
-        actors: by a name for people, such as 'worker of blocks 1, 2'.
-        of_stage: name of the actor that holds each stage.
+    Args:
+        setup: of the run.
+        data: of the run.
+        directory: of the run.
+        placement: what each actor asks of the cluster.
     """
 
-    actors: dict[str, ActorHandle]
-    of_stage: dict[int, str]
+    def __init__(self, setup: RunSetup, data: DataSet, directory: str, placement: Placement) -> None:
+        self._setup = setup
+        self._inputs, self._held_out = ray.put(data.train.inputs), ray.put(data.held_out)
+        self._directory = directory
+        self._side = {"num_cpus": 0, "num_gpus": placement.side_gpus, **ONCE}
 
-    @property
+    def block_worker(self, cpus: float, gpus: float) -> Callable[[], ActorHandle]:
+        """A function that makes a block worker with so many cores and GPUs."""
+        options = {"num_cpus": cpus, "num_gpus": gpus, "scheduling_strategy": "SPREAD", **ONCE}
+        actor = ray.remote(**WITH_CONTROL, **options)(BlockWorker)
+        return lambda: actor.remote(self._setup, self._inputs)
+
+    def classifier_worker(self) -> ActorHandle:
+        """Make the classifier worker."""
+        return ray.remote(**WITH_CONTROL, **self._side)(ClassifierWorker).remote(self._setup)
+
     def evaluator(self) -> ActorHandle:
-        """The actor that measures checkpoints."""
-        return self.actors["evaluator"]
+        """Make the evaluator."""
+        return ray.remote(**self._side)(Evaluator).remote(self._setup, self._held_out, self._directory)
 
 
-def create_workers(setup: RunSetup, data: DataSet, directory: str, room: Room) -> Workers:
-    """Create the actors of a run; the data set is put into the object store once, for all of them.
-
-    An optimiser step is not idempotent, so Ray may neither restart an actor nor retry a call by itself.
-    """
-    once = {"max_restarts": 0, "max_task_retries": 0}
-    side = {"num_cpus": 0, "num_gpus": room.placement.side_gpus, **once}
-    inputs, held_out = ray.put(data.train.inputs), ray.put(data.held_out)
-    actors: dict[str, ActorHandle] = {}
-    of_stage = {setup.classifier_stage: "classifier worker"}
-    for bundle, place in enumerate(room.placement.workers):
-        name = f"worker of {_blocks(place.blocks)}"
-        strategy = PlacementGroupSchedulingStrategy(room.group, placement_group_bundle_index=bundle)
-        options = {"num_cpus": place.cpus, "num_gpus": place.gpus, "scheduling_strategy": strategy, **once}
-        actors[name] = ray.remote(BlockWorker).options(**options).remote(setup, inputs, place.blocks)
-        of_stage |= dict.fromkeys(place.blocks, name)
-    actors["classifier worker"] = ray.remote(ClassifierWorker).options(**side).remote(setup)
-    actors["evaluator"] = ray.remote(Evaluator).options(**side).remote(setup, held_out, directory)
-    return Workers(actors, of_stage)
-
-
-def _blocks(blocks: tuple[int, ...]) -> str:
-    return f"block {blocks[0]}" if len(blocks) == 1 else f"blocks {', '.join(map(str, blocks))}"
+def block_worker_name(number: int) -> str:
+    """What people call the n-th block worker, from 1."""
+    return f"{BLOCK_WORKER} {number}"

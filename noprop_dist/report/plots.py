@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from noprop_dist.diffusion.schedule import Schedule
 from noprop_dist.inference.evaluation import BlockEvaluation
 from noprop_dist.inference.network import NoPropNetwork, Sampler
-from noprop_dist.storage.run_directory import Record
+from noprop_dist.storage.checkpoint_files import Record
 
 BLOCK_COLOURS = mpl.colormaps["viridis"]
 

@@ -1,35 +1,138 @@
-"""Snapshots of single stages become checkpoints of the whole network; old ones are deleted."""
+"""Snapshots of single stages become checkpoints of the whole network; what nobody needs any more is deleted."""
 
-from noprop_dist.storage.run_directory import Record, RunDirectory
+from bisect import insort
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from noprop_dist.errors import UserError
+from noprop_dist.storage.checkpoint_files import CheckpointFiles, Record
 from noprop_dist.storage.snapshot import Snapshot
+
+SNAPSHOTS_KEPT = 2
+"""Of every stage, whatever else is deleted: the newest, and the one before it in case the newest is damaged."""
 
 
 class CheckpointWriter:
-    """Collects each stage's snapshots, in any order of stages and steps, into whole checkpoints.
+    """Collects each stage's snapshots, in any order of stages, into whole checkpoints.
 
     Args:
-        directory: of the run.
+        files: of the run.
         names: file name of every stage that the run trains, by stage.
+        checkpoint_steps: steps at which all stages' snapshots make a checkpoint.
         num_to_keep: complete checkpoints that are kept.
+        notes: further facts for the manifests.
     """
 
-    def __init__(self, directory: RunDirectory, names: dict[int, str], num_to_keep: int) -> None:
-        self._directory = directory
+    def __init__(
+        self,
+        files: CheckpointFiles,
+        names: Mapping[int, str],
+        checkpoint_steps: Sequence[int],
+        num_to_keep: int,
+        notes: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._files = files
         self._names = names
+        self._checkpoint_steps = frozenset(checkpoint_steps)
         self._num_to_keep = num_to_keep
-        self._entries: dict[int, dict[int, Record]] = {}
+        self._notes = notes or {}
+        self._saved: dict[int, list[int]] = {stage: [] for stage in names}
+        self._complete: list[int] = []
+        self._given_up: set[int] = set()
+
+    def take_over(self) -> tuple[dict[int, Snapshot], list[str]]:
+        """Go on where an earlier process stopped, wherever that was.
+
+        A checkpoint whose manifest is missing or damaged though all of its snapshots are there is completed.
+
+        Returns:
+            Each stage's newest snapshot that is whole, and warnings of damaged ones.
+
+        Raises:
+            OSError: the storage cannot be read or written.
+        """
+        snapshots, warnings, found = {}, [], self._files.saved_steps()
+        for stage, name in self._names.items():
+            snapshot, damaged = self._files.newest(name, found.get(name, []))
+            warnings += damaged
+            if snapshot is not None:
+                snapshots[stage] = snapshot
+                self._saved[stage] = [step for step in found[name] if step <= snapshot.step]
+        for step in sorted(self._checkpoint_steps):
+            if all(step in saved for saved in self._saved.values()):
+                self._take_over_checkpoint(step, warnings)
+        return snapshots, warnings
+
+    @property
+    def complete_steps(self) -> Sequence[int]:
+        """Of the checkpoints that are whole, rising."""
+        return tuple(self._complete)
 
     def add(self, snapshot: Snapshot) -> bool:
-        """Write a snapshot; whether it was the last one that its checkpoint waited for."""
-        entries = self._entries.setdefault(snapshot.step, {})
-        entries[snapshot.stage] = self._directory.save_snapshot(snapshot, self._names[snapshot.stage])
-        if entries.keys() != self._names.keys():
+        """Write a snapshot; whether it was the last one that its checkpoint waited for.
+
+        Raises:
+            OSError: it cannot be written; the same call may be made again.
+        """
+        self._files.save(snapshot, self._names[snapshot.stage])
+        saved = self._saved[snapshot.stage]
+        if snapshot.step not in saved:
+            insort(saved, snapshot.step)
+        if snapshot.step not in self._checkpoint_steps or any(
+            snapshot.step not in other for other in self._saved.values()
+        ):
+            self._delete_superseded(snapshot.stage)
             return False
-        self._directory.complete_checkpoint(snapshot.step, self._entries.pop(snapshot.step))
+        self._complete_checkpoint(snapshot.step)
         return True
 
+    def give_up(self, stage: int) -> None:
+        """A stage takes no further part: later checkpoints will not be whole, and are not kept for it."""
+        self._given_up.add(stage)
+
     def prune(self, up_to: int) -> None:
-        """Delete complete checkpoints but the last `num_to_keep`, and none after step `up_to`: it may be in use yet."""
-        for step in self._directory.checkpoint_steps()[: -self._num_to_keep]:
+        """Delete complete checkpoints but the last `num_to_keep`, and none after step `up_to`: it may be in use yet.
+
+        Raises:
+            OSError: something cannot be deleted.
+        """
+        for step in self._complete[: -self._num_to_keep]:
             if step <= up_to:
-                self._directory.delete_checkpoint(step)
+                self._files.delete_manifest(step)
+                self._complete.remove(step)
+        for stage in self._names:
+            self._delete_superseded(stage)
+
+    def _take_over_checkpoint(self, step: int, warnings: list[str]) -> None:
+        try:
+            self._files.manifest(step)
+            insort(self._complete, step)
+        except UserError as error:
+            self._complete_checkpoint(step)
+            warnings.append(f"{error}; it was written anew from the snapshots' own entries")
+
+    def _complete_checkpoint(self, step: int) -> None:
+        entries: list[Record] = [self._files.entry(step, name) for name in self._names.values()]
+        self._files.complete(step, entries, self._notes)
+        if step not in self._complete:
+            insort(self._complete, step)
+
+    def _delete_superseded(self, stage: int) -> None:
+        saved = self._saved[stage]
+        for step in saved[:-SNAPSHOTS_KEPT]:
+            if not self._needed(step):
+                self._files.delete_snapshot(step, self._names[stage])
+                saved.remove(step)
+                if not any(step in other for other in self._saved.values()):
+                    self._files.delete_step(step)
+
+    def _needed(self, step: int) -> bool:
+        """Whether a step is a checkpoint, or can become one."""
+        if step in self._complete:
+            return True
+        if step not in self._checkpoint_steps or step < max(self._complete, default=0):
+            return False
+        return all(
+            step in saved or (stage not in self._given_up and step > max(saved, default=0))
+            for stage, saved in self._saved.items()
+        )

@@ -10,6 +10,7 @@ from noprop_dist.storage.snapshot import Arrays, Snapshot
 
 WEIGHTS = ".safetensors"
 OPTIMIZER = ".optimizer.safetensors"
+ENTRY = ".json"
 
 
 def to_files(snapshot: Snapshot, name: str) -> dict[str, bytes]:

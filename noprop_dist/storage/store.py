@@ -1,5 +1,6 @@
 """Small files under one root, written atomically: a local folder or any URI that pyarrow knows (s3://, gs://, …)."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,11 @@ class Store:
         self._files.move(partial, self._at(name))
 
     def append(self, name: str, content: bytes) -> None:
-        """Append to a file; object stores cannot, there it is read and written again."""
+        """Append to a file, all or nothing; object stores cannot, there it is read and written again.
+
+        Raises:
+            OSError: it cannot be written; the file is as it was.
+        """
         self._make_folder(name)
         try:
             stream = self._files.open_append_stream(self._at(name))
@@ -62,8 +67,14 @@ class Store:
             before = self.read(name) if self.exists(name) else b""
             self.write(name, before + content)
             return
-        with stream:
-            stream.write(content)
+        size = self._files.get_file_info(self._at(name)).size
+        try:
+            with stream:
+                stream.write(content)
+        except OSError:
+            if self.is_local:  # a full disk takes the first part of what it is given
+                os.truncate(self._at(name), size)
+            raise
 
     def exists(self, name: str) -> bool:
         """Whether there is such a file or folder."""
@@ -75,9 +86,25 @@ class Store:
         selector = fs.FileSelector(self._at(folder), allow_not_found=True)
         return sorted(info.base_name for info in self._files.get_file_info(selector))
 
+    def delete(self, name: str) -> None:
+        """Delete a file, if it is there."""
+        if self.exists(name):
+            self._files.delete_file(self._at(name))
+
     def delete_folder(self, folder: str) -> None:
-        """Delete a folder and all in it."""
-        self._files.delete_dir(self._at(folder))
+        """Delete a folder and all in it, if it is there."""
+        if self.exists(folder):
+            self._files.delete_dir(self._at(folder))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the root is a folder of this machine's file systems."""
+        return isinstance(self._files, fs.LocalFileSystem)
+
+    def local_path(self, name: str) -> Path:
+        """Where a file of a local root lies; its folder is made."""
+        self._make_folder(name)
+        return Path(self._at(name))
 
     def _make_folder(self, name: str) -> None:
         self._files.create_dir(self._at(name).rpartition("/")[0], recursive=True)

@@ -48,7 +48,7 @@ def evaluate_checkpoint(
     Along the way a fixed sample of validation and test set with the `mean` sampler; at the end of the run the whole
     test set with both samplers.
     """
-    network = setup.network(directory.load_snapshots(step), device)
+    network = setup.network(directory.checkpoints.load_all(step), device)
     final = step == setup.total_steps
     sample = setup.config.evaluation.samples
     results = [("validation", evaluate(network, _evenly(held_out.validation, sample), "mean"))]

@@ -8,7 +8,7 @@ import torch
 from noprop_dist.errors import UserError
 
 # glibc's mallopt (malloc.h). 32 MiB is the largest threshold that it takes for mmap.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 KEEP_FREED_BYTES, LARGEST_HEAP_BLOCK_BYTES = 2**30, 32 * 2**20
 
 
@@ -55,5 +55,6 @@ def keep_freed_memory() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
+        mallopt(M_ARENA_MAX, 1)  # the thresholds hold for the main arena, and rounds are trained in a second thread
         mallopt(M_TRIM_THRESHOLD, KEEP_FREED_BYTES)
         mallopt(M_MMAP_THRESHOLD, LARGEST_HEAP_BLOCK_BYTES)

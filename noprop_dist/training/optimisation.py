@@ -17,6 +17,10 @@ from torch.optim.lr_scheduler import (
 
 from noprop_dist.configuration.settings import LearningRateSchedule, TrainingSettings
 from noprop_dist.storage.snapshot import Arrays, Snapshot, to_arrays, to_tensors
+from noprop_dist.training.finite import check_weights
+
+LEARNING_RATES = ("lr", "initial_lr", "max_lr", "min_lr", "base_lrs", "_last_lr")
+"""What torch's optimisers and schedules call the learning rates that they keep."""
 
 
 class Optimisation:
@@ -41,6 +45,8 @@ class Optimisation:
         self.stage = stage
         self.module = module
         self.steps_done = 0
+        self._learning_rate = learning_rate
+        self._weight_decay = settings.weight_decay
         self._gradient_clip = settings.gradient_clip
         self._optimizer = _optimizer(module, settings, learning_rate)
         self._scheduler = _scheduler(self._optimizer, settings.lr_schedule, total_steps)
@@ -64,21 +70,22 @@ class Optimisation:
         return norm
 
     def snapshot(self) -> Snapshot:
-        """The whole state, copied to host memory."""
+        """The whole state, copied to host memory.
+
+        Raises:
+            NonFiniteError: the weights are no finite numbers any more.
+        """
         state = self._optimizer.state_dict()
         tensors = {f"{index}.{name}": value for index, entry in state["state"].items() for name, value in entry.items()}
         group = {name: value for name, value in state["param_groups"][0].items() if name != "params"}
         schedule = self._scheduler.state_dict() if self._scheduler is not None else None
-        return Snapshot(
-            stage=self.stage,
-            step=self.steps_done,
-            weights=to_arrays(self.module.state_dict()),
-            optimizer=to_arrays(tensors),
-            settings=json.dumps({"group": group, "schedule": schedule}),
-        )
+        settings = {"learning_rate": self._learning_rate, "group": group, "schedule": schedule}
+        weights = to_arrays(self.module.state_dict())
+        check_weights(self.steps_done, weights)
+        return Snapshot(self.stage, self.steps_done, weights, to_arrays(tensors), json.dumps(settings))
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Go back (or forward) to a snapshot of this stage.
+        """Go back (or forward) to a snapshot of this stage, with the learning rate and decay that hold now.
 
         Raises:
             ValueError: the snapshot is of another stage.
@@ -88,7 +95,12 @@ class Optimisation:
             raise ValueError(f"snapshot of stage {snapshot.stage} cannot restore stage {self.stage}")
         self.module.load_state_dict(to_tensors(snapshot.weights))
         settings = json.loads(snapshot.settings)
-        group = settings["group"] | {"params": self._optimizer.state_dict()["param_groups"][0]["params"]}
+        if settings["learning_rate"] != self._learning_rate:
+            settings = _scaled(settings, self._learning_rate / settings["learning_rate"])
+        group = settings["group"] | {
+            "params": self._optimizer.state_dict()["param_groups"][0]["params"],
+            "weight_decay": self._weight_decay,
+        }
         self._optimizer.load_state_dict({"state": _by_parameter(snapshot.optimizer), "param_groups": [group]})
         if self._scheduler is not None:
             self._scheduler.load_state_dict(settings["schedule"])
@@ -123,6 +135,20 @@ def _scheduler(optimizer: Optimizer, schedule: LearningRateSchedule, total_steps
         return main
     warmup = LinearLR(optimizer, start_factor=1 / (schedule.warmup_steps + 1), total_iters=schedule.warmup_steps)
     return warmup if main is None else SequentialLR(optimizer, [warmup, main], milestones=[schedule.warmup_steps])
+
+
+def _scaled(settings: Any, factor: float) -> Any:
+    """State of optimiser and schedule as if every learning rate in it had been `factor` times as high."""
+    if isinstance(settings, dict):
+        return {
+            name: _times(value, factor) if name in LEARNING_RATES else _scaled(value, factor)
+            for name, value in settings.items()
+        }
+    return [_scaled(each, factor) for each in settings] if isinstance(settings, list) else settings
+
+
+def _times(value: Any, factor: float) -> Any:
+    return [each * factor for each in value] if isinstance(value, list) else value * factor
 
 
 def _by_parameter(arrays: Arrays) -> dict[int, dict[str, Any]]:

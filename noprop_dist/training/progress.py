@@ -2,12 +2,14 @@
 
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-StageState = Literal["starting", "training", "done"]
+StageState = Literal["starting", "training", "recovering", "moving", "waiting", "stopped", "done"]
 WINDOW_REPORTS = 8
 """Throughput is that of a stage's last few reports."""
+NEWS_KEPT = 100
 
 
 @dataclass(frozen=True)
@@ -58,14 +60,16 @@ class RunProgress:
         stages: blocks, then the classifier.
         elapsed_seconds: since this process began to train.
         remaining_seconds: at the present speed; None while that is unknown.
-        note: the latest news, such as an evaluation.
+        news: the latest lines of it, such as evaluations and recoveries.
+        news_told: lines so far; more than `news` holds, where that is cut.
     """
 
     total_steps: int
     stages: tuple[StageProgress, ...]
     elapsed_seconds: float
     remaining_seconds: float | None
-    note: str
+    news: tuple[str, ...]
+    news_told: int
 
     @property
     def block_steps_per_second(self) -> float:
@@ -84,20 +88,33 @@ class ProgressBoard:
     Args:
         names: of the stages, by stage; the classifier last.
         total_steps: of every stage.
-        steps_done: where the run begins (resumed runs).
+        done: steps of each stage where the run begins (resumed runs).
     """
 
-    def __init__(self, names: dict[int, str], total_steps: int, steps_done: int = 0) -> None:
+    def __init__(self, names: dict[int, str], total_steps: int, done: Mapping[int, int]) -> None:
         self._names = names
         self._total_steps = total_steps
         self._started = time.monotonic()
         self._loss: dict[int, float] = {}
-        self._history = {stage: deque([(self._started, steps_done)], WINDOW_REPORTS + 1) for stage in names}
-        self.note = "waiting for room and starting workers"
+        self._states: dict[int, StageState] = {}
+        self._history = {stage: deque([(self._started, done[stage])], WINDOW_REPORTS + 1) for stage in names}
+        self._news = deque[str](maxlen=NEWS_KEPT)
+        self._news_told = 0
+        self.tell("waiting for room and starting workers")
+
+    def tell(self, line: str) -> None:
+        """Add a line of news."""
+        self._news.append(line)
+        self._news_told += 1
+
+    def state(self, stage: int, state: StageState) -> None:
+        """A stage is in a state other than training; its next report ends that."""
+        self._states[stage] = state
 
     def update(self, report: RoundReport) -> None:
         """Take in what a stage did."""
         self._loss[report.stage] = report.loss
+        self._states[report.stage] = "training"
         self._history[report.stage].append((time.monotonic(), report.steps_done))
 
     def picture(self) -> RunProgress:
@@ -111,11 +128,12 @@ class ProgressBoard:
             stages=stages,
             elapsed_seconds=time.monotonic() - self._started,
             remaining_seconds=left / rate if rate > 0 else (0.0 if left == 0 else None),
-            note=self.note,
+            news=tuple(self._news),
+            news_told=self._news_told,
         )
 
     def _row(self, stage: int) -> StageProgress:
         (since, first_step), (until, step) = self._history[stage][0], self._history[stage][-1]
         rate = (step - first_step) / (until - since) if until > since else 0.0
-        state: StageState = "done" if step >= self._total_steps else "training" if stage in self._loss else "starting"
-        return StageProgress(self._names[stage], step, self._loss.get(stage), rate, state)
+        state = "done" if step >= self._total_steps else self._states.get(stage, "starting")
+        return StageProgress(self._names[stage], step, self._loss.get(stage), max(0.0, rate), state)

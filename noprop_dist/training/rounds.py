@@ -1,19 +1,42 @@
 """The steps of one round, and the report of them."""
 
+import math
 import time
+from collections.abc import Callable
 
 import torch
 
 from noprop_dist.training.batch_stream import Round
+from noprop_dist.training.finite import check_losses
 from noprop_dist.training.progress import RoundReport
 from noprop_dist.training.trainers import StageTrainer
 
 
-def train_round(trainer: StageTrainer, work: Round) -> RoundReport:
-    """Train on every batch of a round; losses stay on the device until the last step is done."""
+def train_round(trainer: StageTrainer, work: Round, stopped: Callable[[], bool] = lambda: False) -> RoundReport | None:
+    """Train on every batch of a round; losses stay on the device until the last step is done.
+
+    Args:
+        trainer: of the round's stage, exactly at its first step.
+        work: the round.
+        stopped: asked before every step; once it says yes, no further step is begun.
+
+    Returns:
+        What was done; None where not even one step was.
+
+    Raises:
+        NonFiniteError: a loss or a gradient was not finite; the weights are of no use any more.
+    """
     started = time.perf_counter()
-    losses = [trainer.step(batch) for batch in work.batches()]
-    means = torch.stack([torch.stack([each.loss, each.error, each.gradient_norm]) for each in losses]).mean(dim=0)
-    loss, error, gradient_norm = means.tolist()
+    losses = []
+    for batch in work.batches():
+        if stopped():
+            break
+        losses.append(trainer.step(batch))
+    if not losses:
+        return None
+    values = torch.stack([torch.stack([each.loss, each.error, each.gradient_norm]) for each in losses])
+    loss, error, gradient_norm = values.mean(dim=0).tolist()
+    if not math.isfinite(loss + error + gradient_norm):
+        check_losses(work.first_step, values.tolist())
     seconds = time.perf_counter() - started
     return RoundReport(work.stage, work.first_step, len(losses), loss, error, gradient_norm, seconds)

@@ -1,59 +1,75 @@
-"""What both engines write down: metrics.jsonl and the progress table."""
+"""What both engines write down: metrics.jsonl, and the progress table with its news."""
 
+import threading
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
-from noprop_dist.storage.run_directory import Record, RunDirectory
+from noprop_dist.storage.checkpoint_files import Record
+from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.training.progress import ProgressBoard, RoundReport
 from noprop_dist.training.setup import RunSetup
 
-FLUSH_SECONDS = 2.0
-
 
 class RunLog:
-    """Records of one run, buffered for a moment and appended to metrics.jsonl.
+    """Records of one run, buffered until `flush` appends them to metrics.jsonl.
+
+    Records of rounds beyond where the run goes on are dropped from an earlier process's file.
 
     Args:
         setup: of the run.
-        directory: of the run.
-        steps_done: where the run begins (resumed runs).
+        directory: of the run; this process is its only writer.
+        done: steps that each stage has done when the run begins (resumed runs).
     """
 
-    def __init__(self, setup: RunSetup, directory: RunDirectory, steps_done: int = 0) -> None:
-        self._setup = setup
+    def __init__(self, setup: RunSetup, directory: RunDirectory, done: Mapping[int, int]) -> None:
+        self._names = {stage: setup.stage_name(stage) for stage in setup.stages}
         self._directory = directory
         self._buffer: list[Record] = []
-        self._flushed = time.monotonic()
-        names = {stage: setup.stage_name(stage) for stage in setup.stages}
-        self.board = ProgressBoard(names, setup.total_steps, steps_done)
+        self._flushing = threading.Lock()
+        self.board = ProgressBoard(self._names, setup.total_steps, done)
+        directory.forget_rounds_after({self._names[stage]: steps for stage, steps in done.items()})
+        self._evaluated = {record["step"] for record in directory.metrics() if record["kind"] == "objective"}
 
     def round(self, report: RoundReport) -> None:
         """Write down what a stage did in a round."""
         self.board.update(report)
-        record = {"kind": "round", **asdict(report), "stage": self._setup.stage_name(report.stage)}
-        self._buffer.append(record | {"step": report.steps_done, "time": time.time()})
-        if time.monotonic() - self._flushed > FLUSH_SECONDS:
-            self.flush()
+        record = {**asdict(report), "stage": self._names[report.stage], "step": report.steps_done}
+        self._add("round", record)
 
-    def worker(self, name: str, facts: Record) -> None:
-        """Write down where an actor runs."""
-        self._buffer.append({"kind": "worker", "worker": name, **facts, "time": time.time()})
-        self.flush()
+    def event(self, kind: str, **facts: Any) -> None:
+        """Write down something that happened: a worker that started or was lost, a stage that was stopped."""
+        self._add(kind, facts)
 
-    def failure(self, stage_name: str, step: int, trace: str) -> None:
-        """Write down why a stage stopped, with the traceback of where it did."""
-        self._buffer.append({"kind": "failure", "stage": stage_name, "step": step, "trace": trace, "time": time.time()})
-        self.flush()
+    def news(self, *lines: str) -> None:
+        """Tell people, and write it down."""
+        for line in lines:
+            self.board.tell(line)
+            self._add("news", {"text": line})
 
     def evaluation(self, evaluation: CheckpointEvaluation) -> None:
         """Write down what was measured of a checkpoint."""
-        self.board.note = evaluation.summary()
+        self._evaluated.add(evaluation.step)
+        self.board.tell(evaluation.summary())
         self._buffer += evaluation.records()
-        self.flush()
+
+    def evaluated(self, step: int) -> bool:
+        """Whether a checkpoint's figures are written down."""
+        return step in self._evaluated
 
     def flush(self) -> None:
-        """Append what is buffered to the file."""
-        if self._buffer:
-            self._directory.append_metrics(self._buffer)
-        self._buffer, self._flushed = [], time.monotonic()
+        """Append what is buffered to the file; may be called from another thread.
+
+        Raises:
+            OSError: it cannot be written; it stays in the buffer.
+        """
+        with self._flushing:
+            records = self._buffer[:]
+            if records:
+                self._directory.append_metrics(records)
+                del self._buffer[: len(records)]
+
+    def _add(self, kind: str, facts: Record) -> None:
+        self._buffer.append({"kind": kind, **facts, "time": time.time()})

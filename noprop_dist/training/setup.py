@@ -23,6 +23,8 @@ from noprop_dist.models.build import build_network, check_network
 from noprop_dist.models.classifier import linear_classifier
 from noprop_dist.models.shapes import Shapes
 from noprop_dist.random_streams import Purpose, stream_seed
+from noprop_dist.storage.checkpoints import CheckpointWriter
+from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import Snapshot, to_tensors
 from noprop_dist.training.batch_stream import BatchStream
 from noprop_dist.training.optimisation import Optimisation
@@ -93,9 +95,25 @@ class RunSetup:
 
     @cached_property
     def checkpoint_steps(self) -> tuple[int, ...]:
-        """The steps at which all stages are snapshotted; the last is the end of the run."""
+        """The steps whose snapshots of all stages make a checkpoint; the last is the end of the run."""
         every = self.config.checkpoint.steps_between(self.total_steps, self.steps_per_epoch)
         return (*range(every, self.total_steps, every), self.total_steps)
+
+    @cached_property
+    def snapshot_steps(self) -> tuple[int, ...]:
+        """The steps at which every stage is snapshotted, rising: those of checkpoints, and some between."""
+        every = self.config.checkpoint.snapshot_every_steps
+        return tuple(sorted({*self.checkpoint_steps, *range(every, self.total_steps, every)}))
+
+    def checkpoint_writer(self, directory: RunDirectory) -> CheckpointWriter:
+        """What turns the stages' snapshots into checkpoints in the run directory."""
+        return CheckpointWriter(
+            directory.checkpoints,
+            self.file_names(),
+            self.checkpoint_steps,
+            self.config.checkpoint.num_to_keep,
+            {"changes": directory.changes()},
+        )
 
     def batch_stream(self, labels: NDArray[np.int64]) -> BatchStream:
         """The batches of every stage, from the labels of the training split."""
@@ -119,7 +137,7 @@ class RunSetup:
 
     def block_trainer(self, block: int, samples: Samples, device: torch.device) -> BlockTrainer:
         """The trainer of one block at step 0, on samples that lie on the same device."""
-        training = self.config.training
+        training = self.config.training_of(block)
         network = self.block_network(block).to(device)
         return BlockTrainer(
             network,

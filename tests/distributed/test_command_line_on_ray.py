@@ -44,7 +44,7 @@ def test_train_starts_a_ray_of_its_own_with_a_users_network_and_ends_it(tmp_path
     whole = json.loads(noprop("inspect", "run", "--json", cwd=tmp_path).stdout)
     assert [block["step"] for block in whole["blocks"]] == [12, 12, 12]
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert {record["kind"] for record in records} == {"worker", "round", "evaluation", "objective"}
+    assert {record["kind"] for record in records} == {"worker", "round", "evaluation", "objective", "news"}
 
 
 @pytest.mark.slow
@@ -65,7 +65,7 @@ def test_a_block_that_fails_is_told_with_exit_code_1(tmp_path):
     (tmp_path / "mine.py").write_text(failing)
     network = ["--set", "blocks.networks.2={kind: custom, path: 'mine:Net'}"]
     done = noprop("train", *SMALL, *network, "--run-dir", "run", cwd=tmp_path, code=1)
-    assert "block 2 failed in the round from step 0: OverflowError: the soup boiled over" in done.stderr
+    assert "not trained to the end: block 2 (OverflowError: the soup boiled over" in done.stderr
     assert "Traceback" not in done.stderr
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     (failure,) = [record for record in records if record["kind"] == "failure"]

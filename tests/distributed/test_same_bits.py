@@ -8,7 +8,6 @@ import ray
 from noprop_dist.configuration.layers import load_config
 from noprop_dist.distributed.coordinator import Coordinator
 from noprop_dist.distributed.driver import train_on_ray
-from noprop_dist.distributed.room import reserved_room
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.sequential import train_sequentially
 from noprop_dist.training.setup import prepare
@@ -21,7 +20,9 @@ DIGITS = ["training.max_steps=24", "checkpoint.every_steps=20", "blocks.networks
 
 
 def fingerprints(directory, step=None):
-    return {entry["name"]: entry["sha256"] for entry in RunDirectory(str(directory)).manifest(step)["stages"]}
+    return {
+        entry["name"]: entry["sha256"] for entry in RunDirectory(str(directory)).checkpoints.manifest(step)["stages"]
+    }
 
 
 @pytest.fixture(scope="module")
@@ -75,15 +76,14 @@ def test_a_run_resumed_on_other_workers_ends_with_the_same_bits(oracle, run_here
     """The first run is stopped by the loss of its coordinator's process, after its first checkpoint."""
     directory = RunDirectory(str(tmp_path / "run"))
     config = load_config("digits", None, [*DIGITS, "engine.round_steps=1"])
-    with reserved_room(config) as room:
-        coordinator = ray.remote(Coordinator).options(num_cpus=0).remote(config, str(directory), room)
-        run = coordinator.run.remote()
-        for _ in range(600):
-            ray.wait([run], timeout=0.1)
-            if directory.checkpoint_steps():
-                break
-        ray.kill(coordinator)
-    assert 20 in directory.checkpoint_steps()
+    coordinator = ray.remote(Coordinator).options(num_cpus=0).remote(config, str(directory))
+    run = coordinator.run.remote()
+    for _ in range(600):
+        ray.wait([run], timeout=0.1)
+        if directory.checkpoints.steps():
+            break
+    ray.kill(coordinator)
+    assert 20 in directory.checkpoints.steps()
     resumed = load_config("digits", None, [*DIGITS, "engine.workers=5"])
     run_here(resumed, str(directory), resume=True)
     assert fingerprints(directory) == oracle[1]

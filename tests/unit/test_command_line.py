@@ -190,11 +190,11 @@ def test_ctrl_c_says_how_to_go_on_and_resume_ends_with_the_same_bits(noprop, tmp
     whole = noprop("train", *steps, "--run-dir", tmp_path / "whole").splitlines()[-1]
     run, rounds, train_round = tmp_path / "run", [], sequential.train_round
 
-    def interrupted(trainer, work):
+    def interrupted(trainer, work, stopped):
         rounds.append(work)
         if len(rounds) > 6:
             raise KeyboardInterrupt
-        return train_round(trainer, work)
+        return train_round(trainer, work, stopped)
 
     monkeypatch.setattr(sequential, "train_round", interrupted)
     message = noprop("train", *steps, "--run-dir", run, code=1).replace("\n", " ")

@@ -27,7 +27,7 @@ def trained(tmp_path_factory):
     directory = RunDirectory(str(tmp_path_factory.mktemp("trained") / "run"))
     directory.create(config, setup.facts)
     train_sequentially(setup, data, directory, lambda _: None)
-    return setup.network(directory.load_snapshots(), choose_device("cpu")), data.held_out.test
+    return setup.network(directory.checkpoints.load_all(), choose_device("cpu")), data.held_out.test
 
 
 def test_no_block_is_rewarded_for_its_error():

@@ -13,7 +13,7 @@ def report(stage, first_step, steps, loss=1.0):
 
 
 def test_the_board_keeps_each_stages_own_progress():
-    board = ProgressBoard({1: "block 1", 2: "block 2", 3: "classifier"}, total_steps=20)
+    board = ProgressBoard({1: "block 1", 2: "block 2", 3: "classifier"}, total_steps=20, done={1: 0, 2: 0, 3: 0})
     assert board.picture().remaining_seconds is None
     board.update(report(1, 0, 8, loss=0.5))
     board.update(report(3, 0, 20))
@@ -29,13 +29,13 @@ def test_the_board_keeps_each_stages_own_progress():
 
 
 def test_a_resumed_board_begins_where_the_run_stopped():
-    board = ProgressBoard({1: "block 1", 2: "classifier"}, total_steps=20, steps_done=10)
+    board = ProgressBoard({1: "block 1", 2: "classifier"}, total_steps=20, done={1: 10, 2: 10})
     assert board.picture().fraction == 0.5
 
 
-def progress(remaining=75.0, note="", blocks=2):
+def progress(remaining=75.0, news=(), blocks=2):
     rows = [StageProgress(f"block {t}", 4 * t, 0.5 * t, 30.0, "training") for t in range(1, blocks + 1)]
-    return RunProgress(16, (*rows, StageProgress("classifier", 16, 0.1, 0.0, "done")), 10.0, remaining, note)
+    return RunProgress(16, (*rows, StageProgress("classifier", 16, 0.1, 0.0, "done")), 10.0, remaining, news, len(news))
 
 
 def test_a_line_tells_steps_speed_loss_and_time_left():
@@ -46,7 +46,7 @@ def test_a_line_tells_steps_speed_loss_and_time_left():
 
 def test_a_terminal_shows_a_row_per_stage():
     console = Console(file=io.StringIO(), width=100)
-    console.print(view.progress_table(progress(note="step 8: accuracy 97 %")))
+    console.print(view.progress_table(progress(news=("step 8: accuracy 97 %",))))
     text = console.file.getvalue()
     assert "block 1" in text
     assert "classifier" in text
@@ -60,11 +60,13 @@ def test_logs_get_news_at_once_and_progress_now_and_then(monkeypatch):
     console = Console(file=io.StringIO(), width=200)
     lines = view.LineView(console)
     for _ in range(5):
-        lines.show(progress(note="started"))
-    lines.show(progress(note="evaluated"))
+        lines.show(progress(news=("started",)))
+    lines.show(progress(news=("started", "lost", "evaluated")))
     assert console.file.getvalue().count("block-steps/s") == 1
     assert console.file.getvalue().count("started") == 1
-    assert "evaluated" in console.file.getvalue()
+    assert console.file.getvalue().endswith("lost\nevaluated\n")
+    lines.show(progress(news=("started again",)))
+    assert console.file.getvalue().endswith("started again\n"), "a new coordinator tells anew"
 
 
 def test_the_view_fits_the_output(monkeypatch):

@@ -11,12 +11,12 @@ from noprop_dist.training.setup import RunSetup, prepare
 
 
 def fingerprints(directory, step=None):
-    return [entry["sha256"] for entry in directory.manifest(step)["stages"]]
+    return [entry["sha256"] for entry in directory.checkpoints.manifest(step)["stages"]]
 
 
 def test_a_run_leaves_checkpoints_metrics_and_figures(small_run):
     directory = small_run("checkpoint.every_steps=5")
-    assert directory.checkpoint_steps() == [10, 12], "the last two are kept"
+    assert directory.checkpoints.steps() == [10, 12], "the last two are kept"
     records = directory.metrics()
     steps = sum(record["steps"] for record in records if record["kind"] == "round" and record["stage"] == "block 2")
     assert steps == 12
@@ -49,7 +49,7 @@ def test_a_resumed_run_ends_with_the_same_bits(small_run, tmp_path):
 
     with pytest.raises(Stop):
         train_sequentially(setup, data, stopped, stop)
-    assert stopped.checkpoint_steps() == [5]
+    assert stopped.checkpoints.steps() == [5]
     train_sequentially(setup, data, stopped, lambda _: None)
     assert fingerprints(stopped) == fingerprints(whole)
     rounds = [r for r in stopped.metrics() if r["kind"] == "round" and r["stage"] == "block 1"]
@@ -60,12 +60,12 @@ def test_blocks_trained_alone_are_those_of_the_whole_network(small_run):
     whole, alone = small_run(name="whole"), small_run("blocks.only=[2]", name="alone")
     assert fingerprints(alone) == [fingerprints(whole)[1], fingerprints(whole)[3]]
     with pytest.raises(UserError, match=r"no weights of block\(s\) 1, 3"):
-        RunSetup(alone.config(), alone.facts()).network(alone.load_snapshots(), choose_device("cpu"))
+        RunSetup(alone.config(), alone.facts()).network(alone.checkpoints.load_all(), choose_device("cpu"))
 
 
 def test_different_blocks_may_have_different_networks(small_run):
     directory = small_run("blocks.networks.2={kind: small-conv, width: 8}")
-    names = [set(snapshot.weights) for snapshot in directory.load_snapshots().values()]
+    names = [set(snapshot.weights) for snapshot in directory.checkpoints.load_all().values()]
     assert names[0] == names[2] != names[1]
 
 

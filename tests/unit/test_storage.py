@@ -44,48 +44,48 @@ def test_a_fingerprint_tells_names_shapes_types_and_single_bits_apart():
 
 def test_a_checkpoint_is_complete_only_with_its_manifest(tmp_path):
     directory = RunDirectory(str(tmp_path))
-    writer = CheckpointWriter(directory, {1: "block-01", 2: "classifier"}, num_to_keep=2)
+    writer = CheckpointWriter(directory.checkpoints, {1: "block-01", 2: "classifier"}, (5, 10), num_to_keep=2)
     assert not writer.add(snapshot_at(5, stage=1))
-    assert directory.checkpoint_steps() == []
+    assert directory.checkpoints.steps() == []
     with pytest.raises(UserError, match="holds no complete checkpoint yet"):
-        directory.manifest()
+        directory.checkpoints.manifest()
     assert not writer.add(snapshot_at(10, stage=1)), "stages need not arrive step by step"
     assert writer.add(snapshot_at(5, stage=2))
-    assert directory.checkpoint_steps() == [5]
-    assert directory.load_snapshots()[1].fingerprint() == snapshot_at(5).fingerprint()
+    assert directory.checkpoints.steps() == [5]
+    assert directory.checkpoints.load_all()[1].fingerprint() == snapshot_at(5).fingerprint()
 
 
 def test_old_checkpoints_are_deleted_but_not_before_they_were_evaluated(tmp_path):
     directory = RunDirectory(str(tmp_path))
-    writer = CheckpointWriter(directory, {1: "block-01"}, num_to_keep=2)
+    writer = CheckpointWriter(directory.checkpoints, {1: "block-01"}, (5, 10, 15, 20), num_to_keep=2)
     for step in (5, 10, 15, 20):
         writer.add(snapshot_at(step))
     writer.prune(up_to=5)
-    assert directory.checkpoint_steps() == [10, 15, 20], "step 10 may be waiting for its evaluation"
+    assert directory.checkpoints.steps() == [10, 15, 20], "step 10 may be waiting for its evaluation"
     writer.prune(up_to=20)
-    assert directory.checkpoint_steps() == [15, 20]
+    assert directory.checkpoints.steps() == [15, 20]
 
 
 def test_a_flipped_bit_and_a_missing_file_are_noticed(tmp_path):
     directory = RunDirectory(str(tmp_path))
-    CheckpointWriter(directory, {1: "block-01"}, 2).add(snapshot_at(5))
+    CheckpointWriter(directory.checkpoints, {1: "block-01"}, (5, 10), 2).add(snapshot_at(5))
     file = tmp_path / "checkpoints/step-00000005/block-01.safetensors"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
     with pytest.raises(UserError, match=r"block-01.safetensors of step 5 is damaged \(its checksum"):
-        directory.load_snapshots()
+        directory.checkpoints.load_all()
     file.unlink()
     with pytest.raises(UserError, match="block-01.safetensors of step 5 cannot be read"):
-        directory.load_snapshots()
+        directory.checkpoints.load_all()
 
 
 def test_a_truncated_manifest_is_told(tmp_path):
     directory = RunDirectory(str(tmp_path))
-    CheckpointWriter(directory, {1: "block-01"}, 2).add(snapshot_at(5))
+    CheckpointWriter(directory.checkpoints, {1: "block-01"}, (5, 10), 2).add(snapshot_at(5))
     (tmp_path / "checkpoints/step-00000005/manifest.json").write_text('{"step": 5, "sta')
     with pytest.raises(UserError, match="the manifest of step 5 cannot be read"):
-        directory.load_snapshots()
+        directory.checkpoints.load_all()
 
 
 def test_a_crafted_pickle_in_place_of_weights_is_not_run(tmp_path):
@@ -128,12 +128,12 @@ def test_a_folder_without_a_run_is_told(tmp_path):
         RunDirectory(str(tmp_path)).config()
 
 
-def test_metrics_of_steps_that_will_be_done_again_are_dropped(tmp_path):
+def test_rounds_that_will_be_done_again_are_forgotten_and_nothing_else(tmp_path):
     directory = RunDirectory(str(tmp_path))
-    CheckpointWriter(directory, {1: "block-01"}, 2).add(snapshot_at(10))
-    directory.append_metrics([{"step": step} for step in (5, 10, 15)])
-    directory.last_snapshots()
-    assert [record["step"] for record in directory.metrics()] == [5, 10]
+    rounds = [{"kind": "round", "stage": f"block {t}", "step": step} for t in (1, 2) for step in (5, 10)]
+    directory.append_metrics([*rounds, {"kind": "evaluation", "step": 10}])
+    directory.forget_rounds_after({"block 1": 5, "block 2": 10})
+    assert directory.metrics() == [rounds[0], *rounds[2:], {"kind": "evaluation", "step": 10}]
 
 
 def test_a_cut_off_last_line_of_metrics_is_left_out(tmp_path):

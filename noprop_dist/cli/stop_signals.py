@@ -1,0 +1,48 @@
+"""SIGINT, SIGTERM and SIGHUP ask a run to snapshot and end; a second SIGINT ends it at once."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class StopRequest:
+    """Whether, and by which signal, this process was asked to stop."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    def __call__(self) -> bool:
+        """Whether it was."""
+        return self.signal is not None
+
+
+@contextmanager
+def stop_signals(say: Callable[[str], None]) -> Iterator[StopRequest]:
+    """Turn the signals into a `StopRequest` for the length of a `with`; outside the main thread none is ever made.
+
+    Args:
+        say: told when the first signal comes.
+
+    Raises:
+        KeyboardInterrupt: within the `with`, at the second SIGINT.
+    """
+    request = StopRequest()
+
+    def handle(number: int, _: FrameType | None) -> None:
+        if request.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if request.signal is None:
+            request.signal = signal.Signals(number)
+            say(f"{request.signal.name}: saving snapshots, then ending; Ctrl-C once more ends at once")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

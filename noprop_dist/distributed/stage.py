@@ -1,0 +1,48 @@
+"""What the training loop knows of one stage."""
+
+from dataclasses import dataclass, field
+
+from noprop_dist.distributed.stage_queue import StageQueue
+
+
+@dataclass
+class Stage:
+    """One block or the classifier: where it is, how far, and what happened to it.
+
+    Attributes:
+        number: block 1..T, or T + 1 for the classifier.
+        name: for people.
+        queue: of its rounds.
+        home: the worker that it should be on.
+        worker: the worker that holds it; None while it waits for one.
+        waiting_since: monotonic seconds.
+        leaving: it is on its way to another worker: no more rounds, then a snapshot.
+        reported: steps whose records are written down; a replay after a loss is not written down again.
+        slowest_step_seconds: so far; None before its first report.
+        failures: workers that were lost while they were at work on it.
+        stopped: why it takes no further part.
+        lost_at: when its worker was lost (monotonic seconds), until it trains again.
+    """
+
+    number: int
+    name: str
+    queue: StageQueue
+    home: str
+    worker: str | None = None
+    waiting_since: float = 0.0
+    leaving: bool = False
+    reported: int = 0
+    slowest_step_seconds: float | None = None
+    failures: int = 0
+    stopped: str | None = field(default=None)
+    lost_at: float | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing more to do for it."""
+        return self.stopped is not None or self.queue.finished
+
+    @property
+    def waits(self) -> bool:
+        """Whether it needs a worker and has none."""
+        return self.worker is None and not self.over

@@ -1,0 +1,94 @@
+"""What block workers and the classifier worker have in common: they hold stages and train their rounds."""
+
+import os
+import socket
+from collections.abc import Callable
+
+import ray
+import torch
+
+from noprop_dist.distributed.messages import StageFailure, WorkerFacts
+from noprop_dist.storage.snapshot import Snapshot
+from noprop_dist.training.batch_stream import Round
+from noprop_dist.training.progress import RoundReport
+from noprop_dist.training.rounds import train_round
+from noprop_dist.training.trainers import StageTrainer
+
+DEVICE_ERRORS = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
+"""These end the worker, and a new one tries again. Any other error would come again: same batches, same bits."""
+
+
+class StageWorker:
+    """Stages on one device; calls are done in the order in which they arrive, but `stop`, which does not wait.
+
+    Args:
+        device: that it computes on.
+        threads: CPU threads that it computes with.
+        build: makes the trainer of a stage at step 0.
+    """
+
+    def __init__(self, device: torch.device, threads: int, build: Callable[[int], StageTrainer]) -> None:
+        self._device = device
+        self._threads = threads
+        self._build = build
+        self._trainers: dict[int, StageTrainer] = {}
+        self._stopped = False
+
+    def facts(self) -> WorkerFacts:
+        """Where this worker is; its first reply says that it is ready."""
+        return worker_facts(self._device)
+
+    def hold(self, stage: int, snapshot: Snapshot | None) -> StageFailure | None:
+        """Take a stage in, at a snapshot or (without one) at step 0."""
+        torch.set_num_threads(self._threads)  # Ray calls methods from another thread than the constructor
+        try:
+            trainer = self._build(stage)
+            if snapshot is not None:
+                trainer.restore(snapshot)
+        except DEVICE_ERRORS:
+            raise
+        except Exception as error:  # whatever a network may raise belongs to this stage alone
+            return StageFailure.of(stage, 0 if snapshot is None else snapshot.step, error)
+        self._trainers[stage] = trainer
+        return None
+
+    def release(self, stage: int) -> None:
+        """Let a stage go: it is done, or goes on elsewhere."""
+        self._trainers.pop(stage, None)
+
+    def train(self, work: Round) -> RoundReport | StageFailure | None:
+        """Do the steps of a round; None where the worker was told to stop before the first.
+
+        After a failure the stage is gone from here, and what was still sent for it is answered with None.
+        """
+        trainer = self._trainers.get(work.stage)
+        if trainer is None:
+            return None
+        try:
+            return train_round(trainer, work, lambda: self._stopped)
+        except DEVICE_ERRORS:
+            raise
+        except Exception as error:
+            del self._trainers[work.stage]
+            return StageFailure.of(work.stage, work.first_step, error)
+
+    def snapshot(self, stage: int) -> Snapshot | StageFailure | None:
+        """A stage's state after the rounds that arrived before; None where the stage is gone."""
+        trainer = self._trainers.get(stage)
+        if trainer is None:
+            return None
+        try:
+            return trainer.snapshot()
+        except ArithmeticError as error:  # weights that are not finite; the last good snapshot stays
+            del self._trainers[stage]
+            return StageFailure.of(stage, 0, error)
+
+    def stop(self) -> None:
+        """Begin no further step; what has been sent is answered with what was done of it."""
+        self._stopped = True
+
+
+def worker_facts(device: torch.device) -> WorkerFacts:
+    """Where this process runs."""
+    node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
+    return WorkerFacts(socket.gethostname(), node, os.getpid(), str(device))

@@ -1,0 +1,120 @@
+"""One writer for one run directory; a lock that a dead owner does not keep.
+
+On a local or network file system the lock is the kernel's (flock): it ends with its owner, however that ends. In an
+object store it is a lease: a file that its owner renews, and that anybody may take who has watched it unchanged for
+long enough (by their own clock, so that clocks need not agree).
+"""
+
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from noprop_dist.errors import UserError
+from noprop_dist.storage.store import Store
+
+LOCK = "run.lock"
+WAIT_SECONDS = 10.0
+"""For an owner that is just now dying."""
+RENEW_SECONDS = 5.0
+LEASE_SECONDS = 30.0
+
+
+@contextmanager
+def only_writer(store: Store) -> Iterator[None]:
+    """Be the only process that writes to a run directory, for the length of a `with`.
+
+    Raises:
+        UserError: another process is.
+    """
+    with _flock(store) if store.is_local else _lease(store):
+        yield
+
+
+@contextmanager
+def _flock(store: Store) -> Iterator[None]:
+    try:
+        descriptor = os.open(store.local_path(LOCK), os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(f"{store}: the run directory cannot be written: {error}") from error
+    try:
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not _taken(descriptor):
+            if time.monotonic() > deadline:
+                raise _in_use(store, os.pread(descriptor, 1000, 0))
+            time.sleep(0.1)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, _owner(), 0)
+        yield
+    finally:
+        os.close(descriptor)  # and with it the lock
+
+
+def _taken(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def _lease(store: Store) -> Iterator[None]:
+    _await_free(store)
+    mine = _owner()
+    store.write(LOCK, mine)
+    stop = threading.Event()
+    renewing = threading.Thread(target=_renew, args=(store, mine, stop), name="lease", daemon=True)
+    renewing.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        renewing.join(timeout=RENEW_SECONDS)
+        if _read(store).startswith(mine):
+            store.delete(LOCK)
+
+
+def _await_free(store: Store) -> None:
+    """Return once there is no lease, or it has not been renewed for so long that its owner must be dead."""
+    seen, since = _read(store), time.monotonic()
+    while seen and time.monotonic() - since < LEASE_SECONDS:
+        time.sleep(min(RENEW_SECONDS, 1.0))
+        now = _read(store)
+        if now and now != seen:
+            raise _in_use(store, now)
+        seen = now
+
+
+def _renew(store: Store, mine: bytes, stop: threading.Event) -> None:
+    renewals = 0
+    while not stop.wait(RENEW_SECONDS):
+        try:
+            if not _read(store).startswith(mine):
+                os._exit(1)  # somebody took this process for dead: it may not write one more byte
+            renewals = (renewals + 1) % 100
+            store.write(LOCK, mine + b" " * renewals)  # unlike the time before
+        except OSError:
+            continue  # an unreachable store is tried again
+
+
+def _read(store: Store) -> bytes:
+    return store.read(LOCK) if store.exists(LOCK) else b""
+
+
+def _owner() -> bytes:
+    return json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "id": uuid.uuid4().hex}).encode()
+
+
+def _in_use(store: Store, content: bytes) -> UserError:
+    try:
+        owner = json.loads(content)
+        who = f"process {owner['pid']} on {owner['host']}"
+    except (ValueError, LookupError):
+        who = "another process"
+    return UserError(f"{store}: {who} is writing this run; wait for it, or stop it, before resuming here")

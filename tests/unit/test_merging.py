@@ -1,0 +1,47 @@
+"""Blocks trained in different places become one network, if they belong together."""
+
+import pytest
+
+from noprop_dist.errors import UserError
+from noprop_dist.storage.merging import merge_runs
+from noprop_dist.storage.run_directory import RunDirectory
+
+
+def fingerprints(directory):
+    return [entry["sha256"] for entry in directory.checkpoints.manifest()["stages"]]
+
+
+@pytest.fixture
+def parts(small_run):
+    return [
+        small_run("blocks.only=1-2", name="first"),
+        small_run("blocks.only=3", "engine.round_steps=5", name="second"),
+    ]
+
+
+def test_merged_parts_are_the_network_that_one_run_would_have_trained(small_run, parts, tmp_path):
+    out = RunDirectory(str(tmp_path / "out"))
+    assert merge_runs(out, parts) == []
+    assert fingerprints(out) == fingerprints(small_run(name="whole"))
+    assert out.config().blocks.only is None
+    steps = [record["steps"] for record in out.metrics() if record["stage"] == "classifier"]
+    assert sum(steps) == 12, "the classifier, which every part trains, is counted once"
+    assert out.checkpoints.manifest()["merged_from"]["block-03"] == str(parts[1])
+
+
+def test_what_disagrees_is_named(small_run, parts, tmp_path):
+    out = RunDirectory(str(tmp_path / "out"))
+    other = small_run("blocks.only=3", "seed=1", "training.learning_rate=0.01", name="other")
+    with pytest.raises(UserError, match=r"seed is 0 in .*first and 1 in .*other; training.learning_rate is 0.001 in"):
+        merge_runs(out, [parts[0], other])
+    shorter = small_run("blocks.only=3", "training.max_steps=11", name="shorter")
+    with pytest.raises(UserError, match="training.max_steps is 12 in .*first and 11 in .*shorter"):
+        merge_runs(out, [parts[0], shorter])
+    assert not out.holds_run
+
+
+def test_missing_blocks_and_a_used_directory_are_refused(parts, tmp_path):
+    with pytest.raises(UserError, match=r"block\(s\) 3 are in none of them"):
+        merge_runs(RunDirectory(str(tmp_path / "out")), parts[:1])
+    with pytest.raises(UserError, match="already holds a run"):
+        merge_runs(parts[0], parts)
