@@ -1,6 +1,8 @@
 """`bench`: what the project measures of itself."""
 
 import json
+import tempfile
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -38,3 +40,27 @@ def overhead(
     for row in result.rows():
         table.add_row(str(row["side"]), *(f"{row[key]:.2f}" for key in ("median", "least", "most")))
     Console(highlight=False).print(table, f"ratio of the medians, Ray engine to bare: {result.ratio:.3f}")
+
+
+@bench_app.command()
+def faults(
+    count: Annotated[int, typer.Option(help="Faults to inject.", min=1)] = 100,
+    seed: Annotated[int, typer.Option(help="Of what is broken, and in which order.")] = 0,
+    steps: Annotated[int, typer.Option(help="Of every block in each run.", min=200)] = 3000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object with `rows`.")] = False,
+) -> None:
+    """Break a run on a real multi-node cluster on this machine, again and again, and compare every bit at its end."""
+    from noprop_dist.bench.faults import bench_faults
+
+    console = Console(stderr=True, highlight=False)
+    with tempfile.TemporaryDirectory(prefix="noprop-dist-faults-") as folder:
+        rows = bench_faults(count, seed, steps, Path(folder), console.print)
+    if as_json:
+        print(json.dumps({"rows": rows, "seed": seed}))
+        return
+    table = Table(title=f"{count} faults, seed {seed}", title_justify="left")
+    for column in rows[0]:
+        table.add_column(column.replace("_", " "), justify="left" if column == "fault" else "right")
+    for row in rows:
+        table.add_row(*(f"{value:.1f}" if isinstance(value, float) else str(value) for value in row.values()))
+    Console(highlight=False).print(table)

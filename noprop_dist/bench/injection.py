@@ -1,0 +1,129 @@
+"""Faults, injected from outside into a run that knows nothing of it: signals to its processes, damage to its files."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from noprop_dist.distributed.loopback import LoopbackCluster
+from noprop_dist.errors import TrainingError
+from noprop_dist.storage.checkpoint_files import Record
+from noprop_dist.storage.run_directory import RunDirectory
+
+POLL_SECONDS = 0.1
+WAIT_SECONDS = 120.0
+
+
+class LiveRun:
+    """A run of the command line in processes of its own, on a cluster whose nodes can be killed.
+
+    Args:
+        folder: of the run, not yet there.
+        settings: as for `train`.
+        cluster: that it runs on.
+    """
+
+    def __init__(self, folder: Path, settings: Sequence[str], cluster: LoopbackCluster) -> None:
+        self.folder = folder
+        self.cluster = cluster
+        self.directory = RunDirectory(str(folder))
+        options = [part for setting in settings for part in ("--set", setting)]
+        self._driver = self._start("train", "--run-dir", str(folder), *options)
+
+    @property
+    def running(self) -> bool:
+        """Whether the driver is still there."""
+        return self._driver.poll() is None
+
+    @property
+    def driver_pid(self) -> int:
+        """Of the present driver."""
+        return self._driver.pid
+
+    def resume(self) -> None:
+        """Start another driver, after the one before is dead."""
+        self._driver.wait(timeout=WAIT_SECONDS)
+        self._driver = self._start("resume", str(self.folder))
+
+    def finish(self) -> None:
+        """Wait for the run's own end.
+
+        Raises:
+            TrainingError: it failed.
+        """
+        code = self._driver.wait(timeout=10 * WAIT_SECONDS)
+        if code != 0:
+            raise TrainingError(f"the run ended with exit code {code}:\n{self.folder.with_suffix('.log').read_text()}")
+
+    def end(self) -> None:
+        """Kill the driver, if it is still there."""
+        if self.running:
+            self._driver.kill()
+            self._driver.wait(timeout=WAIT_SECONDS)
+
+    def records(self, kind: str) -> list[Record]:
+        """Records of one kind, so far."""
+        return [record for record in self.directory.metrics() if record["kind"] == kind]
+
+    def pid(self, worker: str) -> int | None:
+        """Process of a worker's latest incarnation; None before the first."""
+        pids = [record["pid"] for record in self.records("worker") if record["worker"] == worker]
+        return pids[-1] if pids else None
+
+    def wait_for(self, what: str, found: Callable[[], bool]) -> None:
+        """Wait until `found`.
+
+        Raises:
+            TrainingError: not within two minutes.
+        """
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not found():
+            if time.monotonic() > deadline:
+                raise TrainingError(f"{self.folder}: waited {WAIT_SECONDS:.0f} s in vain for {what}")
+            time.sleep(POLL_SECONDS)
+
+    def _start(self, *arguments: str) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-m", "noprop_dist", *arguments, "--address", self.cluster.address]
+        with self.folder.with_suffix(".log").open("ab") as log:
+            return subprocess.Popen(command, stdout=log, stderr=log)
+
+
+def kill_worker(run: LiveRun, worker: str, number: signal.Signals = signal.SIGKILL) -> None:
+    """Send a signal to a worker's process."""
+    pid = run.pid(worker)
+    if pid is None:
+        raise TrainingError(f"{run.folder}: there is no {worker} yet")
+    os.kill(pid, number)
+
+
+def kill_driver(run: LiveRun) -> None:
+    """Kill the driver and start another one on the same run directory."""
+    os.kill(run.driver_pid, signal.SIGKILL)
+    run.resume()
+
+
+def kill_node(run: LiveRun, number: int) -> None:
+    """Kill a node; another takes its place."""
+    run.cluster.kill_node(number)
+    run.cluster.return_node(number)
+
+
+def flip_bit(run: LiveRun, name: str) -> None:
+    """Flip one bit in the weights of a stage's newest snapshot, and kill the coordinator, so that it is read."""
+    step = run.directory.checkpoints.saved_steps()[name][-1]
+    file = run.folder / f"checkpoints/step-{step:08d}/{name}.safetensors"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    kill_worker(run, "coordinator")
+
+
+def truncate_manifest(run: LiveRun) -> None:
+    """Cut the newest manifest in half, and kill the coordinator, so that it is read."""
+    step = run.directory.checkpoints.steps()[-1]
+    file = run.folder / f"checkpoints/step-{step:08d}/manifest.json"
+    os.truncate(file, file.stat().st_size // 2)
+    kill_worker(run, "coordinator")

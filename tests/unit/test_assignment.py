@@ -1,0 +1,58 @@
+"""Which worker holds which blocks: faster, idle and returning devices get their share; nothing moves for nothing."""
+
+import random
+
+from noprop_dist.distributed.assignment import Load, Move, best_move, worker_for
+
+
+def load(worker, *seconds, slowness=1.0, free=None, first=1):
+    return Load(worker, {first + k: each for k, each in enumerate(seconds)}, slowness, free)
+
+
+def test_an_idle_worker_is_given_a_block():
+    assert best_move([load("a", 60, 60), load("b")]) in (Move(1, "a", "b"), Move(2, "a", "b"))
+
+
+def test_a_last_block_and_small_differences_stay_where_they_are():
+    assert best_move([load("a", 60), load("b")]) is None
+    assert best_move([load("a", 20, 20, 20), load("b", 20, 20)]) is None
+    assert best_move([load("a", 4, 4), load("b")]) is None, "it would not be worth the new start"
+    assert best_move([load("a", 60, 60)]) is None
+
+
+def test_a_faster_worker_takes_over_from_a_slower_one():
+    slow, fast = load("slow", 200, 200, 200, slowness=1.5), load("fast", 100, 100, 100, slowness=0.75, first=4)
+    assert best_move([slow, fast]).target == "fast"
+
+
+def test_a_worker_without_room_is_given_nothing():
+    assert best_move([load("a", 60, 60), load("b", free=0)]) is None
+
+
+def test_moves_come_to_an_end_and_never_make_the_run_longer():
+    generator = random.Random(0)
+    for _ in range(50):
+        blocks = {t: generator.uniform(1, 500) for t in range(1, 21)}
+        where = {t: generator.choice("abcd") for t in blocks}
+        longest = []
+        for _ in range(100):
+            loads = [Load(w, {t: blocks[t] for t in blocks if where[t] == w}, 1.0, None) for w in "abcd"]
+            longest.append(max(each.total_seconds for each in loads))
+            if (move := best_move(loads)) is None:
+                break
+            where[move.block] = move.target
+        assert move is None
+        assert longest == sorted(longest, reverse=True)
+
+
+def test_a_block_waits_for_its_own_worker_while_that_is_coming():
+    loads = {"b": load("b", 10)}
+    assert worker_for("a", loads, home_is_coming=True, waiting_for={"a": 1}) is None
+    assert worker_for("a", loads, home_is_coming=False, waiting_for={"a": 1}) == "b"
+    assert worker_for("b", loads, home_is_coming=True, waiting_for={"b": 1}) == "b"
+
+
+def test_in_waves_a_full_workers_block_goes_to_one_that_has_nothing_waiting():
+    loads = {"a": load("a", 10, free=0), "b": load("b", free=1, first=5)}
+    assert worker_for("a", loads, home_is_coming=True, waiting_for={"a": 2}) == "b"
+    assert worker_for("a", loads, home_is_coming=True, waiting_for={"a": 2, "b": 1}) is None
