@@ -48,15 +48,23 @@ class LiveRun:
         self._driver.wait(timeout=WAIT_SECONDS)
         self._driver = self._start("resume", str(self.folder))
 
+    def ended(self) -> int:
+        """Wait for the run's own end; its exit code."""
+        return self._driver.wait(timeout=10 * WAIT_SECONDS)
+
     def finish(self) -> None:
         """Wait for the run's own end.
 
         Raises:
             TrainingError: it failed.
         """
-        code = self._driver.wait(timeout=10 * WAIT_SECONDS)
+        code = self.ended()
         if code != 0:
-            raise TrainingError(f"the run ended with exit code {code}:\n{self.folder.with_suffix('.log').read_text()}")
+            raise TrainingError(f"the run ended with exit code {code}:\n{self.log()}")
+
+    def log(self) -> str:
+        """What its drivers told people so far."""
+        return self.folder.with_suffix(".log").read_text()
 
     def end(self) -> None:
         """Kill the driver, if it is still there."""

@@ -12,6 +12,7 @@ from noprop_dist.distributed.cluster import cluster_resources
 from noprop_dist.distributed.fleet import Fleet
 from noprop_dist.distributed.messages import RunOutcome
 from noprop_dist.distributed.placement import place
+from noprop_dist.distributed.recruiter import Recruiter
 from noprop_dist.distributed.snapshot_keeper import SnapshotKeeper
 from noprop_dist.distributed.stage import Stage
 from noprop_dist.distributed.stage_queue import StageQueue
@@ -75,8 +76,8 @@ class Coordinator:
         try:
             log.news(*warnings)
             log.event("worker", worker="coordinator", incarnation=1, **asdict(worker_facts(torch.device("cpu"))))
-            self._employ(setup, data, fleet, stages, exporter)
-            loop = TrainingLoop(setup, stages, fleet, keeper, data.train.labels, log, exporter)
+            recruiter = self._employ(setup, data, fleet, stages, exporter)
+            loop = TrainingLoop(setup, stages, fleet, recruiter, keeper, data.train.labels, log, exporter)
             for step in writer.complete_steps:
                 if setup.evaluates and not log.evaluated(step):
                     loop.evaluations.add(step)
@@ -96,13 +97,13 @@ class Coordinator:
         fleet: Fleet,
         stages: dict[int, Stage],
         exporter: MetricsExporter | None,
-    ) -> None:
+    ) -> Recruiter:
         """Name the workers of the run, and the home of every stage."""
         config = setup.config
         placement = place(config.blocks.trained(), config.engine, cluster_resources())
         maker = ActorMaker(setup, data, str(self._directory), placement)
+        recruiter = Recruiter(config, fleet, maker, placement)
         for number, place_ in enumerate(placement.workers, start=1):
-            fleet.add(block_worker_name(number), maker.block_worker(place_.cpus, place_.gpus))
             for block in place_.blocks:
                 stages[block].home = block_worker_name(number)
         fleet.add(CLASSIFIER_WORKER, maker.classifier_worker)
@@ -110,6 +111,7 @@ class Coordinator:
             fleet.add(EVALUATOR, maker.evaluator)
         assert self._log is not None
         self._log.news(placement.reason + (f"; metrics at {exporter.address}" if exporter else ""))
+        return recruiter
 
     def _exporter(self, setup: RunSetup) -> MetricsExporter | None:
         metrics = setup.config.metrics

@@ -51,7 +51,7 @@ class Worker:
         handle: of the actor; None while there is none.
         facts: of the actor, once it is ready.
         calls: under way, the oldest first.
-        heard: when the last reply came.
+        heard: when the last reply of any incarnation came; 0 before the first.
         losses_in_row: incarnations lost since the last one that did any work.
         retry_at: when the next incarnation may be made.
         given_up: why there will be none.
@@ -158,7 +158,7 @@ class Fleet:
 
     def lose(self, worker: Worker, cause: str) -> Lost:
         """End an incarnation, if that is not done yet, and forget its calls."""
-        running = next((call.stage for call in worker.calls.values() if call.kind != "stop"), None)
+        running = next((call.stage for call in worker.calls.values() if call.kind not in ("stop", "release")), None)
         worker.calls.clear()
         ray.kill(worker.handle)
         worker.handle = worker.facts = None

@@ -1,10 +1,14 @@
 """A Ray cluster of several nodes on this machine, whose nodes can be killed: for benchmarks and tests of recovery."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from ray.cluster_utils import Cluster
+
+from noprop_dist.errors import TrainingError
 
 STORE_BYTES = 300 * 2**20
 QUICK_HEALTH_CHECKS = {
@@ -41,6 +45,23 @@ class LoopbackCluster:
     def return_node(self, number: int) -> None:
         """A new node in the place of a killed one."""
         self._nodes[number] = self._add()
+
+    def add_node(self) -> None:
+        """One node more."""
+        self._nodes.append(self._add())
+
+    def drain_node(self, number: int, seconds: int) -> None:
+        """Announce that a node will leave in so many seconds, as a cloud announces a preemption.
+
+        Raises:
+            TrainingError: the cluster refused.
+        """
+        command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", self.address]
+        command += ["--node-id", self._nodes[number].node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
+        command += ["--reason-message", "a test", "--deadline-remaining-seconds", str(seconds)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode != 0:
+            raise TrainingError(f"the node could not be drained: {done.stderr or done.stdout}")
 
     def close(self) -> None:
         """End all nodes."""

@@ -44,6 +44,11 @@ class Placement:
     side_gpus: float
     reason: str
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the run computes on GPUs."""
+        return self.side_gpus > 0
+
 
 def place(blocks: tuple[int, ...], engine: EngineSettings, resources: Resources) -> Placement:
     """One worker per block where there is a GPU or core for each, else several blocks to a worker.

@@ -55,7 +55,9 @@ class Roster:
 
     def forget(self, stage: Stage) -> None:
         """A stage is on no worker any more; it will begin again from its newest snapshot."""
-        stage.worker, stage.leaving, stage.waiting_since = None, False, time.monotonic()
+        gone = stage.worker is not None and self._fleet.workers[stage.worker].leaving
+        stage.waiting_since = float("-inf") if gone else time.monotonic()  # there is nothing to wait for
+        stage.worker, stage.leaving = None, False
         stage.queue.rewind(self._keeper.latest_step(stage.number))
 
     def plan_move(self) -> Stage | None:

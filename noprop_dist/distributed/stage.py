@@ -15,7 +15,7 @@ class Stage:
         queue: of its rounds.
         home: the worker that it should be on.
         worker: the worker that holds it; None while it waits for one.
-        waiting_since: monotonic seconds.
+        waiting_since: monotonic seconds; -inf where its worker's node has left, so that it goes to another at once.
         leaving: it is on its way to another worker: no more rounds, then a snapshot.
         reported: steps whose records are written down; a replay after a loss is not written down again.
         slowest_step_seconds: so far; None before its first report.

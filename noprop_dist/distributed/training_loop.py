@@ -24,6 +24,7 @@ from noprop_dist.distributed.evaluations import Evaluations
 from noprop_dist.distributed.fleet import Fleet, Lost, Ready, Reply
 from noprop_dist.distributed.messages import StageFailure
 from noprop_dist.distributed.recovery import Recovery
+from noprop_dist.distributed.recruiter import Recruiter
 from noprop_dist.distributed.roster import Roster
 from noprop_dist.distributed.snapshot_keeper import SnapshotKeeper
 from noprop_dist.distributed.stage import Stage
@@ -48,6 +49,7 @@ class TrainingLoop:
         setup: of the run.
         stages: by number, each at its newest snapshot.
         fleet: workers of the run.
+        recruiter: adds workers when the cluster grows.
         keeper: of the snapshots.
         labels: of the training split, (N,).
         log: told of every report.
@@ -59,6 +61,7 @@ class TrainingLoop:
         setup: RunSetup,
         stages: dict[int, Stage],
         fleet: Fleet,
+        recruiter: Recruiter,
         keeper: SnapshotKeeper,
         labels: NDArray[np.int64],
         log: RunLog,
@@ -68,6 +71,7 @@ class TrainingLoop:
         self._engine = setup.config.engine
         self._stages = stages
         self._fleet = fleet
+        self._recruiter = recruiter
         self._keeper = keeper
         self._stream = setup.batch_stream(labels)
         self._log = log
@@ -75,7 +79,6 @@ class TrainingLoop:
         self._roster = Roster(stages, fleet, keeper, self._engine)
         self.evaluations = Evaluations(fleet, self._engine.stall_timeout_seconds)
         self._recovery = Recovery(self._engine, stages, fleet, keeper, log, self._roster, self.evaluations)
-        self._begun = time.monotonic()
 
     def run(self, stop: Flag) -> CheckpointEvaluation | None:
         """Train every stage to its end; what cannot go on is left behind, and the others are finished.
@@ -90,6 +93,7 @@ class TrainingLoop:
             TrainingError: stages were left behind, no worker ever started, or the storage failed for too long.
         """
         while self._busy and not stop.is_set():
+            self._log.news(*self._recruiter.look())
             self._fleet.replace_lost()
             for stage in self._roster.assign():
                 self._log.board.state(stage.number, "starting")
@@ -97,7 +101,6 @@ class TrainingLoop:
             self.evaluations.send()
             self._take_events()
             self._move_blocks()
-            self._check_start()
         if stop.is_set():
             self._stop()
             return None
@@ -212,22 +215,13 @@ class TrainingLoop:
             for stage in held:
                 stage.leaving = True
             if not held:
-                self._fleet.lose(worker, "its node is leaving the cluster")
+                self._recovery.lost(self._fleet.lose(worker, "its node is leaving the cluster"))
         for stage in self._stages.values():
             if stage.leaving and stage.worker is not None and stage.queue.idle:
                 if stage.queue.steps_done > self._keeper.latest_step(stage.number):
                     self._ask_snapshot(stage)
                 else:
                     self._roster.let_go(stage)
-
-    def _check_start(self) -> None:
-        late = time.monotonic() - self._begun > self._engine.start_timeout_seconds
-        workers = self._fleet.block_workers()
-        if late and workers and all(worker.incarnation <= 1 and not worker.ready for worker in workers):
-            raise TrainingError(
-                f"no block worker started within engine.start_timeout_seconds={self._engine.start_timeout_seconds:g}: "
-                "other runs may hold the cluster's room, or a worker's process cannot start"
-            )
 
     def _stop(self) -> None:
         """Snapshot every stage where it stands and write all down, within the grace period."""
