@@ -1,50 +1,48 @@
 """A long random campaign of faults: what was injected, what recovered, how fast, and whether a single bit differs."""
 
 import random
-import signal
 import statistics
+import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from noprop_dist.bench.injection import LiveRun, flip_bit, kill_driver, kill_node, kill_worker, truncate_manifest
+from noprop_dist.bench.fault_kinds import BLOCKS, FULL_DISK, KINDS, NODES, Kind, may_mount, trigger, victim_block
+from noprop_dist.bench.live_run import LiveRun
 from noprop_dist.configuration.layers import load_config
-from noprop_dist.distributed.loopback import LoopbackCluster, loopback_cluster
+from noprop_dist.distributed.loopback import loopback_cluster
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.sequential import train_sequentially
 from noprop_dist.training.setup import prepare
 
-NODES = 2
-BLOCKS = 4
 BETWEEN_SECONDS = 1.0
-SETTINGS = [
-    f"blocks.count={BLOCKS}",
-    "checkpoint.every_steps=100",
-    "evaluation.samples=16",
-    "engine.hang_seconds=4",
-    "engine.max_failures=-1",
-    "metrics.port=null",
-]
-KINDS = (
-    *("block worker killed", "classifier worker killed", "evaluator killed", "coordinator killed", "driver killed"),
-    *("node killed", "block worker stopped (SIGSTOP)", "bit flipped in a snapshot", "manifest truncated"),
-)
+DISK_BYTES = 128 * 2**20
+LAST_SHARE = 0.8
+"""No fault is injected after this share of the steps: there has to be something left to recover for."""
 
 
 @dataclass(frozen=True)
 class Fault:
     """One fault: its kind and a number that picks the victim."""
 
-    kind: str
+    kind: Kind
     pick: int
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a fault: seconds until training went on."""
+    """What became of a fault.
+
+    Attributes:
+        fault: that was injected.
+        seconds: until what it hit worked again.
+        lost_steps: of the whole run: steps that were not done, or counted twice.
+        equal: whether every weight of the run has the bits of the undisturbed one.
+    """
 
     fault: Fault
     seconds: float
@@ -52,13 +50,13 @@ class Outcome:
     equal: bool = False
 
 
-def plan_faults(count: int, seed: int) -> list[Fault]:
+def plan_faults(count: int, seed: int, kinds: Sequence[Kind] = KINDS) -> list[Fault]:
     """A seeded order of faults in which every kind has its turn as often as any other."""
     generator = random.Random(seed)
-    kinds: list[str] = []
-    while len(kinds) < count:
-        kinds += generator.sample(KINDS, len(KINDS))
-    return [Fault(kind, generator.randrange(1000)) for kind in kinds[:count]]
+    planned: list[Kind] = []
+    while len(planned) < count:
+        planned += generator.sample(kinds, len(kinds))
+    return [Fault(kind, generator.randrange(1000)) for kind in planned[:count]]
 
 
 def bench_faults(count: int, seed: int, steps: int, folder: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
@@ -71,25 +69,22 @@ def bench_faults(count: int, seed: int, steps: int, folder: Path, say: Callable[
         folder: for the runs.
         say: told what happens.
     """
-    settings = [*SETTINGS, f"training.max_steps={steps}"]
-    expected = _undisturbed(settings, folder / "undisturbed")
+    kinds = KINDS if may_mount() else tuple(kind for kind in KINDS if kind.name != FULL_DISK)
+    if kinds != KINDS:
+        say(f"left out: {FULL_DISK} (it takes a small file system, which this user may not mount)")
+    expected = _undisturbed(steps, folder / "undisturbed")
     say("the undisturbed run is done (sequential engine)")
-    waiting, outcomes = plan_faults(count, seed), list[Outcome]()
+    waiting, outcomes, number = plan_faults(count, seed, kinds), list[Outcome](), 0
     with loopback_cluster(NODES) as cluster:
-        number = 0
         while waiting:
             number += 1
-            outcomes += _one_run(folder / f"run-{number:03d}", settings, cluster, waiting, expected, say)
+            run_folder = folder / f"run-{number:03d}"
+            with _disk(run_folder, small=kinds == KINDS):
+                outcomes += _one_run(
+                    LiveRun(run_folder, _settings(steps, run_folder), cluster), steps, waiting, expected, say
+                )
             say(f"run {number} ended; {len(outcomes)} of {count} faults")
-    return [_row(kind, [each for each in outcomes if each.fault.kind == kind]) for kind in KINDS]
-
-
-def _undisturbed(settings: list[str], folder: Path) -> dict[str, str]:
-    setup, data = prepare(load_config("digits", None, [*settings, "evaluation.samples=0", "engine.kind=sequential"]))
-    directory = RunDirectory(str(folder))
-    directory.create(setup.config, setup.facts)
-    train_sequentially(setup, data, directory, lambda _: None)
-    return fingerprints(directory)
+    return [_row(kind, [each for each in outcomes if each.fault.kind is kind]) for kind in kinds]
 
 
 def fingerprints(directory: RunDirectory) -> dict[str, str]:
@@ -97,103 +92,104 @@ def fingerprints(directory: RunDirectory) -> dict[str, str]:
     return {entry["name"]: entry["sha256"] for entry in directory.checkpoints.manifest()["stages"]}
 
 
+def _settings(steps: int, run_folder: Path | None = None) -> list[str]:
+    """Of a run whose blocks can be poisoned; without a folder, of the undisturbed one."""
+    settings = [f"blocks.count={BLOCKS}", "checkpoint.every_steps=100", f"training.max_steps={steps}"]
+    if run_folder is None:
+        return [*settings, "evaluation.samples=0", "engine.kind=sequential"]
+    settings += ["evaluation.samples=16", "engine.hang_seconds=4", "engine.max_failures=-1", "metrics.port=null"]
+    network = "{{kind: custom, path: 'noprop_dist.bench.poison:PoisonedNetwork', arguments: {{trigger: '{}'}}}}"
+    return settings + [
+        f"blocks.networks.{block}={network.format(trigger(run_folder, block))}" for block in range(1, BLOCKS + 1)
+    ]
+
+
+def _undisturbed(steps: int, folder: Path) -> dict[str, str]:
+    setup, data = prepare(load_config("digits", None, _settings(steps)))
+    directory = RunDirectory(str(folder))
+    directory.create(setup.config, setup.facts)
+    train_sequentially(setup, data, directory, lambda _: None)
+    return fingerprints(directory)
+
+
+@contextmanager
+def _disk(folder: Path, small: bool) -> Iterator[None]:
+    """A file system of its own for a run, so small that it can be filled."""
+    if not small:
+        yield
+        return
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
 def _one_run(
-    folder: Path,
-    settings: list[str],
-    cluster: LoopbackCluster,
-    waiting: list[Fault],
-    expected: dict[str, str],
-    say: Callable[[str], None],
+    run: LiveRun, steps: int, waiting: list[Fault], expected: dict[str, str], say: Callable[[str], None]
 ) -> list[Outcome]:
     """One run with as many of the waiting faults as it lives to see; they are taken off the list."""
-    run, outcomes = LiveRun(folder, settings, cluster), list[Outcome]()
-    total = int(settings[-1].partition("=")[2])
+    outcomes: list[Outcome] = []
+    documented = True
     try:
-        early = next((fault for fault in waiting if fault.kind.startswith("classifier")), None)
-        if early is not None:  # the classifier's few steps are soon done
-            run.wait_for("the classifier worker", lambda: run.pid("classifier worker") is not None)
-            waiting.remove(early)
-            outcomes.append(Outcome(early, inject(run, early)))
-        while waiting and run.running and _least_step(run) < 0.8 * total:
-            fault = next((each for each in waiting if not each.kind.startswith("classifier")), None)
-            if fault is None:
-                break
-            if not run.directory.checkpoints.steps():
-                time.sleep(BETWEEN_SECONDS)
-                continue
+        while (fault := _next(run, steps, waiting, early=not outcomes)) is not None:
             waiting.remove(fault)
             outcomes.append(Outcome(fault, inject(run, fault)))
-            say(f"{fault.kind}: training again after {outcomes[-1].seconds:.1f} s")
+            say(f"{fault.kind.name}: {outcomes[-1].seconds:.1f} s")
+            if fault.kind.last:
+                documented = _ends_without(run, victim_block(fault.pick), steps, expected)
+                run.resume()
+                break
             time.sleep(BETWEEN_SECONDS)
         run.finish()
     finally:
         run.end()
-    done = Counter[str]()
-    for record in run.records("round"):
-        done[record["stage"]] += record["steps"]
-    lost = sum(abs(total - steps) for steps in done.values()) + total * (BLOCKS + 1 - len(done))
-    equal = fingerprints(run.directory) == expected
+    equal, lost = documented and fingerprints(run.directory) == expected, _lost_steps(run, steps)
     return [Outcome(each.fault, each.seconds, lost, equal) for each in outcomes]
 
 
 def inject(run: LiveRun, fault: Fault) -> float:
-    """Break one thing, and wait until training goes on.
-
-    Returns:
-        Seconds from the fault to the end of the first round of whatever it hit.
-    """
-    worker = f"block worker {1 + fault.pick % NODES}"
-    begun = time.time()
-    match fault.kind:
-        case "block worker killed":
-            kill_worker(run, worker)
-        case "classifier worker killed":
-            kill_worker(run, "classifier worker")
-        case "evaluator killed":
-            kill_worker(run, "evaluator")
-        case "coordinator killed":
-            kill_worker(run, "coordinator")
-        case "driver killed":
-            kill_driver(run)
-        case "node killed":
-            kill_node(run, fault.pick % NODES)
-        case "block worker stopped (SIGSTOP)":
-            kill_worker(run, worker, signal.SIGSTOP)
-        case "bit flipped in a snapshot":
-            flip_bit(run, f"block-{1 + fault.pick % BLOCKS:02d}")
-        case "manifest truncated":
-            truncate_manifest(run)
-    run.wait_for(f"recovery from: {fault.kind}", lambda: _again(run, fault, begun) is not None)
-    again = _again(run, fault, begun)
+    """Break one thing, and wait until what it hit works again; the seconds that took."""
+    begun = fault.kind.inject(run, fault.pick)
+    run.wait_for(f"recovery from: {fault.kind.name}", lambda: fault.kind.recovered(run, begun) is not None)
+    again = fault.kind.recovered(run, begun)
     assert again is not None
     return again - begun
 
 
-def _again(run: LiveRun, fault: Fault, begun: float) -> float | None:
-    """When what was hit worked again; None if it has not yet."""
-    workers = [record for record in run.records("worker") if record["time"] > begun]
-    if fault.kind == "evaluator killed":
-        return next((r["time"] for r in workers if r["worker"] == "evaluator"), None)
-    recoveries = [record["time"] for record in run.records("recovery") if record["time"] > begun]
-    coordinators = [record["time"] for record in workers if record["worker"] == "coordinator"]
-    if coordinators:  # the whole run went on from its directory
-        recoveries += [r["time"] for r in run.records("round") if r["time"] > coordinators[0]]
-    if not run.running:
-        return time.time()  # the run came to its end meanwhile
-    return min(recoveries, default=None)
+def _next(run: LiveRun, steps: int, waiting: Sequence[Fault], early: bool) -> Fault | None:
+    """The fault to inject now; None once this run can take no more."""
+    first_early = next((fault for fault in waiting if fault.kind.early), None)
+    if early and first_early is not None:
+        return first_early
+    fault = next((fault for fault in waiting if not fault.kind.early), None)
+    if fault is not None:
+        run.wait_for("a checkpoint", lambda: not run.running or len(run.directory.checkpoints.steps()) > 0)
+    reached = max((r["step"] for r in run.records("round") if r["stage"] != "classifier"), default=0)
+    return fault if run.running and reached < LAST_SHARE * steps else None
 
 
-def _least_step(run: LiveRun) -> int:
-    steps = {record["stage"]: record["step"] for record in run.records("round")}
-    return min(steps.values(), default=0)
+def _ends_without(run: LiveRun, block: int, steps: int, expected: dict[str, str]) -> bool:
+    """Whether a run ended as documented without one block: it is named, and all others have their bits."""
+    named = run.ended() == 1 and f"not trained to the end: block {block} (NonFiniteError" in run.log()
+    others = {name: sha256 for name, sha256 in expected.items() if name != f"block-{block:02d}"}
+    return named and {name: run.directory.checkpoints.entry(steps, name)["sha256"] for name in others} == others
 
 
-def _row(kind: str, outcomes: list[Outcome]) -> dict[str, Any]:
+def _lost_steps(run: LiveRun, steps: int) -> int:
+    done = Counter[str]()
+    for record in run.records("round"):
+        done[record["stage"]] += record["steps"]
+    return sum(abs(steps - each) for each in done.values()) + steps * (BLOCKS + 1 - len(done))
+
+
+def _row(kind: Kind, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     seconds = [each.seconds for each in outcomes]
     return {
-        "fault": kind,
+        "fault": kind.name,
         "injected": len(outcomes),
-        "recovered": sum(each.equal for each in outcomes),
+        "recovered": sum(each.equal and each.lost_steps == 0 for each in outcomes),
         "median_seconds": statistics.median(seconds) if seconds else None,
         "most_seconds": max(seconds, default=None),
         "lost_steps": sum(each.lost_steps for each in outcomes),

@@ -43,14 +43,22 @@ def train_on_ray(
 
     Raises:
         UserError: configuration, data, run directory or address cannot be used.
-        TrainingError: a stage could not be trained to its end, or the coordinator was lost too often.
+        TrainingError: a stage could not be trained to its end, or the coordinator was lost more than
+            engine.max_failures times in a row.
     """
-    losses = 0
+    losses = 0  # in a row: since a coordinator last got a block to train
+
+    def watch(progress: RunProgress) -> None:
+        nonlocal losses
+        if any(stage.state == "training" for stage in progress.stages):
+            losses = 0
+        on_progress(progress)
+
     with ray_session(config.engine.address):
         while True:
             coordinator = _coordinator(config, directory, resume)
             try:
-                return _follow(coordinator, on_progress, stopped, config.engine.grace_seconds)
+                return _follow(coordinator, watch, stopped, config.engine.grace_seconds)
             except RayActorError as error:
                 losses, resume, cause = losses + 1, True, cause_of_loss(error)
                 if stopped() or -1 < config.engine.max_failures < losses:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from noprop_dist.bench.faults import fingerprints
-from noprop_dist.bench.injection import LiveRun
+from noprop_dist.bench.live_run import LiveRun
 from noprop_dist.configuration.layers import load_config
 from noprop_dist.distributed.loopback import LoopbackCluster, loopback_cluster
 from noprop_dist.storage.run_directory import RunDirectory

@@ -1,7 +1,5 @@
-"""Faults, injected from outside into a run that knows nothing of it: signals to its processes, damage to its files."""
+"""A run of the command line, watched from outside through what it writes down."""
 
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -97,41 +95,3 @@ class LiveRun:
         command = [sys.executable, "-m", "noprop_dist", *arguments, "--address", self.cluster.address]
         with self.folder.with_suffix(".log").open("ab") as log:
             return subprocess.Popen(command, stdout=log, stderr=log)
-
-
-def kill_worker(run: LiveRun, worker: str, number: signal.Signals = signal.SIGKILL) -> None:
-    """Send a signal to a worker's process."""
-    pid = run.pid(worker)
-    if pid is None:
-        raise TrainingError(f"{run.folder}: there is no {worker} yet")
-    os.kill(pid, number)
-
-
-def kill_driver(run: LiveRun) -> None:
-    """Kill the driver and start another one on the same run directory."""
-    os.kill(run.driver_pid, signal.SIGKILL)
-    run.resume()
-
-
-def kill_node(run: LiveRun, number: int) -> None:
-    """Kill a node; another takes its place."""
-    run.cluster.kill_node(number)
-    run.cluster.return_node(number)
-
-
-def flip_bit(run: LiveRun, name: str) -> None:
-    """Flip one bit in the weights of a stage's newest snapshot, and kill the coordinator, so that it is read."""
-    step = run.directory.checkpoints.saved_steps()[name][-1]
-    file = run.folder / f"checkpoints/step-{step:08d}/{name}.safetensors"
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-    kill_worker(run, "coordinator")
-
-
-def truncate_manifest(run: LiveRun) -> None:
-    """Cut the newest manifest in half, and kill the coordinator, so that it is read."""
-    step = run.directory.checkpoints.steps()[-1]
-    file = run.folder / f"checkpoints/step-{step:08d}/manifest.json"
-    os.truncate(file, file.stat().st_size // 2)
-    kill_worker(run, "coordinator")

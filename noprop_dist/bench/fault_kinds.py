@@ -1,0 +1,178 @@
+"""What a campaign breaks, from outside, in a run that knows nothing of it: signals to processes, damage to files.
+
+Each kind says how it breaks something, and when what it hit worked again.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from noprop_dist.bench.live_run import LiveRun
+from noprop_dist.errors import TrainingError
+from noprop_dist.storage.checkpoint_files import Record
+
+NODES = 2
+BLOCKS = 4
+FULL_SECONDS = 3.0
+"""The disk stays full for so long after the run has said that it is."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of fault.
+
+    Attributes:
+        name: for people.
+        inject: breaks something; the number picks the victim. Returns the time from which recovery counts.
+        recovered: the time at which what was hit worked again, given when that began; None if it has not yet.
+        early: the victim has little to do: it has to be hit right at the start of a run.
+        last: the run ends after it, and is resumed.
+    """
+
+    name: str
+    inject: Callable[[LiveRun, int], float]
+    recovered: Callable[[LiveRun, float], float | None]
+    early: bool = False
+    last: bool = False
+
+
+def victim_block(pick: int) -> int:
+    """The block that a number picks."""
+    return 1 + pick % BLOCKS
+
+
+def trigger(run_folder: Path, block: int) -> Path:
+    """The file that makes a block's next step not finite."""
+    return run_folder.with_suffix(f".nan-{block}")
+
+
+def may_mount() -> bool:
+    """Whether this process may mount a small file system of its own, which is what a full disk takes."""
+    try_it = ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", tempfile.gettempdir()]
+    return (
+        shutil.which("unshare") is not None and subprocess.run(try_it, capture_output=True, check=False).returncode == 0
+    )
+
+
+def _kill(run: LiveRun, worker: str, number: signal.Signals = signal.SIGKILL) -> float:
+    pid = run.pid(worker)
+    if pid is None:
+        raise TrainingError(f"{run.folder}: there is no {worker} yet")
+    begun = time.time()
+    os.kill(pid, number)
+    return begun
+
+
+def _kill_named(worker: str, run: LiveRun, _: int) -> float:
+    run.wait_for(f"the {worker}", lambda: run.pid(worker) is not None)
+    return _kill(run, worker)
+
+
+def _kill_block_worker(number: signal.Signals, run: LiveRun, pick: int) -> float:
+    return _kill(run, f"block worker {1 + pick % NODES}", number)
+
+
+def _kill_driver(run: LiveRun, _: int) -> float:
+    begun = time.time()
+    os.kill(run.driver_pid, signal.SIGKILL)
+    run.resume()
+    return begun
+
+
+def _kill_node(run: LiveRun, pick: int) -> float:
+    begun = time.time()
+    run.cluster.kill_node(pick % NODES)
+    run.cluster.return_node(pick % NODES)
+    return begun
+
+
+def _flip_bit(run: LiveRun, pick: int) -> float:
+    """In the weights of a block's newest snapshot; then the coordinator is killed, so that it is read."""
+    name = f"block-{victim_block(pick):02d}"
+    while True:
+        step = run.directory.checkpoints.saved_steps()[name][-1]
+        file = run.folder / f"checkpoints/step-{step:08d}/{name}.safetensors"
+        with suppress(FileNotFoundError):  # it was deleted just now, for there are newer ones
+            content = bytearray(file.read_bytes())
+            content[len(content) // 2] ^= 1
+            file.write_bytes(content)
+            return _kill(run, "coordinator")
+
+
+def _truncate_manifest(run: LiveRun, _: int) -> float:
+    """Cut the newest manifest in half; then the coordinator is killed, so that it is read."""
+    while True:
+        step = run.directory.checkpoints.steps()[-1]
+        file = run.folder / f"checkpoints/step-{step:08d}/manifest.json"
+        with suppress(FileNotFoundError):
+            os.truncate(file, file.stat().st_size // 2)
+            return _kill(run, "coordinator")
+
+
+def _fill_disk(run: LiveRun, _: int) -> float:
+    """Fill the run's file system to its last byte, until the run has noticed and a while longer."""
+    said = run.log().count("cannot be written")
+    ballast = run.folder / "ballast"
+    with suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(2**12))
+    run.wait_for("the run to notice the full disk", lambda: run.log().count("cannot be written") > said)
+    time.sleep(FULL_SECONDS)
+    ballast.unlink()
+    return time.time()
+
+
+def _poison(run: LiveRun, pick: int) -> float:
+    begun = time.time()
+    trigger(run.folder, victim_block(pick)).touch()
+    return begun
+
+
+def _trains_again(run: LiveRun, begun: float) -> float | None:
+    """The first round of what was hit; after the loss of the coordinator, of any stage."""
+    times = [record["time"] for record in _since(run, "recovery", begun)]
+    coordinators = [r["time"] for r in _since(run, "worker", begun) if r["worker"] == "coordinator"]
+    if coordinators:
+        times += [record["time"] for record in _since(run, "round", coordinators[0])]
+    return min(times, default=None)
+
+
+def _is_back(worker: str, run: LiveRun, begun: float) -> float | None:
+    return next((r["time"] for r in _since(run, "worker", begun) if r["worker"] == worker), None)
+
+
+def _writes_again(run: LiveRun, begun: float) -> float | None:
+    lines = (record for record in _since(run, "news", begun) if "can be written again" in record["text"])
+    return next((record["time"] for record in lines), None)
+
+
+def _is_stopped(run: LiveRun, begun: float) -> float | None:
+    return next((r["time"] for r in _since(run, "failure", begun) if "NonFiniteError" in r["cause"]), None)
+
+
+def _since(run: LiveRun, kind: str, begun: float) -> list[Record]:
+    return [record for record in run.records(kind) if record["time"] > begun]
+
+
+FULL_DISK = "disk full"
+KINDS = (
+    Kind("block worker killed", partial(_kill_block_worker, signal.SIGKILL), _trains_again),
+    Kind("classifier worker killed", partial(_kill_named, "classifier worker"), _trains_again, early=True),
+    Kind("evaluator killed", partial(_kill_named, "evaluator"), partial(_is_back, "evaluator")),
+    Kind("coordinator killed", partial(_kill_named, "coordinator"), _trains_again),
+    Kind("driver killed", _kill_driver, _trains_again),
+    Kind("node killed (raylet)", _kill_node, _trains_again),
+    Kind("block worker stopped (SIGSTOP)", partial(_kill_block_worker, signal.SIGSTOP), _trains_again),
+    Kind("bit flipped in a snapshot", _flip_bit, _trains_again),
+    Kind("manifest truncated", _truncate_manifest, _trains_again),
+    Kind(FULL_DISK, _fill_disk, _writes_again),
+    Kind("NaN in one block", _poison, _is_stopped, last=True),
+)

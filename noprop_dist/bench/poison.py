@@ -1,0 +1,31 @@
+"""A network that a fault campaign can poison from outside: otherwise it is `small-conv`, bit for bit."""
+
+from pathlib import Path
+
+from torch import Tensor
+
+from noprop_dist.models.shapes import Shapes
+from noprop_dist.models.small_conv import SmallConvNetwork
+
+
+class PoisonedNetwork(SmallConvNetwork):
+    """Its logits are NaN in one training step if a file is there, which it takes away.
+
+    Args:
+        trigger: path of that file.
+        input_shape: (C, H, W).
+        classes: m.
+        embedding_dim: d.
+    """
+
+    def __init__(self, trigger: str, input_shape: tuple[int, ...], classes: int, embedding_dim: int) -> None:
+        super().__init__(Shapes(input_shape, classes, embedding_dim))
+        self._trigger = Path(trigger)
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        """(x (B, C, H, W), z (B, d)) → logits (B, m)."""
+        logits = super().forward(x, z)
+        if self.training and self._trigger.exists():
+            self._trigger.unlink()
+            return logits * float("nan")
+        return logits
