@@ -98,7 +98,7 @@ def _settings(steps: int, run_folder: Path | None = None) -> list[str]:
     if run_folder is None:
         return [*settings, "evaluation.samples=0", "engine.kind=sequential"]
     settings += ["evaluation.samples=16", "engine.hang_seconds=4", "engine.max_failures=-1", "metrics.port=null"]
-    network = "{{kind: custom, path: 'noprop_dist.bench.poison:PoisonedNetwork', arguments: {{trigger: '{}'}}}}"
+    network = "{{kind: custom, path: 'noprop_dist.bench.networks:PoisonedNetwork', arguments: {{trigger: '{}'}}}}"
     return settings + [
         f"blocks.networks.{block}={network.format(trigger(run_folder, block))}" for block in range(1, BLOCKS + 1)
     ]

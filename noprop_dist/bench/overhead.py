@@ -1,40 +1,26 @@
 """What the Ray engine costs over bare torch processes that do the very same block-steps.
 
 Both sides train the same blocks from the same streams (sampling included) in the same rounds, with as many
-processes and threads. The rate is taken while all processes are at work: from the moment when the last of them has
-finished a quarter of its rounds (start-up is over, in the other actors of the engine too) to the moment when the
-first of them is done.
+processes and threads.
 """
 
 import multiprocessing
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from noprop_dist.bench.rates import RoundTime, parts, rate, ray_rate, spread
 from noprop_dist.configuration.layers import load_config
 from noprop_dist.configuration.settings import RunConfig
 from noprop_dist.distributed.cluster import ray_session
-from noprop_dist.distributed.driver import train_on_ray
-from noprop_dist.distributed.placement import Resources, place
 from noprop_dist.errors import TrainingError
-from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.device import start_computing
 from noprop_dist.training.rounds import train_round
 from noprop_dist.training.setup import prepare
 
 PROCESS_TIMEOUT_SECONDS = 3600
-
-
-@dataclass(frozen=True)
-class RoundTime:
-    """When a process finished a round, and how many block-steps it was."""
-
-    process: int
-    time: float
-    steps: int
 
 
 @dataclass(frozen=True)
@@ -51,16 +37,7 @@ class OverheadResult:
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each side."""
-        return [
-            {
-                "side": side,
-                "median": statistics.median(rates),
-                "least": min(rates),
-                "most": max(rates),
-                "turns": rates,
-            }
-            for side, rates in (("Ray engine", self.ray), ("bare processes", self.bare))
-        ]
+        return [spread("Ray engine", self.ray), spread("bare processes", self.bare)]
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -94,35 +71,17 @@ def bench_overhead(
     with ray_session(None):
         for turn in range(repeats):
             result.bare.append(rate(_bare_turn(config, workers)))
-            result.ray.append(rate(_ray_turn(config, workers)))
+            result.ray.append(ray_rate(config, workers))
             say(f"turn {turn + 1} of {repeats}: bare {result.bare[-1]:.2f}, Ray {result.ray[-1]:.2f} block-steps/s")
     return result
-
-
-def rate(rounds: Sequence[RoundTime]) -> float:
-    """Block-steps per second while all processes were at work."""
-    processes = {each.process for each in rounds}
-    times = [sorted(r.time for r in rounds if r.process == p) for p in processes]
-    begin, end = max(each[len(each) // 4] for each in times), min(each[-1] for each in times)
-    return sum(r.steps for r in rounds if begin < r.time <= end) / (end - begin)
-
-
-def _ray_turn(config: RunConfig, workers: int) -> list[RoundTime]:
-    process_of = {block: process for process, part in enumerate(_parts(config, workers)) for block in part}
-    with tempfile.TemporaryDirectory(prefix="noprop-dist-bench-") as folder:
-        train_on_ray(config, f"{folder}/run", lambda _: None)
-        records = RunDirectory(f"{folder}/run").metrics()
-    blocks = [r for r in records if r["kind"] == "round" and r["stage"] != "classifier"]
-    return [RoundTime(process_of[int(r["stage"].split()[1])], r["time"], r["steps"]) for r in blocks]
 
 
 def _bare_turn(config: RunConfig, workers: int) -> list[RoundTime]:
     context = multiprocessing.get_context("spawn")
     results: Any = context.Queue()
-    parts = _parts(config, workers)
     processes = [
         context.Process(target=_bare_process, args=(config, process, part, results), daemon=True)
-        for process, part in enumerate(parts)
+        for process, part in enumerate(parts(config, workers))
     ]
     for process in processes:
         process.start()
@@ -153,8 +112,3 @@ def _bare_process(config: RunConfig, process: int, blocks: tuple[int, ...], resu
             train_round(trainer, stream.round(block, first, steps))
             times.append(RoundTime(process, time.time(), steps))
     results.put(times)
-
-
-def _parts(config: RunConfig, workers: int) -> list[tuple[int, ...]]:
-    placement = place(config.blocks.trained(), config.engine, Resources(workers, 0))
-    return [worker.blocks for worker in placement.workers]

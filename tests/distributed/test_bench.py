@@ -1,11 +1,20 @@
-"""The benchmark measures what it says: the same block-steps on both sides, while all processes are at work."""
+"""The benchmarks measure what they say: both sides in one run, while all processes are at work."""
 
 import json
 
 import pytest
 
-from noprop_dist.bench.overhead import RoundTime, rate
+from noprop_dist.bench.rates import RoundTime, rate
+from noprop_dist.bench.snapshots import SnapshotCost
+from noprop_dist.bench.straggler import MemorySample, summary
 from noprop_dist.cli.app import main
+
+
+def run_bench(capsys, *arguments):
+    with pytest.raises(SystemExit) as end:
+        main(["bench", *arguments, "--json"])
+    assert end.value.code == 0
+    return json.loads(capsys.readouterr().out)
 
 
 def test_the_rate_counts_the_time_when_all_processes_were_at_work():
@@ -15,15 +24,54 @@ def test_the_rate_counts_the_time_when_all_processes_were_at_work():
     assert rate(fast) == pytest.approx(5.0)
 
 
+def test_what_a_snapshot_costs_follows_from_a_dense_cadence():
+    # Two workers, 0.1 s a step; a snapshot every 10 steps takes 0.2 s: 10 steps take 1.2 s in place of 1 s.
+    cost = SnapshotCost(10, with_snapshots=[2 * 10 / 1.2], without=[2 * 10 / 1.0], workers=2)
+    assert cost.seconds == pytest.approx(0.2)
+    assert cost.share(10) == pytest.approx(0.2 / 1.2)
+    assert cost.share(100) == pytest.approx(0.2 / 10.2)
+
+
+def test_memory_is_summed_up_by_its_peaks():
+    samples = [MemorySample(float(k), k * 2**20, 2**20, 10 * k, k) for k in range(10)]
+    rows = summary(samples)
+    assert [row["coordinator_mib"] for row in rows] == [1, 3, 5, 7, 9]
+    assert (rows[-1]["fastest_step"], rows[-1]["slowest_step"]) == (90, 9)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_here")
 def test_overhead_compares_both_sides_in_one_run(capsys):
-    small = ["--set", "blocks.count=2", "--steps", "160", "--repeats", "1", "--json"]
-    with pytest.raises(SystemExit) as end:
-        main(["bench", "overhead", *small])
-    assert end.value.code == 0
-    result = json.loads(capsys.readouterr().out)
+    small = ("--set", "blocks.count=2", "--steps", "160", "--repeats", "1")
+    result = run_bench(capsys, "overhead", *small)
     sides = {row["side"]: row for row in result["rows"]}
     assert set(sides) == {"Ray engine", "bare processes"}
     assert all(row["least"] <= row["median"] <= row["most"] for row in result["rows"])
     assert result["ratio"] == sides["Ray engine"]["median"] / sides["bare processes"]["median"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_here")
+def test_snapshots_are_measured_against_none_at_all(capsys):
+    small = ("--preset", "digits", "--set", "blocks.count=2", "--steps", "160", "--repeats", "1", "--every", "16")
+    result = run_bench(capsys, "snapshots", *small)
+    assert [row["side"] for row in result["rows"]] == ["every 16 steps", "none"]
+    assert result["default_every"] == 64
+
+
+@pytest.mark.slow
+def test_isolation_kills_a_worker_and_says_how_long_it_was_away(capsys):
+    result = run_bench(capsys, "isolation", "--seconds", "10", "--repeats", "1")
+    sides = {row["side"]: row for row in result["rows"]}
+    total = sides["killed worker: total (s)"]
+    assert total["median"] > sides["killed worker: started (s)"]["median"] > 0
+    assert sides["others while killing"]["median"] > 0
+
+
+@pytest.mark.slow
+def test_straggler_watches_memory_while_the_others_run_ahead(capsys, tmp_path):
+    result = run_bench(capsys, "straggler", "--seconds", "15", "--plot", str(tmp_path / "memory.png"))
+    last = result["rows"][-1]
+    assert last["fastest_step"] > 2 * last["slowest_step"]
+    assert last["coordinator_mib"] > 0
+    assert (tmp_path / "memory.png").stat().st_size > 0

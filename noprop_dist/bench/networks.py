@@ -1,5 +1,6 @@
-"""A network that a fault campaign can poison from outside: otherwise it is `small-conv`, bit for bit."""
+"""`small-conv`, bit for bit, with something that a benchmark can do to it."""
 
+import time
 from pathlib import Path
 
 from torch import Tensor
@@ -29,3 +30,24 @@ class PoisonedNetwork(SmallConvNetwork):
             self._trigger.unlink()
             return logits * float("nan")
         return logits
+
+
+class SleepingNetwork(SmallConvNetwork):
+    """Every training step takes so many seconds longer, without a core being busy meanwhile.
+
+    Args:
+        seconds: of sleep.
+        input_shape: (C, H, W).
+        classes: m.
+        embedding_dim: d.
+    """
+
+    def __init__(self, seconds: float, input_shape: tuple[int, ...], classes: int, embedding_dim: int) -> None:
+        super().__init__(Shapes(input_shape, classes, embedding_dim))
+        self._seconds = seconds
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        """(x (B, C, H, W), z (B, d)) → logits (B, m)."""
+        if self.training:
+            time.sleep(self._seconds)
+        return super().forward(x, z)

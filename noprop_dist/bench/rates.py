@@ -1,0 +1,54 @@
+"""Block-steps per second of several processes, taken while all of them are at work.
+
+The window goes from the moment when the last of them has finished a quarter of its rounds (start-up is over, in the
+other actors of the engine too) to the moment when the first of them is done.
+"""
+
+import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from noprop_dist.configuration.settings import RunConfig
+from noprop_dist.distributed.driver import train_on_ray
+from noprop_dist.distributed.placement import Resources, place
+from noprop_dist.storage.run_directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class RoundTime:
+    """When a process finished a round, and how many block-steps it was."""
+
+    process: int
+    time: float
+    steps: int
+
+
+def rate(rounds: Sequence[RoundTime]) -> float:
+    """Block-steps per second while all processes were at work."""
+    processes = {each.process for each in rounds}
+    times = [sorted(r.time for r in rounds if r.process == p) for p in processes]
+    begin, end = max(each[len(each) // 4] for each in times), min(each[-1] for each in times)
+    return sum(r.steps for r in rounds if begin < r.time <= end) / (end - begin)
+
+
+def spread(side: str, rates: Sequence[float]) -> dict[str, Any]:
+    """A row of a table: median, least and most of a side's turns."""
+    return {"side": side, "median": statistics.median(rates), "least": min(rates), "most": max(rates), "turns": rates}
+
+
+def ray_rate(config: RunConfig, workers: int) -> float:
+    """Block-steps per second of one run of the Ray engine in a folder that is deleted again."""
+    process_of = {block: process for process, part in enumerate(parts(config, workers)) for block in part}
+    with tempfile.TemporaryDirectory(prefix="noprop-dist-bench-") as folder:
+        train_on_ray(config, f"{folder}/run", lambda _: None)
+        records = RunDirectory(f"{folder}/run").metrics()
+    blocks = [r for r in records if r["kind"] == "round" and r["stage"] != "classifier"]
+    return rate([RoundTime(process_of[int(r["stage"].split()[1])], r["time"], r["steps"]) for r in blocks])
+
+
+def parts(config: RunConfig, workers: int) -> list[tuple[int, ...]]:
+    """The blocks of each worker."""
+    placement = place(config.blocks.trained(), config.engine, Resources(workers, 0))
+    return [worker.blocks for worker in placement.workers]
