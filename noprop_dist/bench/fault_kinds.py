@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 
 from noprop_dist.bench.live_run import LiveRun
-from noprop_dist.errors import TrainingError
 from noprop_dist.storage.checkpoint_files import Record
 
 NODES = 2
@@ -62,22 +61,35 @@ def may_mount() -> bool:
     )
 
 
-def _kill(run: LiveRun, worker: str, number: signal.Signals = signal.SIGKILL) -> float:
-    pid = run.pid(worker)
-    if pid is None:
-        raise TrainingError(f"{run.folder}: there is no {worker} yet")
-    begun = time.time()
-    os.kill(pid, number)
+def signal_worker(run: LiveRun, worker: str, number: signal.Signals = signal.SIGKILL) -> float:
+    """Send a signal to a worker's process, once there is one that lives: it may have been lost with its node just now.
+
+    Returns:
+        The time of it.
+    """
+    begun = 0.0
+
+    def hit() -> bool:
+        nonlocal begun
+        pid = run.pid(worker)
+        if pid is None:
+            return False
+        begun = time.time()
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+            return True
+        return False
+
+    run.wait_for(f"a living {worker}", hit)
     return begun
 
 
 def _kill_named(worker: str, run: LiveRun, _: int) -> float:
-    run.wait_for(f"the {worker}", lambda: run.pid(worker) is not None)
-    return _kill(run, worker)
+    return signal_worker(run, worker)
 
 
 def _kill_block_worker(number: signal.Signals, run: LiveRun, pick: int) -> float:
-    return _kill(run, f"block worker {1 + pick % NODES}", number)
+    return signal_worker(run, f"block worker {1 + pick % NODES}", number)
 
 
 def _kill_driver(run: LiveRun, _: int) -> float:
@@ -104,7 +116,7 @@ def _flip_bit(run: LiveRun, pick: int) -> float:
             content = bytearray(file.read_bytes())
             content[len(content) // 2] ^= 1
             file.write_bytes(content)
-            return _kill(run, "coordinator")
+            return signal_worker(run, "coordinator")
 
 
 def _truncate_manifest(run: LiveRun, _: int) -> float:
@@ -114,7 +126,7 @@ def _truncate_manifest(run: LiveRun, _: int) -> float:
         file = run.folder / f"checkpoints/step-{step:08d}/manifest.json"
         with suppress(FileNotFoundError):
             os.truncate(file, file.stat().st_size // 2)
-            return _kill(run, "coordinator")
+            return signal_worker(run, "coordinator")
 
 
 def _fill_disk(run: LiveRun, _: int) -> float:
