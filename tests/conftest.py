@@ -13,8 +13,9 @@ from noprop_dist.data.dataset import DataSet
 from noprop_dist.distributed.coordinator import Coordinator
 from noprop_dist.distributed.messages import RunOutcome
 from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.training.preparation import prepare
 from noprop_dist.training.sequential import train_sequentially
-from noprop_dist.training.setup import RunSetup, prepare
+from noprop_dist.training.setup import RunSetup
 
 os.environ.pop("RAY_ADDRESS", None)
 

@@ -16,8 +16,8 @@ from noprop_dist.bench.live_run import LiveRun
 from noprop_dist.configuration.layers import load_config
 from noprop_dist.distributed.loopback import loopback_cluster
 from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.training.preparation import prepare
 from noprop_dist.training.sequential import train_sequentially
-from noprop_dist.training.setup import prepare
 
 BETWEEN_SECONDS = 1.0
 DISK_BYTES = 128 * 2**20
@@ -166,7 +166,7 @@ def _next(run: LiveRun, steps: int, waiting: Sequence[Fault], early: bool) -> Fa
     fault = next((fault for fault in waiting if not fault.kind.early), None)
     if fault is not None:
         run.wait_for("a checkpoint", lambda: not run.running or len(run.directory.checkpoints.steps()) > 0)
-    reached = max((r["step"] for r in run.records("round") if r["stage"] != "classifier"), default=0)
+    reached = max((r["step"] for r in run.records("round") if r["stage"].startswith("block")), default=0)
     return fault if run.running and reached < LAST_SHARE * steps else None
 
 

@@ -17,8 +17,8 @@ from noprop_dist.configuration.settings import RunConfig
 from noprop_dist.distributed.cluster import ray_session
 from noprop_dist.errors import TrainingError
 from noprop_dist.training.device import start_computing
+from noprop_dist.training.preparation import prepare
 from noprop_dist.training.rounds import train_round
-from noprop_dist.training.setup import prepare
 
 PROCESS_TIMEOUT_SECONDS = 3600
 

@@ -44,7 +44,7 @@ def ray_rate(config: RunConfig, workers: int) -> float:
     with tempfile.TemporaryDirectory(prefix="noprop-dist-bench-") as folder:
         train_on_ray(config, f"{folder}/run", lambda _: None)
         records = RunDirectory(f"{folder}/run").metrics()
-    blocks = [r for r in records if r["kind"] == "round" and r["stage"] != "classifier"]
+    blocks = [r for r in records if r["kind"] == "round" and r["stage"].startswith("block")]
     return rate([RoundTime(process_of[int(r["stage"].split()[1])], r["time"], r["steps"]) for r in blocks])
 
 

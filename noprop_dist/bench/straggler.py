@@ -111,7 +111,7 @@ def memory_figure(samples: list[MemorySample]) -> Figure:
 
 
 def _steps(run: LiveRun) -> dict[str, int]:
-    return {r["stage"]: r["step"] for r in run.records("round") if r["stage"] != "classifier"}
+    return {r["stage"]: r["step"] for r in run.records("round") if r["stage"].startswith("block")}
 
 
 def _shared_bytes() -> int:

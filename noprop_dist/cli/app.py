@@ -31,6 +31,9 @@ Set = Annotated[
     typer.Option("--set", help="One setting, over preset and file; may be repeated.", metavar="KEY.PATH=VALUE"),
 ]
 Engine = Annotated[str | None, typer.Option(help="ray or sequential (one process, no Ray).", metavar="NAME")]
+Method = Annotated[
+    str | None, typer.Option(help="noprop, or backprop: the paper's baseline, end to end by Ray Train.", metavar="NAME")
+]
 Address = Annotated[
     str | None,
     typer.Option(help="A running Ray cluster, HOST:PORT. Without it $RAY_ADDRESS, else a Ray of our own."),
@@ -50,11 +53,12 @@ def train(
         str | None, typer.Option(help="Where the run is kept: a path or URI. Default: runs/NAME-DATE-TIME.")
     ] = None,
     address: Address = None,
+    method: Method = None,
 ) -> None:
     """Train a network; prints the run directory."""
     from noprop_dist.cli.training import configured, start_run
 
-    start_run(configured(preset, config, set_ or [], engine, address), run_dir)
+    start_run(configured(preset, config, set_ or [], engine, address, method), run_dir)
 
 
 @app.command()
@@ -64,7 +68,7 @@ def resume(
         list[str] | None,
         typer.Option(
             "--set",
-            help="engine.* and metrics.* change no result; blocks.training.N.* holds from here on.",
+            help="engine.* and metrics.* change no result; blocks.training.N.* and learning rates hold from here on.",
         ),
     ] = None,
     address: Address = None,
@@ -73,6 +77,20 @@ def resume(
     from noprop_dist.cli.training import resume_run
 
     resume_run(run_dir, set_ or [], address)
+
+
+@app.command()
+def reproduce(
+    data: Annotated[str, typer.Argument(help="mnist, cifar10 or cifar100.", metavar="DATA")],
+    seeds: Annotated[int, typer.Option(help="Runs of each row, with seeds 0, 1, ….", min=1)] = 3,
+    epochs: Annotated[int | None, typer.Option(help="Default: the paper's, 100 or 150.", min=1)] = None,
+    out: Annotated[str | None, typer.Option(help="Folder of the runs. Default: runs/reproduce-DATA.")] = None,
+    set_: Set = None,
+) -> None:
+    """The paper's table beside ours: NoProp with three embeddings, and back-propagation; skips what is done."""
+    from noprop_dist.cli.reproduce import reproduce as run
+
+    run(data, seeds, epochs, out or f"runs/reproduce-{data}", set_ or [])
 
 
 @app.command()

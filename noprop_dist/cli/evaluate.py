@@ -17,6 +17,7 @@ from noprop_dist.errors import UserError
 from noprop_dist.inference.evaluation import (
     BlockEvaluation,
     Evaluation,
+    ObjectiveTerms,
     evaluate,
     evaluate_blocks,
     evaluate_terms,
@@ -32,19 +33,20 @@ def show_evaluation(run_dir: str, sampler: str, passes: int, per_block: bool, as
     test = load_data(run.setup.config.data).held_out.test
     with working(f"classifying {len(test):,} test samples"):
         result = evaluate(run.network, test, chosen, passes)
-        terms = evaluate_terms(run.network, test, run.setup.config.objective.eta)
+        terms = None if run.setup.end_to_end else evaluate_terms(run.network, test, run.setup.config.objective.eta)
         blocks = evaluate_blocks(run.network, test, chosen) if per_block else []
     if as_json:
         extra = {"per_block": [asdict(block) for block in blocks]} if per_block else {}
-        print(json.dumps({**result.to_json(), "objective": terms.to_json(), **extra}))
+        print(json.dumps({**result.to_json(), "objective": terms and terms.to_json(), **extra}))
         return
     console.print(_summary(result))
-    console.print(
-        f"Eq. 8 on the test set, nats per sample: cross-entropy {terms.cross_entropy:.4g}, KL {terms.kl:.4g}, "
-        f"denoising {terms.denoising:.4g}; ELBO {terms.elbo:.4g}"
-    )
+    if terms is not None:
+        console.print(
+            f"Eq. 8 on the test set, nats per sample: cross-entropy {terms.cross_entropy:.4g}, KL {terms.kl:.4g}, "
+            f"denoising {terms.denoising:.4g}; ELBO {terms.elbo:.4g}"
+        )
     if per_block:
-        console.print(_block_table(blocks))
+        console.print(_block_table(blocks, terms))
 
 
 def show_predictions(run_dir: str, images: Sequence[Path], sampler: str, passes: int, as_json: bool) -> None:
@@ -76,11 +78,12 @@ def _summary(result: Evaluation) -> str:
     )
 
 
-def _block_table(blocks: list[BlockEvaluation]) -> Table:
-    table = Table(title="accuracy of the parts", title_justify="left")
-    for column in ("block t", "chain: nearest to z_t", "chain: class of û_t", "block alone"):
+def _block_table(blocks: list[BlockEvaluation], terms: ObjectiveTerms | None) -> Table:
+    table = Table(title="accuracy of the parts, and their terms of Eq. 8", title_justify="left")
+    for column in ("block t", "chain: nearest to z_t", "chain: class of û_t", "block alone", "denoising term (nats)"):
         table.add_column(column, justify="right")
     for block in blocks:
         shares = (f"{share:.2%}" for share in (block.after_block, block.prediction, block.alone))
-        table.add_row(str(block.block), *shares)
+        term = "" if terms is None else f"{terms.denoising_terms[block.block - 1]:.4g}"
+        table.add_row(str(block.block), *shares, term)
     return table

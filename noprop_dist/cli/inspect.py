@@ -19,11 +19,12 @@ def show_run(run_dir: str, as_json: bool) -> None:
     config = directory.config()
     manifest = directory.checkpoints.manifest()
     metrics = latest_metrics(directory.metrics())
-    *blocks, classifier = manifest["stages"]
+    blocks = [entry for entry in manifest["stages"] if entry["name"].startswith("block")]
+    others = {entry["name"]: entry for entry in manifest["stages"] if entry not in blocks}
     if as_json:
         whole = {
             "blocks": [{"block": block["stage"], **_fingerprint(block)} for block in blocks],
-            "classifier": _fingerprint(classifier),
+            **{name: _fingerprint(entry) for name, entry in others.items()},
             "config": config.model_dump(mode="json"),
             "metrics": metrics,
             "data": directory.facts().to_json(),
@@ -36,7 +37,7 @@ def show_run(run_dir: str, as_json: bool) -> None:
     for column in ("", "step", "loss", "sha256 of the weights"):
         table.add_column(column)
     for stage in manifest["stages"]:
-        name = f"block {stage['stage']}" if stage is not classifier else "classifier"
+        name = stage["name"] if stage["name"] in others else f"block {stage['stage']}"
         loss = metrics["stages"].get(name, {}).get("loss")
         table.add_row(name, str(stage["step"]), "" if loss is None else f"{loss:.4g}", stage["sha256"])
     # A fingerprint is no use in pieces, even where the output is narrow.

@@ -11,7 +11,8 @@ from noprop_dist.distributed.cluster import cluster_resources, is_remote, ray_se
 from noprop_dist.distributed.placement import Placement, Resources, WorkerPlace, place
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.footprint import Footprint, block_footprint
-from noprop_dist.training.setup import RunSetup, prepare
+from noprop_dist.training.preparation import prepare
+from noprop_dist.training.setup import RunSetup
 
 console = Console(highlight=False, soft_wrap=True)
 

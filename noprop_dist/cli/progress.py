@@ -88,8 +88,8 @@ class LineView:
 
 def progress_line(progress: RunProgress) -> str:
     """`steps 120–136 of 400, 31 %, 160 block-steps/s, loss 0.02–1.1, 20 s left`."""
-    steps = [stage.step for stage in progress.stages[:-1]]
-    losses = [stage.loss for stage in progress.stages[:-1] if stage.loss is not None]
+    steps = [stage.step for stage in progress.blocks]
+    losses = [stage.loss for stage in progress.blocks if stage.loss is not None]
     loss = f", loss {min(losses):.3g}–{max(losses):.3g}" if losses else ""
     return (
         f"steps {min(steps)}–{max(steps)} of {progress.total_steps}, {progress.fraction:.0%}, "

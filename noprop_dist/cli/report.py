@@ -18,6 +18,7 @@ from noprop_dist.report import plots
 from noprop_dist.report.page import html_page
 from noprop_dist.storage.checkpoint_files import Record
 from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.training.run_plan import EMBEDDING
 from noprop_dist.training.setup import RunSetup
 
 PARTS_SAMPLES = 1000
@@ -47,8 +48,8 @@ def write_report(run_dir: str) -> None:
     for file, _, _, png in rendered:
         directory.write_file(f"plots/{file}.png", png)
     page = html_page(
-        title=f"NoProp-DT on {setup.facts.name}",
-        subtitle=f"{config.blocks.count} blocks without a gradient between them; {run_dir}",
+        title=f"{'Back-propagation' if setup.end_to_end else 'NoProp-DT'} on {setup.facts.name}",
+        subtitle=f"{config.blocks.count} blocks {_between_blocks(setup)}; {run_dir}",
         headline=_headline(metrics),
         pictures=[(heading, text, png) for _, heading, text, png in rendered],
         facts=_facts(setup, metrics, manifest),
@@ -61,23 +62,29 @@ def write_report(run_dir: str) -> None:
 def _training_pictures(setup: RunSetup, metrics: list[Record]) -> Pictures:
     rounds = [record for record in metrics if record["kind"] == "round"]
     evaluations = [record for record in metrics if record["kind"] == "evaluation"]
-    objective = latest_metrics(metrics)["objective"]
-    pictures = [
-        (
-            "loss",
-            "Loss over steps",
-            "Every block minimises its own error; none waits for another.",
-            plots.loss_over_steps(rounds),
-        )
-    ]
+    objectives = [record for record in metrics if record["kind"] == "objective"]
+    versions = [record for record in rounds if record["stage"] == EMBEDDING]
+    text = "One loss for all blocks." if setup.end_to_end else "Every block minimises its own error."
+    pictures = [("loss", "Loss over steps", text, plots.loss_over_steps(rounds))]
     if evaluations:
         text = "The whole chain, assembled from the blocks' snapshots at the same step."
         pictures.append(("accuracy", "Accuracy over steps", text, plots.accuracy_over_steps(evaluations)))
-    if objective:
+    if objectives:
         text = "What each block still gets wrong at the noise level that it is trained for and used at."
-        figure = plots.error_against_noise(setup.schedule, objective["squared_errors"])
+        figure = plots.denoising_of_blocks(setup.schedule, objectives[-1])
         pictures.append(("denoising", "Denoising error against noise level", text, figure))
+        text = "Cross-entropy of the classifier, KL of z_0 to noise, and the denoising terms of all blocks together."
+        pictures.append(("terms", "The objective", text, plots.terms_over_steps(objectives)))
+    if versions:
+        text = "Embeddings that shrink or come together make denoising easy and classification hard."
+        pictures.append(("embedding", "The learned class embeddings", text, plots.embedding_over_steps(versions)))
     return pictures
+
+
+def _between_blocks(setup: RunSetup) -> str:
+    if setup.end_to_end:
+        return "trained end to end"
+    return "that share W_embed alone" if setup.embedding_stage is not None else "without a gradient between them"
 
 
 def _network_pictures(run: TrainedRun, held_out: HeldOut) -> Pictures:
@@ -102,7 +109,7 @@ def _headline(metrics: list[Record]) -> dict[str, str]:
 
 def _facts(setup: RunSetup, metrics: list[Record], manifest: Record) -> dict[str, str]:
     rounds = [record for record in metrics if record["kind"] == "round"]
-    blocks = [record for record in rounds if record["stage"] != "classifier"]
+    blocks = [record for record in rounds if record["stage"].startswith(("block", "network"))]
     seconds = max(record["time"] for record in rounds) - min(record["time"] for record in rounds)
     busy = sum(record["seconds"] for record in blocks)
     facts = {

@@ -1,6 +1,6 @@
 """`train` and `resume`: from settings to a finished run."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -16,19 +16,26 @@ from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.training.device import choose_device
-from noprop_dist.training.setup import RunSetup, prepare
+from noprop_dist.training.preparation import check, prepare
+from noprop_dist.training.setup import RunSetup
 
-STAGE_SETTINGS = ("blocks.training.", "classifier.learning_rate=")
+STAGE_SETTINGS = ("blocks.training.", "classifier.learning_rate=", "embedding.learning_rate=")
 """What a `resume` may change for single stages from where they stand."""
 
 messages = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def configured(
-    preset: str | None, file: Path | None, settings: Sequence[str], engine: str | None, address: str | None
+    preset: str | None,
+    file: Path | None,
+    settings: Sequence[str],
+    engine: str | None,
+    address: str | None,
+    method: str | None = None,
 ) -> RunConfig:
     """The configuration that the options of `train` and `plan` describe."""
     options = [f"engine.kind={engine}"] if engine else []
+    options += [f"method={method}"] if method else []
     options += [f'engine.address="{address}"'] if address else []
     return load_config(preset, file, [*settings, *options])
 
@@ -47,12 +54,12 @@ def resume_run(run_dir: str, settings: Sequence[str], address: str | None) -> No
     values = directory.config().model_dump(mode="json")
     changes = []
     for setting in [*settings, *([f'engine.address="{address}"'] if address else [])]:
-        if setting.startswith(STAGE_SETTINGS):
+        if setting.startswith(STAGE_SETTINGS) and values["method"] == "noprop":
             changes.append(setting)
         elif setting.partition(".")[0] not in ("engine", "metrics"):
             raise UserError(
                 f"--set {setting}: resume only takes engine.* and metrics.* settings, blocks.training.N.* for single "
-                "blocks and classifier.learning_rate; others change the whole run"
+                "blocks, classifier.learning_rate and embedding.learning_rate; others change the whole run"
             )
         values = merge(values, setting_layer(setting))
     config = validated(values)
@@ -81,11 +88,7 @@ def _note_changes(directory: RunDirectory, changes: list[str]) -> None:
 def _train(config: RunConfig, directory: RunDirectory, resume: bool) -> None:
     with progress_view() as view, stop_signals(view.say) as request:
         try:
-            outcome = (
-                _train_sequentially(config, directory, view, resume, request)
-                if config.engine.kind == "sequential"
-                else _train_on_ray(config, directory, view, resume, request)
-            )
+            outcome = _engine(config)(config, directory, view, resume, request)
         except KeyboardInterrupt:
             raise TrainingError(f"stopped; `noprop-dist resume {directory}` continues the run") from None
     if outcome.evaluation is not None:
@@ -93,6 +96,22 @@ def _train(config: RunConfig, directory: RunDirectory, resume: bool) -> None:
     if outcome.stopped and request.signal is not None:
         messages.print(f"stopped and saved; `noprop-dist resume {directory}` continues the run")
         raise SystemExit(128 + request.signal)
+
+
+def _engine(config: RunConfig) -> Callable[[RunConfig, RunDirectory, ProgressView, bool, StopRequest], RunOutcome]:
+    if config.method == "backprop":
+        return _train_end_to_end
+    return _train_sequentially if config.engine.kind == "sequential" else _train_on_ray
+
+
+def _train_end_to_end(
+    config: RunConfig, directory: RunDirectory, view: ProgressView, resume: bool, request: StopRequest
+) -> RunOutcome:
+    from noprop_dist.distributed.end_to_end_driver import train_end_to_end_on_ray
+
+    view.say(f"run directory: {directory}")
+    view.say("starting Ray Train")
+    return train_end_to_end_on_ray(config, directory, view.show, resume, request)
 
 
 def _train_sequentially(
@@ -120,7 +139,7 @@ def _train_on_ray(
 
     if not is_remote(config.engine.address):
         view.say("checking data and networks")
-        prepare(config)  # a mistake is told before Ray takes its seconds to start
+        check(config)  # a mistake is told before Ray takes its seconds to start
         view.say(f"run directory: {directory}")
         view.say("starting Ray")
     return train_on_ray(config, str(directory), view.show, resume, request, view.say)

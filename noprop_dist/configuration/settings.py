@@ -1,10 +1,11 @@
 """A run, described completely: one frozen configuration that is enough to reproduce it."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from noprop_dist.configuration.networks import NetworkSettings, Settings, SmallConvNetwork
+from noprop_dist.configuration.blocks import BlockSettings
+from noprop_dist.configuration.networks import Settings
 from noprop_dist.configuration.operation import (
     CheckpointSettings,
     EngineSettings,
@@ -63,66 +64,35 @@ class ScheduleSettings(Settings):
 
 
 class EmbeddingSettings(Settings):
-    """The class embeddings W_embed."""
+    """The class embeddings W_embed (m × d)."""
 
-    kind: Literal["onehot"] = "onehot"
-
-
-class BlockTrainingSettings(Settings):
-    """What may differ for a single block; what is not given is as in `training`."""
-
-    learning_rate: float | None = Field(None, gt=0)
-    weight_decay: float | None = Field(None, ge=0)
-    gradient_clip: float | None = Field(None, gt=0, description="largest gradient norm")
-
-
-class BlockSettings(Settings):
-    """The T denoising blocks and their networks."""
-
-    count: int = Field(10, ge=1, le=10_000, description="T")
-    only: tuple[Positive, ...] | None = Field(
-        None, description="train these blocks alone, e.g. [1, 2, 5] or 1-5,8 (default: all)"
+    kind: Literal["onehot", "learned", "prototype"] = Field(
+        "onehot", description="the identity; learned from a random start; learned from a typical image of each class"
     )
-    network: NetworkSettings = SmallConvNetwork()
-    networks: dict[int, NetworkSettings] = Field(
-        default_factory=dict, description="another network for single blocks, by block number"
-    )
-    training: dict[int, BlockTrainingSettings] = Field(
-        default_factory=dict, description="another learning rate, decay or clipping for single blocks, by block number"
+    dim: Positive | None = Field(None, description="kind learned: d (default 20)")
+    learning_rate: float = Field(1e-3, gt=0, description="of W_embed, where it is learned")
+    sync_steps: Positive = Field(
+        32, description="steps that a version of W_embed lasts where it is learned; 1 is a joint update at every step"
     )
 
-    @field_validator("only", mode="before")
-    @classmethod
-    def _ranges(cls, value: Any) -> Any:
-        if isinstance(value, int) and not isinstance(value, bool):
-            return (value,)
-        return _parse_ranges(value) if isinstance(value, str) else value
+    @property
+    def is_learned(self) -> bool:
+        """Whether blocks share something that moves."""
+        return self.kind != "onehot"
 
     @model_validator(mode="after")
-    def _blocks_exist(self) -> "BlockSettings":
-        named = {"only": self.only or (), "networks": tuple(self.networks), "training": tuple(self.training)}
-        for field, numbers in named.items():
-            for number in numbers:
-                if not 1 <= number <= self.count:
-                    raise ValueError(f"{field} names block {number}, blocks are 1..{self.count}")
-        if self.only is not None and (not self.only or len(set(self.only)) < len(self.only)):
-            raise ValueError("only must name at least one block, and none twice")
+    def _dim_fits(self) -> "EmbeddingSettings":
+        if self.dim is not None and self.kind != "learned":
+            raise ValueError(f"embedding.dim={self.dim} is only for embedding.kind=learned; {self.kind} has its own")
         return self
-
-    def trained(self) -> tuple[int, ...]:
-        """The blocks that this run trains, in rising order."""
-        return tuple(sorted(self.only)) if self.only is not None else tuple(range(1, self.count + 1))
-
-    def network_of(self, block: int) -> NetworkSettings:
-        """The network settings of one block."""
-        return self.networks.get(block, self.network)
 
 
 class ClassifierSettings(Settings):
     """The classifier on z_T; its steps cost next to nothing and it needs a learning rate of its own."""
 
-    kind: Literal["linear"] = "linear"
+    kind: Literal["linear", "radial"] = Field("linear", description="softmax over f(z_T), or distances to embeddings")
     learning_rate: float = Field(2e-2, gt=0)
+    sigma: float = Field(0.5, gt=0, description="kind radial: σ of Eq. 15, in units of the embeddings")
 
 
 class ObjectiveSettings(Settings):
@@ -167,6 +137,9 @@ class RunConfig(Settings):
     """Everything that describes a run."""
 
     seed: int = Field(0, ge=0, lt=2**63)
+    method: Literal["noprop", "backprop"] = Field(
+        "noprop", description="backprop: the paper's baseline, the same blocks trained end to end (Eqs. 17-19)"
+    )
     data: DataSettings = DataSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     embedding: EmbeddingSettings = EmbeddingSettings()
@@ -182,6 +155,30 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _schedule_is_valid(self) -> "RunConfig":
         self.noise_schedule()
+        return self
+
+    @property
+    def shares_embedding(self) -> bool:
+        """Whether stages that are trained apart share a W_embed that moves."""
+        return self.method == "noprop" and self.embedding.is_learned
+
+    @model_validator(mode="after")
+    def _backprop_needs_every_block_and_ray(self) -> "RunConfig":
+        if self.method == "backprop" and self.blocks.only is not None:
+            raise ValueError("blocks.only is not allowed with method=backprop, which trains all blocks end to end")
+        if self.method == "backprop" and self.blocks.training:
+            raise ValueError("blocks.training is not allowed with method=backprop, which has one optimiser for all")
+        if self.method == "backprop" and self.engine.kind == "sequential":
+            raise ValueError("engine.kind=sequential is not allowed with method=backprop, which Ray Train runs")
+        return self
+
+    @model_validator(mode="after")
+    def _a_learned_embedding_needs_every_block(self) -> "RunConfig":
+        if self.shares_embedding and self.blocks.only is not None:
+            raise ValueError(
+                f"blocks.only is not allowed with embedding.kind={self.embedding.kind}: all blocks learn W_embed "
+                "together; embedding.kind=onehot lets blocks be trained apart"
+            )
         return self
 
     def training_of(self, block: int) -> TrainingSettings:
@@ -213,14 +210,3 @@ class RunConfig(Settings):
                         f"schedule.alpha_bar has {len(values)} values, blocks.count={T} needs {T + 1} (t = 0..T)"
                     )
                 return Schedule(values)
-
-
-def _parse_ranges(text: str) -> tuple[int, ...]:
-    """'1-3,8' → (1, 2, 3, 8)."""
-    numbers: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise ValueError(f"{text!r} is no list of blocks such as 1-5,8")
-        numbers += range(int(first), int(last if dash else first) + 1)
-    return tuple(numbers)

@@ -33,3 +33,15 @@ def one_step_noisier(z_t: Array, epsilon: Array, alpha: float) -> Array:
     """
     z_before: Array = alpha**0.5 * z_t + (1 - alpha) ** 0.5 * epsilon
     return z_before
+
+
+def as_function_of_embedding(z_t: torch.Tensor, u_y: torch.Tensor, alpha_bar: float) -> torch.Tensor:
+    """The very same z_t, which autograd now knows as √ᾱ_t u_y + √(1 − ᾱ_t) ε (Eq. 6).
+
+    Args:
+        z_t: a sample of q(z_t | y) that was drawn elsewhere, (B, d).
+        u_y: the class embeddings that it was drawn from, (B, d).
+        alpha_bar: ᾱ_t.
+    """
+    same_z_t: torch.Tensor = z_t + alpha_bar**0.5 * (u_y - u_y.detach())
+    return same_z_t

@@ -15,7 +15,6 @@ class BlockWorker(StageWorker):
     """
 
     def __init__(self, setup: RunSetup, inputs: Inputs) -> None:
-        engine = setup.config.engine
-        device = start_computing(engine.device, engine.threads_per_worker)
+        device = start_computing(setup.config.engine.device, setup.config.engine.threads_per_worker)
         samples = setup.training_samples(inputs, device)
-        super().__init__(device, engine.threads_per_worker, lambda block: setup.block_trainer(block, samples, device))
+        super().__init__(setup, device, lambda block: setup.block_trainer(block, samples, device))

@@ -1,18 +1,32 @@
-"""The actor that trains the classifier on z_T; it needs no images."""
+"""The actor that trains the classifier on z_T, and owns W_embed where that is learned; it needs no images."""
 
+from noprop_dist.distributed.messages import StageFailure
 from noprop_dist.distributed.stage_worker import StageWorker
 from noprop_dist.training.device import start_computing
+from noprop_dist.training.progress import RoundReport
 from noprop_dist.training.setup import RunSetup
+from noprop_dist.training.shared_embedding import EmbeddingTrainer, EmbeddingUpdate, EmbeddingVersion
+from noprop_dist.training.trainers import ClassifierTrainer
 
 
 class ClassifierWorker(StageWorker):
-    """The classifier, and (once embeddings are learned) the owner of W_embed.
+    """Two stages at most: T + 1 and T + 2.
 
     Args:
         setup: of the run.
     """
 
     def __init__(self, setup: RunSetup) -> None:
-        engine = setup.config.engine
-        device = start_computing(engine.device, engine.threads_per_worker)
-        super().__init__(device, engine.threads_per_worker, lambda _: setup.classifier_trainer(device))
+        device = start_computing(setup.config.engine.device, setup.config.engine.threads_per_worker)
+
+        def build(stage: int) -> ClassifierTrainer | EmbeddingTrainer:
+            is_owner = stage == setup.embedding_stage
+            return setup.embedding_trainer() if is_owner else setup.classifier_trainer(device)
+
+        super().__init__(setup, device, build)
+
+    def update(self, update: EmbeddingUpdate) -> tuple[EmbeddingVersion, RoundReport] | StageFailure | None:
+        """Make the next version of W_embed; see `EmbeddingTrainer.apply`."""
+        stage = self._setup.embedding_stage
+        assert stage is not None
+        return self._attempt(stage, update.first_step, lambda trainer: trainer.apply(update))

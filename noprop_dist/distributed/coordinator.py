@@ -9,6 +9,7 @@ import torch
 from noprop_dist.configuration.settings import RunConfig
 from noprop_dist.data.dataset import DataSet
 from noprop_dist.distributed.cluster import cluster_resources
+from noprop_dist.distributed.dispatcher import Dispatcher
 from noprop_dist.distributed.fleet import Fleet
 from noprop_dist.distributed.messages import RunOutcome
 from noprop_dist.distributed.placement import place
@@ -22,9 +23,10 @@ from noprop_dist.distributed.workers import CLASSIFIER_WORKER, EVALUATOR, ActorM
 from noprop_dist.metrics.exporter import MetricsExporter
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import Snapshot
+from noprop_dist.training.preparation import prepare
 from noprop_dist.training.progress import RunProgress
 from noprop_dist.training.run_log import RunLog
-from noprop_dist.training.setup import RunSetup, prepare
+from noprop_dist.training.setup import RunSetup
 
 
 class Coordinator:
@@ -77,7 +79,9 @@ class Coordinator:
             log.news(*warnings)
             log.event("worker", worker="coordinator", incarnation=1, **asdict(worker_facts(torch.device("cpu"))))
             recruiter = self._employ(setup, data, fleet, stages, exporter)
-            loop = TrainingLoop(setup, stages, fleet, recruiter, keeper, data.train.labels, log, exporter)
+            stream, exchange = setup.batch_stream(data.train.labels), setup.embedding_exchange(snapshots)
+            dispatcher = Dispatcher(setup, stages, fleet, keeper, stream, exchange)
+            loop = TrainingLoop(setup, stages, fleet, recruiter, keeper, dispatcher, log, exporter)
             for step in writer.complete_steps:
                 if setup.evaluates and not log.evaluated(step):
                     loop.evaluations.add(step)
@@ -127,7 +131,8 @@ def _stages(setup: RunSetup, snapshots: dict[int, Snapshot]) -> dict[int, Stage]
     stages = {}
     for number in setup.stages:
         done = snapshots[number].step if number in snapshots else 0
-        queue = StageQueue(setup.snapshot_steps, engine.round_steps, engine.prefetch, done)
+        steps = setup.sync_steps if number == setup.embedding_stage else engine.round_steps
+        queue = StageQueue(setup.snapshot_steps, steps, engine.prefetch, done)
         stages[number] = Stage(
             number, setup.stage_name(number), queue, CLASSIFIER_WORKER, waiting_since=now, reported=done
         )

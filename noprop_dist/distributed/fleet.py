@@ -17,7 +17,7 @@ from noprop_dist.distributed.messages import WorkerFacts
 
 ActorHandle = Any
 """Ray's actor handles have no static type."""
-CallKind = Literal["facts", "hold", "release", "train", "snapshot", "stop", "evaluate"]
+CallKind = Literal["facts", "hold", "release", "train", "update", "snapshot", "stop", "evaluate"]
 LONGEST_BACK_OFF_SECONDS = 30.0
 LOOK_FOR_DRAINS_SECONDS = 2.0
 BLOCK_WORKER = "block worker"
@@ -211,7 +211,7 @@ class Fleet:
         if isinstance(value, WorkerFacts):
             worker.facts = value
             return Ready(worker, value)
-        if call.kind in ("train", "evaluate"):
+        if call.kind in ("train", "update", "evaluate"):
             worker.losses_in_row = 0
         return Reply(worker, call, value)
 

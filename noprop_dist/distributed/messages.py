@@ -33,7 +33,7 @@ class StageFailure:
     """An error in one stage, as a value: the stage stops, the worker's other stages go on.
 
     Attributes:
-        stage: block number 1..T, or T + 1 for the classifier.
+        stage: block number 1..T, T + 1 for the classifier, or T + 2 for a learned W_embed.
         step: 0-based step at which it failed, or the first of its round where that is not known.
         cause: "TypeOfError: message".
         trace: the worker's traceback, for the log.

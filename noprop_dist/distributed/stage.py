@@ -10,7 +10,7 @@ class Stage:
     """One block or the classifier: where it is, how far, and what happened to it.
 
     Attributes:
-        number: block 1..T, or T + 1 for the classifier.
+        number: block 1..T, T + 1 for the classifier, or T + 2 for a learned W_embed.
         name: for people.
         queue: of its rounds.
         home: the worker that it should be on.

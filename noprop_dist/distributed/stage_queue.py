@@ -43,20 +43,27 @@ class StageQueue:
         """To the end of the run."""
         return self._snapshot_steps[-1] - self.steps_done
 
-    def next_round(self, unsaved_snapshots: int) -> tuple[int, int] | None:
+    @property
+    def next_step(self) -> int:
+        """The first that no round was sent of."""
+        return self._sent
+
+    def next_round(self, unsaved_snapshots: int, up_to: int | None = None) -> tuple[int, int] | None:
         """(first step, steps) of the round to send now; None where nothing may be sent.
 
         The caller sends it; if it ends at a snapshot step (`at_snapshot`), a snapshot has to be asked for at once.
 
         Args:
             unsaved_snapshots: of this stage, that wait to be written.
+            up_to: the step at which the round has to end at last; None is the end of the run.
         """
         unsaved = unsaved_snapshots + self._snapshots_in_flight
         waits = self._rounds_in_flight >= self._prefetch or unsaved >= MAX_UNSAVED_SNAPSHOTS
-        if waits or self._sent >= self._snapshot_steps[-1]:
+        end = self._snapshot_steps[-1] if up_to is None else up_to
+        if waits or self._sent >= end:
             return None
         next_snapshot = self._snapshot_steps[bisect_right(self._snapshot_steps, self._sent)]
-        first, steps = self._sent, min(self._round_steps, next_snapshot - self._sent)
+        first, steps = self._sent, min(self._round_steps, min(next_snapshot, end) - self._sent)
         self._sent += steps
         self._rounds_in_flight += 1
         return first, steps

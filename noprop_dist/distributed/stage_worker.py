@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import ray
 import torch
@@ -12,8 +13,9 @@ from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.training.batch_stream import Round
 from noprop_dist.training.progress import RoundReport
 from noprop_dist.training.rounds import train_round
-from noprop_dist.training.trainers import StageTrainer
+from noprop_dist.training.setup import RunSetup
 
+Result = TypeVar("Result")
 DEVICE_ERRORS = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
 """These end the worker, and a new one tries again. Any other error would come again: same batches, same bits."""
 
@@ -22,16 +24,16 @@ class StageWorker:
     """Stages on one device; calls are done in the order in which they arrive, but `stop`, which does not wait.
 
     Args:
+        setup: of the run.
         device: that it computes on.
-        threads: CPU threads that it computes with.
-        build: makes the trainer of a stage at step 0.
+        build: makes the trainer of a stage at step 0: a `StageTrainer`, or the `EmbeddingTrainer`.
     """
 
-    def __init__(self, device: torch.device, threads: int, build: Callable[[int], StageTrainer]) -> None:
+    def __init__(self, setup: RunSetup, device: torch.device, build: Callable[[int], Any]) -> None:
+        self._setup = setup
         self._device = device
-        self._threads = threads
         self._build = build
-        self._trainers: dict[int, StageTrainer] = {}
+        self._trainers: dict[int, Any] = {}
         self._stopped = False
 
     def facts(self) -> WorkerFacts:
@@ -40,7 +42,8 @@ class StageWorker:
 
     def hold(self, stage: int, snapshot: Snapshot | None) -> StageFailure | None:
         """Take a stage in, at a snapshot or (without one) at step 0."""
-        torch.set_num_threads(self._threads)  # Ray calls methods from another thread than the constructor
+        # Ray calls methods from another thread than the constructor.
+        torch.set_num_threads(self._setup.config.engine.threads_per_worker)
         try:
             trainer = self._build(stage)
             if snapshot is not None:
@@ -57,31 +60,33 @@ class StageWorker:
         self._trainers.pop(stage, None)
 
     def train(self, work: Round) -> RoundReport | StageFailure | None:
-        """Do the steps of a round; None where the worker was told to stop before the first.
+        """Do the steps of a round; None where the worker was told to stop before the first."""
+
+        def do(trainer: Any) -> RoundReport | None:
+            drawn = self._setup.with_z(work) if work.z is None else work
+            return train_round(trainer, drawn, lambda: self._stopped)
+
+        return self._attempt(work.stage, work.first_step, do)
+
+    def snapshot(self, stage: int) -> Snapshot | StageFailure | None:
+        """A stage's state after the rounds that arrived before; a failure where its weights are not finite."""
+        return self._attempt(stage, 0, lambda trainer: trainer.snapshot())
+
+    def _attempt(self, stage: int, step: int, do: Callable[[Any], Result]) -> Result | StageFailure | None:
+        """Do something with a stage's trainer.
 
         After a failure the stage is gone from here, and what was still sent for it is answered with None.
         """
-        trainer = self._trainers.get(work.stage)
-        if trainer is None:
-            return None
-        try:
-            return train_round(trainer, work, lambda: self._stopped)
-        except DEVICE_ERRORS:
-            raise
-        except Exception as error:
-            del self._trainers[work.stage]
-            return StageFailure.of(work.stage, work.first_step, error)
-
-    def snapshot(self, stage: int) -> Snapshot | StageFailure | None:
-        """A stage's state after the rounds that arrived before; None where the stage is gone."""
         trainer = self._trainers.get(stage)
         if trainer is None:
             return None
         try:
-            return trainer.snapshot()
-        except ArithmeticError as error:  # weights that are not finite; the last good snapshot stays
+            return do(trainer)
+        except DEVICE_ERRORS:
+            raise
+        except Exception as error:
             del self._trainers[stage]
-            return StageFailure.of(stage, 0, error)
+            return StageFailure.of(stage, step, error)
 
     def stop(self) -> None:
         """Begin no further step; what has been sent is answered with what was done of it."""

@@ -10,16 +10,14 @@
 Every stage has a queue of its own and none waits for another: there is no barrier anywhere. The loop takes
 whichever reply comes first. All that is drawn at random is keyed by (seed, stage, step), so the order in which
 replies come changes nothing, and a stage whose worker is lost goes back to its own snapshot and is sent the very
-same rounds again, while the others go on.
+same rounds again, while the others go on. Only a learned W_embed makes stages wait: for its next version.
 """
 
 import time
 from dataclasses import asdict
 from threading import Event as Flag
 
-import numpy as np
-from numpy.typing import NDArray
-
+from noprop_dist.distributed.dispatcher import Dispatcher
 from noprop_dist.distributed.evaluations import Evaluations
 from noprop_dist.distributed.fleet import Fleet, Lost, Ready, Reply
 from noprop_dist.distributed.messages import StageFailure
@@ -36,10 +34,9 @@ from noprop_dist.training.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.training.progress import RoundReport
 from noprop_dist.training.run_log import RunLog
 from noprop_dist.training.setup import RunSetup
+from noprop_dist.training.shared_embedding import EmbeddingVersion
 
 POLL_SECONDS = 0.2
-HANG_FACTOR = 10
-"""A worker counts as hung after so many times its slowest round (and at least engine.hang_seconds)."""
 
 
 class TrainingLoop:
@@ -51,7 +48,7 @@ class TrainingLoop:
         fleet: workers of the run.
         recruiter: adds workers when the cluster grows.
         keeper: of the snapshots.
-        labels: of the training split, (N,).
+        dispatcher: sends the rounds.
         log: told of every report.
         exporter: likewise, where there is one.
     """
@@ -63,7 +60,7 @@ class TrainingLoop:
         fleet: Fleet,
         recruiter: Recruiter,
         keeper: SnapshotKeeper,
-        labels: NDArray[np.int64],
+        dispatcher: Dispatcher,
         log: RunLog,
         exporter: MetricsExporter | None,
     ) -> None:
@@ -73,7 +70,7 @@ class TrainingLoop:
         self._fleet = fleet
         self._recruiter = recruiter
         self._keeper = keeper
-        self._stream = setup.batch_stream(labels)
+        self._dispatcher = dispatcher
         self._log = log
         self._exporter = exporter
         self._roster = Roster(stages, fleet, keeper, self._engine)
@@ -97,7 +94,7 @@ class TrainingLoop:
             self._fleet.replace_lost()
             for stage in self._roster.assign():
                 self._log.board.state(stage.number, "starting")
-            self._send_rounds()
+            self._dispatcher.send()
             self.evaluations.send()
             self._take_events()
             self._move_blocks()
@@ -106,38 +103,24 @@ class TrainingLoop:
             return None
         behind = [f"{stage.name} ({stage.stopped})" for stage in self._stages.values() if stage.stopped]
         if behind:
-            raise TrainingError(f"not trained to the end: {'; '.join(behind)}; all else is trained and saved")
+            without = "no other stage can go on without its gradient of W_embed; all are saved"
+            others = without if self._coupled else "all else is trained and saved"
+            raise TrainingError(f"not trained to the end: {'; '.join(behind)}; {others}")
         return self.evaluations.last
 
     @property
+    def _coupled(self) -> bool:
+        """Whether the stages share a learned W_embed."""
+        return self._setup.embedding_stage is not None
+
+    @property
     def _busy(self) -> bool:
-        blocks = [stage for stage in self._stages.values() if stage.number != self._setup.classifier_stage]
+        blocks = [stage for stage in self._stages.values() if stage.number < self._setup.classifier_stage]
         if all(stage.stopped for stage in blocks):
             return False
+        if self._coupled and any(stage.stopped for stage in self._stages.values()):
+            return False
         return any(not s.over for s in self._stages.values()) or self._keeper.busy or self.evaluations.busy
-
-    def _send_rounds(self) -> None:
-        for stage in self._stages.values():
-            if stage.worker is None or stage.leaving or stage.stopped:
-                continue
-            while (work := stage.queue.next_round(self._keeper.unsaved(stage.number))) is not None:
-                worker = self._fleet.workers[stage.worker]
-                round_ = self._stream.round(stage.number, *work)
-                self._fleet.call(worker, "train", self._patience(stage), round_, stage=stage.number)
-                if stage.queue.at_snapshot:
-                    self._ask_snapshot(stage)  # calls are done in order: this is the state right after the round
-
-    def _ask_snapshot(self, stage: Stage) -> None:
-        assert stage.worker is not None
-        stage.queue.snapshot_asked()
-        worker = self._fleet.workers[stage.worker]
-        self._fleet.call(worker, "snapshot", self._patience(stage), stage.number, stage=stage.number)
-
-    def _patience(self, stage: Stage) -> float:
-        """Until its worker counts as hung: by the stage's own step time, once that is known."""
-        if stage.slowest_step_seconds is None:
-            return self._engine.stall_timeout_seconds
-        return max(self._engine.hang_seconds, HANG_FACTOR * self._engine.round_steps * stage.slowest_step_seconds)
 
     def _take_events(self) -> None:
         for event in self._fleet.poll(POLL_SECONDS):
@@ -162,6 +145,11 @@ class TrainingLoop:
         match reply.value:
             case RoundReport() as report:
                 assert stage is not None
+                self._dispatcher.gather(report)
+                self._reported(stage, report, reply.worker.incarnation)
+            case (EmbeddingVersion() as version, RoundReport() as report):
+                assert stage is not None
+                self._dispatcher.publish(version)
                 self._reported(stage, report, reply.worker.incarnation)
             case StageFailure() as failure:
                 self._recovery.failed(failure)
@@ -219,7 +207,7 @@ class TrainingLoop:
         for stage in self._stages.values():
             if stage.leaving and stage.worker is not None and stage.queue.idle:
                 if stage.queue.steps_done > self._keeper.latest_step(stage.number):
-                    self._ask_snapshot(stage)
+                    self._dispatcher.ask_snapshot(stage)
                 else:
                     self._roster.let_go(stage)
 
@@ -233,14 +221,16 @@ class TrainingLoop:
         while time.monotonic() < deadline and (held := [s for s in self._stages.values() if s.worker is not None]):
             self._take_events()
             for stage in held:
-                # Not in the middle of a replay: its records end elsewhere, and the older snapshot is as good.
-                news = self._keeper.latest_step(stage.number) < stage.queue.steps_done >= stage.reported
+                # Not in the middle of a replay: its records end elsewhere, and the older snapshot is as good. Nor where
+                # W_embed is learned: the stages can only go on from a step that all of them have a snapshot of.
+                saved = self._keeper.latest_step(stage.number)
+                news = not self._coupled and saved < stage.queue.steps_done >= stage.reported
                 if stage.worker is None or not stage.queue.idle:
                     continue
                 if news and stage.number not in asked:
                     asked.add(stage.number)
                     stage.leaving = True  # it goes once its snapshot is here
-                    self._ask_snapshot(stage)
+                    self._dispatcher.ask_snapshot(stage)
                 else:
                     self._roster.forget(stage)
         if not self._keeper.close(max(1.0, deadline - time.monotonic())):

@@ -81,7 +81,8 @@ class ObjectiveTerms:
         cross_entropy: E[−log p̂_out(y | z_T)], z_T ~ q(z_T | y).
         kl: D_KL(q(z_0 | y) ‖ N(0, I)).
         squared_errors: E‖û_t(z_{t-1}, x) − u_y‖², z_{t-1} ~ q(z_{t-1} | y), for t = 1..T.
-        denoising: Σ_t ½ η (SNR(t) − SNR(t−1)) of these errors.
+        denoising_terms: ½ η (SNR(t) − SNR(t−1)) times these errors, for t = 1..T.
+        denoising: their sum.
         objective: cross-entropy + KL + denoising, Eq. 8 with the run's η.
         elbo: the same with η = 1, with its sign: a lower bound of log p(y | x).
     """
@@ -89,6 +90,7 @@ class ObjectiveTerms:
     cross_entropy: float
     kl: float
     squared_errors: tuple[float, ...]
+    denoising_terms: tuple[float, ...]
     denoising: float
     objective: float
     elbo: float
@@ -99,11 +101,13 @@ class ObjectiveTerms:
 
 
 @torch.inference_mode()
-def evaluate(network: NoPropNetwork, split: Split, sampler: Sampler, passes: int = 1) -> Evaluation:
-    """Accuracy of the network on a split."""
+def evaluate(
+    network: NoPropNetwork, split: Split, sampler: Sampler, passes: int = 1, first_pass: int = 0
+) -> Evaluation:
+    """Accuracy of the network on a split, averaged over passes; each pass has its own noise."""
     by_classifier, by_embedding = [], []
     for batch, x in _batches(network, split):
-        decision = network.decide(x, sampler, passes, batch)
+        decision = network.decide(x, sampler, passes, batch, first_pass)
         by_classifier.append(decision.probabilities.argmax(dim=-1))
         by_embedding.append(decision.nearest)
     return Evaluation(
@@ -147,7 +151,7 @@ def evaluate_terms(network: NoPropNetwork, split: Split, eta: float) -> Objectiv
         def noisy(t: int, u_y: Tensor = u_y, batch: int = batch) -> Tensor:
             return noisy_embedding(u_y, network.noise(len(u_y), t, TERMS_PASS, batch), schedule.alpha_bar[t])
 
-        cross_entropy += share * classifier_loss(network.classifier(noisy(schedule.T)), labels).item()
+        cross_entropy += share * classifier_loss(network.classifier(noisy(schedule.T), W), labels).item()
         kl += share * kl_to_prior(u_y, schedule.alpha_bar[0]).item()
         for t, block in enumerate(network.blocks, start=1):
             errors[t - 1] += share * squared_error(predict_embedding(block(x, noisy(t - 1)), W), u_y).item()
@@ -156,6 +160,7 @@ def evaluate_terms(network: NoPropNetwork, split: Split, eta: float) -> Objectiv
         cross_entropy=cross_entropy,
         kl=kl,
         squared_errors=tuple(errors.tolist()),
+        denoising_terms=tuple(0.5 * eta * schedule.snr_gain(t) * e for t, e in enumerate(errors.tolist(), start=1)),
         denoising=objective - cross_entropy - kl,
         objective=objective,
         elbo=-negative_elbo(schedule, cross_entropy, kl, errors.tolist()),

@@ -36,7 +36,7 @@ class NoPropNetwork:
 
     Attributes:
         blocks: in evaluation mode.
-        classifier: z_T → scores.
+        classifier: (z_T, W_embed) → scores.
         embedding: W_embed, (m, d).
         schedule: of T blocks.
         facts: of the data set that it was trained on.
@@ -74,11 +74,11 @@ class NoPropNetwork:
         epsilon = None if sampler == "mean" else lambda t: self.noise(len(x), t, pass_, batch)
         return reverse_process(self.blocks, self.schedule, self.embedding, x, z_0, epsilon)
 
-    def decide(self, x: Tensor, sampler: Sampler, passes: int = 1, batch: int = 0) -> Decision:
+    def decide(self, x: Tensor, sampler: Sampler, passes: int = 1, batch: int = 0, first_pass: int = 0) -> Decision:
         """Classify samples, without any label."""
         probabilities, z_mean = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
-        for pass_ in range(passes):
+        for pass_ in range(first_pass, first_pass + passes):
             *_, last = self.chain(x, sampler, pass_, batch)
-            probabilities = probabilities + torch.softmax(self.classifier(last.z), dim=-1) / passes
+            probabilities = probabilities + torch.softmax(self.classifier(last.z, self.embedding), dim=-1) / passes
             z_mean = z_mean + last.z / passes
         return Decision(probabilities, nearest_class(z_mean, self.embedding))

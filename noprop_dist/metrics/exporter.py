@@ -49,6 +49,12 @@ class MetricsExporter:
             ("run", "split", "sampler"),
             registry=registry,
         )
+        self._terms = Gauge(
+            "noprop_objective_nats",
+            "Terms of Eq. 8 on held-out data, per sample: denoising of each block, cross_entropy, kl, and elbo.",
+            ("run", "term", "block"),
+            registry=registry,
+        )
         try:
             self._server, self._thread = start_http_server(port, host, registry)
         except OSError as error:
@@ -68,9 +74,16 @@ class MetricsExporter:
             self._error.labels(*labels).set(report.error)
 
     def evaluation(self, evaluation: CheckpointEvaluation) -> None:
-        """Set the accuracies of a checkpoint."""
+        """Set the accuracies of a checkpoint, and the terms of its objective."""
         for split, result in evaluation.results:
             self._accuracy.labels(self._run, split, result.sampler).set(result.accuracy)
+        terms = evaluation.terms
+        if terms is None:
+            return
+        for term, value in (("cross_entropy", terms.cross_entropy), ("kl", terms.kl), ("elbo", terms.elbo)):
+            self._terms.labels(self._run, term, "").set(value)
+        for block, value in enumerate(terms.denoising_terms, start=1):
+            self._terms.labels(self._run, "denoising", str(block)).set(value)
 
     def close(self) -> None:
         """Stop serving."""

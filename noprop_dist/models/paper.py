@@ -1,5 +1,7 @@
 """The network of the paper's experiments (Figure 6, left): about 2.0 M parameters a block on MNIST."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +11,8 @@ from noprop_dist.models.shapes import Shapes
 
 class PaperNetwork(nn.Module):
     """A convolutional path for the image and a linear one for z, joined by a small head.
+
+    A z that is as large as the image has a path like the image's (prototype embeddings).
 
     Args:
         shapes: images of at least 4×4 pixels.
@@ -21,15 +25,14 @@ class PaperNetwork(nn.Module):
 
     def __init__(self, shapes: Shapes, dropout: float = 0.2, drop_channels: bool = False) -> None:
         super().__init__()
-        channels, height, width = shapes.image("paper", least_side=4)
+        shapes.image("paper", least_side=4)
         drop = nn.Dropout2d if drop_channels else nn.Dropout
-        self.image_path = nn.Sequential(
-            *(nn.Conv2d(channels, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), drop(dropout)),
-            *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), drop(dropout)),
-            *(nn.Conv2d(64, 128, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), drop(dropout)),
-            *(nn.Flatten(), nn.Linear(128 * (height // 4) * (width // 4), 256), nn.BatchNorm1d(256)),
-        )
-        self.label_path = LabelPath(shapes.embedding_dim, 256)
+        self.image_path = _image_path(shapes.input_shape, drop, dropout)
+        if shapes.z_is_image:
+            path = _image_path(shapes.input_shape, drop, dropout)
+            self.label_path: nn.Module = nn.Sequential(nn.Unflatten(1, shapes.input_shape), path)
+        else:
+            self.label_path = LabelPath(shapes.embedding_dim, 256)
         self.head = nn.Sequential(
             linear_norm_relu(512, 256), linear_norm_relu(256, 128), nn.Linear(128, shapes.classes)
         )
@@ -38,3 +41,14 @@ class PaperNetwork(nn.Module):
         """(x (B, C, H, W), z (B, d)) → logits (B, m)."""
         logits: Tensor = self.head(torch.cat([self.image_path(x), self.label_path(z)], dim=1))
         return logits
+
+
+def _image_path(shape: tuple[int, ...], drop: Callable[[float], nn.Module], dropout: float) -> nn.Sequential:
+    """(B, C, H, W) → (B, 256)."""
+    channels, height, width = shape
+    return nn.Sequential(
+        *(nn.Conv2d(channels, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), drop(dropout)),
+        *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), drop(dropout)),
+        *(nn.Conv2d(64, 128, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), drop(dropout)),
+        *(nn.Flatten(), nn.Linear(128 * (height // 4) * (width // 4), 256), nn.BatchNorm1d(256)),
+    )

@@ -1,6 +1,7 @@
 """The sizes that a block's network has to fit."""
 
 from dataclasses import dataclass
+from math import prod
 
 from noprop_dist.errors import UserError
 
@@ -18,6 +19,11 @@ class Shapes:
     input_shape: tuple[int, ...]
     classes: int
     embedding_dim: int
+
+    @property
+    def z_is_image(self) -> bool:
+        """Whether z has the size of the image, and is therefore treated as one (prototype embeddings)."""
+        return len(self.input_shape) == 3 and self.embedding_dim == prod(self.input_shape)
 
     def image(self, network: str, least_side: int) -> tuple[int, int, int]:
         """The input shape as (C, H, W).

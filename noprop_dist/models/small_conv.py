@@ -10,6 +10,8 @@ from noprop_dist.models.shapes import Shapes
 class SmallConvNetwork(nn.Module):
     """Two 3×3 convolutions and a pooling for the image, one layer for z, two for the head.
 
+    A z that is as large as the image has a path like the image's.
+
     Args:
         shapes: images of at least 2×2 pixels.
         channels: of the two convolutions.
@@ -21,17 +23,27 @@ class SmallConvNetwork(nn.Module):
 
     def __init__(self, shapes: Shapes, channels: tuple[int, int] = (16, 32), width: int = 128) -> None:
         super().__init__()
-        image_channels, height, image_width = shapes.image("small-conv", least_side=2)
-        first, second = channels
-        self.image_path = nn.Sequential(
-            *(nn.Conv2d(image_channels, first, 3, padding=1), nn.ReLU()),
-            *(nn.Conv2d(first, second, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
-            linear_norm_relu(second * (height // 2) * (image_width // 2), width),
-        )
-        self.label_path = linear_norm_relu(shapes.embedding_dim, width)
+        shapes.image("small-conv", least_side=2)
+        self.image_path = _image_path(shapes.input_shape, channels, width)
+        if shapes.z_is_image:
+            path = _image_path(shapes.input_shape, channels, width)
+            self.label_path: nn.Module = nn.Sequential(nn.Unflatten(1, shapes.input_shape), path)
+        else:
+            self.label_path = linear_norm_relu(shapes.embedding_dim, width)
         self.head = nn.Sequential(linear_norm_relu(2 * width, width), nn.Linear(width, shapes.classes))
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """(x (B, C, H, W), z (B, d)) → logits (B, m)."""
         logits: Tensor = self.head(torch.cat([self.image_path(x), self.label_path(z)], dim=1))
         return logits
+
+
+def _image_path(shape: tuple[int, ...], channels: tuple[int, int], width: int) -> nn.Sequential:
+    """(B, C, H, W) → (B, width)."""
+    image_channels, height, image_width = shape
+    first, second = channels
+    return nn.Sequential(
+        *(nn.Conv2d(image_channels, first, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(first, second, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
+        linear_norm_relu(second * (height // 2) * (image_width // 2), width),
+    )

@@ -13,6 +13,8 @@ SMALL_IMAGE_SIDE = 64
 class TorchvisionNetwork(nn.Module):
     """A torchvision backbone for the image, the paper's path for z, one layer to join them.
 
+    A z that is as large as the image has a backbone of its own.
+
     The backbone is built without pretrained weights. Its first convolution takes the data's channels; for images
     under 64 pixels a side it keeps their size (stride 1, at most 3×3) and a max-pool right after it is left out,
     as is usual for CIFAR.
@@ -28,10 +30,13 @@ class TorchvisionNetwork(nn.Module):
 
     def __init__(self, shapes: Shapes, backbone: str = "resnet18", width: int = 256) -> None:
         super().__init__()
-        channels, height, image_width = shapes.image(backbone, least_side=1)
-        self.image_path = _classification_network(backbone, width)
-        _adapt_stem(self.image_path, channels, small=min(height, image_width) < SMALL_IMAGE_SIDE)
-        self.label_path = LabelPath(shapes.embedding_dim, width)
+        shapes.image(backbone, least_side=1)
+        self.image_path = _image_path(shapes, backbone, width)
+        if shapes.z_is_image:
+            path = _image_path(shapes, backbone, width)
+            self.label_path: nn.Module = nn.Sequential(nn.Unflatten(1, shapes.input_shape), path)
+        else:
+            self.label_path = LabelPath(shapes.embedding_dim, width)
         self.head = nn.Sequential(linear_norm_relu(2 * width, width), nn.Linear(width, shapes.classes))
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
@@ -39,6 +44,14 @@ class TorchvisionNetwork(nn.Module):
         features = torch.relu(self.image_path(x))
         logits: Tensor = self.head(torch.cat([features, self.label_path(z)], dim=1))
         return logits
+
+
+def _image_path(shapes: Shapes, backbone: str, width: int) -> nn.Module:
+    """(B, C, H, W) → (B, width)."""
+    channels, height, image_width = shapes.input_shape
+    network = _classification_network(backbone, width)
+    _adapt_stem(network, channels, small=min(height, image_width) < SMALL_IMAGE_SIDE)
+    return network
 
 
 def _classification_network(backbone: str, outputs: int) -> nn.Module:

@@ -18,11 +18,16 @@ BLOCK_COLOURS = mpl.colormaps["viridis"]
 
 def loss_over_steps(rounds: Sequence[Record]) -> Figure:
     """Squared error of every block and cross-entropy of the classifier, a point per round."""
-    figure, (left, right) = _figure(columns=2)
     by_stage: dict[str, list[Record]] = {}
     for record in rounds:
         by_stage.setdefault(record["stage"], []).append(record)
-    blocks = sorted((name for name in by_stage if name != "classifier"), key=lambda name: int(name.split()[1]))
+    if "network" in by_stage:
+        figure, (axes,) = _figure()
+        axes.plot(*_curve(by_stage["network"], "error"), color="tab:red", linewidth=1.2)
+        axes.set(title="Network, end to end", xlabel="step", ylabel="cross-entropy (nats)", yscale="log")
+        return figure
+    figure, (left, right) = _figure(columns=2)
+    blocks = sorted((name for name in by_stage if name.startswith("block")), key=lambda name: int(name.split()[1]))
     for number, name in enumerate(blocks):
         colour = BLOCK_COLOURS(number / max(1, len(blocks) - 1) * 0.9)
         label = name if len(blocks) <= 12 or number in (0, len(blocks) - 1) else None
@@ -50,20 +55,45 @@ def accuracy_over_steps(evaluations: Sequence[Record]) -> Figure:
     return figure
 
 
-def error_against_noise(schedule: Schedule, squared_errors: Sequence[float]) -> Figure:
-    """Denoising error of every block over the noise level of its input, on held-out data."""
-    figure, (axes,) = _figure()
-    snr = [schedule.snr(t - 1) for t in range(1, schedule.T + 1)]
-    axes.plot(snr, squared_errors, marker="o")
-    for t, (x, y) in enumerate(zip(snr, squared_errors, strict=True), start=1):
-        axes.annotate(f"{t}", (x, y), textcoords="offset points", xytext=(0, 7), ha="center", fontsize=8)
-    axes.set(
-        title="Denoising error of each block (held-out data)",
+def denoising_of_blocks(schedule: Schedule, objective: Record) -> Figure:
+    """Denoising error of every block over the noise level of its input, and its term of Eq. 8, on held-out data."""
+    figure, (left, right) = _figure(columns=2)
+    errors, blocks = objective["squared_errors"], range(1, schedule.T + 1)
+    snr = [schedule.snr(t - 1) for t in blocks]
+    left.plot(snr, errors, marker="o")
+    for t, x, y in zip(blocks, snr, errors, strict=True):
+        left.annotate(f"{t}", (x, y), textcoords="offset points", xytext=(0, 7), ha="center", fontsize=8)
+    left.set(
+        title="Denoising error of each block",
         xlabel="SNR(t − 1) of its input: noise on the left, label on the right",
         ylabel="‖û − u_y‖²",
         xscale="log",
         yscale="log",
     )
+    right.bar(blocks, objective["denoising_terms"], color="tab:blue")
+    right.set(title="Its term of Eq. 8", xlabel="block t", ylabel="½ η (SNR(t) − SNR(t−1)) ‖û − u_y‖² (nats)")
+    return figure
+
+
+def terms_over_steps(objectives: Sequence[Record]) -> Figure:
+    """The terms of Eq. 8 and −ELBO at each checkpoint."""
+    figure, (axes,) = _figure()
+    steps = [record["step"] for record in objectives]
+    for term, label in (("cross_entropy", "cross-entropy"), ("kl", "KL"), ("denoising", "denoising, all blocks")):
+        axes.plot(steps, [record[term] for record in objectives], marker="o", label=label)
+    axes.plot(steps, [-record["elbo"] for record in objectives], marker="s", linestyle="--", label="−ELBO (η = 1)")
+    axes.set(title="Terms of Eq. 8 (held-out data)", xlabel="step", ylabel="nats per sample", yscale="log")
+    axes.legend()
+    return figure
+
+
+def embedding_over_steps(rounds: Sequence[Record]) -> Figure:
+    """Length of the class embeddings and the least distance between two of them, a point per version of W_embed."""
+    figure, (axes,) = _figure()
+    axes.plot(*_curve(rounds, "loss"), label="mean length ‖u_y‖")
+    axes.plot(*_curve(rounds, "error"), label="least distance of two classes")
+    axes.set(title="W_embed", xlabel="step", ylim=(0, None))
+    axes.legend()
     return figure
 
 

@@ -21,6 +21,8 @@ class CheckpointWriter:
         checkpoint_steps: steps at which all stages' snapshots make a checkpoint.
         num_to_keep: complete checkpoints that are kept.
         notes: further facts for the manifests.
+        together_at: where stages share W_embed, the only steps at which all of them can go on together; snapshots of
+            other steps are not written.
     """
 
     def __init__(
@@ -30,12 +32,14 @@ class CheckpointWriter:
         checkpoint_steps: Sequence[int],
         num_to_keep: int,
         notes: Mapping[str, Any] | None = None,
+        together_at: Sequence[int] | None = None,
     ) -> None:
         self._files = files
         self._names = names
         self._checkpoint_steps = frozenset(checkpoint_steps)
         self._num_to_keep = num_to_keep
         self._notes = notes or {}
+        self._together_at = together_at
         self._saved: dict[int, list[int]] = {stage: [] for stage in names}
         self._complete: list[int] = []
         self._given_up: set[int] = set()
@@ -51,17 +55,32 @@ class CheckpointWriter:
         Raises:
             OSError: the storage cannot be read or written.
         """
-        snapshots, warnings, found = {}, [], self._files.saved_steps()
-        for stage, name in self._names.items():
-            snapshot, damaged = self._files.newest(name, found.get(name, []))
-            warnings += damaged
-            if snapshot is not None:
-                snapshots[stage] = snapshot
-                self._saved[stage] = [step for step in found[name] if step <= snapshot.step]
+        found = self._files.saved_steps()
+        steps = {stage: found.get(name, []) for stage, name in self._names.items()}
+        if self._together_at is not None:
+            common = set.intersection(*(set(each) for each in steps.values()))
+            steps = {stage: [step for step in each if step in common] for stage, each in steps.items()}
+        snapshots, warnings = self._newest(steps)
+        for stage, snapshot in snapshots.items():
+            self._saved[stage] = [step for step in steps[stage] if step <= snapshot.step]
         for step in sorted(self._checkpoint_steps):
             if all(step in saved for saved in self._saved.values()):
                 self._take_over_checkpoint(step, warnings)
         return snapshots, warnings
+
+    def _newest(self, steps: Mapping[int, Sequence[int]]) -> tuple[dict[int, Snapshot], list[str]]:
+        """Each stage's newest snapshot that is whole, of these steps; of the same step where they go together."""
+        snapshots, warnings = {}, []
+        for stage, name in self._names.items():
+            snapshot, damaged = self._files.newest(name, steps[stage])
+            warnings += damaged
+            if snapshot is not None:
+                snapshots[stage] = snapshot
+        oldest = min((each.step for each in snapshots.values()), default=0)
+        if self._together_at is None or all(each.step == oldest for each in snapshots.values()):
+            return snapshots, warnings
+        again, further = self._newest({stage: [s for s in each if s <= oldest] for stage, each in steps.items()})
+        return again, warnings + further
 
     @property
     def complete_steps(self) -> Sequence[int]:
@@ -74,6 +93,8 @@ class CheckpointWriter:
         Raises:
             OSError: it cannot be written; the same call may be made again.
         """
+        if self._together_at is not None and snapshot.step not in self._together_at:
+            return False
         self._files.save(snapshot, self._names[snapshot.stage])
         saved = self._saved[snapshot.stage]
         if snapshot.step not in saved:
@@ -119,7 +140,7 @@ class CheckpointWriter:
 
     def _delete_superseded(self, stage: int) -> None:
         saved = self._saved[stage]
-        for step in saved[:-SNAPSHOTS_KEPT]:
+        for step in saved[: -SNAPSHOTS_KEPT - (self._together_at is not None)]:
             if not self._needed(step):
                 self._files.delete_snapshot(step, self._names[stage])
                 saved.remove(step)

@@ -20,7 +20,7 @@ class Snapshot:
     Random state is not part of it: every random number is keyed by (seed, stage, step).
 
     Attributes:
-        stage: block number 1..T, or T + 1 for the classifier.
+        stage: block number 1..T, T + 1 for the classifier, or T + 2 for a learned W_embed.
         step: optimiser steps done.
         weights: parameters and buffers by name, in their own dtypes.
         optimizer: the optimiser's tensors, "<parameter index>.<name>".

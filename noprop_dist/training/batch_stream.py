@@ -1,15 +1,15 @@
 """The batches of every stage as a pure function of (seed, epoch, step, stage)."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from noprop_dist.diffusion.process import noisy_embedding
-from noprop_dist.diffusion.schedule import Schedule
 from noprop_dist.random_streams import Purpose, stream
+from noprop_dist.training.shared_embedding import EmbeddingVersion
 
 EPOCH_ORDERS_KEPT = 8
 """Blocks run free and may be in different epochs; an order of 50,000 samples takes 0.2 MB."""
@@ -47,7 +47,9 @@ class Round:
         epochs: of each step, (K,) int32.
         indices: of the training samples, (K, B) int32.
         labels: of the same samples, (K, B) int32.
-        z: z_{t-1} ~ q(z_{t-1} | y) for block t, z_T for the classifier, (K, B, d) float32.
+        z: z_{t-1} ~ q(z_{t-1} | y) for block t, z_T for the classifier, (K, B, d) float32; None where the worker
+            draws it (`with_z`).
+        embedding: the version of W_embed that these steps train against, where it is learned.
     """
 
     stage: int
@@ -55,12 +57,37 @@ class Round:
     epochs: NDArray[np.int32]
     indices: NDArray[np.int32]
     labels: NDArray[np.int32]
-    z: NDArray[np.float32]
+    z: NDArray[np.float32] | None
+    embedding: EmbeddingVersion | None = None
 
     def batches(self) -> Iterator[Batch]:
-        """The batches in the order of their steps."""
+        """The batches in the order of their steps; z has to be there."""
+        assert self.z is not None
         for k, epoch in enumerate(self.epochs.tolist()):
             yield Batch(self.first_step + k, epoch, self.indices[k], self.labels[k], self.z[k])
+
+
+def draw_z(
+    seed: int, alpha_bar: Sequence[float], stage: int, epoch: int, step: int, u_y: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """z_{t-1} ~ q(z_{t-1} | y) of block t = stage (z_T of the classifier), the same whoever draws it, (B, d)."""
+    epsilon = stream(seed, Purpose.NOISE, stage, epoch, step).standard_normal(u_y.shape, dtype=np.float32)
+    return noisy_embedding(u_y, epsilon, alpha_bar[stage - 1])
+
+
+def with_z(work: Round, seed: int, alpha_bar: Sequence[float], embedding: NDArray[np.float32]) -> Round:
+    """A round that came without z, with it.
+
+    Args:
+        work: the round.
+        seed: of the run.
+        alpha_bar: of the inputs of the stages.
+        embedding: W_embed where it is fixed, (m, d).
+    """
+    weights = embedding if work.embedding is None else work.embedding.weights
+    steps = enumerate(work.epochs.tolist())
+    z = [draw_z(seed, alpha_bar, work.stage, epoch, work.first_step + k, weights[work.labels[k]]) for k, epoch in steps]
+    return replace(work, z=np.stack(z))
 
 
 class BatchStream:
@@ -71,8 +98,8 @@ class BatchStream:
     Args:
         seed: of the run.
         labels: of all training samples, (N,) int64.
-        embedding: W_embed, (m, d) float32.
-        schedule: of T blocks.
+        embedding: W_embed where no other version is given, (m, d) float32.
+        alpha_bar: of the inputs of stages 1, 2, …: ᾱ_0 … ᾱ_T. With 0, z is noise alone.
         batch_size: B ≤ N; an epoch's last, incomplete batch is left out.
     """
 
@@ -81,38 +108,58 @@ class BatchStream:
         seed: int,
         labels: NDArray[np.int64],
         embedding: NDArray[np.float32],
-        schedule: Schedule,
+        alpha_bar: Sequence[float],
         batch_size: int,
     ) -> None:
         self._seed = seed
         self._labels = labels.astype(np.int32)
         self._embedding = embedding
-        self._schedule = schedule
+        self._alpha_bar = alpha_bar
         self._batch_size = batch_size
         self._steps_per_epoch = len(labels) // batch_size
         self._orders: OrderedDict[int, NDArray[np.int32]] = OrderedDict()
 
-    def batch(self, stage: int, step: int) -> Batch:
-        """The batch that `stage` trains on at `step` (0-based)."""
+    def batch(self, stage: int, step: int, embedding: NDArray[np.float32] | None = None) -> Batch:
+        """The batch that `stage` trains on at `step` (0-based), z drawn from the embeddings that hold then."""
+        epoch, indices, labels = self._samples_at(step)
+        u_y = (self._embedding if embedding is None else embedding)[labels]
+        return Batch(step, epoch, indices, labels, draw_z(self._seed, self._alpha_bar, stage, epoch, step, u_y))
+
+    def round(
+        self,
+        stage: int,
+        first_step: int,
+        steps: int,
+        embedding: EmbeddingVersion | None = None,
+        draw: bool = True,
+    ) -> Round:
+        """The batches of `steps` ≥ 1 consecutive steps of a stage.
+
+        Args:
+            stage: block number, or T + 1.
+            first_step: 0-based.
+            steps: K.
+            embedding: the version that holds at these steps, where W_embed is learned.
+            draw: z here and now; else `with_z` does so later.
+        """
+        samples = [self._samples_at(step) for step in range(first_step, first_step + steps)]
+        work = Round(
+            stage,
+            first_step,
+            np.array([epoch for epoch, _, _ in samples], dtype=np.int32),
+            np.stack([indices for _, indices, _ in samples]),
+            np.stack([labels for _, _, labels in samples]),
+            None,
+            embedding,
+        )
+        return with_z(work, self._seed, self._alpha_bar, self._embedding) if draw else work
+
+    def _samples_at(self, step: int) -> tuple[int, NDArray[np.int32], NDArray[np.int32]]:
+        """(epoch, indices, labels) of a step, the same for all stages."""
         epoch, step_in_epoch = divmod(step, self._steps_per_epoch)
         first = step_in_epoch * self._batch_size
         indices = self._order(epoch)[first : first + self._batch_size]
-        labels = self._labels[indices]
-        u_y = self._embedding[labels]
-        epsilon = stream(self._seed, Purpose.NOISE, stage, epoch, step).standard_normal(u_y.shape, dtype=np.float32)
-        return Batch(step, epoch, indices, labels, noisy_embedding(u_y, epsilon, self._schedule.alpha_bar[stage - 1]))
-
-    def round(self, stage: int, first_step: int, steps: int) -> Round:
-        """The batches of `steps` ≥ 1 consecutive steps of a stage."""
-        batches = [self.batch(stage, step) for step in range(first_step, first_step + steps)]
-        return Round(
-            stage,
-            first_step,
-            np.array([batch.epoch for batch in batches], dtype=np.int32),
-            np.stack([batch.indices for batch in batches]),
-            np.stack([batch.labels for batch in batches]),
-            np.stack([batch.z for batch in batches]),
-        )
+        return epoch, indices, self._labels[indices]
 
     def _order(self, epoch: int) -> NDArray[np.int32]:
         if epoch not in self._orders:

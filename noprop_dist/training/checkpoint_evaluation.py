@@ -1,6 +1,7 @@
 """What is measured of a checkpoint while training goes on, and of the last one."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -20,19 +21,36 @@ class CheckpointEvaluation:
         step: of the checkpoint.
         final: whether it is the last one of the run (then on the whole test set).
         results: (split, evaluation) pairs.
-        terms: of Eq. 8 on the validation split.
+        terms: of Eq. 8 on the validation split; None for the baseline, which has no such objective.
     """
 
     step: int
     final: bool
     results: tuple[tuple[str, Evaluation], ...]
-    terms: ObjectiveTerms
+    terms: ObjectiveTerms | None
 
     def records(self) -> list[dict[str, Any]]:
         """Lines for metrics.jsonl."""
         common = {"step": self.step, "final": self.final}
         lines = [{"kind": "evaluation", **common, "split": split, **result.to_json()} for split, result in self.results]
-        return [*lines, {"kind": "objective", **common, "split": "validation", **self.terms.to_json()}]
+        if self.terms is not None:
+            lines.append({"kind": "objective", **common, "split": "validation", **self.terms.to_json()})
+        return lines
+
+    @staticmethod
+    def last_of(records: Sequence[dict[str, Any]]) -> "CheckpointEvaluation | None":
+        """The newest one of the lines of metrics.jsonl, without its terms; None where there is none."""
+        measured = [record for record in records if record["kind"] == "evaluation"]
+        if not measured:
+            return None
+        step, final = measured[-1]["step"], measured[-1]["final"]
+        names = [field.name for field in fields(Evaluation)]
+        results = tuple(
+            (record["split"], Evaluation(**{name: record[name] for name in names}))
+            for record in measured
+            if record["step"] == step
+        )
+        return CheckpointEvaluation(step, final, results, None)
 
     def summary(self) -> str:
         """One line for people."""
@@ -56,7 +74,8 @@ def evaluate_checkpoint(
         results += [("test", evaluate(network, held_out.test, sampler)) for sampler in ("mean", "stochastic")]
     else:
         results.append(("test", evaluate(network, _evenly(held_out.test, sample), "mean")))
-    terms = evaluate_terms(network, _evenly(held_out.validation, sample), setup.config.objective.eta)
+    validation = _evenly(held_out.validation, sample)
+    terms = None if setup.end_to_end else evaluate_terms(network, validation, setup.config.objective.eta)
     return CheckpointEvaluation(step, final, tuple(results), terms)
 
 

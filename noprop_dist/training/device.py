@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import resource
 
 import torch
 
@@ -58,3 +59,10 @@ def keep_freed_memory() -> None:
         mallopt(M_ARENA_MAX, 1)  # the thresholds hold for the main arena, and rounds are trained in a second thread
         mallopt(M_TRIM_THRESHOLD, KEEP_FREED_BYTES)
         mallopt(M_MMAP_THRESHOLD, LARGEST_HEAP_BLOCK_BYTES)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Most memory that this process has had: what torch took of a GPU, or else what it took of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB

@@ -1,6 +1,8 @@
 """Optimiser and learning-rate schedule of one stage, and one optimiser step."""
 
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -27,11 +29,12 @@ class Optimisation:
     """A module, its optimiser and schedule, and how many steps they have done.
 
     Args:
-        stage: block number 1..T, or T + 1 for the classifier; names the snapshots.
+        stage: block number 1..T, T + 1 for the classifier, T + 2 for W_embed; names the snapshots.
         module: what is trained.
         settings: optimiser, weight decay, clipping and schedule.
         learning_rate: in place of the one in `settings`, which is the blocks'.
-        total_steps: length of the run, for schedules that need it.
+        total_steps: optimiser steps of the run, for schedules that need it.
+        own_rates: learning rates of single submodules, by name, in place of `learning_rate`.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class Optimisation:
         settings: TrainingSettings,
         learning_rate: float,
         total_steps: int,
+        own_rates: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         self.stage = stage
         self.module = module
@@ -48,11 +52,15 @@ class Optimisation:
         self._learning_rate = learning_rate
         self._weight_decay = settings.weight_decay
         self._gradient_clip = settings.gradient_clip
-        self._optimizer = _optimizer(module, settings, learning_rate)
+        self._optimizer = _optimizer(_groups(module, learning_rate, own_rates), settings)
         self._scheduler = _scheduler(self._optimizer, settings.lr_schedule, total_steps)
 
-    def step(self, loss: Tensor) -> Tensor:
+    def step(self, loss: Tensor, steps: int = 1) -> Tensor:
         """One optimiser step on a scalar loss.
+
+        Args:
+            loss: to be lowered.
+            steps: of training that this one stands for.
 
         Returns:
             The norm of the gradient before clipping: a scalar on the device, not yet read.
@@ -66,7 +74,7 @@ class Optimisation:
         self._optimizer.step()
         if self._scheduler is not None:
             self._scheduler.step()
-        self.steps_done += 1
+        self.steps_done += steps
         return norm
 
     def snapshot(self) -> Snapshot:
@@ -77,9 +85,9 @@ class Optimisation:
         """
         state = self._optimizer.state_dict()
         tensors = {f"{index}.{name}": value for index, entry in state["state"].items() for name, value in entry.items()}
-        group = {name: value for name, value in state["param_groups"][0].items() if name != "params"}
+        groups = [{name: value for name, value in g.items() if name != "params"} for g in state["param_groups"]]
         schedule = self._scheduler.state_dict() if self._scheduler is not None else None
-        settings = {"learning_rate": self._learning_rate, "group": group, "schedule": schedule}
+        settings = {"learning_rate": self._learning_rate, "groups": groups, "schedule": schedule}
         weights = to_arrays(self.module.state_dict())
         check_weights(self.steps_done, weights)
         return Snapshot(self.stage, self.steps_done, weights, to_arrays(tensors), json.dumps(settings))
@@ -97,25 +105,33 @@ class Optimisation:
         settings = json.loads(snapshot.settings)
         if settings["learning_rate"] != self._learning_rate:
             settings = _scaled(settings, self._learning_rate / settings["learning_rate"])
-        group = settings["group"] | {
-            "params": self._optimizer.state_dict()["param_groups"][0]["params"],
-            "weight_decay": self._weight_decay,
-        }
-        self._optimizer.load_state_dict({"state": _by_parameter(snapshot.optimizer), "param_groups": [group]})
+        present = self._optimizer.state_dict()["param_groups"]
+        groups = [
+            saved | {"params": now["params"], "weight_decay": self._weight_decay}
+            for saved, now in zip(settings["groups"], present, strict=True)
+        ]
+        self._optimizer.load_state_dict({"state": _by_parameter(snapshot.optimizer), "param_groups": groups})
         if self._scheduler is not None:
             self._scheduler.load_state_dict(settings["schedule"])
         self.steps_done = snapshot.step
 
 
-def _optimizer(module: nn.Module, settings: TrainingSettings, learning_rate: float) -> Optimizer:
-    parameters, decay = module.parameters(), settings.weight_decay
+def _groups(module: nn.Module, learning_rate: float, own_rates: Mapping[str, float]) -> list[dict[str, Any]]:
+    names = tuple(f"{name}." for name in own_rates)
+    common = [parameter for name, parameter in module.named_parameters() if not name.startswith(names)]
+    own = ({"params": list(module.get_submodule(name).parameters()), "lr": rate} for name, rate in own_rates.items())
+    return [{"params": common, "lr": learning_rate}, *own]
+
+
+def _optimizer(groups: list[dict[str, Any]], settings: TrainingSettings) -> Optimizer:
+    decay = settings.weight_decay
     match settings.optimizer:
         case "adamw":
-            return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=decay)
+            return torch.optim.AdamW(groups, weight_decay=decay)
         case "adam":
-            return torch.optim.Adam(parameters, lr=learning_rate, weight_decay=decay)
+            return torch.optim.Adam(groups, weight_decay=decay)
         case "sgd":
-            return torch.optim.SGD(parameters, lr=learning_rate, weight_decay=decay, momentum=0.9)
+            return torch.optim.SGD(groups, weight_decay=decay, momentum=0.9)
 
 
 def _scheduler(optimizer: Optimizer, schedule: LearningRateSchedule, total_steps: int) -> LRScheduler | None:
@@ -130,7 +146,8 @@ def _scheduler(optimizer: Optimizer, schedule: LearningRateSchedule, total_steps
             main = StepLR(optimizer, step_size=schedule.step_size, gamma=schedule.gamma)
         case "one-cycle":
             # One step more than the run: torch takes the last of total_steps before the first optimiser step.
-            return OneCycleLR(optimizer, max_lr=optimizer.param_groups[0]["lr"], total_steps=total_steps + 1)
+            rates = [group["lr"] for group in optimizer.param_groups]
+            return OneCycleLR(optimizer, max_lr=rates, total_steps=total_steps + 1)
     if not schedule.warmup_steps:
         return main
     warmup = LinearLR(optimizer, start_factor=1 / (schedule.warmup_steps + 1), total_iters=schedule.warmup_steps)
@@ -154,6 +171,8 @@ def _times(value: Any, factor: float) -> Any:
 def _by_parameter(arrays: Arrays) -> dict[int, dict[str, Any]]:
     state: dict[int, dict[str, Any]] = {}
     for key, tensor in to_tensors(arrays).items():
-        index, _, name = key.partition(".")
+        index, dot, name = key.partition(".")
+        if not dot:
+            continue  # not the optimiser's: see `EmbeddingReplica.to_arrays`
         state.setdefault(int(index), {})[name] = tensor
     return state

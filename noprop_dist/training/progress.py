@@ -2,9 +2,12 @@
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 StageState = Literal["starting", "training", "recovering", "moving", "waiting", "stopped", "done"]
 WINDOW_REPORTS = 8
@@ -17,13 +20,16 @@ class RoundReport:
     """What one stage did in one round of steps.
 
     Attributes:
-        stage: block number 1..T, or T + 1 for the classifier.
+        stage: block number 1..T, T + 1 for the classifier, or T + 2 for a learned W_embed.
         first_step: 0-based.
         steps: that were done.
         loss: what was minimised, mean over the steps.
         error: ‖û_t − u_y‖² of a block, cross-entropy of the classifier, mean over the steps.
         gradient_norm: before clipping, mean over the steps.
         seconds: that the steps took.
+        peak_memory_bytes: most that the process has had so far: of a GPU's memory, or else of the machine's.
+        embedding_gradient: of the stage's term of Eq. 8 with respect to W_embed, summed over the steps since the
+            version of W_embed began, (m, d) float32; None where W_embed is fixed.
     """
 
     stage: int
@@ -33,6 +39,8 @@ class RoundReport:
     error: float
     gradient_norm: float
     seconds: float
+    peak_memory_bytes: int = 0
+    embedding_gradient: NDArray[np.float32] | None = None
 
     @property
     def steps_done(self) -> int:
@@ -57,7 +65,7 @@ class RunProgress:
 
     Attributes:
         total_steps: of every stage.
-        stages: blocks, then the classifier.
+        stages: blocks, then the classifier, then W_embed where it is learned.
         elapsed_seconds: since this process began to train.
         remaining_seconds: at the present speed; None while that is unknown.
         news: the latest lines of it, such as evaluations and recoveries.
@@ -72,9 +80,14 @@ class RunProgress:
     news_told: int
 
     @property
+    def blocks(self) -> tuple[StageProgress, ...]:
+        """The rows of the blocks."""
+        return blocks_of(self.stages)
+
+    @property
     def block_steps_per_second(self) -> float:
         """Of all blocks together (the classifier's steps are not counted)."""
-        return sum(stage.steps_per_second for stage in self.stages[:-1])
+        return sum(stage.steps_per_second for stage in self.blocks)
 
     @property
     def fraction(self) -> float:
@@ -82,11 +95,16 @@ class RunProgress:
         return sum(stage.step for stage in self.stages) / (self.total_steps * len(self.stages))
 
 
+def blocks_of(stages: Sequence[StageProgress]) -> tuple[StageProgress, ...]:
+    """The rows that are blocks; or the network, where that is trained as one."""
+    return tuple(stage for stage in stages if stage.name.startswith(("block", "network")))
+
+
 class ProgressBoard:
     """Keeps the latest report of every stage.
 
     Args:
-        names: of the stages, by stage; the classifier last.
+        names: of the stages, by stage.
         total_steps: of every stage.
         done: steps of each stage where the run begins (resumed runs).
     """
@@ -120,7 +138,7 @@ class ProgressBoard:
     def picture(self) -> RunProgress:
         """The table as it stands."""
         stages = tuple(self._row(stage) for stage in self._names)
-        blocks = stages[:-1]
+        blocks = blocks_of(stages)
         rate = sum(row.steps_per_second for row in blocks if row.state == "training")
         left = sum(self._total_steps - row.step for row in blocks)
         return RunProgress(

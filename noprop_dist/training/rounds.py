@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from noprop_dist.training.batch_stream import Round
+from noprop_dist.training.device import peak_memory_bytes
 from noprop_dist.training.finite import check_losses
 from noprop_dist.training.progress import RoundReport
 from noprop_dist.training.trainers import StageTrainer
@@ -27,6 +28,8 @@ def train_round(trainer: StageTrainer, work: Round, stopped: Callable[[], bool] 
         NonFiniteError: a loss or a gradient was not finite; the weights are of no use any more.
     """
     started = time.perf_counter()
+    if work.embedding is not None:
+        trainer.embedding.take(work.embedding)
     losses = []
     for batch in work.batches():
         if stopped():
@@ -39,4 +42,15 @@ def train_round(trainer: StageTrainer, work: Round, stopped: Callable[[], bool] 
     if not math.isfinite(loss + error + gradient_norm):
         check_losses(work.first_step, values.tolist())
     seconds = time.perf_counter() - started
-    return RoundReport(work.stage, work.first_step, len(losses), loss, error, gradient_norm, seconds)
+    gathered = trainer.embedding.gathered()
+    return RoundReport(
+        work.stage,
+        work.first_step,
+        len(losses),
+        loss,
+        error,
+        gradient_norm,
+        seconds,
+        peak_memory_bytes(values.device),
+        gathered,
+    )

@@ -31,12 +31,13 @@ class RunLog:
         self._flushing = threading.Lock()
         self.board = ProgressBoard(self._names, setup.total_steps, done)
         directory.forget_rounds_after({self._names[stage]: steps for stage, steps in done.items()})
-        self._evaluated = {record["step"] for record in directory.metrics() if record["kind"] == "objective"}
+        self._evaluated = {record["step"] for record in directory.metrics() if record["kind"] == "evaluation"}
 
     def round(self, report: RoundReport) -> None:
         """Write down what a stage did in a round."""
         self.board.update(report)
         record = {**asdict(report), "stage": self._names[report.stage], "step": report.steps_done}
+        del record["embedding_gradient"]
         self._add("round", record)
 
     def event(self, kind: str, **facts: Any) -> None:

@@ -1,6 +1,6 @@
 """What follows from a configuration and its data: everything that both engines and the evaluator build."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,101 +9,49 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from noprop_dist.configuration.settings import RunConfig
 from noprop_dist.data.augmentation import build_augmentation
-from noprop_dist.data.dataset import DataFacts, DataSet, Inputs
-from noprop_dist.data.load import load_data
+from noprop_dist.data.dataset import Inputs
 from noprop_dist.data.samples import Samples
 from noprop_dist.diffusion.embedding import onehot_embedding
 from noprop_dist.diffusion.objective import denoising_weight
-from noprop_dist.diffusion.schedule import Schedule
 from noprop_dist.errors import UserError
+from noprop_dist.inference.end_to_end import EndToEndNetwork
 from noprop_dist.inference.network import NoPropNetwork
-from noprop_dist.models.build import build_network, check_network
-from noprop_dist.models.classifier import linear_classifier
-from noprop_dist.models.shapes import Shapes
+from noprop_dist.models.build import build_network
+from noprop_dist.models.classifier import LinearClassifier, RadialClassifier
 from noprop_dist.random_streams import Purpose, stream_seed
 from noprop_dist.storage.checkpoints import CheckpointWriter
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import Snapshot, to_tensors
-from noprop_dist.training.batch_stream import BatchStream
+from noprop_dist.training.batch_stream import BatchStream, Round, with_z
+from noprop_dist.training.embedding_exchange import EmbeddingExchange
+from noprop_dist.training.end_to_end import EndToEndTrainer, Share
 from noprop_dist.training.optimisation import Optimisation
+from noprop_dist.training.run_plan import NETWORK_STAGE, RunPlan
+from noprop_dist.training.shared_embedding import EmbeddingReplica, EmbeddingTable, EmbeddingTrainer
 from noprop_dist.training.trainers import BlockTrainer, ClassifierTrainer
 
 
 @dataclass(frozen=True)
-class RunSetup:
-    """A run's configuration together with the facts of its data; small, and the same for every actor.
+class RunSetup(RunPlan):
+    """What both engines and the evaluator build; small, and the same for every actor.
 
     Attributes:
         config: of the run.
         facts: of its data set.
+        initial_embedding: where a learned W_embed begins, (m, d); None where that is of no interest (a trained run is
+            looked at), or W_embed is one-hot.
     """
 
-    config: RunConfig
-    facts: DataFacts
-
-    @cached_property
-    def schedule(self) -> Schedule:
-        """The noise schedule of T blocks."""
-        return self.config.noise_schedule()
+    initial_embedding: NDArray[np.float32] | None = None
 
     @cached_property
     def embedding(self) -> Tensor:
-        """W_embed, (m, d) float32 on the CPU."""
-        return onehot_embedding(self.facts.classes)
-
-    @property
-    def shapes(self) -> Shapes:
-        """The sizes that a block's network has to fit."""
-        return Shapes(self.facts.input_shape, self.facts.classes, self.embedding.shape[1])
-
-    @property
-    def classifier_stage(self) -> int:
-        """T + 1: the classifier comes after the last block."""
-        return self.config.blocks.count + 1
-
-    @property
-    def stages(self) -> tuple[int, ...]:
-        """The stages that are trained: blocks, then the classifier."""
-        return (*self.config.blocks.trained(), self.classifier_stage)
-
-    def stage_name(self, stage: int) -> str:
-        """What a person calls a stage: 'block 3' or 'classifier'."""
-        return "classifier" if stage == self.classifier_stage else f"block {stage}"
-
-    def file_names(self) -> dict[int, str]:
-        """What the files of each stage are called: block-03, classifier."""
-        width = max(2, len(str(self.config.blocks.count)))
-        blocks = {block: f"block-{block:0{width}d}" for block in self.config.blocks.trained()}
-        return {**blocks, self.classifier_stage: "classifier"}
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Whole batches in the training split."""
-        return self.facts.samples["train"] // self.config.training.batch_size
-
-    @property
-    def total_steps(self) -> int:
-        """Steps of every stage."""
-        return self.config.training.steps(self.facts.samples["train"])
-
-    @property
-    def evaluates(self) -> bool:
-        """Whether checkpoints are evaluated: a chain needs all of its blocks."""
-        return self.config.blocks.only is None and self.config.evaluation.samples > 0
-
-    @cached_property
-    def checkpoint_steps(self) -> tuple[int, ...]:
-        """The steps whose snapshots of all stages make a checkpoint; the last is the end of the run."""
-        every = self.config.checkpoint.steps_between(self.total_steps, self.steps_per_epoch)
-        return (*range(every, self.total_steps, every), self.total_steps)
-
-    @cached_property
-    def snapshot_steps(self) -> tuple[int, ...]:
-        """The steps at which every stage is snapshotted, rising: those of checkpoints, and some between."""
-        every = self.config.checkpoint.snapshot_every_steps
-        return tuple(sorted({*self.checkpoint_steps, *range(every, self.total_steps, every)}))
+        """W_embed at the start of the run, (m, d) float32 on the CPU."""
+        if not self.config.embedding.is_learned:
+            return onehot_embedding(self.facts.classes)
+        assert self.initial_embedding is not None
+        return torch.from_numpy(self.initial_embedding.copy())
 
     def checkpoint_writer(self, directory: RunDirectory) -> CheckpointWriter:
         """What turns the stages' snapshots into checkpoints in the run directory."""
@@ -113,12 +61,19 @@ class RunSetup:
             self.checkpoint_steps,
             self.config.checkpoint.num_to_keep,
             {"changes": directory.changes()},
+            together_at=self.snapshot_steps if self.config.shares_embedding else None,
         )
 
     def batch_stream(self, labels: NDArray[np.int64]) -> BatchStream:
         """The batches of every stage, from the labels of the training split."""
         config = self.config
-        return BatchStream(config.seed, labels, self.embedding.numpy(), self.schedule, config.training.batch_size)
+        return BatchStream(
+            config.seed, labels, self.embedding.numpy(), self.input_alpha_bar, config.training.batch_size
+        )
+
+    def with_z(self, work: Round) -> Round:
+        """A round that came without z, with it: the same bits as the coordinator would have drawn."""
+        return with_z(work, self.config.seed, self.input_alpha_bar, self.embedding.numpy())
 
     def training_samples(self, inputs: Inputs, device: torch.device) -> Samples:
         """The training split on a device, with the augmentation that is asked for."""
@@ -132,8 +87,11 @@ class RunSetup:
 
     def classifier(self) -> torch.nn.Module:
         """The untrained classifier on the CPU."""
-        seed = stream_seed(self.config.seed, Purpose.INITIALISATION, self.classifier_stage)
-        return linear_classifier(self.embedding.shape[1], self.facts.classes, seed)
+        settings, d, m = self.config.classifier, self.embedding_dim, self.facts.classes
+        with torch.random.fork_rng(devices=[]):
+            seed = stream_seed(self.config.seed, Purpose.INITIALISATION, self.classifier_stage)
+            torch.default_generator.manual_seed(seed)
+            return LinearClassifier(d, m) if settings.kind == "linear" else RadialClassifier(d, m, settings.sigma)
 
     def block_trainer(self, block: int, samples: Samples, device: torch.device) -> BlockTrainer:
         """The trainer of one block at step 0, on samples that lie on the same device."""
@@ -143,7 +101,8 @@ class RunSetup:
             network,
             Optimisation(block, network, training, training.learning_rate, self.total_steps),
             samples,
-            self.embedding.to(device),
+            self._replica(device),
+            self.schedule.alpha_bar[block - 1],
             denoising_weight(self.schedule, block, self.config.objective.eta),
             self.config.seed,
         )
@@ -158,18 +117,68 @@ class RunSetup:
             config.classifier.learning_rate,
             self.total_steps,
         )
-        return ClassifierTrainer(classifier, optimisation, device)
+        return ClassifierTrainer(classifier, optimisation, self._replica(device), self.schedule)
+
+    def end_to_end_network(self) -> EndToEndNetwork:
+        """The untrained baseline on the CPU: the blocks and the classifier that NoProp begins with, too."""
+        blocks = [self.block_network(block) for block in self.config.blocks.trained()]
+        return EndToEndNetwork(blocks, self.classifier(), self.embedding, self.config.embedding.is_learned)
+
+    def end_to_end_trainer(
+        self, samples: Samples, device: torch.device, share: Share, wrap: Callable[[torch.nn.Module], torch.nn.Module]
+    ) -> EndToEndTrainer:
+        """The trainer of one process's share of every batch of the baseline, at step 0.
+
+        Args:
+            samples: of the training split, on the device.
+            device: that it computes on.
+            share: of this process.
+            wrap: makes a module whose gradients are averaged over all processes.
+        """
+        network, training = self.end_to_end_network().to(device), self.config.training
+        own_rates = {"classifier": self.config.classifier.learning_rate}
+        optimisation = Optimisation(
+            NETWORK_STAGE, network, training, training.learning_rate, self.total_steps, own_rates
+        )
+        return EndToEndTrainer(wrap(network), optimisation, samples, share, self.config.seed)
+
+    def embedding_trainer(self) -> EmbeddingTrainer:
+        """The trainer of a learned W_embed at step 0."""
+        assert self.embedding_stage is not None
+        table, rate = EmbeddingTable(self.embedding), self.config.embedding.learning_rate
+        versions = -(-self.total_steps // self.sync_steps)
+        return EmbeddingTrainer(table, Optimisation(self.embedding_stage, table, self.config.training, rate, versions))
+
+    def embedding_exchange(self, snapshots: Mapping[int, Snapshot]) -> EmbeddingExchange | None:
+        """The exchange of versions of W_embed from where the stages stand; None where W_embed is fixed.
+
+        Args:
+            snapshots: of all stages at the same step, or none.
+        """
+        if self.embedding_stage is None:
+            return None
+        snapshot = snapshots.get(self.embedding_stage)
+        weights = self.embedding.numpy() if snapshot is None else snapshot.weights["weight"]
+        first = 0 if snapshot is None else snapshot.step
+        return EmbeddingExchange(weights, first, self.sync_steps, self.total_steps, self.config.blocks.count)
+
+    def _replica(self, device: torch.device) -> EmbeddingReplica:
+        return EmbeddingReplica(self.embedding.to(device), self.config.embedding.is_learned)
 
     def network(self, snapshots: Mapping[int, Snapshot], device: torch.device) -> NoPropNetwork:
         """The whole trained network of one checkpoint.
 
         Args:
-            snapshots: of every block and the classifier, by stage.
+            snapshots: of every stage, by number.
             device: where it shall compute.
 
         Raises:
             UserError: snapshots of some blocks are missing (the run trained `blocks.only` some).
         """
+        if self.end_to_end:
+            whole = self.end_to_end_network()
+            whole.load_state_dict(to_tensors(snapshots[NETWORK_STAGE].weights))
+            return whole.eval().to(device).for_inference(self.schedule, self.facts, self.config.seed)
         every_block = range(1, self.config.blocks.count + 1)
         missing = [str(block) for block in every_block if block not in snapshots]
         if missing:
@@ -184,31 +193,13 @@ class RunSetup:
         return NoPropNetwork(
             blocks=tuple(trained(self.block_network(block), block) for block in every_block),
             classifier=trained(self.classifier(), self.classifier_stage),
-            embedding=self.embedding.to(device),
+            embedding=self._trained_embedding(snapshots).to(device),
             schedule=self.schedule,
             facts=self.facts,
             seed=self.config.seed,
         )
 
-
-def prepare(config: RunConfig) -> tuple[RunSetup, DataSet]:
-    """Load the data and check that configuration, data and networks fit each other.
-
-    Raises:
-        UserError: they do not; nothing has been written or started.
-    """
-    data = load_data(config.data)
-    setup = RunSetup(config, data.facts)
-    if setup.steps_per_epoch < 1:
-        raise UserError(
-            f"training.batch_size={config.training.batch_size} is larger than the training set of "
-            f"{len(data.train)} samples"
-        )
-    build_augmentation(config.data.augment, config.seed, data.facts.input_shape)
-    checked: list[object] = []
-    for block in config.blocks.trained():
-        settings = config.blocks.network_of(block)
-        if settings not in checked:
-            check_network(setup.block_network(block), setup.shapes, f"blocks.network of block {block}")
-            checked.append(settings)
-    return setup, data
+    def _trained_embedding(self, snapshots: Mapping[int, Snapshot]) -> Tensor:
+        if self.embedding_stage is None:
+            return self.embedding
+        return to_tensors(snapshots[self.embedding_stage].weights)["weight"]

@@ -1,17 +1,20 @@
 """One step of one block, and one step of the classifier: all that training is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from noprop_dist.data.samples import Samples
-from noprop_dist.diffusion.objective import classifier_loss, predict_embedding, squared_error
+from noprop_dist.diffusion.objective import classifier_loss, kl_to_prior, predict_embedding, squared_error
+from noprop_dist.diffusion.process import as_function_of_embedding
+from noprop_dist.diffusion.schedule import Schedule
 from noprop_dist.random_streams import Purpose, stream_seed
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.training.batch_stream import Batch
 from noprop_dist.training.optimisation import Optimisation
+from noprop_dist.training.shared_embedding import EmbeddingReplica
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class StepLosses:
 
 class StageTrainer(Protocol):
     """What blocks and classifier have in common: one stage, its steps, and its state."""
+
+    embedding: EmbeddingReplica
 
     @property
     def stage(self) -> int:
@@ -53,7 +58,8 @@ class BlockTrainer:
         network: (x, z_{t-1}) → logits.
         optimisation: of that network, for block t.
         samples: of the training split, on the network's device.
-        embedding: W_embed, (m, d), on the network's device.
+        embedding: its copy of W_embed, on the network's device.
+        alpha_bar: ᾱ_{t-1}, the noise level of its input.
         weight: (T/2) η (SNR(t) − SNR(t−1)).
         seed: of the run; dropout at a step is keyed by (seed, block, step).
     """
@@ -63,14 +69,16 @@ class BlockTrainer:
         network: nn.Module,
         optimisation: Optimisation,
         samples: Samples,
-        embedding: Tensor,
+        embedding: EmbeddingReplica,
+        alpha_bar: float,
         weight: float,
         seed: int,
     ) -> None:
         self._network = network.train()
         self._optimisation = optimisation
         self._samples = samples
-        self._embedding = embedding
+        self.embedding = embedding
+        self._alpha_bar = alpha_bar
         self._weight = weight
         self._seed = seed
 
@@ -81,39 +89,48 @@ class BlockTrainer:
 
     def step(self, batch: Batch) -> StepLosses:
         """One optimiser step on the block's batch of exactly the next step."""
-        _expect_step(self._optimisation, batch.step)
-        device = self._embedding.device
+        expect_step(self._optimisation, batch.step)
+        W, learned = self.embedding.weights, self.embedding.is_learned
         x = self._samples.batch(batch.indices, batch.epoch)
-        z, labels = _to_device(batch, device)
-        _seed_dropout(device, stream_seed(self._seed, Purpose.DROPOUT, self.stage, step=batch.step))
-        u_hat = predict_embedding(self._network(x, z), self._embedding)
-        error = squared_error(u_hat, self._embedding[labels])
+        z, labels = _to_device(batch, W.device)
+        u_y = W[labels]
+        z = as_function_of_embedding(z, u_y, self._alpha_bar) if learned else z
+        seed_dropout(W.device, stream_seed(self._seed, Purpose.DROPOUT, self.stage, step=batch.step))
+        u_hat = predict_embedding(self._network(x, z), W)
+        error = squared_error(u_hat, u_y)
         loss = self._weight * error
         norm = self._optimisation.step(loss)
         return StepLosses(loss.detach(), error.detach(), norm)
 
     def snapshot(self) -> Snapshot:
         """The whole state, copied to host memory."""
-        return self._optimisation.snapshot()
+        return _snapshot(self._optimisation, self.embedding)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go to a snapshot of this block."""
         self._optimisation.restore(snapshot)
+        self.embedding.restore(snapshot.optimizer)
 
 
 class ClassifierTrainer:
     """Trains p̂_out(y | z_T) on its term of Eq. 8: E[−log p̂_out(y | z_T)], z_T ~ q(z_T | y).
 
+    Where W_embed is learned, it also takes the gradient of D_KL(q(z_0 | y) ‖ p(z_0)), which has no other parameter.
+
     Args:
-        classifier: z_T → scores.
+        classifier: (z_T, W_embed) → scores.
         optimisation: of that classifier.
-        device: where it lies.
+        embedding: its copy of W_embed, on the classifier's device.
+        schedule: of the run.
     """
 
-    def __init__(self, classifier: nn.Module, optimisation: Optimisation, device: torch.device) -> None:
+    def __init__(
+        self, classifier: nn.Module, optimisation: Optimisation, embedding: EmbeddingReplica, schedule: Schedule
+    ) -> None:
         self._classifier = classifier.train()
         self._optimisation = optimisation
-        self._device = device
+        self.embedding = embedding
+        self._schedule = schedule
 
     @property
     def stage(self) -> int:
@@ -122,22 +139,35 @@ class ClassifierTrainer:
 
     def step(self, batch: Batch) -> StepLosses:
         """One optimiser step on the classifier's batch of exactly the next step."""
-        _expect_step(self._optimisation, batch.step)
-        z_T, labels = _to_device(batch, self._device)
-        loss = classifier_loss(self._classifier(z_T), labels)
+        expect_step(self._optimisation, batch.step)
+        W = self.embedding.weights
+        z_T, labels = _to_device(batch, W.device)
+        kl: Tensor | float = 0.0
+        if self.embedding.is_learned:
+            u_y = W[labels]
+            z_T = as_function_of_embedding(z_T, u_y, self._schedule.alpha_bar[-1])
+            kl = kl_to_prior(u_y, self._schedule.alpha_bar[0])
+        cross_entropy = classifier_loss(self._classifier(z_T, W), labels)
+        loss = cross_entropy + kl
         norm = self._optimisation.step(loss)
-        return StepLosses(loss.detach(), loss.detach(), norm)
+        return StepLosses(loss.detach(), cross_entropy.detach(), norm)
 
     def snapshot(self) -> Snapshot:
         """The whole state, copied to host memory."""
-        return self._optimisation.snapshot()
+        return _snapshot(self._optimisation, self.embedding)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go to a snapshot of the classifier."""
         self._optimisation.restore(snapshot)
+        self.embedding.restore(snapshot.optimizer)
 
 
-def _expect_step(optimisation: Optimisation, step: int) -> None:
+def _snapshot(optimisation: Optimisation, embedding: EmbeddingReplica) -> Snapshot:
+    snapshot = optimisation.snapshot()
+    return replace(snapshot, optimizer=snapshot.optimizer | embedding.to_arrays())
+
+
+def expect_step(optimisation: Optimisation, step: int) -> None:
     """An optimiser step is not idempotent: never do one twice, never leave one out."""
     if step != optimisation.steps_done:
         raise RuntimeError(f"stage {optimisation.stage} has done {optimisation.steps_done} steps, got step {step}")
@@ -148,7 +178,8 @@ def _to_device(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
     return torch.tensor(batch.z, device=device), torch.tensor(batch.labels, dtype=torch.int64, device=device)
 
 
-def _seed_dropout(device: torch.device, seed: int) -> None:
+def seed_dropout(device: torch.device, seed: int) -> None:
+    """Dropout of the next step on a device is a function of this seed."""
     # torch.manual_seed would also queue a seed for every CUDA device that is not yet in use, at each step.
     if device.type == "cuda":
         torch.cuda.default_generators[device.index or 0].manual_seed(seed)

@@ -13,8 +13,8 @@ from noprop_dist.distributed.evaluator import Evaluator
 from noprop_dist.distributed.messages import StageFailure
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.training.preparation import prepare
 from noprop_dist.training.progress import RoundReport
-from noprop_dist.training.setup import prepare
 
 
 def test_workers_are_plain_classes_that_run_without_a_cluster(small_setup):

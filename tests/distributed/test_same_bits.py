@@ -9,8 +9,8 @@ from noprop_dist.configuration.layers import load_config
 from noprop_dist.distributed.coordinator import Coordinator
 from noprop_dist.distributed.driver import train_on_ray
 from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.training.preparation import prepare
 from noprop_dist.training.sequential import train_sequentially
-from noprop_dist.training.setup import prepare
 
 pytestmark = pytest.mark.usefixtures("ray_here")
 

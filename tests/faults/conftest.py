@@ -10,8 +10,8 @@ from noprop_dist.bench.live_run import LiveRun
 from noprop_dist.configuration.layers import load_config
 from noprop_dist.distributed.loopback import LoopbackCluster, loopback_cluster
 from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.training.preparation import prepare
 from noprop_dist.training.sequential import train_sequentially
-from noprop_dist.training.setup import prepare
 
 
 @pytest.fixture

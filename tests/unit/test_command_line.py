@@ -81,11 +81,11 @@ def test_predict_tells_class_and_probability_of_images(noprop, run_dir, tmp_path
 def test_report_writes_a_page_that_needs_nothing_else_and_plots(noprop, run_dir, tmp_path):
     assert noprop("report", run_dir).strip() == f"{run_dir}/report.html"
     page = (tmp_path / "run" / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 5
+    assert page.count("data:image/png;base64,") == 6
     assert "http" not in page
     assert "<script" not in page
     plots = sorted(file.stem for file in (tmp_path / "run" / "plots").glob("*.png"))
-    assert plots == ["accuracy", "denoising", "loss", "parts", "path"]
+    assert plots == ["accuracy", "denoising", "loss", "parts", "path", "terms"]
 
 
 def test_a_report_without_the_data_says_what_it_left_out(noprop, tmp_path, monkeypatch):

@@ -29,7 +29,15 @@ def test_rounds_and_accuracy_can_be_scraped(exporter):
     for first_step in (0, 16):
         exporter.round(RoundReport(1, first_step, 16, loss=0.5, error=0.25, gradient_norm=2.0, seconds=0.1))
     exporter.round(RoundReport(2, 0, 16, loss=0.7, error=0.7, gradient_norm=1.0, seconds=0.1))
-    terms = ObjectiveTerms(0, 0, (), 0, 0, 0)
+    terms = ObjectiveTerms(
+        cross_entropy=0.1,
+        kl=0.2,
+        squared_errors=(1, 2),
+        denoising_terms=(0.3, 0.4),
+        denoising=0.7,
+        objective=1,
+        elbo=-1,
+    )
     evaluation = Evaluation(0.98, 0.97, "mean", 1, 100)
     exporter.evaluation(CheckpointEvaluation(32, False, (("test", evaluation),), terms))
     found = scrape(exporter)
@@ -39,6 +47,8 @@ def test_rounds_and_accuracy_can_be_scraped(exporter):
     assert found["noprop_denoising_squared_error", *block] == 0.25
     assert found["noprop_loss", ("block", "classifier"), ("run", "run-1")] == 0.7
     assert found["noprop_accuracy_ratio", ("run", "run-1"), ("sampler", "mean"), ("split", "test")] == 0.98
+    assert found["noprop_objective_nats", ("block", "2"), ("run", "run-1"), ("term", "denoising")] == 0.4
+    assert found["noprop_objective_nats", ("block", ""), ("run", "run-1"), ("term", "elbo")] == -1
     assert ("noprop_denoising_squared_error", ("block", "classifier"), ("run", "run-1")) not in found
 
 

@@ -6,8 +6,8 @@ import torch
 
 from noprop_dist.diffusion.objective import classifier_loss, kl_to_prior, predict_embedding, squared_error
 from noprop_dist.storage.snapshot import to_tensors
+from noprop_dist.training.preparation import prepare
 from noprop_dist.training.rounds import train_round
-from noprop_dist.training.setup import prepare
 
 CPU = torch.device("cpu")
 
@@ -31,7 +31,7 @@ def test_gradients_of_all_stages_are_those_of_the_whole_objective(small_config):
     batches = {stage: stream.batch(stage, 0) for stage in (1, 2, 3, 4)}
     labels = torch.from_numpy(batches[1].labels).long()
     u_y, x = setup.embedding[labels], samples.batch(batches[1].indices)
-    whole = classifier_loss(classifier(torch.from_numpy(batches[4].z)), labels)
+    whole = classifier_loss(classifier(torch.from_numpy(batches[4].z), setup.embedding), labels)
     whole = whole + kl_to_prior(u_y, setup.schedule.alpha_bar[0])
     for t, network in networks.items():  # T · E_t is the sum over t
         u_hat = predict_embedding(network(x, torch.from_numpy(batches[t].z)), setup.embedding)
@@ -151,6 +151,6 @@ def test_warmup_raises_the_learning_rate_from_small_to_full(small_config):
 
     rates = []
     for step in range(6):
-        rates.append(json.loads(trainer.snapshot().settings)["group"]["lr"])
+        rates.append(json.loads(trainer.snapshot().settings)["groups"][0]["lr"])
         trainer.step(stream.batch(1, step))
     assert rates == pytest.approx([2e-4, 4e-4, 6e-4, 8e-4, 1e-3, 1e-3])

@@ -1,0 +1,148 @@
+"""Runs the back-propagation baseline as a Ray Train `TorchTrainer` and shows how far it is."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+import ray.train
+from ray.train.torch import TorchTrainer
+
+from noprop_dist.configuration.operation import EngineSettings
+from noprop_dist.configuration.settings import RunConfig
+from noprop_dist.data.dataset import DataSet
+from noprop_dist.distributed.cluster import cluster_resources, ray_session
+from noprop_dist.distributed.end_to_end_worker import STOPPED, EndToEndJob, train_end_to_end
+from noprop_dist.distributed.messages import RunOutcome
+from noprop_dist.distributed.placement import Resources
+from noprop_dist.errors import TrainingError, UserError
+from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.training.checkpoint_evaluation import CheckpointEvaluation
+from noprop_dist.training.preparation import prepare
+from noprop_dist.training.progress import ProgressBoard, RoundReport, RunProgress
+from noprop_dist.training.run_plan import NETWORK, NETWORK_STAGE
+from noprop_dist.training.setup import RunSetup
+
+POLL_SECONDS = 1.0
+RAY_TRAIN_FOLDER = "ray-train"
+"""In the run directory: Ray Train's own checkpoints, which it goes on from by itself."""
+
+
+def train_end_to_end_on_ray(
+    config: RunConfig,
+    directory: RunDirectory,
+    on_progress: Callable[[RunProgress], None],
+    resume: bool = False,
+    stopped: Callable[[], bool] = lambda: False,
+) -> RunOutcome:
+    """Train the baseline to its end.
+
+    Args:
+        config: of the run; its method is backprop.
+        directory: of the run.
+        on_progress: told about once a second how far the run is.
+        resume: go on from Ray Train's last checkpoint there.
+        stopped: asked about once a second; once it says yes, the group is ended.
+
+    Raises:
+        UserError: configuration, data, run directory or address cannot be used.
+        TrainingError: the loss was not finite any more, or processes were lost more than engine.max_failures times.
+    """
+    setup, data = prepare(config)
+    with ray_session(config.engine.address), directory.only_writer():
+        workers = processes(config.engine, cluster_resources(), config.training.batch_size)
+        if not resume:
+            directory.create(config, setup.facts)
+        trainer = _trainer(setup, data, directory, workers)
+        with _fitting(trainer) as (thread, outcome):
+            watch = _Watch(setup, directory)
+            while thread.is_alive() and not stopped():
+                thread.join(POLL_SECONDS)
+                on_progress(watch.look())
+        if thread.is_alive():
+            return RunOutcome(str(directory), watch.step, None, stopped=True)
+    if isinstance(outcome[0], Exception):
+        raise TrainingError(f"Ray Train gave up: {outcome[0]}; `noprop-dist resume {directory}` tries again")
+    if cause := (outcome[0].metrics or {}).get(STOPPED):
+        raise TrainingError(f"the network was stopped: {cause}")
+    return RunOutcome(str(directory), setup.total_steps, CheckpointEvaluation.last_of(directory.metrics()))
+
+
+def processes(engine: EngineSettings, resources: Resources, batch_size: int) -> int:
+    """How many processes train together.
+
+    Raises:
+        UserError: the batch cannot be shared out evenly.
+    """
+    if engine.workers != "auto":
+        if batch_size % engine.workers:
+            raise UserError(
+                f"engine.workers={engine.workers}: does not divide training.batch_size={batch_size}, "
+                "which method=backprop shares out evenly"
+            )
+        return engine.workers
+    on_gpu = _on_gpu(engine, resources)
+    slots = max(1, int(resources.gpus if on_gpu else resources.cpus // engine.threads_per_worker))
+    return next(n for n in range(min(slots, batch_size), 0, -1) if batch_size % n == 0)
+
+
+def _on_gpu(engine: EngineSettings, resources: Resources) -> bool:
+    return engine.device == "cuda" or (engine.device == "auto" and resources.gpus >= 1)
+
+
+def _trainer(setup: RunSetup, data: DataSet, directory: RunDirectory, workers: int) -> TorchTrainer:
+    engine, resources = setup.config.engine, cluster_resources()
+    cpus = min(float(engine.threads_per_worker), resources.cpus / workers)
+    place = str(directory)
+    return TorchTrainer(
+        train_end_to_end,
+        train_loop_config={"job": EndToEndJob(setup, place, ray.put(data.train), ray.put(data.held_out))},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers,
+            use_gpu=_on_gpu(engine, resources),
+            resources_per_worker={"CPU": int(cpus * 10_000) / 10_000},
+        ),
+        run_config=ray.train.RunConfig(
+            name=RAY_TRAIN_FOLDER,
+            storage_path=place if "://" in place else str(Path(place).resolve()),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=setup.config.checkpoint.num_to_keep),
+            failure_config=ray.train.FailureConfig(max_failures=engine.max_failures),
+        ),
+    )
+
+
+@contextmanager
+def _fitting(trainer: TorchTrainer) -> Iterator[tuple[threading.Thread, list[ray.train.Result | Exception]]]:
+    """`fit` in a thread, so that this one can show progress and heed signals; its outcome is the list's only entry."""
+    outcome: list[ray.train.Result | Exception] = []
+
+    def fit() -> None:
+        try:
+            outcome.append(trainer.fit())
+        except Exception as error:  # whatever it is, it is told in the other thread
+            outcome.append(error)
+
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    thread = threading.Thread(target=fit, daemon=True)
+    thread.start()
+    yield thread, outcome
+
+
+class _Watch:
+    """Reads the records that the group's first process writes."""
+
+    def __init__(self, setup: RunSetup, directory: RunDirectory) -> None:
+        self._directory = directory
+        self._board = ProgressBoard({NETWORK_STAGE: NETWORK}, setup.total_steps, {NETWORK_STAGE: 0})
+        self.step = 0
+
+    def look(self) -> RunProgress:
+        """How far it is."""
+        for record in self._directory.metrics():
+            if record["kind"] == "round" and record["step"] > self.step:
+                self.step = record["step"]
+                fields = {name: record[name] for name in ("first_step", "steps", "loss", "error", "gradient_norm")}
+                self._board.update(RoundReport(stage=NETWORK_STAGE, seconds=record["seconds"], **fields))
+        return self._board.picture()
