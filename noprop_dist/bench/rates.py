@@ -13,6 +13,7 @@ from typing import Any
 from noprop_dist.configuration.settings import RunConfig
 from noprop_dist.distributed.driver import train_on_ray
 from noprop_dist.distributed.placement import Resources, place
+from noprop_dist.storage.checkpoint_files import Record
 from noprop_dist.storage.run_directory import RunDirectory
 
 
@@ -40,10 +41,19 @@ def spread(side: str, rates: Sequence[float]) -> dict[str, Any]:
 
 def ray_rate(config: RunConfig, workers: int) -> float:
     """Block-steps per second of one run of the Ray engine in a folder that is deleted again."""
-    process_of = {block: process for process, part in enumerate(parts(config, workers)) for block in part}
+    return block_rate(ray_records(config), parts(config, workers))
+
+
+def ray_records(config: RunConfig) -> list[Record]:
+    """What one run of the Ray engine, in a folder that is deleted again, wrote down."""
     with tempfile.TemporaryDirectory(prefix="noprop-dist-bench-") as folder:
         train_on_ray(config, f"{folder}/run", lambda _: None)
-        records = RunDirectory(f"{folder}/run").metrics()
+        return RunDirectory(f"{folder}/run").metrics()
+
+
+def block_rate(records: Sequence[Record], blocks_of_workers: Sequence[tuple[int, ...]]) -> float:
+    """Block-steps per second from a run's records."""
+    process_of = {block: process for process, part in enumerate(blocks_of_workers) for block in part}
     blocks = [r for r in records if r["kind"] == "round" and r["stage"].startswith("block")]
     return rate([RoundTime(process_of[int(r["stage"].split()[1])], r["time"], r["steps"]) for r in blocks])
 

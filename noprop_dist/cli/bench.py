@@ -100,6 +100,25 @@ def snapshots(
 
 
 @bench_app.command()
+def sync_steps(
+    preset: Preset = "digits",
+    set_: Set = None,
+    kind: Annotated[str, typer.Option(help="learned or prototype.")] = "learned",
+    steps: Steps = 384,
+    repeats: Repeats = 3,
+    workers: Workers = 2,
+    as_json: Json = False,
+) -> None:
+    """Accuracy and throughput against embedding.sync_steps: how long a version of a learned W_embed lasts."""
+    from noprop_dist.bench.sync_steps import bench_sync_steps
+
+    if kind not in ("learned", "prototype"):
+        raise UserError(f"--kind {kind}: allowed are learned and prototype")
+    rows = bench_sync_steps(preset, set_ or [], kind, steps, repeats, workers, progress.print)
+    _show(f"{steps} steps of {preset}, {workers} one-thread workers", {"rows": rows}, as_json)
+
+
+@bench_app.command()
 def straggler(
     seconds: Annotated[float, typer.Option(help="To watch for.", min=10)] = 300,
     plot: Annotated[Path | None, typer.Option(help="Also draw it into this PNG file.")] = None,

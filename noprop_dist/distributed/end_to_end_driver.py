@@ -14,7 +14,7 @@ from noprop_dist.configuration.operation import EngineSettings
 from noprop_dist.configuration.settings import RunConfig
 from noprop_dist.data.dataset import DataSet
 from noprop_dist.distributed.cluster import cluster_resources, ray_session
-from noprop_dist.distributed.end_to_end_worker import STOPPED, EndToEndJob, train_end_to_end
+from noprop_dist.distributed.end_to_end_worker import EndToEndJob, train_end_to_end
 from noprop_dist.distributed.messages import RunOutcome
 from noprop_dist.distributed.placement import Resources
 from noprop_dist.errors import TrainingError, UserError
@@ -65,8 +65,10 @@ def train_end_to_end_on_ray(
             return RunOutcome(str(directory), watch.step, None, stopped=True)
     if isinstance(outcome[0], Exception):
         raise TrainingError(f"Ray Train gave up: {outcome[0]}; `noprop-dist resume {directory}` tries again")
-    if cause := (outcome[0].metrics or {}).get(STOPPED):
-        raise TrainingError(f"the network was stopped: {cause}")
+    watch.look()
+    if watch.step < setup.total_steps:
+        causes = [record["cause"] for record in directory.metrics() if record["kind"] == "failure"]
+        raise TrainingError(f"the network was stopped: {causes[-1]}")
     return RunOutcome(str(directory), setup.total_steps, CheckpointEvaluation.last_of(directory.metrics()))
 
 

@@ -26,9 +26,6 @@ from noprop_dist.training.run_log import RunLog
 from noprop_dist.training.run_plan import NETWORK, NETWORK_STAGE
 from noprop_dist.training.setup import RunSetup
 
-STOPPED = "stopped"
-"""In a group's last report: why it cannot go on. An exception would only be tried again."""
-
 
 @dataclass(frozen=True)
 class EndToEndJob:
@@ -68,12 +65,13 @@ def train_end_to_end(config: dict[str, EndToEndJob]) -> None:
     while (work := queue.next_round(unsaved_snapshots=0)) is not None:
         try:
             report = train_round(trainer, stream.round(NETWORK_STAGE, *work))
+            snapshot = trainer.snapshot() if queue.at_snapshot else None
         except NonFiniteError as error:  # gradients are averaged: all processes come here at the same step
-            ray.train.report({STOPPED: str(error)})
-            return
+            if records is not None:
+                records.failed(error)
+            return  # after an exception Ray Train would only try the same again
         assert report is not None
         report = _mean_of_all(report, share)
-        snapshot = trainer.snapshot() if queue.at_snapshot else None
         if records is not None:
             records.add(report, snapshot)
         if snapshot is not None:
@@ -107,6 +105,11 @@ class _Records:
                 figures = evaluate_checkpoint(self._setup, self._held_out, self._directory, snapshot.step, self._device)
                 self._log.evaluation(figures)
             self._writer.prune(snapshot.step)
+        self._log.flush()
+
+    def failed(self, error: NonFiniteError) -> None:
+        """It cannot go on."""
+        self._log.event("failure", stage=NETWORK, step=error.step, cause=str(error))
         self._log.flush()
 
 

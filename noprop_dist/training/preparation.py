@@ -61,8 +61,8 @@ def _initial_embedding(setup: RunSetup, data: DataSet) -> NDArray[np.float32] | 
         case "onehot":
             return None
         case "learned":
-            assert setup.embedding_stage is not None
-            seed = stream_seed(setup.config.seed, Purpose.INITIALISATION, setup.embedding_stage)
+            # Stage T + 2, whether or not this method has one: the baseline begins with the same W_embed.
+            seed = stream_seed(setup.config.seed, Purpose.INITIALISATION, setup.classifier_stage + 1)
             return random_embedding(classes, setup.embedding_dim, seed).numpy()
         case "prototype":
             missing = sorted(set(range(classes)) - set(data.train.labels.tolist()))

@@ -1,0 +1,113 @@
+"""The back-propagation baseline: its chain, its step, and how its batches are shared out."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from noprop_dist.configuration.operation import EngineSettings
+from noprop_dist.distributed.end_to_end_driver import processes
+from noprop_dist.distributed.placement import Resources
+from noprop_dist.errors import UserError
+from noprop_dist.inference.end_to_end import end_to_end_chain
+from noprop_dist.random_streams import Purpose, stream
+from noprop_dist.training.end_to_end import Share
+from noprop_dist.training.preparation import prepare
+
+CPU = torch.device("cpu")
+
+
+def trainer_of(setup, data, share=Share()):  # noqa: B008
+    return setup.end_to_end_trainer(setup.training_samples(data.train.inputs, CPU), CPU, share, lambda module: module)
+
+
+def test_the_chain_is_that_of_the_paper():
+    """z_t = (1 − α_t) z_{t-1} + α_t û_t with û_t = softmax(logits) W (Eq. 18), by hand for two blocks."""
+    W, alpha = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([0.25, 0.5])
+    blocks = [lambda _, z: torch.log(torch.tensor([[1.0, 3.0]])) + 0 * z, lambda _, z: 0 * z]
+    first, second = end_to_end_chain(blocks, alpha, W, torch.zeros(1), torch.tensor([[4.0, 8.0]]))
+    torch.testing.assert_close(first.u_hat, torch.tensor([[0.25, 1.5]]))
+    torch.testing.assert_close(first.z, torch.tensor([[3.0625, 6.375]]))
+    torch.testing.assert_close(second.z, torch.tensor([[1.78125, 3.6875]]))
+
+
+@pytest.mark.parametrize("embedding", ["onehot", "learned", "prototype"])
+def test_a_step_is_back_propagation_through_all_blocks(small_config, embedding):
+    """SGD with learning rate 1: the step is minus the gradient, here from the formulas written down once more."""
+    setup, data = prepare(
+        small_config("method=backprop", "training.optimizer=sgd", "training.learning_rate=1", "training.weight_decay=0",
+                     "classifier.learning_rate=1", f"embedding={{kind: {embedding}}}")
+    )  # fmt: skip
+    batch = setup.batch_stream(data.train.labels).batch(1, 0)
+    network = setup.end_to_end_network().train()
+    epsilon = stream(0, Purpose.NOISE, stage=1).standard_normal(batch.z.shape, dtype=np.float32)
+    z, x = torch.from_numpy(epsilon), setup.training_samples(data.train.inputs, CPU).batch(batch.indices)
+    for t, block in enumerate(network.blocks):
+        alpha = torch.tanh(network.w[t])
+        z = (1 - alpha) * z + alpha * torch.softmax(block(x, z), dim=1) @ network.embedding
+    scores = F.linear(z, network.classifier.weight, network.classifier.bias)
+    (-torch.log_softmax(scores, 1)[torch.arange(len(x)), torch.from_numpy(batch.labels).long()].mean()).backward()
+    trainer = trainer_of(setup, data)
+    trainer.step(batch)
+    stepped = trainer.snapshot().weights
+    for name, parameter in network.named_parameters():
+        moved = parameter.detach() if parameter.grad is None else parameter.detach() - parameter.grad
+        torch.testing.assert_close(torch.from_numpy(stepped[name]), moved, rtol=1e-5, atol=1e-6)
+    assert (network.embedding.grad is None) == (embedding == "onehot")
+
+
+def test_the_network_begins_with_the_weights_that_noprop_begins_with(small_config):
+    setup, _ = prepare(small_config("method=backprop"))
+    noprop, _ = prepare(small_config())
+    for t, block in enumerate(setup.end_to_end_network().blocks, start=1):
+        expected = noprop.block_network(t).state_dict()
+        assert all(torch.equal(value, expected[name]) for name, value in block.state_dict().items())
+
+
+def test_a_restored_network_goes_on_with_the_same_bits(small_config):
+    setup, data = prepare(small_config("method=backprop", "training.lr_schedule={kind: one-cycle}"))
+    batches = setup.batch_stream(data.train.labels)
+    whole, first, second = (trainer_of(setup, data) for _ in range(3))
+    for step in range(6):
+        whole.step(batches.batch(1, step))
+    for step in range(3):
+        first.step(batches.batch(1, step))
+    second.restore(first.snapshot())
+    for step in range(3, 6):
+        second.step(batches.batch(1, step))
+    assert second.snapshot().fingerprint() == whole.snapshot().fingerprint()
+    with pytest.raises(RuntimeError, match="has done 6 steps, got step 3"):
+        second.step(batches.batch(1, 3))
+
+
+def test_the_trained_network_decides_like_any_other(small_config):
+    setup, data = prepare(small_config("method=backprop"))
+    trainer = trainer_of(setup, data)
+    network = setup.network({1: trainer.snapshot()}, CPU)
+    x = setup.training_samples(data.train.inputs, CPU).batch(np.arange(5))
+    with torch.inference_mode():
+        decision, other = network.decide(x, "mean"), network.decide(x, "mean", first_pass=1)
+        whole = setup.end_to_end_network().eval()(x, network.noise(5, 0, 0, 0))
+    torch.testing.assert_close(decision.probabilities, whole.softmax(dim=1))
+    assert not torch.equal(decision.probabilities, other.probabilities), "another z_0"
+
+
+@pytest.mark.parametrize(("cpus", "batch", "expected"), [(2, 128, 2), (3, 128, 2), (1, 128, 1), (7, 35, 7), (4, 9, 3)])
+def test_as_many_processes_as_there_is_room_for_share_a_batch_evenly(cpus, batch, expected):
+    assert processes(EngineSettings(), Resources(cpus, 0), batch) == expected
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    with pytest.raises(UserError, match=r"engine.workers=3: does not divide training.batch_size=128"):
+        processes(EngineSettings(workers=3), Resources(8, 0), 128)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [("blocks.only=1-2", "blocks.only is not allowed with method=backprop"),
+     ("engine.kind=sequential", "engine.kind=sequential is not allowed with method=backprop"),
+     ("blocks.training.1={learning_rate: 0.1}", "blocks.training is not allowed with method=backprop")],
+)  # fmt: skip
+def test_what_has_no_meaning_end_to_end_is_refused(small_config, setting, message):
+    with pytest.raises(UserError, match=message):
+        small_config("method=backprop", setting)
