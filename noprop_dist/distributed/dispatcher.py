@@ -10,7 +10,7 @@ from noprop_dist.training.setup import RunSetup
 from noprop_dist.training.shared_embedding import EmbeddingVersion
 
 HANG_FACTOR = 10
-"""A worker counts as hung after so many times its slowest round (and at least engine.hang_seconds)."""
+"""A worker counts as hung after so many times its slowest round of late (and at least engine.hang_seconds)."""
 
 
 class Dispatcher:

@@ -166,7 +166,7 @@ class TrainingLoop:
 
     def _reported(self, stage: Stage, report: RoundReport, incarnation: int) -> None:
         stage.queue.round_done(report.steps_done)
-        stage.slowest_step_seconds = max(stage.slowest_step_seconds or 0.0, report.seconds / report.steps)
+        stage.recent_step_seconds.append(report.seconds / report.steps)
         if stage.lost_at is not None:
             seconds, stage.lost_at = time.monotonic() - stage.lost_at, None
             self._log.event(
