@@ -88,8 +88,18 @@ class LiveRun:
         deadline = time.monotonic() + WAIT_SECONDS
         while not found():
             if time.monotonic() > deadline:
-                raise TrainingError(f"{self.folder}: waited {WAIT_SECONDS:.0f} s in vain for {what}")
+                raise TrainingError(f"waited {WAIT_SECONDS:.0f} s in vain for {what}; what is known:\n{self._latest()}")
             time.sleep(POLL_SECONDS)
+
+    def _latest(self) -> str:
+        """The ends of its log and of its records, and each stage's slowest steps: the folder may be gone soon."""
+        records = self.directory.metrics()
+        others = [str(record) for record in records if record["kind"] != "round"]
+        slowest: dict[str, float] = {}
+        for record in (each for each in records if each["kind"] == "round"):
+            each = record["seconds"] / record["steps"]
+            slowest[record["stage"]] = max(slowest.get(record["stage"], 0.0), each)
+        return "\n".join([*self.log().splitlines()[-10:], *others[-10:], f"slowest steps (s): {slowest}"])
 
     def _start(self, *arguments: str) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-m", "noprop_dist", *arguments, "--address", self.cluster.address]
