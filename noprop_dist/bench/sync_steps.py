@@ -35,7 +35,7 @@ def bench_sync_steps(
         *("engine.threads_per_worker=1", "engine.device=cpu", "metrics.port=null"),
     ]
     measured: dict[str, list[tuple[float, float, float]]] = {name: [] for name in embeddings}
-    with ray_session("local"):
+    with ray_session(None):
         for turn in range(repeats):
             for name, embedding in embeddings.items():
                 config = load_config(preset, None, [*common, *settings, embedding, f"seed={turn}"])

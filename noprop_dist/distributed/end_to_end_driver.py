@@ -25,7 +25,7 @@ from noprop_dist.training.progress import ProgressBoard, RoundReport, RunProgres
 from noprop_dist.training.run_plan import NETWORK, NETWORK_STAGE
 from noprop_dist.training.setup import RunSetup
 
-POLL_SECONDS = 1.0
+POLL_SECONDS = 0.5
 RAY_TRAIN_FOLDER = "ray-train"
 """In the run directory: Ray Train's own checkpoints, which it goes on from by itself."""
 
@@ -42,9 +42,9 @@ def train_end_to_end_on_ray(
     Args:
         config: of the run; its method is backprop.
         directory: of the run.
-        on_progress: told about once a second how far the run is.
+        on_progress: told about twice a second how far the run is.
         resume: go on from Ray Train's last checkpoint there.
-        stopped: asked about once a second; once it says yes, the group is ended.
+        stopped: asked about twice a second; once it says yes, the group is ended.
 
     Raises:
         UserError: configuration, data, run directory or address cannot be used.
