@@ -120,4 +120,5 @@ def _show(data: str, cells: dict[tuple[str, str], list[Cell]]) -> None:
         table.add_column(column, justify="right" if column else "left")
     for row in table_rows(data, cells):
         table.add_row(*row)
-    console.print(table)
+    # A figure is no use in pieces, even where the output is narrow.
+    console.print(table, width=max(console.width, 120), crop=False)

@@ -119,10 +119,14 @@ class RunSetup(RunPlan):
         )
         return ClassifierTrainer(classifier, optimisation, self._replica(device), self.schedule)
 
-    def end_to_end_network(self) -> EndToEndNetwork:
-        """The untrained baseline on the CPU: the blocks and the classifier that NoProp begins with, too."""
+    def end_to_end_network(self, embedding: Tensor) -> EndToEndNetwork:
+        """The untrained baseline on the CPU: the blocks and the classifier that NoProp begins with, too.
+
+        Args:
+            embedding: W_embed that it begins with, (m, d).
+        """
         blocks = [self.block_network(block) for block in self.config.blocks.trained()]
-        return EndToEndNetwork(blocks, self.classifier(), self.embedding, self.config.embedding.is_learned)
+        return EndToEndNetwork(blocks, self.classifier(), embedding, self.config.embedding.is_learned)
 
     def end_to_end_trainer(
         self, samples: Samples, device: torch.device, share: Share, wrap: Callable[[torch.nn.Module], torch.nn.Module]
@@ -135,7 +139,7 @@ class RunSetup(RunPlan):
             share: of this process.
             wrap: makes a module whose gradients are averaged over all processes.
         """
-        network, training = self.end_to_end_network().to(device), self.config.training
+        network, training = self.end_to_end_network(self.embedding).to(device), self.config.training
         own_rates = {"classifier": self.config.classifier.learning_rate}
         optimisation = Optimisation(
             NETWORK_STAGE, network, training, training.learning_rate, self.total_steps, own_rates
@@ -176,8 +180,9 @@ class RunSetup(RunPlan):
             UserError: snapshots of some blocks are missing (the run trained `blocks.only` some).
         """
         if self.end_to_end:
-            whole = self.end_to_end_network()
-            whole.load_state_dict(to_tensors(snapshots[NETWORK_STAGE].weights))
+            weights = to_tensors(snapshots[NETWORK_STAGE].weights)
+            whole = self.end_to_end_network(weights["embedding"])
+            whole.load_state_dict(weights)
             return whole.eval().to(device).for_inference(self.schedule, self.facts, self.config.seed)
         every_block = range(1, self.config.blocks.count + 1)
         missing = [str(block) for block in every_block if block not in snapshots]

@@ -39,7 +39,7 @@ def test_a_step_is_back_propagation_through_all_blocks(small_config, embedding):
                      "classifier.learning_rate=1", f"embedding={{kind: {embedding}}}")
     )  # fmt: skip
     batch = setup.batch_stream(data.train.labels).batch(1, 0)
-    network = setup.end_to_end_network().train()
+    network = setup.end_to_end_network(setup.embedding).train()
     epsilon = stream(0, Purpose.NOISE, stage=1).standard_normal(batch.z.shape, dtype=np.float32)
     z, x = torch.from_numpy(epsilon), setup.training_samples(data.train.inputs, CPU).batch(batch.indices)
     for t, block in enumerate(network.blocks):
@@ -59,7 +59,7 @@ def test_a_step_is_back_propagation_through_all_blocks(small_config, embedding):
 def test_the_network_begins_with_the_weights_that_noprop_begins_with(small_config):
     setup, _ = prepare(small_config("method=backprop"))
     noprop, _ = prepare(small_config())
-    for t, block in enumerate(setup.end_to_end_network().blocks, start=1):
+    for t, block in enumerate(setup.end_to_end_network(setup.embedding).blocks, start=1):
         expected = noprop.block_network(t).state_dict()
         assert all(torch.equal(value, expected[name]) for name, value in block.state_dict().items())
 
@@ -87,7 +87,7 @@ def test_the_trained_network_decides_like_any_other(small_config):
     x = setup.training_samples(data.train.inputs, CPU).batch(np.arange(5))
     with torch.inference_mode():
         decision, other = network.decide(x, "mean"), network.decide(x, "mean", first_pass=1)
-        whole = setup.end_to_end_network().eval()(x, network.noise(5, 0, 0, 0))
+        whole = setup.end_to_end_network(setup.embedding).eval()(x, network.noise(5, 0, 0, 0))
     torch.testing.assert_close(decision.probabilities, whole.softmax(dim=1))
     assert not torch.equal(decision.probabilities, other.probabilities), "another z_0"
 
