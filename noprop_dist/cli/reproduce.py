@@ -117,8 +117,8 @@ def _write(data: str, cells: dict[tuple[str, str], list[Cell]], store: Store) ->
 def _show(data: str, cells: dict[tuple[str, str], list[Cell]]) -> None:
     table = Table(title=f"{data}: mean ± standard error over seeds and {PASSES} passes", title_justify="left")
     for column in COLUMNS:
-        table.add_column(column, justify="right" if column else "left")
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
     for row in table_rows(data, cells):
         table.add_row(*row)
     # A figure is no use in pieces, even where the output is narrow.
-    console.print(table, width=max(console.width, 120), crop=False)
+    Console(highlight=False, width=max(console.width, 140)).print(table)
