@@ -15,6 +15,7 @@ from noprop_dist.errors import UserError
 from noprop_dist.inference.evaluation import evaluate
 from noprop_dist.report.paper_table import COLUMNS, NAMES, PAPER, Cell, markdown, table_rows
 from noprop_dist.storage.checkpoint_files import Record
+from noprop_dist.storage.merging import OPERATION
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.store import Store
 
@@ -68,8 +69,7 @@ def _cell(config: RunConfig, directory: RunDirectory) -> Cell:
 
 
 def _check_same(found: RunConfig, wanted: RunConfig, directory: RunDirectory) -> None:
-    sections = ("engine", "metrics", "checkpoint", "evaluation")
-    before, now = (each.model_dump(mode="json", exclude=set(sections)) for each in (found, wanted))
+    before, now = (each.model_dump(mode="json", exclude=set(OPERATION)) for each in (found, wanted))
     differing = [key for key in now if now[key] != before.get(key)]
     if differing:
         raise UserError(

@@ -16,7 +16,7 @@ from noprop_dist.data.dataset import DataSet
 from noprop_dist.distributed.cluster import cluster_resources, ray_session
 from noprop_dist.distributed.end_to_end_worker import EndToEndJob, train_end_to_end
 from noprop_dist.distributed.messages import RunOutcome
-from noprop_dist.distributed.placement import Resources
+from noprop_dist.distributed.placement import Resources, ray_share, room, uses_gpus
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.checkpoint_evaluation import CheckpointEvaluation
@@ -52,10 +52,11 @@ def train_end_to_end_on_ray(
     """
     setup, data = prepare(config)
     with ray_session(config.engine.address), directory.only_writer():
-        workers = processes(config.engine, cluster_resources(), config.training.batch_size)
+        resources = cluster_resources()
+        workers = processes(config.engine, resources, config.training.batch_size)
         if not resume:
             directory.create(config, setup.facts)
-        trainer = _trainer(setup, data, directory, workers)
+        trainer = _trainer(setup, data, directory, resources, workers)
         with _fitting(trainer) as (thread, outcome):
             watch = _Watch(setup, directory)
             while thread.is_alive() and not stopped():
@@ -85,17 +86,14 @@ def processes(engine: EngineSettings, resources: Resources, batch_size: int) -> 
                 "which method=backprop shares out evenly"
             )
         return engine.workers
-    on_gpu = _on_gpu(engine, resources)
-    slots = max(1, int(resources.gpus if on_gpu else resources.cpus // engine.threads_per_worker))
-    return next(n for n in range(min(slots, batch_size), 0, -1) if batch_size % n == 0)
+    most = min(room(engine, resources), batch_size)
+    return next(n for n in range(most, 0, -1) if batch_size % n == 0)
 
 
-def _on_gpu(engine: EngineSettings, resources: Resources) -> bool:
-    return engine.device == "cuda" or (engine.device == "auto" and resources.gpus >= 1)
-
-
-def _trainer(setup: RunSetup, data: DataSet, directory: RunDirectory, workers: int) -> TorchTrainer:
-    engine, resources = setup.config.engine, cluster_resources()
+def _trainer(
+    setup: RunSetup, data: DataSet, directory: RunDirectory, resources: Resources, workers: int
+) -> TorchTrainer:
+    engine = setup.config.engine
     cpus = min(float(engine.threads_per_worker), resources.cpus / workers)
     place = str(directory)
     return TorchTrainer(
@@ -103,8 +101,8 @@ def _trainer(setup: RunSetup, data: DataSet, directory: RunDirectory, workers: i
         train_loop_config={"job": EndToEndJob(setup, place, ray.put(data.train), ray.put(data.held_out))},
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers,
-            use_gpu=_on_gpu(engine, resources),
-            resources_per_worker={"CPU": int(cpus * 10_000) / 10_000},
+            use_gpu=uses_gpus(engine, resources),
+            resources_per_worker={"CPU": ray_share(cpus)},
         ),
         run_config=ray.train.RunConfig(
             name=RAY_TRAIN_FOLDER,

@@ -56,11 +56,11 @@ def place(blocks: tuple[int, ...], engine: EngineSettings, resources: Resources)
     Raises:
         UserError: GPUs are asked for and there are none.
     """
-    on_gpu = engine.device == "cuda" or (engine.device == "auto" and resources.gpus >= 1)
+    on_gpu = uses_gpus(engine, resources)
     if on_gpu and resources.gpus < 1:
         raise UserError("engine.device=cuda: there is no GPU here; use engine.device=cpu or auto")
     threads = engine.threads_per_worker
-    slots = max(1, int(resources.gpus if on_gpu else resources.cpus // threads))
+    slots = room(engine, resources)
     wanted = slots if engine.workers == "auto" else engine.workers
     workers = min(wanted, len(blocks))
     crowd = ceil(workers / slots)
@@ -70,8 +70,19 @@ def place(blocks: tuple[int, ...], engine: EngineSettings, resources: Resources)
     reason = f"{len(blocks)} block(s) on {workers} worker(s): {slots} {unit}{'s' if slots > 1 else ''} available" + (
         f", each shared by {crowd} workers" if crowd > 1 else ""
     )
-    places = (WorkerPlace(part, _ray_share(cpus), _ray_share(gpus), threads) for part in _deal(blocks, workers))
-    return Placement(tuple(places), _ray_share((1 - GPU_SHARE_OF_BLOCKS) / 2) if on_gpu else 0.0, reason)
+    places = (WorkerPlace(part, ray_share(cpus), ray_share(gpus), threads) for part in _deal(blocks, workers))
+    return Placement(tuple(places), ray_share((1 - GPU_SHARE_OF_BLOCKS) / 2) if on_gpu else 0.0, reason)
+
+
+def uses_gpus(engine: EngineSettings, resources: Resources) -> bool:
+    """Whether a run computes on GPUs."""
+    return engine.device == "cuda" or (engine.device == "auto" and resources.gpus >= 1)
+
+
+def room(engine: EngineSettings, resources: Resources) -> int:
+    """How many processes have a GPU, or all of their cores, to themselves; at least one."""
+    slots = resources.gpus if uses_gpus(engine, resources) else resources.cpus // engine.threads_per_worker
+    return max(1, int(slots))
 
 
 def _deal(blocks: tuple[int, ...], workers: int) -> list[tuple[int, ...]]:
@@ -80,6 +91,6 @@ def _deal(blocks: tuple[int, ...], workers: int) -> list[tuple[int, ...]]:
     return [blocks[first:last] for first, last in pairwise(bounds)]
 
 
-def _ray_share(amount: float) -> float:
+def ray_share(amount: float) -> float:
     """Ray counts resources in ten-thousandths; rounded down, so that the shares of a whole fit into it."""
     return int(amount * 10_000) / 10_000
