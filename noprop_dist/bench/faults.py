@@ -15,12 +15,14 @@ from noprop_dist.bench.fault_kinds import BLOCKS, FULL_DISK, KINDS, NODES, Kind,
 from noprop_dist.bench.live_run import LiveRun
 from noprop_dist.configuration.layers import load_config
 from noprop_dist.distributed.loopback import loopback_cluster
+from noprop_dist.storage.checkpoint_files import Record
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.preparation import prepare
 from noprop_dist.training.sequential import train_sequentially
 
 BETWEEN_SECONDS = 1.0
 DISK_BYTES = 128 * 2**20
+STAGES = (*(f"block {block}" for block in range(1, BLOCKS + 1)), "classifier")
 LAST_SHARE = 0.8
 """No fault is injected after this share of the steps: there has to be something left to recover for."""
 
@@ -145,7 +147,10 @@ def _one_run(
         run.finish()
     finally:
         run.end()
-    equal, lost = documented and fingerprints(run.directory) == expected, _lost_steps(run, steps)
+    equal, wrong = documented and fingerprints(run.directory) == expected, miscounted(run.records("round"), steps)
+    if wrong:
+        say(f"steps written down too often (+) or not at all (−): {wrong}")
+    lost = sum(map(abs, wrong.values()))
     return [Outcome(each.fault, each.seconds, lost, equal) for each in outcomes]
 
 
@@ -177,11 +182,12 @@ def _ends_without(run: LiveRun, block: int, steps: int, expected: dict[str, str]
     return named and {name: run.directory.checkpoints.entry(steps, name)["sha256"] for name in others} == others
 
 
-def _lost_steps(run: LiveRun, steps: int) -> int:
-    done = Counter[str]()
-    for record in run.records("round"):
+def miscounted(records: Sequence[Record], steps: int) -> dict[str, int]:
+    """Stages whose rounds, as written down, are not all the steps exactly once: steps too many (+) or too few (−)."""
+    done = Counter[str](dict.fromkeys(STAGES, 0))
+    for record in records:
         done[record["stage"]] += record["steps"]
-    return sum(abs(steps - each) for each in done.values()) + steps * (BLOCKS + 1 - len(done))
+    return {name: each - steps for name, each in done.items() if each != steps}
 
 
 def _row(kind: Kind, outcomes: Sequence[Outcome]) -> dict[str, Any]:

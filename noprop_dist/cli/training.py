@@ -99,19 +99,7 @@ def _train(config: RunConfig, directory: RunDirectory, resume: bool) -> None:
 
 
 def _engine(config: RunConfig) -> Callable[[RunConfig, RunDirectory, ProgressView, bool, StopRequest], RunOutcome]:
-    if config.method == "backprop":
-        return _train_end_to_end
     return _train_sequentially if config.engine.kind == "sequential" else _train_on_ray
-
-
-def _train_end_to_end(
-    config: RunConfig, directory: RunDirectory, view: ProgressView, resume: bool, request: StopRequest
-) -> RunOutcome:
-    from noprop_dist.distributed.end_to_end_driver import train_end_to_end_on_ray
-
-    view.say(f"run directory: {directory}")
-    view.say("starting Ray Train")
-    return train_end_to_end_on_ray(config, directory, view.show, resume, request)
 
 
 def _train_sequentially(

@@ -14,6 +14,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from noprop_dist.configuration.settings import RunConfig
 from noprop_dist.distributed.cluster import cause_of_loss, ray_session
 from noprop_dist.distributed.coordinator import Coordinator
+from noprop_dist.distributed.end_to_end_coordinator import EndToEndCoordinator
 from noprop_dist.distributed.messages import RunOutcome
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.training.progress import RunProgress
@@ -72,8 +73,9 @@ def train_on_ray(
 
 
 def _coordinator(config: RunConfig, directory: str, resume: bool) -> Any:
+    kind = EndToEndCoordinator if config.method == "backprop" else Coordinator
     return (
-        ray.remote(Coordinator)
+        ray.remote(kind)
         .options(
             name="Coordinator",
             namespace=f"noprop-{uuid.uuid4().hex[:12]}",  # actors of one run never collide with another's

@@ -7,6 +7,7 @@ incarnation: once that is lost nobody waits for their replies any more, so none 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, Literal
 
 import ray
@@ -146,14 +147,19 @@ class Fleet:
 
     def poll(self, timeout_seconds: float) -> list[Event]:
         """Wait for something to happen, for so long at most; all that has happened."""
-        asked = {reference: worker for worker in self.workers.values() for reference in worker.calls}
+        asked = [reference for worker in self.workers.values() for reference in worker.calls]
         if not asked:
             time.sleep(timeout_seconds)
             return []
-        answered, waiting = ray.wait(list(asked), timeout=timeout_seconds)
+        answered, waiting = ray.wait(asked, timeout=timeout_seconds)
         if answered and waiting:
             answered += ray.wait(waiting, num_returns=len(waiting), timeout=0)[0]
-        events = [self._reply(asked[reference], reference) for reference in answered]
+        here = frozenset(answered)
+        events = [
+            self._reply(worker, reference)
+            for worker in self.workers.values()
+            for reference in _next_in_order(worker, here)
+        ]
         return [event for event in [*events, *self._hung()] if event is not None]
 
     def lose(self, worker: Worker, cause: str) -> Lost:
@@ -227,3 +233,14 @@ class Fleet:
             else:
                 lost.append(self.lose(worker, f"it hung: no reply for {call.patience_seconds:.0f} s"))
         return lost
+
+
+def _next_in_order(worker: Worker, answered: frozenset[Any]) -> list[Any]:
+    """The answered calls that none unanswered was made before: Ray tells of replies in an order of its own.
+
+    Taken before the report ahead of it, a report would make that one pass for a replay, and a snapshot would be written
+    without the record of the steps that lead to it. Only `stop` overtakes other calls.
+    """
+    in_turn = [reference for reference, call in worker.calls.items() if call.kind != "stop"]
+    overtaking = (worker.calls.keys() & answered) - set(in_turn)
+    return [*overtaking, *takewhile(answered.__contains__, in_turn)]

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from noprop_dist.configuration.layers import load_config
-from noprop_dist.distributed.end_to_end_driver import RAY_TRAIN_FOLDER, train_end_to_end_on_ray
+from noprop_dist.distributed.driver import train_on_ray
+from noprop_dist.distributed.end_to_end_coordinator import RAY_TRAIN_FOLDER
 from noprop_dist.errors import TrainingError
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.end_to_end import Share
@@ -30,7 +31,7 @@ def fingerprint(directory):
 
 def test_one_process_has_the_bits_of_a_plain_loop(ray_here, tmp_path):
     config = load_config("digits", None, [*DIGITS, "training.max_steps=24", "engine.workers=1"])
-    outcome = train_end_to_end_on_ray(config, RunDirectory(str(tmp_path / "run")), lambda _: None)
+    outcome = train_on_ray(config, str(tmp_path / "run"), lambda _: None)
     setup, data = prepare(config)
     cpu = torch.device("cpu")
     samples, batches = setup.training_samples(data.train.inputs, cpu), setup.batch_stream(data.train.labels)
@@ -45,7 +46,7 @@ def test_one_process_has_the_bits_of_a_plain_loop(ray_here, tmp_path):
 def test_two_processes_learn_digits_and_a_resumed_run_has_the_same_bits(ray_here, tmp_path):
     """By the command line; one run is stopped by SIGINT in the middle."""
     config = load_config("digits", None, [*DIGITS, "engine.workers=2"])
-    whole = train_end_to_end_on_ray(config, RunDirectory(str(tmp_path / "whole")), lambda _: None)
+    whole = train_on_ray(config, str(tmp_path / "whole"), lambda _: None)
     assert dict(whole.evaluation.results)["test"].accuracy > 0.95
     command, run = [sys.executable, "-m", "noprop_dist"], RunDirectory(str(tmp_path / "run"))
     given = [word for each in [*DIGITS, "engine.workers=2"] for word in ("--set", each)]
@@ -54,7 +55,7 @@ def test_two_processes_learn_digits_and_a_resumed_run_has_the_same_bits(ray_here
     while time.monotonic() < deadline and not list((tmp_path / "run" / RAY_TRAIN_FOLDER).glob("checkpoint_*")):
         time.sleep(0.05)
     os.kill(train.pid, signal.SIGINT)
-    assert train.wait(60) != 0  # seen once: 1 in place of 130, where Ray ended the process first; not yet understood
+    assert train.wait(60) == 128 + signal.SIGINT
     assert max(r["step"] for r in run.metrics() if r["kind"] == "round") < 600, "it was stopped on the way"
     assert subprocess.run([*command, "resume", str(tmp_path / "run")], check=False, timeout=120).returncode == 0
     assert fingerprint(tmp_path / "run") == fingerprint(tmp_path / "whole")
@@ -65,4 +66,4 @@ def test_two_processes_learn_digits_and_a_resumed_run_has_the_same_bits(ray_here
 def test_numbers_that_are_not_finite_end_the_run_with_their_step(ray_here, tmp_path):
     config = load_config("digits", None, [*DIGITS, "engine.workers=2", "training.learning_rate=1e30"])
     with pytest.raises(TrainingError, match=r"the network was stopped: .*step"):
-        train_end_to_end_on_ray(config, RunDirectory(str(tmp_path / "run")), lambda _: None)
+        train_on_ray(config, str(tmp_path / "run"), lambda _: None)

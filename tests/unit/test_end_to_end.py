@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from noprop_dist.configuration.operation import EngineSettings
-from noprop_dist.distributed.end_to_end_driver import processes
+from noprop_dist.distributed.end_to_end_coordinator import processes
 from noprop_dist.distributed.placement import Resources
 from noprop_dist.errors import UserError
 from noprop_dist.inference.end_to_end import end_to_end_chain

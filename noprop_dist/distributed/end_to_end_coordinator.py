@@ -1,8 +1,8 @@
-"""Runs the back-propagation baseline as a Ray Train `TorchTrainer` and shows how far it is."""
+"""The actor that runs the back-propagation baseline, a Ray Train `TorchTrainer`, and knows how far it is."""
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from ray.train.torch import TorchTrainer
 from noprop_dist.configuration.operation import EngineSettings
 from noprop_dist.configuration.settings import RunConfig
 from noprop_dist.data.dataset import DataSet
-from noprop_dist.distributed.cluster import cluster_resources, ray_session
+from noprop_dist.distributed.cluster import cluster_resources
 from noprop_dist.distributed.end_to_end_worker import EndToEndJob, train_end_to_end
 from noprop_dist.distributed.messages import RunOutcome
 from noprop_dist.distributed.placement import Resources, ray_share, room, uses_gpus
@@ -30,47 +30,62 @@ RAY_TRAIN_FOLDER = "ray-train"
 """In the run directory: Ray Train's own checkpoints, which it goes on from by itself."""
 
 
-def train_end_to_end_on_ray(
-    config: RunConfig,
-    directory: RunDirectory,
-    on_progress: Callable[[RunProgress], None],
-    resume: bool = False,
-    stopped: Callable[[], bool] = lambda: False,
-) -> RunOutcome:
-    """Train the baseline to its end.
+class EndToEndCoordinator:
+    """Runs one run of the baseline; `progress` and `stop` may be called meanwhile from other threads.
+
+    It is an actor as `Coordinator` is, and for one reason more: Ray Train's controller belongs to the process that
+    calls `fit` and ends with it, so that a stop leaves nothing behind, in whatever state Ray Train is.
 
     Args:
         config: of the run; its method is backprop.
-        directory: of the run.
-        on_progress: told about twice a second how far the run is.
-        resume: go on from Ray Train's last checkpoint there.
-        stopped: asked about twice a second; once it says yes, the group is ended.
-
-    Raises:
-        UserError: configuration, data, run directory or address cannot be used.
-        TrainingError: the loss was not finite any more, or processes were lost more than engine.max_failures times.
+        directory: of the run, on storage that this node and the first process's reach.
+        resume: go on from Ray Train's last checkpoint there, if there is one.
     """
-    setup, data = prepare(config)
-    with ray_session(config.engine.address), directory.only_writer():
-        resources = cluster_resources()
-        workers = processes(config.engine, resources, config.training.batch_size)
-        if not resume:
-            directory.create(config, setup.facts)
-        trainer = _trainer(setup, data, directory, resources, workers)
-        with _fitting(trainer) as (thread, outcome):
-            watch = _Watch(setup, directory)
-            while thread.is_alive() and not stopped():
-                thread.join(POLL_SECONDS)
-                on_progress(watch.look())
-        if thread.is_alive():
-            return RunOutcome(str(directory), watch.step, None, stopped=True)
-    if isinstance(outcome[0], Exception):
-        raise TrainingError(f"Ray Train gave up: {outcome[0]}; `noprop-dist resume {directory}` tries again")
-    watch.look()
-    if watch.step < setup.total_steps:
-        causes = [record["cause"] for record in directory.metrics() if record["kind"] == "failure"]
-        raise TrainingError(f"the network was stopped: {causes[-1]}")
-    return RunOutcome(str(directory), setup.total_steps, CheckpointEvaluation.last_of(directory.metrics()))
+
+    def __init__(self, config: RunConfig, directory: str, resume: bool = False) -> None:
+        self._config = config
+        self._directory = RunDirectory(directory)
+        self._resume = resume
+        self._watch: _Watch | None = None
+        self._stop = threading.Event()
+
+    def progress(self) -> RunProgress | None:
+        """The progress table; None until the data is loaded."""
+        return self._watch.look() if self._watch is not None else None
+
+    def stop(self) -> None:
+        """Let `run` return; the run goes on from Ray Train's last checkpoint."""
+        self._stop.set()
+
+    def run(self) -> RunOutcome:
+        """Train to the end, or until told to stop.
+
+        Raises:
+            UserError: configuration, data or run directory cannot be used.
+            TrainingError: the loss was not finite any more, or processes were lost more than engine.max_failures
+                times.
+        """
+        setup, data = prepare(self._config)
+        with self._directory.only_writer():
+            resources = cluster_resources()
+            workers = processes(self._config.engine, resources, self._config.training.batch_size)
+            if not (self._resume and self._directory.holds_run):
+                self._directory.create(self._config, setup.facts)
+            self._watch = watch = _Watch(setup, self._directory)
+            trainer = _trainer(setup, data, self._directory, resources, workers)
+            with _fitting(trainer) as (thread, outcome):
+                while thread.is_alive() and not self._stop.is_set():
+                    thread.join(POLL_SECONDS)
+            if thread.is_alive():
+                return RunOutcome(str(self._directory), watch.step, None, stopped=True)
+        if isinstance(outcome[0], Exception):
+            raise TrainingError(f"Ray Train gave up: {outcome[0]}; `noprop-dist resume {self._directory}` tries again")
+        watch.look()
+        records = self._directory.metrics()
+        if watch.step < setup.total_steps:
+            causes = [record["cause"] for record in records if record["kind"] == "failure"]
+            raise TrainingError(f"the network was stopped: {causes[-1]}")
+        return RunOutcome(str(self._directory), setup.total_steps, CheckpointEvaluation.last_of(records))
 
 
 def processes(engine: EngineSettings, resources: Resources, batch_size: int) -> int:
@@ -115,7 +130,7 @@ def _trainer(
 
 @contextmanager
 def _fitting(trainer: TorchTrainer) -> Iterator[tuple[threading.Thread, list[ray.train.Result | Exception]]]:
-    """`fit` in a thread, so that this one can show progress and heed signals; its outcome is the list's only entry."""
+    """`fit` in a thread, so that this one can heed a stop; its outcome is the list's only entry."""
     outcome: list[ray.train.Result | Exception] = []
 
     def fit() -> None:
