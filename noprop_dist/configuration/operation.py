@@ -77,4 +77,10 @@ class MetricsSettings(Settings):
         le=65535,
         description="0 is any free port, null is no endpoint; a taken port moves to a free one",
     )
-    host: str = Field("127.0.0.1", description="the address to listen on")
+    host: str = Field("127.0.0.1", description="the address to listen on; 0.0.0.0 is every network of the node")
+    discovery: str | None = Field(
+        None, description="a folder for Prometheus's file_sd_configs, where a file tells of this run's endpoint"
+    )
+    linger_seconds: float = Field(
+        0, ge=0, description="the endpoint stays so long after the end, for a last scrape of the final figures"
+    )

@@ -2,8 +2,11 @@
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 
+import ray
 import torch
 
 from noprop_dist.configuration.settings import RunConfig
@@ -21,6 +24,7 @@ from noprop_dist.distributed.stage_worker import worker_facts
 from noprop_dist.distributed.training_loop import TrainingLoop
 from noprop_dist.distributed.workers import CLASSIFIER_WORKER, EVALUATOR, ActorMaker, block_worker_name
 from noprop_dist.metrics.exporter import MetricsExporter
+from noprop_dist.metrics.live import LiveStage
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.training.preparation import prepare
@@ -64,24 +68,27 @@ class Coordinator:
         with self._directory.only_writer():
             if not (self._resume and self._directory.holds_run):
                 self._directory.create(setup.config, setup.facts)
-            return self._train(setup, data)
+            with self._exporting(setup) as exporter:
+                return self._train(setup, data, exporter)
 
-    def _train(self, setup: RunSetup, data: DataSet) -> RunOutcome:
+    def _train(self, setup: RunSetup, data: DataSet, exporter: MetricsExporter | None) -> RunOutcome:
         engine = setup.config.engine
         writer = setup.checkpoint_writer(self._directory)
         snapshots, warnings = writer.take_over()
         done = {stage: snapshots[stage].step if stage in snapshots else 0 for stage in setup.stages}
-        self._log = log = RunLog(setup, self._directory, done)
+        self._log = log = RunLog(setup, self._directory, done, exporter.record if exporter else lambda _: None)
         fleet, stages = Fleet(engine.start_timeout_seconds), _stages(setup, snapshots)
         keeper = SnapshotKeeper(writer, log, snapshots, setup.config.checkpoint.storage_timeout_seconds)
-        exporter = self._exporter(setup)
         try:
             log.news(*warnings)
             log.event("worker", worker="coordinator", incarnation=1, **asdict(worker_facts(torch.device("cpu"))))
             recruiter = self._employ(setup, data, fleet, stages, exporter)
             stream, exchange = setup.batch_stream(data.train.labels), setup.embedding_exchange(snapshots)
             dispatcher = Dispatcher(setup, stages, fleet, keeper, stream, exchange)
-            loop = TrainingLoop(setup, stages, fleet, recruiter, keeper, dispatcher, log, exporter)
+            turned = exporter.turned if exporter else lambda: None
+            loop = TrainingLoop(setup, stages, fleet, recruiter, keeper, dispatcher, log, turned)
+            if exporter is not None:
+                exporter.watch(lambda: _live(stages, log, dispatcher))
             for step in writer.complete_steps:
                 if setup.evaluates and not log.evaluated(step):
                     loop.evaluations.add(step)
@@ -91,8 +98,6 @@ class Coordinator:
         finally:
             fleet.close()
             keeper.close(engine.grace_seconds)
-            if exporter is not None:
-                exporter.close()
 
     def _employ(
         self,
@@ -117,12 +122,34 @@ class Coordinator:
         self._log.news(placement.reason + (f"; metrics at {exporter.address}" if exporter else ""))
         return recruiter
 
-    def _exporter(self, setup: RunSetup) -> MetricsExporter | None:
-        metrics = setup.config.metrics
-        if metrics.port is None:
-            return None
-        names = {stage: setup.stage_name(stage).removeprefix("block ") for stage in setup.stages}
-        return MetricsExporter(str(self._directory).rpartition("/")[2], names, metrics.host, metrics.port)
+    @contextmanager
+    def _exporting(self, setup: RunSetup) -> Iterator[MetricsExporter | None]:
+        """The metrics endpoint for the length of a `with`, and a little longer where that is asked for."""
+        settings = setup.config.metrics
+        if settings.port is None:
+            yield None
+            return
+        name = str(self._directory).rpartition("/")[2]
+        exporter = MetricsExporter(name, setup, settings, ray.util.get_node_ip_address())
+        try:
+            yield exporter
+            self._stop.wait(settings.linger_seconds)
+        finally:
+            exporter.close()
+
+
+def _live(stages: dict[int, Stage], log: RunLog, dispatcher: Dispatcher) -> list[LiveStage]:
+    """What a scrape shows of this moment; another thread asks."""
+    return [
+        LiveStage(
+            row.name.removeprefix("block "),
+            row.state,
+            row.step,
+            stage.queue.rounds_in_flight,
+            dispatcher.sent_bytes[stage.number],
+        )
+        for row, stage in zip(log.board.picture().stages, stages.values(), strict=True)
+    ]
 
 
 def _stages(setup: RunSetup, snapshots: dict[int, Snapshot]) -> dict[int, Stage]:

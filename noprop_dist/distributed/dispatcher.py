@@ -1,5 +1,7 @@
 """Sends every stage its rounds: as far as its own queue and, where W_embed is learned, its version let it go."""
 
+from collections import Counter
+
 from noprop_dist.distributed.fleet import Fleet
 from noprop_dist.distributed.snapshot_keeper import SnapshotKeeper
 from noprop_dist.distributed.stage import Stage
@@ -41,6 +43,7 @@ class Dispatcher:
         self._keeper = keeper
         self._stream = stream
         self._exchange = exchange
+        self.sent_bytes = Counter[int]()
 
     def send(self) -> None:
         """Send all that may be sent now."""
@@ -87,6 +90,7 @@ class Dispatcher:
         version = None if self._exchange is None else self._exchange.at(first_step)
         draw = self._engine.sampling == "coordinator"
         round_ = self._stream.round(stage.number, first_step, steps, version, draw)
+        self.sent_bytes[stage.number] += round_.nbytes
         self._fleet.call(worker, "train", patience, round_, stage=stage.number)
 
     def _patience(self, stage: Stage) -> float:

@@ -22,6 +22,7 @@ CallKind = Literal["facts", "hold", "release", "train", "update", "snapshot", "s
 LONGEST_BACK_OFF_SECONDS = 30.0
 LOOK_FOR_DRAINS_SECONDS = 2.0
 BLOCK_WORKER = "block worker"
+LossReason = Literal["died", "hung", "node_leaving", "not_started"]
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,11 @@ class Reply:
 
 @dataclass(frozen=True)
 class Lost:
-    """An incarnation is gone; `stage` is the one that it was at work on."""
+    """An incarnation is gone; `stage` is the one that it was at work on, `cause` the reason for people."""
 
     worker: Worker
     stage: int | None
+    reason: LossReason
     cause: str
 
 
@@ -162,7 +164,7 @@ class Fleet:
         ]
         return [event for event in [*events, *self._hung()] if event is not None]
 
-    def lose(self, worker: Worker, cause: str) -> Lost:
+    def lose(self, worker: Worker, reason: LossReason, cause: str) -> Lost:
         """End an incarnation, if that is not done yet, and forget its calls."""
         running = next((call.stage for call in worker.calls.values() if call.kind not in ("stop", "release")), None)
         worker.calls.clear()
@@ -172,7 +174,7 @@ class Fleet:
         worker.losses_in_row += 1
         back_off = 0.0 if worker.losses_in_row == 1 else 2.0 ** (worker.losses_in_row - 2)
         worker.retry_at = time.monotonic() + min(back_off, LONGEST_BACK_OFF_SECONDS)
-        return Lost(worker, running, cause)
+        return Lost(worker, running, reason, cause)
 
     def block_workers(self) -> list[Worker]:
         """The workers that hold blocks."""
@@ -208,7 +210,7 @@ class Fleet:
         try:
             value = ray.get(reference)
         except RayError as error:
-            lost = self.lose(worker, cause_of_loss(error))
+            lost = self.lose(worker, "died", cause_of_loss(error))
             if raised_by_constructor(error):
                 worker.given_up = lost.cause
             return lost
@@ -228,10 +230,12 @@ class Fleet:
             if call is None or now - max(worker.heard, call.since) <= call.patience_seconds:
                 continue
             if call.kind == "facts":
-                self.lose(worker, "did not start in time")  # perhaps there is no room for it; asking again is free
+                self.lose(
+                    worker, "not_started", "did not start in time"
+                )  # no room for it, perhaps; asking again is free
                 worker.losses_in_row = 0
             else:
-                lost.append(self.lose(worker, f"it hung: no reply for {call.patience_seconds:.0f} s"))
+                lost.append(self.lose(worker, "hung", f"it hung: no reply for {call.patience_seconds:.0f} s"))
         return lost
 
 

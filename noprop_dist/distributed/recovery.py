@@ -62,7 +62,7 @@ class Recovery:
     def lost(self, lost: Lost) -> None:
         """Only the stages of this worker go back to their own snapshots; the others do not notice."""
         name, stages = lost.worker.name, self._roster.held_by(lost.worker)
-        self._log.event("lost", worker=name, incarnation=lost.worker.incarnation, cause=lost.cause,
+        self._log.event("lost", worker=name, incarnation=lost.worker.incarnation, reason=lost.reason, cause=lost.cause,
                         at_work_on=self._stages[lost.stage].name if lost.stage is not None else None)  # fmt: skip
         then = "there will be no other" if lost.worker.given_up is not None else "a new one is started"
         self._log.news(f"{name} was lost ({lost.cause}); {then}")

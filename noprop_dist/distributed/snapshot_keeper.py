@@ -27,6 +27,14 @@ class Job:
     snapshot: Snapshot | None = None
 
 
+@dataclass(frozen=True)
+class Done:
+    """What came of a job: whether a checkpoint has become whole by it, and how long it took."""
+
+    whole: bool
+    seconds: float
+
+
 class SnapshotKeeper:
     """One use, in one loop; only the writing itself is done in a thread.
 
@@ -45,7 +53,7 @@ class SnapshotKeeper:
         self._latest = dict(snapshots)
         self._timeout_seconds = timeout_seconds
         self._jobs: deque[Job] = deque()
-        self._running: Future[bool] | None = None
+        self._running: Future[Done] | None = None
         self._thread = ThreadPoolExecutor(1, "checkpoint-writer")
         self._flushed = time.monotonic()
         self._failing_since: float | None = None
@@ -114,13 +122,15 @@ class SnapshotKeeper:
         self._thread.shutdown(wait=False, cancel_futures=True)
         return not self._jobs
 
-    def _run(self, job: Job) -> bool:
+    def _run(self, job: Job) -> Done:
         self._log.flush()
-        return job.run() is True
+        started = time.perf_counter()
+        whole = job.run() is True
+        return Done(whole, time.perf_counter() - started)
 
-    def _take(self, running: "Future[bool]") -> int | None:
+    def _take(self, running: "Future[Done]") -> int | None:
         try:
-            whole = running.result()
+            done = running.result()
         except OSError as error:
             self._failed(error)
             return None
@@ -128,8 +138,11 @@ class SnapshotKeeper:
             self._log.news("the run directory can be written again")
             self._failing_since, self._retry_seconds = None, FIRST_RETRY_SECONDS
         self._flushed = time.monotonic()
-        job = self._jobs.popleft()
-        return job.snapshot.step if whole and job.snapshot is not None else None
+        snapshot = self._jobs.popleft().snapshot
+        if snapshot is None:
+            return None
+        self._log.snapshot(snapshot, done.seconds)
+        return snapshot.step if done.whole else None
 
     def _failed(self, error: OSError) -> None:
         now = time.monotonic()

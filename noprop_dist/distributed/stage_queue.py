@@ -34,6 +34,11 @@ class StageQueue:
         return self._rounds_in_flight == 0 and self._snapshots_in_flight == 0
 
     @property
+    def rounds_in_flight(self) -> int:
+        """Sent, and not answered yet."""
+        return self._rounds_in_flight
+
+    @property
     def finished(self) -> bool:
         """Whether all steps are done, and the last snapshot is here."""
         return self.idle and self.steps_done >= self._snapshot_steps[-1]

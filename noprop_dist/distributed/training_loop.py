@@ -14,6 +14,7 @@ same rounds again, while the others go on. Only a learned W_embed makes stages w
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from threading import Event as Flag
 
@@ -28,7 +29,6 @@ from noprop_dist.distributed.snapshot_keeper import SnapshotKeeper
 from noprop_dist.distributed.stage import Stage
 from noprop_dist.distributed.workers import EVALUATOR
 from noprop_dist.errors import TrainingError
-from noprop_dist.metrics.exporter import MetricsExporter
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.training.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.training.progress import RoundReport
@@ -50,7 +50,7 @@ class TrainingLoop:
         keeper: of the snapshots.
         dispatcher: sends the rounds.
         log: told of every report.
-        exporter: likewise, where there is one.
+        turned: called at every turn.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class TrainingLoop:
         keeper: SnapshotKeeper,
         dispatcher: Dispatcher,
         log: RunLog,
-        exporter: MetricsExporter | None,
+        turned: Callable[[], None],
     ) -> None:
         self._setup = setup
         self._engine = setup.config.engine
@@ -72,7 +72,7 @@ class TrainingLoop:
         self._keeper = keeper
         self._dispatcher = dispatcher
         self._log = log
-        self._exporter = exporter
+        self._turned = turned
         self._roster = Roster(stages, fleet, keeper, self._engine)
         self.evaluations = Evaluations(fleet, self._engine.stall_timeout_seconds)
         self._recovery = Recovery(self._engine, stages, fleet, keeper, log, self._roster, self.evaluations)
@@ -90,6 +90,7 @@ class TrainingLoop:
             TrainingError: stages were left behind, no worker ever started, or the storage failed for too long.
         """
         while self._busy and not stop.is_set():
+            self._turned()
             self._log.news(*self._recruiter.look())
             self._fleet.replace_lost()
             for stage in self._roster.assign():
@@ -146,11 +147,11 @@ class TrainingLoop:
             case RoundReport() as report:
                 assert stage is not None
                 self._dispatcher.gather(report)
-                self._reported(stage, report, reply.worker.incarnation)
+                self._reported(stage, report, reply)
             case (EmbeddingVersion() as version, RoundReport() as report):
                 assert stage is not None
                 self._dispatcher.publish(version)
-                self._reported(stage, report, reply.worker.incarnation)
+                self._reported(stage, report, reply)
             case StageFailure() as failure:
                 self._recovery.failed(failure)
             case Snapshot() as snapshot:
@@ -159,12 +160,10 @@ class TrainingLoop:
                 self.evaluations.take(evaluation)
                 self._log.evaluation(evaluation)
                 self._keeper.prune(evaluation.step)
-                if self._exporter is not None:
-                    self._exporter.evaluation(evaluation)
             case None if reply.call.kind == "train" and stage is not None:
                 stage.queue.round_refused()
 
-    def _reported(self, stage: Stage, report: RoundReport, incarnation: int) -> None:
+    def _reported(self, stage: Stage, report: RoundReport, reply: Reply) -> None:
         stage.queue.round_done(report.steps_done)
         stage.recent_step_seconds.append(report.seconds / report.steps)
         if stage.lost_at is not None:
@@ -173,16 +172,15 @@ class TrainingLoop:
                 "recovery",
                 stage=stage.name,
                 worker=stage.worker,
-                incarnation=incarnation,
+                incarnation=reply.worker.incarnation,
                 seconds=seconds,
                 step=report.first_step,
                 replayed_steps=stage.reported - report.first_step,
             )
         if report.steps_done > stage.reported:  # a replay of what is written down is not written down twice
             stage.reported = report.steps_done
-            self._log.round(report)
-            if self._exporter is not None:
-                self._exporter.round(report)
+            waited = time.monotonic() - reply.call.since - report.seconds
+            self._log.round(report, worker=reply.worker.name, queue_seconds=max(0.0, waited))
         else:
             self._log.board.state(stage.number, "recovering")
 
@@ -203,7 +201,7 @@ class TrainingLoop:
             for stage in held:
                 stage.leaving = True
             if not held:
-                self._recovery.lost(self._fleet.lose(worker, "its node is leaving the cluster"))
+                self._recovery.lost(self._fleet.lose(worker, "node_leaving", "its node is leaving the cluster"))
         for stage in self._stages.values():
             if stage.leaving and stage.worker is not None and stage.queue.idle:
                 if stage.queue.steps_done > self._keeper.latest_step(stage.number):

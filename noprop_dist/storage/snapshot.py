@@ -33,6 +33,11 @@ class Snapshot:
     optimizer: Arrays
     settings: str
 
+    @property
+    def nbytes(self) -> int:
+        """Of all its arrays."""
+        return sum(array.nbytes for array in (*self.weights.values(), *self.optimizer.values()))
+
     def fingerprint(self) -> str:
         """See `weights_sha256`."""
         return weights_sha256(self.weights)

@@ -60,6 +60,12 @@ class Round:
     z: NDArray[np.float32] | None
     embedding: EmbeddingVersion | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """Of its arrays; a version of W_embed that comes with it is not counted."""
+        arrays = (self.epochs, self.indices, self.labels, *(() if self.z is None else (self.z,)))
+        return sum(array.nbytes for array in arrays)
+
     def batches(self) -> Iterator[Batch]:
         """The batches in the order of their steps; z has to be there."""
         assert self.z is not None

@@ -1,0 +1,39 @@
+"""File-based service discovery: Prometheus finds a run without a change to its configuration."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+from noprop_dist.errors import UserError
+
+
+class DiscoveryFile:
+    """`FOLDER/noprop-RUN.json` for Prometheus's `file_sd_configs`, for as long as an endpoint is served.
+
+    After a process that was killed the file stays, so that Prometheus tells of an endpoint that is down; the run's
+    next coordinator writes it anew.
+
+    Args:
+        folder: that Prometheus reads; made if it is not there.
+        run: name of the run.
+        target: HOST:PORT, as Prometheus reaches it.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+
+    def __init__(self, folder: str, run: str, target: str) -> None:
+        self._file = Path(folder) / f"noprop-{re.sub(r'[^A-Za-z0-9._-]', '_', run)}.json"
+        content = json.dumps([{"targets": [target], "labels": {"job": "noprop"}}])
+        part = self._file.with_suffix(f".{os.getpid()}.part")  # Prometheus reads *.json
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            part.write_text(content)
+            part.replace(self._file)
+        except OSError as error:
+            raise UserError(f"metrics.discovery={folder}: cannot be written: {error}") from error
+
+    def remove(self) -> None:
+        """The endpoint is about to end."""
+        self._file.unlink(missing_ok=True)
