@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from noprop_dist.cli.bench import bench_app
+from noprop_dist.cli.job import job_app
 from noprop_dist.configuration.layers import PRESETS
 from noprop_dist.errors import TrainingError, UserError
 
@@ -20,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bench_app, name="bench")
+app.add_typer(job_app, name="job")
 
 Preset = Annotated[
     str | None,
@@ -54,11 +56,15 @@ def train(
     ] = None,
     address: Address = None,
     method: Method = None,
+    or_resume: Annotated[
+        bool,
+        typer.Option("--or-resume", help="Go on with the same run where --run-dir holds it already."),
+    ] = False,
 ) -> None:
     """Train a network; prints the run directory."""
     from noprop_dist.cli.training import configured, start_run
 
-    start_run(configured(preset, config, set_ or [], engine, address, method), run_dir)
+    start_run(configured(preset, config, set_ or [], engine, address, method), run_dir, or_resume)
 
 
 @app.command()

@@ -8,14 +8,13 @@ from rich.console import Console
 from rich.table import Table
 
 from noprop_dist.cli.trained import load_run, working
-from noprop_dist.cli.training import configured, resume_run, start_run
+from noprop_dist.cli.training import check_same_run, configured, resume_run, start_run
 from noprop_dist.configuration.settings import RunConfig
 from noprop_dist.data.load import load_data
 from noprop_dist.errors import UserError
 from noprop_dist.inference.evaluation import evaluate
 from noprop_dist.report.paper_table import COLUMNS, NAMES, PAPER, Cell, markdown, table_rows
 from noprop_dist.storage.checkpoint_files import Record
-from noprop_dist.storage.merging import OPERATION
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.store import Store
 
@@ -56,7 +55,7 @@ def _cell(config: RunConfig, directory: RunDirectory) -> Cell:
     """The figures of one run, which is begun, continued, or left as it is."""
     store, results = Store(str(directory)), "reproduced.json"
     if directory.holds_run:
-        _check_same(directory.config(), config, directory)
+        check_same_run(directory, config)
         if store.exists(results):
             found = json.loads(store.read(results))
             return Cell(**{**found, "stochastic": tuple(found["stochastic"])})
@@ -66,16 +65,6 @@ def _cell(config: RunConfig, directory: RunDirectory) -> Cell:
     cell = _measure(directory)
     store.write(results, json.dumps(asdict(cell)).encode())
     return cell
-
-
-def _check_same(found: RunConfig, wanted: RunConfig, directory: RunDirectory) -> None:
-    before, now = (each.model_dump(mode="json", exclude=set(OPERATION)) for each in (found, wanted))
-    differing = [key for key in now if now[key] != before.get(key)]
-    if differing:
-        raise UserError(
-            f"{directory}: holds a run whose {differing[0]} is {before.get(differing[0])}, not {now[differing[0]]}; "
-            "give another --out"
-        )
 
 
 def _measure(directory: RunDirectory) -> Cell:

@@ -13,6 +13,7 @@ from noprop_dist.configuration.layers import load_config, merge, setting_layer, 
 from noprop_dist.configuration.settings import RunConfig
 from noprop_dist.distributed.messages import RunOutcome
 from noprop_dist.errors import TrainingError, UserError
+from noprop_dist.storage.merging import OPERATION
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.training.device import choose_device
@@ -40,12 +41,39 @@ def configured(
     return load_config(preset, file, [*settings, *options])
 
 
-def start_run(config: RunConfig, run_dir: str | None) -> None:
-    """Train in a new run directory, whose path is the last line on standard output."""
+def start_run(config: RunConfig, run_dir: str | None, or_resume: bool = False) -> None:
+    """Train in a new run directory, whose path is the last line on standard output.
+
+    Args:
+        config: of the run.
+        run_dir: where; by default a folder named after the data and the time.
+        or_resume: go on with the same run where it is there already.
+    """
+    if or_resume and run_dir is None:
+        raise UserError("--or-resume: takes --run-dir, where the run may be already")
     directory = RunDirectory(run_dir or f"runs/{config.data.name}-{datetime.now():%Y%m%d-%H%M%S}")
-    directory.check_unused()
-    _train(config, directory, resume=False)
+    if or_resume and directory.holds_run:
+        check_same_run(directory, config)
+        _continue(config, directory, [])
+    else:
+        directory.check_unused()
+        _train(config, directory, resume=False)
     print(directory)
+
+
+def check_same_run(directory: RunDirectory, config: RunConfig) -> None:
+    """Whether a run directory holds a run of this configuration, apart from what changes no result.
+
+    Raises:
+        UserError: it does not; names the first difference.
+    """
+    before, now = (each.model_dump(mode="json", exclude=set(OPERATION)) for each in (directory.config(), config))
+    differing = [key for key in now if now[key] != before.get(key)]
+    if differing:
+        key = differing[0]
+        raise UserError(
+            f"{directory}: holds a run whose {key} is {before.get(key)}, not {now[key]}; give another folder"
+        )
 
 
 def resume_run(run_dir: str, settings: Sequence[str], address: str | None) -> None:
@@ -62,13 +90,16 @@ def resume_run(run_dir: str, settings: Sequence[str], address: str | None) -> No
                 "blocks, classifier.learning_rate and embedding.learning_rate; others change the whole run"
             )
         values = merge(values, setting_layer(setting))
-    config = validated(values)
+    _continue(validated(values), directory, changes)
+    print(directory)
+
+
+def _continue(config: RunConfig, directory: RunDirectory, changes: list[str]) -> None:
     if _is_finished(directory, RunSetup(config, directory.facts())):
         messages.print("the run is finished: all steps are done")
     else:
         _note_changes(directory, changes)
         _train(config, directory, resume=True)
-    print(directory)
 
 
 def _is_finished(directory: RunDirectory, setup: RunSetup) -> bool:

@@ -1,0 +1,97 @@
+"""`job`: runs on a cluster that this machine need not be part of."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from noprop_dist.errors import UserError
+
+job_app = typer.Typer(help="Runs as jobs of a Ray cluster: submit, follow, stop, list.", no_args_is_help=True)
+messages = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Address = Annotated[
+    str | None,
+    typer.Option(help="The cluster's jobs server, http://HOST:8265. Without it $RAY_API_SERVER_ADDRESS."),
+]
+JobId = Annotated[str, typer.Argument(help="What `submit` printed.", metavar="JOB")]
+
+
+@job_app.command(context_settings={"ignore_unknown_options": True})
+def submit(
+    arguments: Annotated[
+        list[str], typer.Argument(help="After --: a command of noprop-dist, such as train --preset mnist.")
+    ],
+    address: Address = None,
+    working_dir: Annotated[
+        Path | None, typer.Option(help="Packed and sent; without it the nodes have the project installed.")
+    ] = None,
+    install: Annotated[
+        bool, typer.Option("--install", help="The nodes install the packages of its pyproject.toml first.")
+    ] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Print the job's id and return.")] = False,
+) -> None:
+    """Start a command on the cluster, show what it writes, and end with its exit code."""
+    from noprop_dist.distributed.jobs import Jobs
+
+    if working_dir is not None and not working_dir.is_dir():
+        raise UserError(f"--working-dir {working_dir}: is no folder")
+    jobs = Jobs(_known(address))
+    job = jobs.submit(arguments, working_dir, install)
+    if detach:
+        messages.print(f"follow it: noprop-dist job follow --address {jobs.address} {job}")
+        print(job)
+        return
+    messages.print(f"{job} was submitted to {jobs.address}")
+    follow(job, address)
+
+
+@job_app.command()
+def follow(job: JobId, address: Address = None) -> None:
+    """Show what a job writes, from its beginning, and end with its exit code; Ctrl-C leaves the job as it is."""
+    from noprop_dist.distributed.jobs import Jobs
+
+    jobs = Jobs(_known(address))
+    try:
+        code = jobs.follow(job, _show)
+    except KeyboardInterrupt:
+        messages.print(f"\n{job} goes on; to stop it: noprop-dist job stop --address {jobs.address} {job}")
+        raise SystemExit(128 + signal.SIGINT) from None
+    raise SystemExit(code if code >= 0 else 128 - code)
+
+
+@job_app.command()
+def stop(job: JobId, address: Address = None) -> None:
+    """Let a job snapshot and end; `resume` goes on with its run."""
+    from noprop_dist.distributed.jobs import Jobs
+
+    Jobs(_known(address)).stop(job)
+    messages.print(f"{job} has ended")
+
+
+@job_app.command(name="list")
+def list_jobs(address: Address = None) -> None:
+    """All jobs that the cluster knows, the newest first."""
+    from noprop_dist.distributed.jobs import Jobs
+
+    table = Table("job", "status", "command")
+    for row in Jobs(_known(address)).all():
+        table.add_row(*row)
+    Console(highlight=False).print(table)
+
+
+def _known(address: str | None) -> str:
+    found = address or os.environ.get("RAY_API_SERVER_ADDRESS")
+    if found is None:
+        raise UserError("--address: say which cluster, http://HOST:8265, or set RAY_API_SERVER_ADDRESS")
+    return found
+
+
+def _show(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

@@ -1,0 +1,126 @@
+"""Jobs on a real cluster of three nodes that asks for a token, through `launch/submit` as a person would."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from noprop_dist.storage.run_directory import RunDirectory
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).parents[2]
+TOKEN = "a-token-of-this-test-" + "0" * 32
+SETTINGS = ["--preset", "digits", "--set", "blocks.count=2", "--set", "metrics.port=null", "--set", "engine.workers=2"]
+
+
+def environment(home, token):
+    """Of somebody who has no token but this one."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    token_is = {"RAY_AUTH_TOKEN": token} if token else {}
+    return {**kept, **token_is, "HOME": str(home), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """The address of its jobs server."""
+    folder = tmp_path_factory.mktemp("cluster")
+    home = environment(folder, TOKEN)
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "tests/deploy/token_cluster.py")],
+            env={**home, "RAY_AUTH_MODE": "token"}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+        )  # fmt: skip
+    line = process.stdout.readline().decode().split()
+    assert line, (folder / "log").read_text()
+    yield line[0]
+    process.stdin.close()
+    process.wait(timeout=60)
+
+
+@pytest.fixture
+def submit(cluster, tmp_path):
+    """Runs launch/submit with an address; the finished process."""
+
+    def run(*words, token=TOKEN, check=True):
+        first = ["follow", "stop", "list"]
+        command = [words[0], "--address", cluster, *words[1:]] if words[0] in first else ["--address", cluster, *words]
+        done = subprocess.run([ROOT / "launch/submit", *command], env=environment(tmp_path, token),
+                              capture_output=True, text=True, timeout=240, check=False)  # fmt: skip
+        assert not check or done.returncode == 0, done.stderr + done.stdout
+        return done
+
+    return run
+
+
+def fingerprints(folder):
+    return {entry["name"]: entry["sha256"] for entry in RunDirectory(str(folder)).checkpoints.manifest()["stages"]}
+
+
+def test_a_job_is_followed_to_its_end_and_its_exit_code_is_passed_on(submit, tmp_path):
+    run = tmp_path / "run"
+    done = submit("--", "train", *SETTINGS, "--set", "training.max_steps=64", "--run-dir", str(run))
+    assert done.stdout.rstrip().endswith(str(run))
+    assert "of 64" in done.stdout, "progress is shown"
+    again = submit("--", "train", *SETTINGS, "--run-dir", str(run), check=False)
+    assert again.returncode == 2
+    assert "holds a run" in again.stdout
+
+
+def test_a_job_that_is_stopped_snapshots_first_and_resumes_to_the_same_bits(submit, tmp_path):
+    steps = ["--set", "training.max_steps=1500", "--set", "evaluation.samples=0"]
+    submit("--", "train", *SETTINGS, *steps, "--run-dir", str(tmp_path / "whole"))
+    run = tmp_path / "stopped"
+    job = submit("--detach", "--", "train", *SETTINGS, *steps, "--run-dir", str(run)).stdout.strip()
+    deadline = time.monotonic() + 120
+    while not (run / "metrics.jsonl").exists() or '"round"' not in (run / "metrics.jsonl").read_text():
+        assert time.monotonic() < deadline, submit("follow", job, check=False).stdout
+        time.sleep(0.2)
+    submit("stop", job)
+    saved = RunDirectory(str(run)).checkpoints.saved_steps()
+    rounds = [r for r in RunDirectory(str(run)).metrics() if r["kind"] == "round"]
+    for block in (1, 2):
+        last = max(r["step"] for r in rounds if r["stage"] == f"block {block}")
+        assert saved[f"block-{block:02d}"][-1] == last < 1500, "it was stopped on the way, and saved where it stood"
+    followed = submit("follow", job, check=False)
+    assert followed.returncode == 128 + 15
+    assert "SIGTERM: saving snapshots" in followed.stdout
+    assert job in submit("list").stdout
+    submit("--", "resume", str(run))
+    assert fingerprints(run) == fingerprints(tmp_path / "whole")
+
+
+def test_a_run_goes_on_where_a_restarted_job_finds_it(submit, tmp_path):
+    words = ["train", "--or-resume", *SETTINGS, "--set", "training.max_steps=64", "--run-dir", str(tmp_path / "run")]
+    submit("--", *words)
+    assert "the run is finished" in submit("--", *words).stdout
+    other = submit("--", *words, "--set", "seed=1", check=False)
+    assert other.returncode == 2
+    assert "holds a run whose seed is 0, not 1" in other.stdout
+
+
+@pytest.mark.parametrize(
+    ("token", "sentence"), [(None, "asks for a token and none was found"), ("wrong" * 8, "does not take this token")]
+)
+def test_a_missing_or_wrong_token_is_told_in_one_sentence(submit, token, sentence):
+    done = submit("list", token=token, check=False)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert sentence in line
+
+
+def test_what_does_not_exist_is_told_in_one_sentence(submit):
+    for words in (("follow", "raysubmit_none"), ("stop", "raysubmit_none")):
+        done = submit(*words, check=False)
+        assert done.returncode == 2
+        assert "raysubmit_none: there is no such job" in done.stderr
+
+
+def test_an_address_where_nobody_answers_is_told_in_one_sentence(tmp_path):
+    done = subprocess.run([ROOT / "launch/submit", "list", "--address", "http://127.0.0.1:9"], capture_output=True,
+                          text=True, env=environment(tmp_path, TOKEN), timeout=60, check=False)  # fmt: skip
+    assert done.returncode == 2
+    assert "--address http://127.0.0.1:9: Failed to connect to Ray" in done.stderr
