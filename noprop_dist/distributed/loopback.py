@@ -1,5 +1,6 @@
 """A Ray cluster of several nodes on this machine, whose nodes can be killed: for benchmarks and tests of recovery."""
 
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,11 +26,13 @@ class LoopbackCluster:
 
     Args:
         nodes: worker nodes.
+        jobs_server: whether jobs can be submitted, on a port that is free.
     """
 
-    def __init__(self, nodes: int) -> None:
+    def __init__(self, nodes: int, jobs_server: bool = False) -> None:
         head = {"num_cpus": 0, "object_store_memory": STORE_BYTES, "_system_config": QUICK_HEALTH_CHECKS}
-        self._cluster: Any = Cluster(initialize_head=True, head_node_args={**head, "include_dashboard": False})
+        served = {"include_dashboard": jobs_server, **({"dashboard_port": _free_port()} if jobs_server else {})}
+        self._cluster: Any = Cluster(initialize_head=True, head_node_args={**head, **served})
         self._nodes = [self._add() for _ in range(nodes)]
 
     @property
@@ -37,6 +40,11 @@ class LoopbackCluster:
         """Of the head, HOST:PORT."""
         address: str = self._cluster.address
         return address
+
+    @property
+    def jobs_address(self) -> str:
+        """Of the jobs server, http://HOST:PORT."""
+        return f"http://{self._cluster.webui_url}"
 
     def kill_node(self, number: int) -> None:
         """SIGKILL the raylet of a worker node; with it go the node's actors and its part of the object store."""
@@ -71,10 +79,17 @@ class LoopbackCluster:
         return self._cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
 
 
+def _free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port: int = listening.getsockname()[1]
+        return port
+
+
 @contextmanager
-def loopback_cluster(nodes: int) -> Iterator[LoopbackCluster]:
+def loopback_cluster(nodes: int, jobs_server: bool = False) -> Iterator[LoopbackCluster]:
     """Such a cluster for the length of a `with`."""
-    cluster = LoopbackCluster(nodes)
+    cluster = LoopbackCluster(nodes, jobs_server)
     try:
         yield cluster
     finally:
