@@ -59,7 +59,7 @@ def test_rounds_and_figures_that_are_written_down_can_be_scraped(export, small_s
     for first_step in (0, 16):
         log.round(report(first_step), worker="block worker 1", queue_seconds=0.2)
     log.round(report(0, stage=setup.classifier_stage))
-    nothing = dict(squared_errors=(1, 2), denoising=0.7, objective=1)
+    nothing = {"squared_errors": (1, 2), "denoising": 0.7, "objective": 1}
     terms = ObjectiveTerms(cross_entropy=0.1, kl=0.2, denoising_terms=(0.3, 0.4), elbo=-1, **nothing)
     evaluation = Evaluation(0.98, 0.97, "mean", 1, 100)
     log.evaluation(CheckpointEvaluation(32, False, (("test", evaluation),), terms))
