@@ -145,10 +145,13 @@ def _show(title: str, result: Mapping[str, Any], as_json: bool, *lines: str) -> 
     columns = [column for column in rows[0] if not isinstance(rows[0][column], list)]
     table = Table(title=title, title_justify="left")
     for column in columns:
-        table.add_column(column.replace("_", " "), justify="left" if isinstance(rows[0][column], str) else "right")
+        justify = "left" if isinstance(rows[0][column], str) else "right"
+        table.add_column(column.replace("_", " "), justify=justify, no_wrap=True)
     for row in rows:
         table.add_row(*(_cell(row[column]) for column in columns))
-    Console(highlight=False).print(table, *lines, sep="\n")
+    console = Console(highlight=False)
+    wide = Console(highlight=False, width=max(console.width, 140))  # a figure is no use in pieces
+    wide.print(table, *lines, sep="\n")
 
 
 def _cell(value: Any) -> str:
