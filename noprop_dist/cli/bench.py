@@ -4,7 +4,7 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -145,7 +145,7 @@ def _show(title: str, result: Mapping[str, Any], as_json: bool, *lines: str) -> 
     columns = [column for column in rows[0] if not isinstance(rows[0][column], list)]
     table = Table(title=title, title_justify="left")
     for column in columns:
-        justify = "left" if isinstance(rows[0][column], str) else "right"
+        justify: Literal["left", "right"] = "left" if isinstance(rows[0][column], str) else "right"
         table.add_column(column.replace("_", " "), justify=justify, no_wrap=True)
     for row in rows:
         table.add_row(*(_cell(row[column]) for column in columns))

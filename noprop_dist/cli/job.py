@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from noprop_dist.distributed.token import use_token_if_there_is_one
 from noprop_dist.errors import UserError
 
 job_app = typer.Typer(help="Runs as jobs of a Ray cluster: submit, follow, stop, list.", no_args_is_help=True)
@@ -20,6 +21,12 @@ Address = Annotated[
     typer.Option(help="The cluster's jobs server, http://HOST:8265. Without it $RAY_API_SERVER_ADDRESS."),
 ]
 JobId = Annotated[str, typer.Argument(help="What `submit` printed.", metavar="JOB")]
+
+
+@job_app.callback()
+def _with_token() -> None:
+    """Runs as jobs of a Ray cluster: submit, follow, stop, list."""
+    use_token_if_there_is_one()
 
 
 @job_app.command(context_settings={"ignore_unknown_options": True})

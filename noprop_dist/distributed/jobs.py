@@ -1,8 +1,9 @@
 """Runs as jobs of a Ray cluster: submitted, followed and stopped over its jobs server (what `ray job` talks to)."""
 
 import asyncio
-import os
+import logging
 import shlex
+import signal
 import time
 import tomllib
 from collections.abc import Callable, Sequence
@@ -10,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+from noprop_dist.distributed.token import PLACES
 from noprop_dist.errors import TrainingError, UserError
 
 STOP_WAIT_SECONDS = 60
@@ -34,10 +37,9 @@ class Jobs:
 
     def __init__(self, address: str) -> None:
         self.address = address if "://" in address else f"http://{address}"
-        _use_token_if_there_is_one()
         try:
             self._client = JobSubmissionClient(self.address)
-        except (ConnectionError, RuntimeError, ValueError, requests.RequestException) as error:
+        except (AuthenticationError, ConnectionError, RuntimeError, ValueError, requests.RequestException) as error:
             raise _refused(self.address, error) from error
 
     def submit(self, arguments: Sequence[str], working_dir: Path | None, install: bool) -> str:
@@ -76,20 +78,20 @@ class Jobs:
             UserError: there is no such job.
             TrainingError: the server does not answer any more; the job may go on.
         """
-        shown, answered = 0, time.monotonic()
-        while True:
+        logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
+        shown, answered, status = 0, time.monotonic(), JobStatus.PENDING
+        while not status.is_terminal():
             try:
                 status = self._client.get_job_status(job)
                 shown = asyncio.run(self._tail(job, shown, show))
                 answered = time.monotonic()
-                if status.is_terminal():
-                    return self._exit_code(job, status)
             except RuntimeError as error:
                 if "does not exist" in str(error):
                     raise UserError(f"{job}: there is no such job at {self.address}") from error
                 self._give_up_after(answered, job, error)
             except (OSError, requests.RequestException) as error:
                 self._give_up_after(answered, job, error)
+        return self._exit_code(job, status)
 
     def stop(self, job: str) -> None:
         """Ask a job to snapshot and end, and wait until it has.
@@ -130,8 +132,9 @@ class Jobs:
         details = self._client.get_job_info(job)
         if details.driver_exit_code is not None:
             return int(details.driver_exit_code)
-        if status == JobStatus.SUCCEEDED:
-            return 0
+        by_status = {JobStatus.SUCCEEDED: 0, JobStatus.STOPPED: 128 + signal.SIGTERM}
+        if status in by_status:
+            return by_status[status]
         raise TrainingError(f"{job} {status.value.lower()}: {details.message}")
 
     def _give_up_after(self, answered: float, job: str, error: Exception) -> None:
@@ -156,18 +159,10 @@ def packages_of(folder: Path) -> list[str]:
     return [each for each in dependencies if not each.startswith("ray")]
 
 
-def _use_token_if_there_is_one() -> None:
-    """Ray sends a token only where it is told to; here it is enough that there is one, where Ray looks for it."""
-    there = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
-    if there or Path(TOKEN_PATH).expanduser().exists():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-
-
 def _refused(address: str, error: Exception) -> UserError:
     text = str(error)
-    places = f"RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or {TOKEN_PATH}"
-    if "401" in text or "Authentication required" in text:
-        return UserError(f"--address {address}: the cluster asks for a token and none was found; put it in {places}")
-    if "403" in text or "Authentication failed" in text:
-        return UserError(f"--address {address}: the cluster does not take this token; {places} has to be the cluster's")
+    if "Authentication required" in text:
+        return UserError(f"--address {address}: the cluster asks for a token and none was found; put it in {PLACES}")
+    if "Authentication failed" in text:
+        return UserError(f"--address {address}: the cluster does not take the token of {PLACES}")
     return UserError(f"--address {address}: {text.strip().splitlines()[0] if text.strip() else type(error).__name__}")

@@ -1,6 +1,7 @@
 """Jobs on a real cluster of three nodes that asks for a token, through `launch/submit` as a person would."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -60,6 +61,10 @@ def fingerprints(folder):
     return {entry["name"]: entry["sha256"] for entry in RunDirectory(str(folder)).checkpoints.manifest()["stages"]}
 
 
+def rounds_of(folder):
+    return [record for record in RunDirectory(str(folder)).metrics() if record["kind"] == "round"]
+
+
 def test_a_job_is_followed_to_its_end_and_its_exit_code_is_passed_on(submit, tmp_path):
     run = tmp_path / "run"
     done = submit("--", "train", *SETTINGS, "--set", "training.max_steps=64", "--run-dir", str(run))
@@ -76,17 +81,17 @@ def test_a_job_that_is_stopped_snapshots_first_and_resumes_to_the_same_bits(subm
     run = tmp_path / "stopped"
     job = submit("--detach", "--", "train", *SETTINGS, *steps, "--run-dir", str(run)).stdout.strip()
     deadline = time.monotonic() + 120
-    while not (run / "metrics.jsonl").exists() or '"round"' not in (run / "metrics.jsonl").read_text():
+    while not {"block 1", "block 2"} <= {r["stage"] for r in rounds_of(run)}:
         assert time.monotonic() < deadline, submit("follow", job, check=False).stdout
         time.sleep(0.2)
     submit("stop", job)
     saved = RunDirectory(str(run)).checkpoints.saved_steps()
-    rounds = [r for r in RunDirectory(str(run)).metrics() if r["kind"] == "round"]
+    rounds = rounds_of(run)
     for block in (1, 2):
         last = max(r["step"] for r in rounds if r["stage"] == f"block {block}")
         assert saved[f"block-{block:02d}"][-1] == last < 1500, "it was stopped on the way, and saved where it stood"
     followed = submit("follow", job, check=False)
-    assert followed.returncode == 128 + 15
+    assert followed.returncode == 128 + signal.SIGTERM
     assert "SIGTERM: saving snapshots" in followed.stdout
     assert job in submit("list").stdout
     submit("--", "resume", str(run))
@@ -103,7 +108,7 @@ def test_a_run_goes_on_where_a_restarted_job_finds_it(submit, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("token", "sentence"), [(None, "asks for a token and none was found"), ("wrong" * 8, "does not take this token")]
+    ("token", "sentence"), [(None, "asks for a token and none was found"), ("wrong" * 8, "does not take the token")]
 )
 def test_a_missing_or_wrong_token_is_told_in_one_sentence(submit, token, sentence):
     done = submit("list", token=token, check=False)

@@ -2,11 +2,15 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import ray
+
+from noprop_dist.storage.run_directory import RunDirectory
 
 SMALL = ["--set", "blocks.count=3", "--set", "training.max_steps=12", "--set", "metrics.port=0"]
 
@@ -71,3 +75,25 @@ def test_a_block_that_fails_is_told_with_exit_code_1(tmp_path):
     (failure,) = [record for record in records if record["kind"] == "failure"]
     assert failure["stage"] == "block 2"
     assert "Traceback" in failure["trace"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_lets_every_block_be_saved_where_it_stands(tmp_path, number):
+    """Ray's own handler, which ends a process at once, had taken the place of ours."""
+    run = RunDirectory(str(tmp_path / "run"))
+    settings = ["blocks.count=2", "training.max_steps=100000", "evaluation.samples=0", "metrics.port=null"]
+    given = [word for each in settings for word in ("--set", each)]
+    train = subprocess.Popen([sys.executable, "-m", "noprop_dist", "train", *given, "--run-dir", str(run)],
+                             stderr=subprocess.PIPE, text=True)  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not {"block 1", "block 2"} <= {r["stage"] for r in run.metrics() if r["kind"] == "round"}:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.kill(train.pid, number)
+    _, said = train.communicate(timeout=60)
+    assert train.returncode == 128 + number, said
+    assert f"{number.name}: saving snapshots" in said
+    reached = {r["stage"]: r["step"] for r in run.metrics() if r["kind"] == "round"}
+    saved = {name.replace("-0", " "): steps[-1] for name, steps in run.checkpoints.saved_steps().items()}
+    assert saved == reached
