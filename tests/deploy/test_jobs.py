@@ -98,6 +98,18 @@ def test_a_job_that_is_stopped_snapshots_first_and_resumes_to_the_same_bits(subm
     assert fingerprints(run) == fingerprints(tmp_path / "whole")
 
 
+def test_the_command_that_people_type_by_habit_works_too(cluster, tmp_path):
+    train = ["python", "-m", "noprop_dist", "train", *SETTINGS, "--set", "training.max_steps=16"]
+    done = subprocess.run(
+        ["ray", "job", "submit", "--address", cluster, "--working-dir", ".", "--", *train,
+         "--run-dir", str(tmp_path / "run")],
+        cwd=ROOT, env={**environment(tmp_path, TOKEN), "RAY_AUTH_MODE": "token"}, capture_output=True, text=True,
+        timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "16 of 16" in done.stdout
+
+
 def test_a_run_goes_on_where_a_restarted_job_finds_it(submit, tmp_path):
     words = ["train", "--or-resume", *SETTINGS, "--set", "training.max_steps=64", "--run-dir", str(tmp_path / "run")]
     submit("--", *words)

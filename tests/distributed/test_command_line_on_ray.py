@@ -48,7 +48,7 @@ def test_train_starts_a_ray_of_its_own_with_a_users_network_and_ends_it(tmp_path
     whole = json.loads(noprop("inspect", "run", "--json", cwd=tmp_path).stdout)
     assert [block["step"] for block in whole["blocks"]] == [12, 12, 12]
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert {record["kind"] for record in records} == {"worker", "round", "evaluation", "objective", "news"}
+    assert {record["kind"] for record in records} == {"worker", "round", "snapshot", "evaluation", "objective", "news"}
 
 
 @pytest.mark.slow
