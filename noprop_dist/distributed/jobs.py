@@ -6,7 +6,7 @@ import shlex
 import signal
 import time
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +79,14 @@ class Jobs:
             TrainingError: the server does not answer any more; the job may go on.
         """
         logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
-        shown, answered, status = 0, time.monotonic(), JobStatus.PENDING
-        while not status.is_terminal():
+        log, answered = _Log(show), time.monotonic()
+        while True:
             try:
                 status = self._client.get_job_status(job)
-                shown = asyncio.run(self._tail(job, shown, show))
+                asyncio.run(log.read(self._client.tail_job_logs(job)))
                 answered = time.monotonic()
+                if status.is_terminal():
+                    break
             except RuntimeError as error:
                 if "does not exist" in str(error):
                     raise UserError(f"{job}: there is no such job at {self.address}") from error
@@ -117,17 +119,6 @@ class Jobs:
         found = sorted(self._client.list_jobs(), key=lambda each: each.start_time or 0, reverse=True)
         return [(each.submission_id or each.job_id or "", each.status.value, each.entrypoint) for each in found]
 
-    async def _tail(self, job: str, shown: int, show: Callable[[str], None]) -> int:
-        """Show a log from a place on, until the server ends it; the place that was reached."""
-        at = 0
-        async for part in self._client.tail_job_logs(job):
-            new = part[max(0, shown - at) :]
-            at += len(part)
-            if new:
-                show(new)
-                shown = at
-        return shown
-
     def _exit_code(self, job: str, status: JobStatus) -> int:
         details = self._client.get_job_info(job)
         if details.driver_exit_code is not None:
@@ -143,6 +134,24 @@ class Jobs:
                 f"{self.address}: no answer for {LOST_SECONDS:.0f} s, {job} may go on: {error}"
             ) from error
         time.sleep(RETRY_SECONDS)
+
+
+class _Log:
+    """Shows a log that may be read from its beginning again, each part once."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self._show = show
+        self._shown = 0
+
+    async def read(self, parts: AsyncIterator[str]) -> None:
+        """Until the server ends it."""
+        at = 0
+        async for part in parts:
+            new = part[max(0, self._shown - at) :]
+            at += len(part)
+            if new:
+                self._show(new)
+                self._shown = at
 
 
 def packages_of(folder: Path) -> list[str]:

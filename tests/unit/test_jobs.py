@@ -1,0 +1,154 @@
+"""What a real jobs server cannot be made to do at will: connections that break, jobs that fail, refusals."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobStatus
+from typer.testing import CliRunner
+
+from noprop_dist.cli.app import app
+from noprop_dist.distributed import jobs
+from noprop_dist.errors import TrainingError, UserError
+
+ROOT = Path(__file__).parents[2]
+
+
+class Server:
+    """A jobs server whose job writes two parts, and whose connection breaks after the first, once."""
+
+    def __init__(self, address):
+        self.address = address
+        self.status = JobStatus.RUNNING
+        self.ends_as = JobStatus.SUCCEEDED
+        self.exit_code = 0
+        self.breaks = True
+        self.submitted = None
+
+    def submit_job(self, entrypoint, runtime_env):
+        self.submitted = (entrypoint, runtime_env)
+        return "job-1"
+
+    def get_job_status(self, job):
+        if job != "job-1":
+            raise RuntimeError("Job job-2 does not exist.")
+        return self.status
+
+    def get_job_info(self, _):
+        return SimpleNamespace(driver_exit_code=self.exit_code, message="the node is gone")
+
+    def stop_job(self, job):
+        if job != "job-1":
+            raise RuntimeError("no such job")
+        self.status, self.ends_as = JobStatus.STOPPED, JobStatus.STOPPED
+
+    def list_jobs(self):
+        ran = {"submission_id": "job-1", "status": self.status, "entrypoint": "python -m noprop_dist train"}
+        return [SimpleNamespace(start_time=1, **ran)]
+
+    async def tail_job_logs(self, _):
+        yield "first\n"
+        if self.breaks:
+            self.breaks = False
+            raise RuntimeError("WebSocket connection closed unexpectedly with close code 1006")
+        yield "second\n"
+        self.status = self.ends_as
+
+
+@pytest.fixture
+def server(monkeypatch):
+    made = Server("http://cluster:8265")
+    monkeypatch.setattr(jobs, "JobSubmissionClient", lambda _: made)
+    monkeypatch.setattr(jobs, "RETRY_SECONDS", 0.0)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    return made
+
+
+def run(*words):
+    return CliRunner().invoke(app, ["job", *words], standalone_mode=False)
+
+
+def test_after_a_broken_connection_a_log_goes_on_where_it_was(server):
+    done = run("follow", "--address", "cluster:8265", "job-1")
+    assert done.exit_code == 0
+    assert done.stdout == "first\nsecond\n", "nothing is shown twice"
+
+
+def test_the_exit_code_is_the_jobs(server):
+    server.exit_code = 2
+    assert run("follow", "--address", "cluster:8265", "job-1").exit_code == 2
+    server.status, server.ends_as, server.exit_code = JobStatus.RUNNING, JobStatus.STOPPED, None
+    assert run("follow", "--address", "cluster:8265", "job-1").exit_code == 143
+
+
+def test_a_job_that_failed_without_an_exit_code_tells_why(server):
+    server.exit_code, server.ends_as = None, JobStatus.FAILED
+    with pytest.raises(TrainingError, match="job-1 failed: the node is gone"):
+        jobs.Jobs("cluster:8265").follow("job-1", lambda _: None)
+
+
+def test_a_server_that_stays_away_is_given_up(server, monkeypatch):
+    monkeypatch.setattr(jobs, "LOST_SECONDS", -1.0)
+    with pytest.raises(TrainingError, match="no answer for -1 s, job-1 may go on"):
+        jobs.Jobs("cluster:8265").follow("job-1", lambda _: None)
+
+
+def test_what_is_sent_is_the_folder_without_secrets_and_a_time_to_snapshot(server):
+    done = run("submit", "--address", "cluster:8265", "--working-dir", str(ROOT), "--install", "--detach",
+               "--", "train", "--set", "a=b c")  # fmt: skip
+    assert done.exit_code == 0, done.exception
+    assert done.stdout.splitlines()[-1] == "job-1"
+    entrypoint, environment = server.submitted
+    assert entrypoint == "python -m noprop_dist train --set 'a=b c'"
+    assert environment["working_dir"] == str(ROOT)
+    assert "deploy/secrets" in environment["excludes"]
+    assert environment["env_vars"] == {"RAY_JOB_STOP_WAIT_TIME_S": "60"}
+    assert any(each.startswith("torch>=") for each in environment["pip"])
+    assert not any(each.startswith("ray") for each in environment["pip"])
+
+
+def test_a_submitted_job_is_followed(server):
+    done = run("submit", "--address", "cluster:8265", "--", "train")
+    assert "second" in done.stdout
+    assert "working_dir" not in server.submitted[1]
+
+
+def test_jobs_are_stopped_and_listed(server):
+    assert run("stop", "--address", "cluster:8265", "job-1").exit_code == 0
+    assert "STOPPED" in run("list", "--address", "cluster:8265").stdout
+
+
+def test_what_is_not_there_is_one_sentence(server, tmp_path):
+    for act in (
+        lambda: jobs.Jobs("cluster:8265").follow("job-2", print),
+        lambda: jobs.Jobs("cluster:8265").stop("job-2"),
+    ):
+        with pytest.raises(UserError, match="job-2: there is no such job at http://cluster:8265"):
+            act()
+    with pytest.raises(UserError, match=r"--install: .*pyproject.toml does not tell the packages"):
+        jobs.packages_of(tmp_path)
+    assert "is no folder" in str(run("submit", "--working-dir", "nowhere", "--", "train").exception)
+    assert "--address: say which cluster" in str(run("list").exception)
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            AuthenticationError("Authentication required: x"),
+            "asks for a token and none was found; put it in RAY_AUTH_TOKEN",
+        ),
+        (AuthenticationError("Authentication failed: x"), "does not take the token of RAY_AUTH_TOKEN"),
+        (ConnectionError("Failed to connect to Ray at address: x.\nmore"), "--address http://x: Failed to connect"),
+    ],
+)
+def test_a_refusal_is_one_sentence(monkeypatch, error, sentence):
+    def refuse(_):
+        raise error
+
+    monkeypatch.setattr(jobs, "JobSubmissionClient", refuse)
+    with pytest.raises(UserError) as told:
+        jobs.Jobs("x")
+    assert sentence in str(told.value)
+    assert "\n" not in str(told.value)
