@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from noprop_dist.configuration.layers import load_config
-from noprop_dist.distributed.driver import train_on_ray
-from noprop_dist.distributed.end_to_end_coordinator import RAY_TRAIN_FOLDER
+from noprop_dist.distributed.end_to_end_coordinator import RAY_TRAIN_FOLDER, EndToEndCoordinator
 from noprop_dist.errors import TrainingError
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.end_to_end import Share
@@ -31,7 +30,7 @@ def fingerprint(directory):
 
 def test_one_process_has_the_bits_of_a_plain_loop(ray_here, tmp_path):
     config = load_config("digits", None, [*DIGITS, "training.max_steps=24", "engine.workers=1"])
-    outcome = train_on_ray(config, str(tmp_path / "run"), lambda _: None)
+    outcome = EndToEndCoordinator(config, str(tmp_path / "run")).run()
     setup, data = prepare(config)
     cpu = torch.device("cpu")
     samples, batches = setup.training_samples(data.train.inputs, cpu), setup.batch_stream(data.train.labels)
@@ -46,7 +45,7 @@ def test_one_process_has_the_bits_of_a_plain_loop(ray_here, tmp_path):
 def test_two_processes_learn_digits_and_a_resumed_run_has_the_same_bits(ray_here, tmp_path):
     """By the command line; one run is stopped by SIGINT in the middle."""
     config = load_config("digits", None, [*DIGITS, "engine.workers=2"])
-    whole = train_on_ray(config, str(tmp_path / "whole"), lambda _: None)
+    whole = EndToEndCoordinator(config, str(tmp_path / "whole")).run()
     assert dict(whole.evaluation.results)["test"].accuracy > 0.95
     command, run = [sys.executable, "-m", "noprop_dist"], RunDirectory(str(tmp_path / "run"))
     given = [word for each in [*DIGITS, "engine.workers=2"] for word in ("--set", each)]
@@ -66,4 +65,4 @@ def test_two_processes_learn_digits_and_a_resumed_run_has_the_same_bits(ray_here
 def test_numbers_that_are_not_finite_end_the_run_with_their_step(ray_here, tmp_path):
     config = load_config("digits", None, [*DIGITS, "engine.workers=2", "training.learning_rate=1e30"])
     with pytest.raises(TrainingError, match=r"the network was stopped: .*step"):
-        train_on_ray(config, str(tmp_path / "run"), lambda _: None)
+        EndToEndCoordinator(config, str(tmp_path / "run")).run()
