@@ -147,7 +147,7 @@ def _one_run(
         run.finish()
     finally:
         run.end()
-    equal, wrong = documented and fingerprints(run.directory) == expected, miscounted(run.records("round"), steps)
+    equal, wrong = documented and fingerprints(run.directory) == expected, _miscounted(run.records("round"), steps)
     if wrong:
         say(f"steps written down too often (+) or not at all (−): {wrong}")
     lost = sum(map(abs, wrong.values()))
@@ -182,7 +182,7 @@ def _ends_without(run: LiveRun, block: int, steps: int, expected: dict[str, str]
     return named and {name: run.directory.checkpoints.entry(steps, name)["sha256"] for name in others} == others
 
 
-def miscounted(records: Sequence[Record], steps: int) -> dict[str, int]:
+def _miscounted(records: Sequence[Record], steps: int) -> dict[str, int]:
     """Stages whose rounds, as written down, are not all the steps exactly once: steps too many (+) or too few (−)."""
     done = Counter[str](dict.fromkeys(STAGES, 0))
     for record in records:

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from noprop_dist.cli.figures import print_figures
 from noprop_dist.errors import UserError
 
 bench_app = typer.Typer(help="Benchmarks: both sides in one run, in turns.", no_args_is_help=True)
@@ -149,9 +150,7 @@ def _show(title: str, result: Mapping[str, Any], as_json: bool, *lines: str) -> 
         table.add_column(column.replace("_", " "), justify=justify, no_wrap=True)
     for row in rows:
         table.add_row(*(_cell(row[column]) for column in columns))
-    console = Console(highlight=False)
-    wide = Console(highlight=False, width=max(console.width, 140))  # a figure is no use in pieces
-    wide.print(table, *lines, sep="\n")
+    print_figures(table, *lines)
 
 
 def _cell(value: Any) -> str:

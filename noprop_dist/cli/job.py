@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,7 +13,10 @@ from rich.table import Table
 from noprop_dist.distributed.token import use_token_if_there_is_one
 from noprop_dist.errors import UserError
 
-job_app = typer.Typer(help="Runs as jobs of a Ray cluster: submit, follow, stop, list.", no_args_is_help=True)
+if TYPE_CHECKING:  # Ray is imported once the token is known
+    from noprop_dist.distributed.jobs import Jobs
+
+job_app = typer.Typer(no_args_is_help=True)
 messages = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Address = Annotated[
@@ -55,7 +58,7 @@ def submit(
         print(job)
         return
     messages.print(f"{job} was submitted to {jobs.address}")
-    follow(job, address)
+    _follow(jobs, job)
 
 
 @job_app.command()
@@ -63,13 +66,7 @@ def follow(job: JobId, address: Address = None) -> None:
     """Show what a job writes, from its beginning, and end with its exit code; Ctrl-C leaves the job as it is."""
     from noprop_dist.distributed.jobs import Jobs
 
-    jobs = Jobs(_known(address))
-    try:
-        code = jobs.follow(job, _show)
-    except KeyboardInterrupt:
-        messages.print(f"\n{job} goes on; to stop it: noprop-dist job stop --address {jobs.address} {job}")
-        raise SystemExit(128 + signal.SIGINT) from None
-    raise SystemExit(code if code >= 0 else 128 - code)
+    _follow(Jobs(_known(address)), job)
 
 
 @job_app.command()
@@ -90,6 +87,15 @@ def list_jobs(address: Address = None) -> None:
     for row in Jobs(_known(address)).all():
         table.add_row(*row)
     Console(highlight=False).print(table)
+
+
+def _follow(jobs: "Jobs", job: str) -> None:
+    try:
+        code = jobs.follow(job, _show)
+    except KeyboardInterrupt:
+        messages.print(f"\n{job} goes on; to stop it: noprop-dist job stop --address {jobs.address} {job}")
+        raise SystemExit(128 + signal.SIGINT) from None
+    raise SystemExit(code if code >= 0 else 128 - code)
 
 
 def _known(address: str | None) -> str:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
+from noprop_dist.cli.figures import print_figures
 from noprop_dist.cli.trained import load_run, working
 from noprop_dist.cli.training import check_same_run, configured, resume_run, start_run
 from noprop_dist.configuration.settings import RunConfig
@@ -109,5 +110,4 @@ def _show(data: str, cells: dict[tuple[str, str], list[Cell]]) -> None:
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     for row in table_rows(data, cells):
         table.add_row(*row)
-    # A figure is no use in pieces, even where the output is narrow.
-    Console(highlight=False, width=max(console.width, 140)).print(table)
+    print_figures(table)

@@ -24,6 +24,7 @@ from noprop_dist.distributed.stage_worker import worker_facts
 from noprop_dist.distributed.training_loop import TrainingLoop
 from noprop_dist.distributed.workers import CLASSIFIER_WORKER, EVALUATOR, ActorMaker, block_worker_name
 from noprop_dist.metrics.exporter import MetricsExporter
+from noprop_dist.metrics.families import block_label
 from noprop_dist.metrics.live import LiveStage
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import Snapshot
@@ -142,7 +143,7 @@ def _live(stages: dict[int, Stage], log: RunLog, dispatcher: Dispatcher) -> list
     """What a scrape shows of this moment; another thread asks."""
     return [
         LiveStage(
-            row.name.removeprefix("block "),
+            block_label(row.name),
             row.state,
             row.step,
             stage.queue.rounds_in_flight,

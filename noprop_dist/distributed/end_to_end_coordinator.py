@@ -76,11 +76,11 @@ class EndToEndCoordinator:
             with _fitting(trainer) as (thread, outcome):
                 while thread.is_alive() and not self._stop.is_set():
                     thread.join(POLL_SECONDS)
+            watch.look()
             if thread.is_alive():
                 return RunOutcome(str(self._directory), watch.step, None, stopped=True)
         if isinstance(outcome[0], Exception):
             raise TrainingError(f"Ray Train gave up: {outcome[0]}; `noprop-dist resume {self._directory}` tries again")
-        watch.look()
         records = self._directory.metrics()
         if watch.step < setup.total_steps:
             causes = [record["cause"] for record in records if record["kind"] == "failure"]

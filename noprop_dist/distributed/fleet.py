@@ -230,9 +230,8 @@ class Fleet:
             if call is None or now - max(worker.heard, call.since) <= call.patience_seconds:
                 continue
             if call.kind == "facts":
-                self.lose(
-                    worker, "not_started", "did not start in time"
-                )  # no room for it, perhaps; asking again is free
+                # Perhaps there is no room for it; asking again is free.
+                self.lose(worker, "not_started", "did not start in time")
                 worker.losses_in_row = 0
             else:
                 lost.append(self.lose(worker, "hung", f"it hung: no reply for {call.patience_seconds:.0f} s"))

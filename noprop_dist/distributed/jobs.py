@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
@@ -22,7 +21,6 @@ STOP_WAIT_SECONDS = 60
 NOT_SENT = [".git", ".venv", ".*_cache", "**/__pycache__", "*.egg-info", "build", "dist", "docs", "runs", "tests"]
 SECRETS = ["deploy/secrets", "deploy/data", ".env"]
 RETRY_SECONDS, LOST_SECONDS = 2.0, 120.0
-TOKEN_PATH = "~/.ray/auth_token"
 
 
 class Jobs:
@@ -39,7 +37,7 @@ class Jobs:
         self.address = address if "://" in address else f"http://{address}"
         try:
             self._client = JobSubmissionClient(self.address)
-        except (AuthenticationError, ConnectionError, RuntimeError, ValueError, requests.RequestException) as error:
+        except (AuthenticationError, OSError, RuntimeError, ValueError) as error:  # those of requests are OSErrors
             raise _refused(self.address, error) from error
 
     def submit(self, arguments: Sequence[str], working_dir: Path | None, install: bool) -> str:
@@ -65,7 +63,7 @@ class Jobs:
             id_: str = self._client.submit_job(
                 entrypoint=shlex.join(["python", "-m", "noprop_dist", *arguments]), runtime_env=runtime_env
             )
-        except (RuntimeError, ValueError, requests.RequestException) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise _refused(self.address, error) from error
         return id_
 
@@ -87,11 +85,9 @@ class Jobs:
                 answered = time.monotonic()
                 if status.is_terminal():
                     break
-            except RuntimeError as error:
+            except (OSError, RuntimeError) as error:
                 if "does not exist" in str(error):
                     raise UserError(f"{job}: there is no such job at {self.address}") from error
-                self._give_up_after(answered, job, error)
-            except (OSError, requests.RequestException) as error:
                 self._give_up_after(answered, job, error)
         return self._exit_code(job, status)
 

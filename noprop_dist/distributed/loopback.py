@@ -31,7 +31,7 @@ class LoopbackCluster:
 
     def __init__(self, nodes: int, jobs_server: bool = False) -> None:
         head = {"num_cpus": 0, "object_store_memory": STORE_BYTES, "_system_config": QUICK_HEALTH_CHECKS}
-        served = {"include_dashboard": jobs_server, **({"dashboard_port": _free_port()} if jobs_server else {})}
+        served = {"include_dashboard": jobs_server, **({"dashboard_port": free_port()} if jobs_server else {})}
         self._cluster: Any = Cluster(initialize_head=True, head_node_args={**head, **served})
         self._nodes = [self._add() for _ in range(nodes)]
 
@@ -79,7 +79,8 @@ class LoopbackCluster:
         return self._cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         port: int = listening.getsockname()[1]

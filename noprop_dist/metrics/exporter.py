@@ -17,7 +17,7 @@ from noprop_dist.configuration.operation import MetricsSettings
 from noprop_dist.errors import UserError
 from noprop_dist.metrics.discovery import DiscoveryFile
 from noprop_dist.metrics.endpoint import Endpoint
-from noprop_dist.metrics.families import Families
+from noprop_dist.metrics.families import Families, block_label
 from noprop_dist.metrics.live import LiveCollector, LiveStage
 from noprop_dist.storage.checkpoint_files import Record
 from noprop_dist.training.setup import RunSetup
@@ -47,7 +47,7 @@ class MetricsExporter:
         self._registry = CollectorRegistry()
         self._families = Families(self._registry)
         self._describe(setup)
-        self._coordinators, self._turned, self._trains = 0, time.monotonic(), False
+        self._had_coordinator, self._turned, self._trains = False, time.monotonic(), False
         self._endpoint = Endpoint(self._registry, settings.host, settings.port, self._healthy, lambda: self._trains)
         reached_at = node_address or socket.gethostname() if settings.host in ANY_ADDRESS else settings.host
         self.address = f"http://{reached_at}:{self._endpoint.port}/metrics"
@@ -104,7 +104,7 @@ class MetricsExporter:
         self._families.build.labels(version("noprop-dist"), platform.python_version(), torch.__version__).set(1)
         self._families.target_steps.labels(self._run).set(setup.total_steps)
         for stage in setup.stages:  # a counter that begins at one, and not at nought, has never increased
-            self._families.begin(self._run, setup.stage_name(stage).removeprefix("block "))
+            self._families.begin(self._run, block_label(setup.stage_name(stage)))
 
     def _started(self, worker: str) -> None:
         restarts = self._families.restarts
@@ -112,8 +112,10 @@ class MetricsExporter:
             for reason in ("died", "hung"):
                 restarts.labels(self._run, worker, reason)
             return
-        self._coordinators += 1
-        restarts.labels(self._run, worker, "resumed").inc(min(1, self._coordinators - 1))
+        resumed = restarts.labels(self._run, worker, "resumed")
+        if self._had_coordinator:
+            resumed.inc()
+        self._had_coordinator = True
 
     def _round(self, record: Record) -> None:
         families, labels = self._families, self._labels(record)
@@ -137,7 +139,7 @@ class MetricsExporter:
             objective.labels(self._run, "denoising", str(block)).set(value)
 
     def _labels(self, record: Record) -> tuple[str, str]:
-        return self._run, record["stage"].removeprefix("block ")
+        return self._run, block_label(record["stage"])
 
     def _healthy(self) -> bool:
         return time.monotonic() - self._turned < HEALTHY_SECONDS

@@ -8,6 +8,11 @@ WAIT_SECONDS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60
 BLOCK = ("run", "block")
 
 
+def block_label(stage: str) -> str:
+    """Value of the label `block` of what people call a stage: 1 … T, classifier or embedding."""
+    return stage.removeprefix("block ")
+
+
 class Families:
     """The metrics on one registry.
 

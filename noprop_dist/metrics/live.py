@@ -8,9 +8,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from noprop_dist.metrics.families import BLOCK
 from noprop_dist.training.progress import StageState
-
-LABELS = ("run", "block")
 
 
 @dataclass(frozen=True)
@@ -46,10 +45,10 @@ class LiveCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The metrics of this moment."""
-        state = GaugeMetricFamily("noprop_block_state", "1 for the state of a block.", labels=(*LABELS, "state"))
-        lag = GaugeMetricFamily("noprop_block_lag_steps", "Steps behind the fastest block.", labels=LABELS)
-        flight = GaugeMetricFamily("noprop_rounds_in_flight", "Rounds sent and not answered yet.", labels=LABELS)
-        sent = CounterMetricFamily("noprop_sent_bytes", "Bytes of the rounds that were sent.", labels=LABELS)
+        state = GaugeMetricFamily("noprop_block_state", "1 for the state of a block.", labels=(*BLOCK, "state"))
+        lag = GaugeMetricFamily("noprop_block_lag_steps", "Steps behind the fastest block.", labels=BLOCK)
+        flight = GaugeMetricFamily("noprop_rounds_in_flight", "Rounds sent and not answered yet.", labels=BLOCK)
+        sent = CounterMetricFamily("noprop_sent_bytes", "Bytes of the rounds that were sent.", labels=BLOCK)
         stages = self._look()
         fastest = max((stage.step for stage in stages), default=0)
         for stage in stages:

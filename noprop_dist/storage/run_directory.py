@@ -145,11 +145,14 @@ class RunDirectory:
         lines = self._store.read("metrics.jsonl").decode().split("\n")
         return [json.loads(line) for line in lines[:-1] if line]
 
-    def forget_rounds_after(self, steps: Mapping[str, int]) -> None:
+    def forget_rounds_after(self, steps: Mapping[str, int]) -> list[Record]:
         """Drop the records of rounds that will be done again, so that nothing is counted twice.
 
         Args:
             steps: at which each stage goes on, by the stages' names for people.
+
+        Returns:
+            The records that are left.
         """
         kept = [
             record
@@ -157,6 +160,7 @@ class RunDirectory:
             if record["kind"] != "round" or record["step"] <= steps.get(record["stage"], 0)
         ]
         self._store.write("metrics.jsonl", _lines(kept))
+        return kept
 
     def write_file(self, name: str, content: bytes) -> str:
         """Write a report or a picture; returns where it is."""

@@ -38,9 +38,8 @@ class RunLog:
         self._buffer: list[Record] = []
         self._flushing = threading.Lock()
         self.board = ProgressBoard(self._names, setup.total_steps, done)
-        directory.forget_rounds_after({self._names[stage]: steps for stage, steps in done.items()})
         self._listen = listen
-        before = directory.metrics()
+        before = directory.forget_rounds_after({self._names[stage]: steps for stage, steps in done.items()})
         for record in before:
             listen(record)
         self._evaluated = {record["step"] for record in before if record["kind"] == "evaluation"}

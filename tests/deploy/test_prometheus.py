@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from noprop_dist.distributed.loopback import _free_port
+from noprop_dist.distributed.loopback import free_port
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 PROMETHEUS = DEPLOY / "prometheus"
@@ -68,7 +68,7 @@ def scraped(ray_here, tmp_path_factory):
     config["scrape_configs"] = [job for job in config["scrape_configs"] if job["job_name"] == "noprop"]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     (folder / "targets").mkdir()
-    port = _free_port()
+    port = free_port()
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
             ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
