@@ -80,7 +80,7 @@ class MetricsExporter:
                 self._families.recovery_seconds.labels(*labels).observe(record["seconds"])
                 self._families.replayed.labels(*labels).inc(max(0, record["replayed_steps"]))
             case "lost":
-                self._families.restarts.labels(self._run, record["worker"], record["reason"]).inc()
+                self._families.restarts.labels(self._run, record["worker"], record.get("reason", "died")).inc()
             case "worker":
                 self._started(record["worker"])
             case "failure":

@@ -163,3 +163,9 @@ def test_nothing_of_the_machine_is_shown(export, monkeypatch):
     text = get(export())
     assert "a-secret" not in text
     assert "/" not in "".join(line for line in text.splitlines() if not line.startswith("#"))
+
+
+def test_records_of_a_run_from_before_losses_had_a_reason_can_be_taken_in(export):
+    exporter = export()
+    exporter.record({"kind": "lost", "worker": "evaluator", "cause": "its process was killed"})
+    assert scrape(exporter)["noprop_restarts_total", ("cause", "died"), RUN, ("worker", "evaluator")] == 1
