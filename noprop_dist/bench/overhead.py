@@ -16,6 +16,7 @@ from noprop_dist.configuration.layers import load_config
 from noprop_dist.configuration.settings import RunConfig
 from noprop_dist.distributed.cluster import ray_session
 from noprop_dist.errors import TrainingError
+from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.device import start_computing
 from noprop_dist.training.preparation import prepare
 from noprop_dist.training.rounds import train_round
@@ -109,6 +110,6 @@ def _bare_process(config: RunConfig, process: int, blocks: tuple[int, ...], resu
             return  # nobody waits for the result any more
         steps = min(size, setup.total_steps - first)
         for block, trainer in trainers.items():
-            train_round(trainer, stream.round(block, first, steps))
+            train_round(trainer, stream.round(RoundKey(block, first, steps)))
             times.append(RoundTime(process, time.time(), steps))
     results.put(times)

@@ -58,6 +58,19 @@ def block_rate(records: Sequence[Record], blocks_of_workers: Sequence[tuple[int,
     return rate([RoundTime(process_of[int(r["stage"].split()[1])], r["time"], r["steps"]) for r in blocks])
 
 
+def busy_seconds(rounds: Sequence[Record]) -> float:
+    """By the clock, while any stage was at work: interruptions do not count.
+
+    Args:
+        rounds: records of them.
+    """
+    busy, until = 0.0, 0.0
+    for begun, ended in sorted((record["time"] - record["seconds"], record["time"]) for record in rounds):
+        busy += max(0.0, ended - max(begun, until))
+        until = max(until, ended)
+    return busy
+
+
 def parts(config: RunConfig, workers: int) -> list[tuple[int, ...]]:
     """The blocks of each worker."""
     placement = place(config.blocks.trained(), config.engine, Resources(workers, 0))

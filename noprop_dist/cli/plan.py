@@ -9,6 +9,7 @@ from rich.table import Table
 from noprop_dist.configuration.settings import RunConfig
 from noprop_dist.distributed.cluster import cluster_resources, is_remote, ray_session
 from noprop_dist.distributed.placement import Placement, Resources, WorkerPlace, place
+from noprop_dist.distributed.sampling import Drawing, who_draws
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.footprint import Footprint, block_footprint
 from noprop_dist.training.preparation import prepare
@@ -36,7 +37,7 @@ def show_plan(config: RunConfig, run_dir: str | None) -> None:
         f"beside them: coordinator, classifier worker and evaluator (no core of their own); data set "
         f"{_mib(data.train.inputs.nbytes)} once in each node's object store"
     )
-    _print_messages(setup)
+    _print_messages(setup, who_draws(setup, placement))
 
 
 def _resources(config: RunConfig) -> Resources:
@@ -64,10 +65,13 @@ def _print_steps(setup: RunSetup) -> None:
     )
 
 
-def _print_messages(setup: RunSetup) -> None:
-    training = setup.config.training
+def _print_messages(setup: RunSetup, drawing: Drawing) -> None:
+    training, engine = setup.config.training, setup.config.engine
+    console.print(drawing.reason)
+    if not drawing.by_coordinator:
+        console.print(f"messages: a few hundred bytes a round of {engine.round_steps} steps, whatever its size")
+        return
     per_step = training.batch_size * (4 + 4 + 4 * setup.shapes.embedding_dim)
-    engine = setup.config.engine
     in_flight = per_step * engine.round_steps * engine.prefetch * len(setup.stages)
     console.print(
         f"messages: {per_step:,} bytes per block-step, {engine.round_steps} steps a round, at most "

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
+from noprop_dist.bench.rates import busy_seconds
 from noprop_dist.cli.figures import print_figures
 from noprop_dist.cli.trained import load_run, working
 from noprop_dist.cli.training import check_same_run, configured, resume_run, start_run
@@ -15,7 +16,6 @@ from noprop_dist.data.load import load_data
 from noprop_dist.errors import UserError
 from noprop_dist.inference.evaluation import evaluate
 from noprop_dist.report.paper_table import COLUMNS, NAMES, PAPER, Cell, markdown, table_rows
-from noprop_dist.storage.checkpoint_files import Record
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.store import Store
 
@@ -80,18 +80,9 @@ def _measure(directory: RunDirectory) -> Cell:
         epochs=run.setup.total_steps / run.setup.steps_per_epoch,
         stochastic=tuple(passes),
         mean=mean,
-        training_seconds=_busy_seconds(rounds),
+        training_seconds=busy_seconds(rounds),
         peak_memory_bytes=max(record["peak_memory_bytes"] for record in rounds),
     )
-
-
-def _busy_seconds(rounds: Sequence[Record]) -> float:
-    """By the clock, while any stage was at work: interruptions do not count."""
-    busy, until = 0.0, 0.0
-    for begun, ended in sorted((record["time"] - record["seconds"], record["time"]) for record in rounds):
-        busy += max(0.0, ended - max(begun, until))
-        until = max(until, ended)
-    return busy
 
 
 def _write(data: str, cells: dict[tuple[str, str], list[Cell]], store: Store) -> None:

@@ -21,8 +21,9 @@ class EngineSettings(Settings):
     threads_per_worker: Positive = Field(1, description="CPU threads of a worker; part of what fixes the bits")
     round_steps: Positive = Field(16, description="steps sent to a block in one message")
     prefetch: Positive = Field(2, description="rounds in flight for each block")
-    sampling: Literal["coordinator", "worker"] = Field(
-        "coordinator", description="who draws z: worker is for z as large as an image; the draws are the same"
+    sampling: Literal["auto", "coordinator", "worker"] = Field(
+        "auto",
+        description="who draws z (auto: the workers where z is as large as an image, or on many GPUs); always the same",
     )
     blocks_per_worker: Positive | None = Field(
         None, description="most blocks that a worker holds at a time; the others wait their turn (default: no limit)"

@@ -1,5 +1,6 @@
 """The actor that trains the classifier on z_T, and owns W_embed where that is learned; it needs no images."""
 
+from noprop_dist.data.dataset import Labels
 from noprop_dist.distributed.messages import StageFailure
 from noprop_dist.distributed.stage_worker import StageWorker
 from noprop_dist.training.device import start_computing
@@ -14,16 +15,17 @@ class ClassifierWorker(StageWorker):
 
     Args:
         setup: of the run.
+        labels: of the training split.
     """
 
-    def __init__(self, setup: RunSetup) -> None:
+    def __init__(self, setup: RunSetup, labels: Labels) -> None:
         device = start_computing(setup.config.engine.device, setup.config.engine.threads_per_worker)
 
         def build(stage: int) -> ClassifierTrainer | EmbeddingTrainer:
             is_owner = stage == setup.embedding_stage
             return setup.embedding_trainer() if is_owner else setup.classifier_trainer(device)
 
-        super().__init__(setup, device, build)
+        super().__init__(setup, setup.batch_stream(labels), device, build)
 
     def update(self, update: EmbeddingUpdate) -> tuple[EmbeddingVersion, RoundReport] | StageFailure | None:
         """Make the next version of W_embed; see `EmbeddingTrainer.apply`."""

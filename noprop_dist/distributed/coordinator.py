@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 
@@ -15,8 +15,9 @@ from noprop_dist.distributed.cluster import cluster_resources
 from noprop_dist.distributed.dispatcher import Dispatcher
 from noprop_dist.distributed.fleet import Fleet
 from noprop_dist.distributed.messages import RunOutcome
-from noprop_dist.distributed.placement import place
+from noprop_dist.distributed.placement import Placement, place
 from noprop_dist.distributed.recruiter import Recruiter
+from noprop_dist.distributed.sampling import who_draws
 from noprop_dist.distributed.snapshot_keeper import SnapshotKeeper
 from noprop_dist.distributed.stage import Stage
 from noprop_dist.distributed.stage_queue import StageQueue
@@ -41,12 +42,20 @@ class Coordinator:
         config: of the run.
         directory: of the run, on storage that this node reaches.
         resume: continue the run that lies there, if one does.
+        actors: makes the maker of the run's actors.
     """
 
-    def __init__(self, config: RunConfig, directory: str, resume: bool = False) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        directory: str,
+        resume: bool = False,
+        actors: Callable[[RunSetup, DataSet, str, Placement], ActorMaker] = ActorMaker,
+    ) -> None:
         self._config = config
         self._directory = RunDirectory(directory)
         self._resume = resume
+        self._actors = actors
         self._log: RunLog | None = None
         self._stop = threading.Event()
 
@@ -83,9 +92,13 @@ class Coordinator:
         try:
             log.news(*warnings)
             log.event("worker", worker="coordinator", incarnation=1, **asdict(worker_facts(torch.device("cpu"))))
-            recruiter = self._employ(setup, data, fleet, stages, exporter)
+            placement = place(setup.config.blocks.trained(), engine, cluster_resources())
+            drawing = who_draws(setup, placement)
+            served = f"; metrics at {exporter.address}" if exporter else ""
+            log.news(f"{placement.reason}; {drawing.reason}{served}")
+            recruiter = self._employ(setup, data, fleet, stages, placement)
             stream, exchange = setup.batch_stream(data.train.labels), setup.embedding_exchange(snapshots)
-            dispatcher = Dispatcher(setup, stages, fleet, keeper, stream, exchange)
+            dispatcher = Dispatcher(setup, stages, fleet, keeper, stream, exchange, drawing.by_coordinator)
             turned = exporter.turned if exporter else lambda: None
             loop = TrainingLoop(setup, stages, fleet, recruiter, keeper, dispatcher, log, turned)
             if exporter is not None:
@@ -106,21 +119,17 @@ class Coordinator:
         data: DataSet,
         fleet: Fleet,
         stages: dict[int, Stage],
-        exporter: MetricsExporter | None,
+        placement: Placement,
     ) -> Recruiter:
         """Name the workers of the run, and the home of every stage."""
-        config = setup.config
-        placement = place(config.blocks.trained(), config.engine, cluster_resources())
-        maker = ActorMaker(setup, data, str(self._directory), placement)
-        recruiter = Recruiter(config, fleet, maker, placement)
+        maker = self._actors(setup, data, str(self._directory), placement)
+        recruiter = Recruiter(setup.config, fleet, maker, placement)
         for number, place_ in enumerate(placement.workers, start=1):
             for block in place_.blocks:
                 stages[block].home = block_worker_name(number)
         fleet.add(CLASSIFIER_WORKER, maker.classifier_worker)
         if setup.evaluates:
             fleet.add(EVALUATOR, maker.evaluator)
-        assert self._log is not None
-        self._log.news(placement.reason + (f"; metrics at {exporter.address}" if exporter else ""))
         return recruiter
 
     @contextmanager

@@ -5,7 +5,7 @@ from collections import Counter
 from noprop_dist.distributed.fleet import Fleet
 from noprop_dist.distributed.snapshot_keeper import SnapshotKeeper
 from noprop_dist.distributed.stage import Stage
-from noprop_dist.training.batch_stream import BatchStream
+from noprop_dist.training.batch_stream import BatchStream, RoundKey
 from noprop_dist.training.embedding_exchange import EmbeddingExchange
 from noprop_dist.training.progress import RoundReport
 from noprop_dist.training.setup import RunSetup
@@ -25,6 +25,7 @@ class Dispatcher:
         keeper: of the snapshots.
         stream: of the batches.
         exchange: of versions of W_embed; None where that is fixed.
+        draws: the rounds itself; else it sends their keys, and the workers draw.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Dispatcher:
         keeper: SnapshotKeeper,
         stream: BatchStream,
         exchange: EmbeddingExchange | None,
+        draws: bool,
     ) -> None:
         self._setup = setup
         self._engine = setup.config.engine
@@ -43,6 +45,7 @@ class Dispatcher:
         self._keeper = keeper
         self._stream = stream
         self._exchange = exchange
+        self._draws = draws
         self.sent_bytes = Counter[int]()
 
     def send(self) -> None:
@@ -88,10 +91,10 @@ class Dispatcher:
             self._fleet.call(worker, "update", patience, update, stage=stage.number)
             return
         version = None if self._exchange is None else self._exchange.at(first_step)
-        draw = self._engine.sampling == "coordinator"
-        round_ = self._stream.round(stage.number, first_step, steps, version, draw)
-        self.sent_bytes[stage.number] += round_.nbytes
-        self._fleet.call(worker, "train", patience, round_, stage=stage.number)
+        key = RoundKey(stage.number, first_step, steps, version)
+        work = self._stream.round(key) if self._draws else key
+        self.sent_bytes[stage.number] += work.nbytes
+        self._fleet.call(worker, "train", patience, work, stage=stage.number)
 
     def _patience(self, stage: Stage) -> float:
         """Until its worker counts as hung: by the stage's own step time, once that is known."""

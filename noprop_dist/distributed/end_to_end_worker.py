@@ -16,6 +16,7 @@ from noprop_dist.distributed.stage_queue import StageQueue
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.storage.snapshot_files import OPTIMIZER, WEIGHTS, from_files, to_files
+from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.checkpoint_evaluation import evaluate_checkpoint
 from noprop_dist.training.device import start_computing
 from noprop_dist.training.end_to_end import Share
@@ -64,7 +65,7 @@ def train_end_to_end(config: dict[str, EndToEndJob]) -> None:
     stream, queue = setup.batch_stream(split.labels), StageQueue(setup.snapshot_steps, engine.round_steps, 1, done)
     while (work := queue.next_round(unsaved_snapshots=0)) is not None:
         try:
-            report = train_round(trainer, stream.round(NETWORK_STAGE, *work))
+            report = train_round(trainer, stream.round(RoundKey(NETWORK_STAGE, *work)))
             snapshot = trainer.snapshot() if queue.at_snapshot else None
         except NonFiniteError as error:  # gradients are averaged: all processes come here at the same step
             if records is not None:

@@ -10,7 +10,7 @@ import torch
 
 from noprop_dist.distributed.messages import StageFailure, WorkerFacts
 from noprop_dist.storage.snapshot import Snapshot
-from noprop_dist.training.batch_stream import Round
+from noprop_dist.training.batch_stream import BatchStream, Round, RoundKey
 from noprop_dist.training.progress import RoundReport
 from noprop_dist.training.rounds import train_round
 from noprop_dist.training.setup import RunSetup
@@ -25,12 +25,14 @@ class StageWorker:
 
     Args:
         setup: of the run.
+        stream: of the batches, for rounds of which only the keys come.
         device: that it computes on.
         build: makes the trainer of a stage at step 0: a `StageTrainer`, or the `EmbeddingTrainer`.
     """
 
-    def __init__(self, setup: RunSetup, device: torch.device, build: Callable[[int], Any]) -> None:
+    def __init__(self, setup: RunSetup, stream: BatchStream, device: torch.device, build: Callable[[int], Any]) -> None:
         self._setup = setup
+        self._stream = stream
         self._device = device
         self._build = build
         self._trainers: dict[int, Any] = {}
@@ -59,11 +61,11 @@ class StageWorker:
         """Let a stage go: it is done, or goes on elsewhere."""
         self._trainers.pop(stage, None)
 
-    def train(self, work: Round) -> RoundReport | StageFailure | None:
+    def train(self, work: Round | RoundKey) -> RoundReport | StageFailure | None:
         """Do the steps of a round; None where the worker was told to stop before the first."""
 
         def do(trainer: Any) -> RoundReport | None:
-            drawn = self._setup.with_z(work) if work.z is None else work
+            drawn = self._stream.round(work) if isinstance(work, RoundKey) else work
             return train_round(trainer, drawn, lambda: self._stopped)
 
         return self._attempt(work.stage, work.first_step, do)

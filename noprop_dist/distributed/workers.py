@@ -1,6 +1,7 @@
 """Makes the actors of one run."""
 
 from collections.abc import Callable
+from typing import Any
 
 import ray
 
@@ -29,23 +30,36 @@ class ActorMaker:
         data: of the run.
         directory: of the run.
         placement: what each actor asks of the cluster.
+        block_worker: the class of block workers, made with (setup, inputs, labels).
+        classifier_worker: the class of the classifier worker, made with (setup, labels).
     """
 
-    def __init__(self, setup: RunSetup, data: DataSet, directory: str, placement: Placement) -> None:
+    def __init__(
+        self,
+        setup: RunSetup,
+        data: DataSet,
+        directory: str,
+        placement: Placement,
+        block_worker: type[Any] = BlockWorker,
+        classifier_worker: type[Any] = ClassifierWorker,
+    ) -> None:
         self._setup = setup
-        self._inputs, self._held_out = ray.put(data.train.inputs), ray.put(data.held_out)
+        self._inputs, self._labels = ray.put(data.train.inputs), ray.put(data.train.labels)
+        self._held_out = ray.put(data.held_out)
+        self._block_worker, self._classifier_worker = block_worker, classifier_worker
         self._directory = directory
         self._side = {"num_cpus": 0, "num_gpus": placement.side_gpus, **ONCE}
 
     def block_worker(self, cpus: float, gpus: float) -> Callable[[], ActorHandle]:
         """A function that makes a block worker with so many cores and GPUs."""
         options = {"num_cpus": cpus, "num_gpus": gpus, "scheduling_strategy": "SPREAD", **ONCE}
-        actor = ray.remote(**WITH_CONTROL, **options)(BlockWorker)
-        return lambda: actor.remote(self._setup, self._inputs)
+        actor = ray.remote(**WITH_CONTROL, **options)(self._block_worker)
+        return lambda: actor.remote(self._setup, self._inputs, self._labels)
 
     def classifier_worker(self) -> ActorHandle:
         """Make the classifier worker."""
-        return ray.remote(**WITH_CONTROL, **self._side)(ClassifierWorker).remote(self._setup)
+        actor = ray.remote(**WITH_CONTROL, **self._side)(self._classifier_worker)
+        return actor.remote(self._setup, self._labels)
 
     def evaluator(self) -> ActorHandle:
         """Make the evaluator."""

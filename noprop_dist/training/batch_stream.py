@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +35,32 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class RoundKey:
+    """All that a round follows from (with the run's configuration and labels); whoever has it can draw the round.
+
+    Attributes:
+        stage: block number 1..T, or T + 1 for the classifier.
+        first_step: 0-based step of the first batch.
+        steps: K ≥ 1.
+        embedding: the version of W_embed that these steps train against, where it is learned.
+    """
+
+    stage: int
+    first_step: int
+    steps: int
+    embedding: EmbeddingVersion | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Of its three numbers; a version of W_embed that comes with it is not counted."""
+        return 3 * 8
+
+
+@dataclass(frozen=True)
 class Round:
     """K consecutive batches of one stage: what the coordinator sends to a worker in one message.
+
+    Where the worker draws for itself (`engine.sampling`), a `RoundKey` is sent in its place.
 
     A round of 16 steps of 128 samples with d = 10 takes 98 kB, just under the size up to which Ray sends an argument
     with its call and not through the object store, which costs more. Images travel once, with the data set.
@@ -47,8 +71,7 @@ class Round:
         epochs: of each step, (K,) int32.
         indices: of the training samples, (K, B) int32.
         labels: of the same samples, (K, B) int32.
-        z: z_{t-1} ~ q(z_{t-1} | y) for block t, z_T for the classifier, (K, B, d) float32; None where the worker
-            draws it (`with_z`).
+        z: z_{t-1} ~ q(z_{t-1} | y) for block t, z_T for the classifier, (K, B, d) float32.
         embedding: the version of W_embed that these steps train against, where it is learned.
     """
 
@@ -57,18 +80,21 @@ class Round:
     epochs: NDArray[np.int32]
     indices: NDArray[np.int32]
     labels: NDArray[np.int32]
-    z: NDArray[np.float32] | None
+    z: NDArray[np.float32]
     embedding: EmbeddingVersion | None = None
+
+    @property
+    def steps(self) -> int:
+        """K."""
+        return len(self.epochs)
 
     @property
     def nbytes(self) -> int:
         """Of its arrays; a version of W_embed that comes with it is not counted."""
-        arrays = (self.epochs, self.indices, self.labels, *(() if self.z is None else (self.z,)))
-        return sum(array.nbytes for array in arrays)
+        return sum(array.nbytes for array in (self.epochs, self.indices, self.labels, self.z))
 
     def batches(self) -> Iterator[Batch]:
-        """The batches in the order of their steps; z has to be there."""
-        assert self.z is not None
+        """The batches in the order of their steps."""
         for k, epoch in enumerate(self.epochs.tolist()):
             yield Batch(self.first_step + k, epoch, self.indices[k], self.labels[k], self.z[k])
 
@@ -79,21 +105,6 @@ def draw_z(
     """z_{t-1} ~ q(z_{t-1} | y) of block t = stage (z_T of the classifier), the same whoever draws it, (B, d)."""
     epsilon = stream(seed, Purpose.NOISE, stage, epoch, step).standard_normal(u_y.shape, dtype=np.float32)
     return noisy_embedding(u_y, epsilon, alpha_bar[stage - 1])
-
-
-def with_z(work: Round, seed: int, alpha_bar: Sequence[float], embedding: NDArray[np.float32]) -> Round:
-    """A round that came without z, with it.
-
-    Args:
-        work: the round.
-        seed: of the run.
-        alpha_bar: of the inputs of the stages.
-        embedding: W_embed where it is fixed, (m, d).
-    """
-    weights = embedding if work.embedding is None else work.embedding.weights
-    steps = enumerate(work.epochs.tolist())
-    z = [draw_z(seed, alpha_bar, work.stage, epoch, work.first_step + k, weights[work.labels[k]]) for k, epoch in steps]
-    return replace(work, z=np.stack(z))
 
 
 class BatchStream:
@@ -131,34 +142,19 @@ class BatchStream:
         u_y = (self._embedding if embedding is None else embedding)[labels]
         return Batch(step, epoch, indices, labels, draw_z(self._seed, self._alpha_bar, stage, epoch, step, u_y))
 
-    def round(
-        self,
-        stage: int,
-        first_step: int,
-        steps: int,
-        embedding: EmbeddingVersion | None = None,
-        draw: bool = True,
-    ) -> Round:
-        """The batches of `steps` ≥ 1 consecutive steps of a stage.
-
-        Args:
-            stage: block number, or T + 1.
-            first_step: 0-based.
-            steps: K.
-            embedding: the version that holds at these steps, where W_embed is learned.
-            draw: z here and now; else `with_z` does so later.
-        """
-        samples = [self._samples_at(step) for step in range(first_step, first_step + steps)]
-        work = Round(
-            stage,
-            first_step,
-            np.array([epoch for epoch, _, _ in samples], dtype=np.int32),
-            np.stack([indices for _, indices, _ in samples]),
-            np.stack([labels for _, _, labels in samples]),
-            None,
-            embedding,
+    def round(self, key: RoundKey) -> Round:
+        """The batches of a round."""
+        weights = None if key.embedding is None else key.embedding.weights
+        batches = [self.batch(key.stage, step, weights) for step in range(key.first_step, key.first_step + key.steps)]
+        return Round(
+            key.stage,
+            key.first_step,
+            np.array([batch.epoch for batch in batches], dtype=np.int32),
+            np.stack([batch.indices for batch in batches]),
+            np.stack([batch.labels for batch in batches]),
+            np.stack([batch.z for batch in batches]),
+            key.embedding,
         )
-        return with_z(work, self._seed, self._alpha_bar, self._embedding) if draw else work
 
     def _samples_at(self, step: int) -> tuple[int, NDArray[np.int32], NDArray[np.int32]]:
         """(epoch, indices, labels) of a step, the same for all stages."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from noprop_dist.data.dataset import DataSet
 from noprop_dist.errors import TrainingError
 from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.checkpoint_evaluation import CheckpointEvaluation, evaluate_checkpoint
 from noprop_dist.training.device import start_computing
 from noprop_dist.training.finite import NonFiniteError
@@ -112,7 +113,8 @@ class _Run:
 
     def _train_round(self, trainer: StageTrainer, first: int, steps: int) -> None:
         version = None if self._exchange is None else self._exchange.at(first)
-        report = train_round(trainer, self._stream.round(trainer.stage, first, steps, version), self._stopped)
+        key = RoundKey(trainer.stage, first, steps, version)
+        report = train_round(trainer, self._stream.round(key), self._stopped)
         if report is None:
             return
         self._done[trainer.stage] = report.steps_done

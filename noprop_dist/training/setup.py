@@ -23,7 +23,7 @@ from noprop_dist.random_streams import Purpose, stream_seed
 from noprop_dist.storage.checkpoints import CheckpointWriter
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import Snapshot, to_tensors
-from noprop_dist.training.batch_stream import BatchStream, Round, with_z
+from noprop_dist.training.batch_stream import BatchStream
 from noprop_dist.training.embedding_exchange import EmbeddingExchange
 from noprop_dist.training.end_to_end import EndToEndTrainer, Share
 from noprop_dist.training.optimisation import Optimisation
@@ -70,10 +70,6 @@ class RunSetup(RunPlan):
         return BatchStream(
             config.seed, labels, self.embedding.numpy(), self.input_alpha_bar, config.training.batch_size
         )
-
-    def with_z(self, work: Round) -> Round:
-        """A round that came without z, with it: the same bits as the coordinator would have drawn."""
-        return with_z(work, self.config.seed, self.input_alpha_bar, self.embedding.numpy())
 
     def training_samples(self, inputs: Inputs, device: torch.device) -> Samples:
         """The training split on a device, with the augmentation that is asked for."""

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from noprop_dist.bench.accuracy import until
 from noprop_dist.bench.rates import RoundTime, rate
 from noprop_dist.bench.snapshots import SnapshotCost
 from noprop_dist.bench.straggler import MemorySample, summary
@@ -37,6 +38,20 @@ def test_memory_is_summed_up_by_its_peaks():
     rows = summary(samples)
     assert [row["coordinator_mib"] for row in rows] == [1, 3, 5, 7, 9]
     assert (rows[-1]["fastest_step"], rows[-1]["slowest_step"]) == (90, 9)
+
+
+def test_seconds_to_an_accuracy_end_when_the_last_stage_has_come_to_the_step():
+    def trained(stage, step, time):
+        return {"kind": "round", "stage": stage, "step": step, "time": time, "seconds": 1.0}
+
+    def measured(step, accuracy):
+        return {"kind": "evaluation", "split": "test", "sampler": "mean", "step": step, "accuracy": accuracy}
+
+    rounds = [trained("block 1", 10, 1.0), trained("block 1", 20, 2.0), trained("block 1", 30, 3.0),
+              trained("block 2", 10, 2.5), trained("block 2", 20, 4.0), trained("block 2", 30, 9.0)]  # fmt: skip
+    records = [*rounds, measured(10, 0.5), measured(20, 0.98), measured(30, 0.97)]
+    assert until(0.98, records) == (4.0, 20, 0.97)
+    assert until(0.99, records) == (None, None, 0.97)
 
 
 @pytest.mark.slow
@@ -86,3 +101,50 @@ def test_every_length_of_a_version_is_measured_beside_fixed_embeddings(capsys):
         *(f"learned, sync_steps {n}" for n in (1, 8, 32, 128)),
     ]
     assert all(row["block_steps_per_second"] > 0 and row["mean_sampler_percent"] > 50 for row in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_here")
+def test_dispatch_measures_the_engine_with_blocks_that_do_nothing(capsys):
+    result = run_bench(capsys, "dispatch", "--rounds", "2000", "--repeats", "1")
+    assert [row["blocks"] for row in result["rows"]] == [10, 50, 100, 200]
+    for row in result["rows"]:
+        assert row["microseconds_per_block_step"] == pytest.approx(1e6 / row["block_steps_per_second"])
+    ends = [result["rows"][end]["microseconds_per_block_step"] for end in (-1, 0)]
+    assert result["growth"] == pytest.approx(ends[0] / ends[1])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_here")
+def test_scaling_measures_real_and_sleeping_blocks_against_ideal(capsys):
+    rows = run_bench(capsys, "scaling", "--most", "2", "--steps", "160", "--repeats", "1")["rows"]
+    assert [(row["kind"], row["workers"]) for row in rows] == [
+        *(("digits", 1), ("digits", 2)),
+        *(("sleeping", 1), ("sleeping", 2)),
+    ]
+    assert [row["ideal"] for row in rows[2:]] == [50, 100]
+    assert all(0 < row["percent_of_ideal"] <= 100 for row in rows[2:])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_here")
+def test_memory_of_a_block_worker_does_not_grow_with_the_blocks_as_the_baselines_does(capsys):
+    growth = run_bench(capsys, "memory", "--preset", "digits", "--steps", "2", "--repeats", "1")["growth"]
+    assert growth["block_worker"] < 1.05
+    assert growth["baseline"] > growth["block_worker"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_here")
+def test_accuracy_measures_noprop_against_back_propagation(capsys):
+    small = ("--steps", "60", "--every", "20", "--repeats", "1", "--target", "0.5", "--set", "blocks.count=3")
+    rows = run_bench(capsys, "accuracy", *small)["rows"]
+    assert [row["method"] for row in rows] == ["noprop", "backprop"]
+    assert all(row["final_percent"] > 10 for row in rows)
+
+
+def test_a_side_that_does_not_exist_is_refused(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["bench", "dispatch", "--sampling", "driver"])
+    assert end.value.code == 2
+    assert "--sampling driver: allowed are worker and coordinator" in capsys.readouterr().err

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from noprop_dist.random_streams import Purpose, stream, stream_seed
-from noprop_dist.training.batch_stream import EPOCH_ORDERS_KEPT
+from noprop_dist.training.batch_stream import EPOCH_ORDERS_KEPT, RoundKey
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def test_a_batch_is_the_same_whenever_and_by_whomever_it_is_asked_for(batches):
 
 def test_a_round_is_its_batches(batches):
     stream_, *_ = batches
-    work = stream_.round(stage=2, first_step=7, steps=5)
+    work = stream_.round(RoundKey(stage=2, first_step=7, steps=5))
     for k, batch in enumerate(work.batches()):
         single = stream_.batch(2, 7 + k)
         assert (batch.step, batch.epoch) == (single.step, single.epoch)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.embedding_exchange import EmbeddingExchange
 from noprop_dist.training.preparation import prepare
 from noprop_dist.training.rounds import train_round
@@ -78,12 +79,12 @@ def test_a_snapshot_in_the_middle_of_a_version_loses_nothing_of_the_gradient(sma
             return setup.block_trainer(stage, samples, CPU) if is_block else setup.classifier_trainer(CPU)
 
         whole = new_trainer()
-        expected = train_round(whole, stream.round(stage, 0, 4, version)).embedding_gradient
+        expected = train_round(whole, stream.round(RoundKey(stage, 0, 4, version))).embedding_gradient
         first = new_trainer()
-        train_round(first, stream.round(stage, 0, 3, version))
+        train_round(first, stream.round(RoundKey(stage, 0, 3, version)))
         second = new_trainer()
         second.restore(first.snapshot())
-        report = train_round(second, stream.round(stage, 3, 1, version))
+        report = train_round(second, stream.round(RoundKey(stage, 3, 1, version)))
         assert np.array_equal(report.embedding_gradient, expected)
         assert second.snapshot().fingerprint() == whole.snapshot().fingerprint()
         assert np.abs(expected).max() > 0

@@ -6,6 +6,7 @@ import torch
 
 from noprop_dist.diffusion.objective import classifier_loss, kl_to_prior, predict_embedding, squared_error
 from noprop_dist.storage.snapshot import to_tensors
+from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.preparation import prepare
 from noprop_dist.training.rounds import train_round
 
@@ -137,7 +138,7 @@ def test_a_round_reports_the_mean_of_its_steps(small_setup):
     stream = setup.batch_stream(data.train.labels)
     single = trainers_of(setup, data)[2]
     losses = [single.step(stream.batch(2, step)) for step in range(4)]
-    report = train_round(trainers_of(setup, data)[2], stream.round(2, 0, 4))
+    report = train_round(trainers_of(setup, data)[2], stream.round(RoundKey(2, 0, 4)))
     assert (report.stage, report.first_step, report.steps, report.steps_done) == (2, 0, 4, 4)
     assert report.loss == pytest.approx(sum(float(each.loss) for each in losses) / 4)
     assert report.error == pytest.approx(sum(float(each.error) for each in losses) / 4)

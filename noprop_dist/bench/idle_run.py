@@ -1,0 +1,35 @@
+"""A run of the engine with idle workers: its coordinator, its messages and its records, and no training."""
+
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+
+from noprop_dist.bench.idle_workers import NoopWorker
+from noprop_dist.bench.rates import block_rate, parts
+from noprop_dist.configuration.layers import load_config
+from noprop_dist.distributed.coordinator import Coordinator
+from noprop_dist.distributed.workers import ActorMaker
+from noprop_dist.storage.run_directory import RunDirectory
+
+
+def idle_rate(blocks: int, steps: int, workers: int, worker: type[NoopWorker], settings: Sequence[str] = ()) -> float:
+    """Block-steps per second of a run of digits whose workers are idle.
+
+    Args:
+        blocks: T.
+        steps: of each.
+        workers: processes that hold blocks.
+        worker: their class, and that of the classifier worker.
+        settings: further ones.
+    """
+    fixed = [
+        *(f"blocks.count={blocks}", "blocks.network={kind: mlp, width: 8, depth: 1}", f"engine.workers={workers}"),
+        *(f"training.max_steps={steps}", f"checkpoint.every_steps={steps}"),
+        *(f"checkpoint.snapshot_every_steps={steps}", "evaluation.samples=0", "metrics.port=null"),
+        *("engine.device=cpu", "engine.threads_per_worker=1", "engine.start_timeout_seconds=900"),
+    ]
+    config = load_config("digits", None, [*fixed, *settings])
+    actors = partial(ActorMaker, block_worker=worker, classifier_worker=NoopWorker)
+    with tempfile.TemporaryDirectory(prefix="noprop-dist-bench-") as folder:
+        Coordinator(config, f"{folder}/run", actors=actors).run()
+        return block_rate(RunDirectory(f"{folder}/run").metrics(), parts(config, workers))
