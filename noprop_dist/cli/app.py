@@ -100,6 +100,20 @@ def reproduce(
 
 
 @app.command()
+def pack(
+    out: Annotated[str, typer.Argument(help="A new folder, under a path that every node reaches.")],
+    preset: Preset = None,
+    config: ConfigFile = None,
+    set_: Set = None,
+) -> None:
+    """Pack a data set into files that are mapped and not read: for data that is larger than memory."""
+    from noprop_dist.cli.pack import pack_into
+    from noprop_dist.cli.training import configured
+
+    pack_into(out, configured(preset, config, set_ or [], None, None).data)
+
+
+@app.command()
 def plan(
     preset: Preset = None,
     config: ConfigFile = None,

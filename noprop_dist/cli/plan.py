@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.table import Table
 
 from noprop_dist.configuration.settings import RunConfig
+from noprop_dist.data.dataset import DataSet
+from noprop_dist.data.inputs import MappedInputs
 from noprop_dist.distributed.cluster import cluster_resources, is_remote, ray_session
 from noprop_dist.distributed.placement import Placement, Resources, WorkerPlace, place
 from noprop_dist.distributed.sampling import Drawing, who_draws
@@ -35,7 +37,7 @@ def show_plan(config: RunConfig, run_dir: str | None) -> None:
     console.print(_worker_table(placement, footprints))
     console.print(
         f"beside them: coordinator, classifier worker and evaluator (no core of their own); data set "
-        f"{_mib(data.train.inputs.nbytes)} once in each node's object store"
+        f"{_mib(data.train.inputs.nbytes)}, {_place_of(data)}"
     )
     _print_messages(setup, who_draws(setup, placement))
 
@@ -96,6 +98,11 @@ def _memory(worker: WorkerPlace, footprints: dict[int, Footprint]) -> int:
     """All its blocks' state, and the activations of the one that is at work."""
     prints = [footprints[block] for block in worker.blocks]
     return sum(print_.state for print_ in prints) + max(print_.activations for print_ in prints)
+
+
+def _place_of(data: DataSet) -> str:
+    mapped = isinstance(data.train.inputs, MappedInputs)
+    return "mapped from its files on each node" if mapped else "once in each node's object store"
 
 
 def _device(worker: WorkerPlace) -> str:

@@ -28,9 +28,10 @@ class AugmentSettings(Settings):
 class DataSettings(Settings):
     """What is learned from."""
 
-    name: Literal["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "image-folder", "npz"] = "digits"
+    name: Literal["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "image-folder", "npz", "packed"] = "digits"
     root: str | None = Field(
-        None, description="torchvision's root folder (default: data), the image folder, or the .npz file"
+        None,
+        description="torchvision's root folder (default: data), the image folder, the .npz file, or a packed folder",
     )
     download: bool = Field(True, description="let torchvision download what is missing under root")
     validation_fraction: float = Field(0.1, gt=0, lt=0.5, description="held out of the training set")
@@ -43,7 +44,7 @@ class DataSettings(Settings):
 
     @model_validator(mode="after")
     def _root_is_given(self) -> "DataSettings":
-        if self.name in ("image-folder", "npz") and self.root is None:
+        if self.name in ("image-folder", "npz", "packed") and self.root is None:
             raise ValueError(f"root must be given for data.name={self.name}")
         return self
 

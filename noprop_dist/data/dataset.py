@@ -1,16 +1,18 @@
 """What every data set looks like, and the checks that all of them pass."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
+from noprop_dist.data.inputs import Inputs, Keep, chunks, in_memory
 from noprop_dist.errors import UserError
 from noprop_dist.models.shapes import Shapes
 from noprop_dist.random_streams import Purpose, stream
 
-Inputs = NDArray[np.uint8] | NDArray[np.float32]
 Labels = NDArray[np.int64]
 
 
@@ -114,6 +116,7 @@ def assemble(
     class_names: tuple[str, ...],
     validation_fraction: float,
     moments: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+    keep: Keep = in_memory,
 ) -> DataSet:
     """Check labels and shapes, hold out the validation split, and find mean and standard deviation.
 
@@ -124,6 +127,7 @@ def assemble(
         class_names: m names.
         validation_fraction: of `training`.
         moments: mean and standard deviation of each channel; measured on the training split where None.
+        keep: where the samples of each split are to be.
 
     Raises:
         UserError: a label is outside 0..m−1, a split is empty, or the splits' samples differ in shape.
@@ -135,7 +139,8 @@ def assemble(
             f"data {name}: training samples have shape {training.inputs.shape[1:]}, "
             f"test samples {test.inputs.shape[1:]}; they must be alike"
         )
-    train, validation = split_off(training, validation_fraction)
+    parts = dict(zip(("train", "validation"), split_off(training, validation_fraction), strict=True)) | {"test": test}
+    train, validation, test = (Split(keep(part, split.inputs), split.labels) for part, split in parts.items())
     mean, std = moments or _moments(train.inputs)
     facts = DataFacts(
         name=name,
@@ -144,7 +149,7 @@ def assemble(
         mean=mean,
         std=std,
         samples={"train": len(train), "validation": len(validation), "test": len(test)},
-        sha256=hashlib.sha256(train.inputs.tobytes() + train.labels.tobytes()).hexdigest(),
+        sha256=_sha256(train),
     )
     return DataSet(facts, train, HeldOut(validation, test))
 
@@ -165,10 +170,24 @@ def check_labels(split: Split, classes: int, where: str) -> None:
         raise UserError(f"{where}: label {split.labels[sample]} of sample {sample} is outside 0..{classes - 1}")
 
 
+def _sha256(split: Split) -> str:
+    digest = hashlib.sha256()
+    for chunk in chunks(split.inputs):
+        digest.update(chunk.tobytes())
+    digest.update(split.labels.tobytes())
+    return digest.hexdigest()
+
+
 def _moments(inputs: Inputs) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel (images) or feature (vectors); a constant one gets 1."""
     scale = 255.0 if inputs.dtype == np.uint8 else 1.0
-    axes = tuple(axis for axis in range(inputs.ndim) if axis != 1)
-    mean = inputs.mean(axis=axes, dtype=np.float64) / scale
-    std = inputs.std(axis=axes, dtype=np.float64) / scale
-    return tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist())
+    axes = tuple(axis for axis in range(len(inputs.shape)) if axis != 1)
+    count = prod(inputs.shape) / inputs.shape[1]
+
+    def mean(of: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> NDArray[np.float64]:
+        sums = [of(chunk.astype(np.float64)).sum(axis=axes, keepdims=True) for chunk in chunks(inputs)]
+        return np.asarray(np.sum(sums, axis=0) / count)
+
+    center = mean(lambda x: x)
+    std = np.sqrt(mean(lambda x: (x - center) ** 2)).ravel() / scale
+    return tuple((center.ravel() / scale).tolist()), tuple(np.where(std > 0, std, 1.0).tolist())

@@ -1,16 +1,84 @@
 """A folder of images with one subfolder per class."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from noprop_dist.configuration.settings import DataSettings
 from noprop_dist.data.dataset import DataSet, Split, assemble, split_off
 from noprop_dist.data.image_file import read_image
+from noprop_dist.data.inputs import Keep, in_memory
 from noprop_dist.errors import UserError
 
 
-def load_image_folder(settings: DataSettings) -> DataSet:
+@dataclass(frozen=True)
+class ImageFiles:
+    """Images that are not read yet: indexing chooses files, `np.asarray` reads them, in as many threads as cores.
+
+    Attributes:
+        files: of the images.
+        image_shape: (C, H, W) of all of them.
+        resize: whether to resize what has another size.
+    """
+
+    files: tuple[Path, ...]
+    image_shape: tuple[int, int, int]
+    resize: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, C, H, W)."""
+        return (len(self.files), *self.image_shape)
+
+    @property
+    def dtype(self) -> np.dtype[np.uint8]:
+        """uint8."""
+        return np.dtype(np.uint8)
+
+    @property
+    def nbytes(self) -> int:
+        """Of all images, once they are read."""
+        return prod(self.shape)
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.files)
+
+    def __getitem__(self, rows: slice | NDArray[np.int64], /) -> "ImageFiles":
+        """Some of the images, not read yet."""
+        chosen = self.files[rows] if isinstance(rows, slice) else tuple(self.files[row] for row in rows.tolist())
+        return replace(self, files=chosen)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[np.uint8]:
+        """Read them.
+
+        Raises:
+            UserError: one is no image, or of another size.
+        """
+        images = np.empty(self.shape, np.uint8)
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            for row, image in enumerate(threads.map(self._read, self.files)):
+                images[row] = image
+        return images
+
+    def _read(self, file: Path) -> NDArray[np.uint8]:
+        channels, height, width = self.image_shape
+        image = read_image(file, channels, (height, width) if self.resize else None)
+        if image.shape != self.image_shape:
+            raise UserError(
+                f"{file}: is {image.shape[1]}×{image.shape[2]} pixels, the first image is {height}×{width}; "
+                "set data.image_size to resize all"
+            )
+        return image
+
+
+def load_image_folder(settings: DataSettings, keep: Keep = in_memory) -> DataSet:
     """Read ROOT/train/CLASS/* and ROOT/test/CLASS/*, or ROOT/CLASS/* with a test set held out.
 
     Class numbers follow the sorted names of the class folders; the first image tells grey from colour and, without
@@ -22,24 +90,18 @@ def load_image_folder(settings: DataSettings) -> DataSet:
     root = Path(settings.root or "").expanduser()
     divided = (root / "train").is_dir() and (root / "test").is_dir()
     names = _class_names(root / "train" if divided else root)
-    first = read_image(_files(root / "train" if divided else root, names)[0][0])
-    size = (settings.image_size, settings.image_size) if settings.image_size else None
+    channels, height, width = read_image(_files(root / "train" if divided else root, names)[0][0]).shape
+    side = settings.image_size
+    shape = (channels, side or height, side or width)
 
-    def read(folder: Path) -> Split:
-        files = _files(folder, names)
-        images = [read_image(file, channels=first.shape[0], size=size) for file, _ in files]
-        for (file, _), image in zip(files, images, strict=True):
-            if image.shape != images[0].shape:
-                raise UserError(
-                    f"{file}: is {image.shape[1]}×{image.shape[2]} pixels, the first image is "
-                    f"{images[0].shape[1]}×{images[0].shape[2]}; set data.image_size to resize all"
-                )
-        return Split(np.stack(images), np.array([label for _, label in files], dtype=np.int64))
+    def found(folder: Path) -> Split:
+        files, labels = zip(*_files(folder, names), strict=True)
+        return Split(ImageFiles(files, shape, resize=side is not None), np.array(labels, dtype=np.int64))
 
     training, test = (
-        (read(root / "train"), read(root / "test")) if divided else split_off(read(root), settings.test_fraction)
+        (found(root / "train"), found(root / "test")) if divided else split_off(found(root), settings.test_fraction)
     )
-    return assemble("image-folder", training, test, names, settings.validation_fraction)
+    return assemble("image-folder", training, test, names, settings.validation_fraction, keep=keep)
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:

@@ -1,25 +1,33 @@
-"""From `data` settings to a data set in memory."""
+"""From `data` settings to a data set."""
 
 from noprop_dist.configuration.settings import DataSettings
 from noprop_dist.data.dataset import DataSet
 from noprop_dist.data.digits import load_digits
 from noprop_dist.data.image_folder import load_image_folder
+from noprop_dist.data.inputs import Keep, in_memory
 from noprop_dist.data.npz import load_npz
+from noprop_dist.data.packed import load_packed
 from noprop_dist.data.torchvision_sets import load_torchvision
 
 
-def load_data(settings: DataSettings) -> DataSet:
+def load_data(settings: DataSettings, keep: Keep = in_memory) -> DataSet:
     """Load, check and split the data set that the settings name.
+
+    Args:
+        settings: of the data.
+        keep: where the samples of each split are to be; a packed data set stays where it is.
 
     Raises:
         UserError: a file is missing, truncated or not what it should be; labels or shapes do not fit.
     """
     match settings.name:
         case "digits":
-            return load_digits(settings.validation_fraction)
+            return load_digits(settings.validation_fraction, keep)
         case "image-folder":
-            return load_image_folder(settings)
+            return load_image_folder(settings, keep)
         case "npz":
-            return load_npz(settings)
+            return load_npz(settings, keep)
+        case "packed":
+            return load_packed(settings.root or "")
         case _:
-            return load_torchvision(settings)
+            return load_torchvision(settings, keep)

@@ -8,10 +8,11 @@ import numpy as np
 
 from noprop_dist.configuration.settings import DataSettings
 from noprop_dist.data.dataset import DataSet, Split, assemble, split_off
+from noprop_dist.data.inputs import Keep, in_memory
 from noprop_dist.errors import UserError
 
 
-def load_npz(settings: DataSettings) -> DataSet:
+def load_npz(settings: DataSettings, keep: Keep = in_memory) -> DataSet:
     """Read x_train, y_train and, where given, x_test, y_test (else a test set is held out).
 
     x is uint8 images (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3, or floating-point (N, …); y is (N,)
@@ -29,7 +30,8 @@ def load_npz(settings: DataSettings) -> DataSet:
         training, test = split_off(training, settings.test_fraction)
     largest = int(max((split.labels.max(initial=0) for split in (training, test)), default=0))
     classes = settings.classes or largest + 1
-    return assemble("npz", training, test, tuple(map(str, range(classes))), settings.validation_fraction)
+    names = tuple(map(str, range(classes)))
+    return assemble("npz", training, test, names, settings.validation_fraction, keep=keep)
 
 
 def _read(file: Path) -> dict[str, Any]:

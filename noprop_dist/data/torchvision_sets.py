@@ -10,6 +10,7 @@ import numpy as np
 
 from noprop_dist.configuration.settings import DataSettings
 from noprop_dist.data.dataset import DataSet, Split, assemble
+from noprop_dist.data.inputs import Keep, in_memory
 from noprop_dist.errors import UserError
 
 Moments = tuple[tuple[float, ...], tuple[float, ...]]
@@ -23,7 +24,7 @@ MOMENTS: dict[str, Moments] = {
 }
 
 
-def load_torchvision(settings: DataSettings) -> DataSet:
+def load_torchvision(settings: DataSettings, keep: Keep = in_memory) -> DataSet:
     """Read (and download, where allowed) one of torchvision's data sets.
 
     Raises:
@@ -41,7 +42,7 @@ def load_torchvision(settings: DataSettings) -> DataSet:
                 f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
             ) from error
     names = tuple(str(label) for label in training.classes)
-    return assemble(name, _split(training), _split(test), names, settings.validation_fraction, MOMENTS[name])
+    return assemble(name, _split(training), _split(test), names, settings.validation_fraction, MOMENTS[name], keep)
 
 
 def _torchvision_set(settings: DataSettings, root: Path, train: bool) -> Any:

@@ -1,6 +1,7 @@
 """The actor that trains blocks: a thin shell around their trainers."""
 
-from noprop_dist.data.dataset import Inputs, Labels
+from noprop_dist.data.dataset import Labels
+from noprop_dist.data.inputs import Inputs
 from noprop_dist.distributed.stage_worker import StageWorker
 from noprop_dist.training.device import start_computing
 from noprop_dist.training.setup import RunSetup

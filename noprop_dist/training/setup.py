@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from noprop_dist.data.augmentation import build_augmentation
-from noprop_dist.data.dataset import Inputs
+from noprop_dist.data.inputs import Inputs
 from noprop_dist.data.samples import Samples
 from noprop_dist.diffusion.embedding import onehot_embedding
 from noprop_dist.diffusion.objective import denoising_weight

@@ -1,0 +1,32 @@
+"""`pack`: a data set into files that are mapped, for data larger than memory."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from noprop_dist.configuration.settings import DataSettings
+from noprop_dist.data.load import load_data
+from noprop_dist.data.packed import pack
+from noprop_dist.errors import UserError
+
+
+def pack_into(out: str, settings: DataSettings) -> None:
+    """Pack a data set, and print how it is used.
+
+    Raises:
+        UserError: it is packed already, cannot be read, or the folder cannot be written.
+    """
+    if settings.name == "packed":
+        raise UserError("data.name=packed: is packed already; name the data set that is to be packed")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        tasks = {split: bars.add_task(split, total=None) for split in ("train", "validation", "test")}
+        facts = pack(
+            lambda keep: load_data(settings, keep),
+            Path(out).expanduser(),
+            lambda split, done, total: bars.update(tasks[split], completed=done, total=total),
+        )
+    samples = ", ".join(f"{count:,} {split}" for split, count in facts.samples.items())
+    print(f"{facts.name}: {samples} samples of shape {facts.input_shape}")
+    print(f"use it with --set data.name=packed --set data.root={Path(out).expanduser().absolute()}")

@@ -1,0 +1,101 @@
+"""What holds the samples of a split: an array in memory, a file that is mapped, or files that are not read yet."""
+
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from noprop_dist.errors import UserError
+
+CHUNK_BYTES = 16 * 2**20
+
+
+class Inputs(Protocol):
+    """(N, C, H, W) uint8 images or (N, …) float32; `np.asarray(inputs[first:last])` reads some of them."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, …)."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of one value."""
+
+    @property
+    def nbytes(self) -> int:
+        """Of all samples."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def __getitem__(self, rows: Any, /) -> Any:
+        """Some of the samples, by slice or by an array of indices."""
+
+
+Keep = Callable[[str, Inputs], Inputs]
+"""(name of the split, its samples) → where they are from now on."""
+
+
+def in_memory(_: str, inputs: Inputs) -> Inputs:
+    """Read all samples."""
+    return np.ascontiguousarray(inputs)
+
+
+def chunks(inputs: Inputs) -> Iterator[NDArray[Any]]:
+    """The samples one part after another; the parts depend on the size of a sample alone."""
+    rows = max(1, CHUNK_BYTES * len(inputs) // max(1, inputs.nbytes))
+    for first in range(0, len(inputs), rows):
+        yield np.asarray(inputs[first : first + rows])
+
+
+class MappedInputs:
+    """Samples in a .npy file that is mapped and not read: they may be larger than memory.
+
+    A node's memory holds what is in use, once for all of its processes. Pickled, it is nothing but its path: whoever
+    gets it maps the file where it is.
+
+    Args:
+        path: that every node reaches.
+
+    Raises:
+        UserError: there is no such file, or it is truncated.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        try:
+            self._array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(
+                f"{path}: cannot be mapped on {socket.gethostname()}: {error}; a packed data set has to lie, whole, "
+                "under the same path on every node"
+            ) from error
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, …)."""
+        return self._array.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of one value."""
+        return self._array.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Of all samples."""
+        return self._array.nbytes
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self._array)
+
+    def __getitem__(self, rows: Any, /) -> NDArray[Any]:
+        """Read some of the samples."""
+        return np.asarray(self._array[rows])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As its path."""
+        return MappedInputs, (self._path,)

@@ -1,0 +1,90 @@
+"""Data sets that do not fit into memory: packed once into a folder of .npy files, mapped ever after.
+
+    FOLDER/packed.json             DataFacts, and the version of this layout
+    FOLDER/{train,validation,test}.npy           (N, …) uint8 or float32
+    FOLDER/{train,validation,test}-labels.npy    (N,) int64
+
+The order of training is a random permutation of all samples, a new one every epoch, that any worker can produce at any
+step. That takes reads at random places, which a mapped file gives and a stream of shards does not. All processes of a
+node share the pages of a mapped file, so images are in its memory once, however many blocks it trains.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from noprop_dist.data.dataset import DataFacts, DataSet, HeldOut, Split
+from noprop_dist.data.inputs import Inputs, Keep, MappedInputs, chunks
+from noprop_dist.errors import UserError
+
+FACTS, LAYOUT = "packed.json", 1
+SPLITS = ("train", "validation", "test")
+
+
+def pack(load: Callable[[Keep], DataSet], folder: Path, on_progress: Callable[[str, int, int], None]) -> DataFacts:
+    """Write a data set into a new folder, which is there only once it is whole.
+
+    Args:
+        load: loads the data set, every split into what the given function makes of it.
+        folder: not there yet.
+        on_progress: told (split, samples written, samples in all).
+
+    Raises:
+        UserError: the folder is there, or cannot be written; or `load`'s.
+    """
+    if folder.exists():
+        raise UserError(f"{folder}: is there already; pack into a folder that is not")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as scratch:
+            staging = Path(scratch) / "packed"
+            staging.mkdir()
+            data = load(lambda split, inputs: _write(staging / f"{split}.npy", split, inputs, on_progress))
+            for name, split in zip(SPLITS, (data.train, data.held_out.validation, data.held_out.test), strict=True):
+                np.save(staging / f"{name}-labels.npy", split.labels)
+            (staging / FACTS).write_text(json.dumps({"layout": LAYOUT, "facts": data.facts.to_json()}, indent=1))
+            staging.rename(folder)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error}") from error
+    return data.facts
+
+
+def _write(file: Path, split: str, inputs: Inputs, on_progress: Callable[[str, int, int], None]) -> MappedInputs:
+    mapped = np.lib.format.open_memmap(file, "w+", inputs.dtype, inputs.shape)
+    done = 0
+    for chunk in chunks(inputs):
+        mapped[done : done + len(chunk)] = chunk
+        done += len(chunk)
+        on_progress(split, done, len(inputs))
+    mapped.flush()
+    return MappedInputs(str(file))
+
+
+def load_packed(root: str) -> DataSet:
+    """Map a packed data set.
+
+    Raises:
+        UserError: there is none, or a file of it is missing or truncated.
+    """
+    folder = Path(root).expanduser().absolute()
+    try:
+        described = json.loads((folder / FACTS).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"data.root={folder}: has no {FACTS}; `noprop-dist pack` makes a packed data set") from error
+    if (layout := described.get("layout")) != LAYOUT:
+        raise UserError(f"data.root={folder}: is packed in layout {layout}, this release reads {LAYOUT}")
+    facts = DataFacts.from_json(described["facts"])
+    train, validation, test = (_split(folder, name, facts) for name in SPLITS)
+    return DataSet(facts, train, HeldOut(validation, test))
+
+
+def _split(folder: Path, name: str, facts: DataFacts) -> Split:
+    inputs = MappedInputs(str(folder / f"{name}.npy"))
+    labels = np.array(MappedInputs(str(folder / f"{name}-labels.npy"))[:])
+    expected = (facts.samples[name], *facts.input_shape)
+    if inputs.shape != expected or labels.shape != expected[:1]:
+        raise UserError(f"data.root={folder}: {name}.npy has shape {inputs.shape}, {FACTS} says {expected}")
+    return Split(inputs, labels)
