@@ -4,38 +4,63 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from noprop_dist.configuration.settings import AugmentSettings
 from noprop_dist.errors import UserError
-from noprop_dist.random_streams import Purpose, stream_seed
+from noprop_dist.random_streams import Purpose, stream
+
+EPOCHS_KEPT = 4
+"""Blocks run free and may be in different epochs."""
 
 
 class Augmentation:
     """What one sample becomes in one epoch is the same for every block, batch and worker.
 
+    Ours and not torchvision's: those draw one change for a whole batch, from a generator that all threads share.
+
     Args:
         seed: of the run.
-        transform: of torchvision.transforms.v2, drawing from torch's default generator.
+        samples: N, of the training split.
+        crop_padding: pixels of zeros around the image, from which it is cropped back.
+        flip: mirror left-right with probability 1/2.
     """
 
-    def __init__(self, seed: int, transform: Any) -> None:
+    def __init__(self, seed: int, samples: int, crop_padding: int, flip: bool) -> None:
         self._seed = seed
-        self._transform = transform
+        self._samples = samples
+        self._padding = crop_padding
+        self._sides = 2 if flip else 1
+        self._changes: dict[int, NDArray[np.int16]] = {}
 
     def __call__(self, images: Tensor, indices: NDArray[np.integer[Any]], epoch: int) -> Tensor:
-        """Augment (B, C, H, W) uint8 images, the samples `indices` (B,) in `epoch`."""
-        with torch.random.fork_rng(devices=[]):
-            augmented = []
-            for image, sample in zip(images, indices.tolist(), strict=True):
-                seed = stream_seed(self._seed, Purpose.AUGMENTATION, epoch=epoch, step=sample)
-                torch.default_generator.manual_seed(seed)
-                augmented.append(self._transform(image))
-        return torch.stack(augmented)
+        """Augment (B, C, H, W) uint8 images, the samples `indices` (B,) in `epoch`, on their device."""
+        changes = torch.from_numpy(self._changes_of(epoch)[indices].astype(np.int64)).to(images.device)
+        down, right, mirrored = changes[:, :, None].unbind(dim=1)
+        batch, channels, height, width = images.shape
+        columns = torch.arange(width, device=images.device)
+        columns = right + torch.where(mirrored == 1, width - 1 - columns, columns)
+        rows = down + torch.arange(height, device=images.device)
+        sample = torch.arange(batch, device=images.device)[:, None, None, None]
+        channel = torch.arange(channels, device=images.device)[None, :, None, None]
+        return F.pad(images, (self._padding,) * 4)[sample, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+    def _changes_of(self, epoch: int) -> NDArray[np.int16]:
+        """(N, 3): rows and columns to crop away at the top left, and whether to mirror."""
+        if epoch not in self._changes:
+            bounds = (2 * self._padding + 1, 2 * self._padding + 1, self._sides)
+            draws = stream(self._seed, Purpose.AUGMENTATION, epoch=epoch).integers(bounds, size=(self._samples, 3))
+            self._changes[epoch] = draws.astype(np.int16)
+            for old in list(self._changes)[:-EPOCHS_KEPT]:
+                del self._changes[old]
+        return self._changes[epoch]
 
 
-def build_augmentation(settings: AugmentSettings, seed: int, input_shape: tuple[int, ...]) -> Augmentation | None:
+def build_augmentation(
+    settings: AugmentSettings, seed: int, samples: int, input_shape: tuple[int, ...]
+) -> Augmentation | None:
     """The augmentation that the settings ask for, None where they ask for none.
 
     Raises:
@@ -45,11 +70,4 @@ def build_augmentation(settings: AugmentSettings, seed: int, input_shape: tuple[
         return None
     if len(input_shape) != 3:
         raise UserError(f"data.augment: needs images, the data has samples of shape {input_shape}")
-    from torchvision.transforms import v2
-
-    steps: list[Any] = []
-    if settings.crop_padding:
-        steps.append(v2.RandomCrop(input_shape[1:], padding=settings.crop_padding))
-    if settings.flip:
-        steps.append(v2.RandomHorizontalFlip())
-    return Augmentation(seed, v2.Compose(steps))
+    return Augmentation(seed, samples, settings.crop_padding, settings.flip)

@@ -1,8 +1,11 @@
 """The actor that trains blocks: a thin shell around their trainers."""
 
 from noprop_dist.data.dataset import Labels
-from noprop_dist.data.inputs import Inputs
+from noprop_dist.data.inputs import Inputs, MappedInputs
+from noprop_dist.data.read_ahead import ReadAhead
+from noprop_dist.data.samples import Samples
 from noprop_dist.distributed.stage_worker import StageWorker
+from noprop_dist.training.batch_stream import Round
 from noprop_dist.training.device import start_computing
 from noprop_dist.training.setup import RunSetup
 
@@ -18,6 +21,13 @@ class BlockWorker(StageWorker):
 
     def __init__(self, setup: RunSetup, inputs: Inputs, labels: Labels) -> None:
         device = start_computing(setup.config.engine.device, setup.config.engine.threads_per_worker)
-        samples = setup.training_samples(inputs, device)
+        augmentation = setup.augmentation()
+        slow = isinstance(inputs, MappedInputs) or augmentation is not None
+        self._samples = samples = (ReadAhead if slow else Samples)(inputs, setup.facts, device, augmentation)
         stream = setup.batch_stream(labels)
         super().__init__(setup, stream, device, lambda block: setup.block_trainer(block, samples, device))
+
+    def begin(self, work: Round) -> None:
+        """Read the round's images ahead, where reading them takes long."""
+        if isinstance(self._samples, ReadAhead):
+            self._samples.expect(work.indices, work.epochs)

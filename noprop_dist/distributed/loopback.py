@@ -27,10 +27,12 @@ class LoopbackCluster:
     Args:
         nodes: worker nodes.
         jobs_server: whether jobs can be submitted, on a port that is free.
+        store_bytes: of each node's object store.
     """
 
-    def __init__(self, nodes: int, jobs_server: bool = False) -> None:
-        head = {"num_cpus": 0, "object_store_memory": STORE_BYTES, "_system_config": QUICK_HEALTH_CHECKS}
+    def __init__(self, nodes: int, jobs_server: bool = False, store_bytes: int = STORE_BYTES) -> None:
+        self._store_bytes = store_bytes
+        head = {"num_cpus": 0, "object_store_memory": store_bytes, "_system_config": QUICK_HEALTH_CHECKS}
         served = {"include_dashboard": jobs_server, **({"dashboard_port": free_port()} if jobs_server else {})}
         self._cluster: Any = Cluster(initialize_head=True, head_node_args={**head, **served})
         self._nodes = [self._add() for _ in range(nodes)]
@@ -76,7 +78,7 @@ class LoopbackCluster:
         self._cluster.shutdown()
 
     def _add(self) -> Any:
-        return self._cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
+        return self._cluster.add_node(num_cpus=1, object_store_memory=self._store_bytes)
 
 
 def free_port() -> int:
@@ -88,9 +90,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def loopback_cluster(nodes: int, jobs_server: bool = False) -> Iterator[LoopbackCluster]:
+def loopback_cluster(
+    nodes: int, jobs_server: bool = False, store_bytes: int = STORE_BYTES
+) -> Iterator[LoopbackCluster]:
     """Such a cluster for the length of a `with`."""
-    cluster = LoopbackCluster(nodes, jobs_server)
+    cluster = LoopbackCluster(nodes, jobs_server, store_bytes)
     try:
         yield cluster
     finally:

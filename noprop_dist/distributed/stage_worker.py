@@ -66,9 +66,13 @@ class StageWorker:
 
         def do(trainer: Any) -> RoundReport | None:
             drawn = self._stream.round(work) if isinstance(work, RoundKey) else work
+            self.begin(drawn)
             return train_round(trainer, drawn, lambda: self._stopped)
 
         return self._attempt(work.stage, work.first_step, do)
+
+    def begin(self, work: Round) -> None:
+        """Told of every round before its first step."""
 
     def snapshot(self, stage: int) -> Snapshot | StageFailure | None:
         """A stage's state after the rounds that arrived before; a failure where its weights are not finite."""

@@ -7,7 +7,6 @@ import torch
 from numpy.typing import NDArray
 
 from noprop_dist.configuration.settings import RunConfig
-from noprop_dist.data.augmentation import build_augmentation
 from noprop_dist.data.dataset import DataSet
 from noprop_dist.data.load import load_data
 from noprop_dist.data.prototypes import prototype_indices
@@ -35,7 +34,7 @@ def check(config: RunConfig) -> tuple[RunSetup, DataSet]:
             f"training.batch_size={config.training.batch_size} is larger than the training set of "
             f"{len(data.train)} samples"
         )
-    build_augmentation(config.data.augment, config.seed, data.facts.input_shape)
+    setup.augmentation()
     checked: list[object] = []
     for block in config.blocks.trained():
         settings = config.blocks.network_of(block)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from noprop_dist.data.augmentation import build_augmentation
+from noprop_dist.data.augmentation import Augmentation, build_augmentation
 from noprop_dist.data.inputs import Inputs
 from noprop_dist.data.samples import Samples
 from noprop_dist.diffusion.embedding import onehot_embedding
@@ -73,8 +73,16 @@ class RunSetup(RunPlan):
 
     def training_samples(self, inputs: Inputs, device: torch.device) -> Samples:
         """The training split on a device, with the augmentation that is asked for."""
-        augmentation = build_augmentation(self.config.data.augment, self.config.seed, self.facts.input_shape)
-        return Samples(inputs, self.facts, device, augmentation)
+        return Samples(inputs, self.facts, device, self.augmentation())
+
+    def augmentation(self) -> Augmentation | None:
+        """What training images go through; None where they are taken as they are.
+
+        Raises:
+            UserError: it needs images, and the samples are none.
+        """
+        samples, shape = self.facts.samples["train"], self.facts.input_shape
+        return build_augmentation(self.config.data.augment, self.config.seed, samples, shape)
 
     def block_network(self, block: int) -> torch.nn.Module:
         """Block's untrained network on the CPU, its weights a function of (seed, block)."""

@@ -1,0 +1,58 @@
+"""Data larger than the object stores of a cluster: mapped from files, and the bits of a run that holds it in memory."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from noprop_dist.configuration.layers import load_config
+from noprop_dist.configuration.settings import DataSettings
+from noprop_dist.data.load import load_data
+from noprop_dist.data.packed import pack
+from noprop_dist.distributed.loopback import loopback_cluster
+from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.training.preparation import prepare
+from noprop_dist.training.sequential import train_sequentially
+
+STORE_BYTES = 80 * 2**20
+SETTINGS = [
+    *("blocks.count=3", "blocks.network={kind: mlp, width: 8, depth: 1}", "data.augment={crop_padding: 2, flip: true}"),
+    *("training.max_steps=700", "checkpoint.every_steps=700", "metrics.port=null", "engine.device=cpu"),
+]
+"""Somewhat more than an epoch."""
+
+
+def write_npz(file):
+    """Images of 3 KiB, three object stores full of them."""
+    random, samples = np.random.default_rng(0), 92_000
+    x, y = random.integers(0, 256, (samples, 3, 32, 32), np.uint8), random.integers(0, 10, samples)
+    np.savez(file, x_train=x, y_train=y, x_test=x[:500], y_test=y[:500])
+
+
+def fingerprints(directory):
+    return [stage["sha256"] for stage in directory.checkpoints.manifest()["stages"]]
+
+
+@pytest.mark.slow
+def test_a_data_set_three_times_the_object_store_trains_to_the_same_bits(tmp_path):
+    write_npz(tmp_path / "large.npz")
+    source = DataSettings(name="npz", root=str(tmp_path / "large.npz"))
+    pack(lambda keep: load_data(source, keep), tmp_path / "packed", lambda *_: None)
+
+    resident = RunDirectory(str(tmp_path / "resident"))
+    config = load_config(None, None, [*SETTINGS, f"data={{name: npz, root: {source.root}}}", "engine.kind=sequential"])
+    setup, data = prepare(config)
+    assert data.train.inputs.nbytes > 3 * STORE_BYTES
+    resident.create(config, setup.facts)
+    train_sequentially(setup, data, resident, lambda _: None)
+
+    run = tmp_path / "streamed"
+    streamed = [*SETTINGS, f"data={{name: packed, root: {tmp_path / 'packed'}}}"]
+    given = [word for each in streamed for word in ("--set", each)]
+    with loopback_cluster(2, store_bytes=STORE_BYTES) as cluster:
+        command = [sys.executable, "-m", "noprop_dist", "train", *given, "--run-dir", str(run)]
+        subprocess.run([*command, "--address", cluster.address], check=True, timeout=200)
+    assert fingerprints(RunDirectory(str(run))) == fingerprints(resident)
+    workers = {r["worker"] for r in RunDirectory(str(run)).metrics() if r["kind"] == "worker"}
+    assert {"block worker 1", "block worker 2"} <= workers
