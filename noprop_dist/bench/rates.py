@@ -12,7 +12,7 @@ from typing import Any
 
 from noprop_dist.configuration.settings import RunConfig
 from noprop_dist.distributed.driver import train_on_ray
-from noprop_dist.distributed.placement import Resources, place
+from noprop_dist.distributed.placement import Resources, place_run
 from noprop_dist.storage.checkpoint_files import Record
 from noprop_dist.storage.run_directory import RunDirectory
 
@@ -73,5 +73,5 @@ def busy_seconds(rounds: Sequence[Record]) -> float:
 
 def parts(config: RunConfig, workers: int) -> list[tuple[int, ...]]:
     """The blocks of each worker."""
-    placement = place(config.blocks.trained(), config.engine, Resources(workers, 0))
+    placement = place_run(config, Resources(workers, 0))
     return [worker.blocks for worker in placement.workers]

@@ -10,7 +10,7 @@ from noprop_dist.configuration.settings import RunConfig
 from noprop_dist.data.dataset import DataSet
 from noprop_dist.data.inputs import MappedInputs
 from noprop_dist.distributed.cluster import cluster_resources, is_remote, ray_session
-from noprop_dist.distributed.placement import Placement, Resources, WorkerPlace, place
+from noprop_dist.distributed.placement import Placement, Resources, WorkerPlace, place_run
 from noprop_dist.distributed.sampling import Drawing, who_draws
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.footprint import Footprint, block_footprint
@@ -32,7 +32,7 @@ def show_plan(config: RunConfig, run_dir: str | None) -> None:
         total = sum(print_.state for print_ in footprints.values())
         console.print(f"memory: {_mib(total)} for weights, gradients and optimisers")
         return
-    placement = place(config.blocks.trained(), config.engine, _resources(config))
+    placement = place_run(config, _resources(config))
     console.print(f"engine: Ray, {placement.reason}")
     console.print(_worker_table(placement, footprints))
     console.print(

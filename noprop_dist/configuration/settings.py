@@ -123,6 +123,9 @@ class TrainingSettings(Settings):
     epochs: Positive = Field(40, description="passes over the training set")
     max_steps: Positive | None = Field(None, description="steps of every block; where given, epochs is not used")
     batch_size: int = Field(128, ge=2)
+    replicas_per_block: Positive = Field(
+        1, description="processes that train each block together, each on its share of every batch"
+    )
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-3, ge=0)
@@ -171,6 +174,21 @@ class RunConfig(Settings):
             raise ValueError("blocks.training is not allowed with method=backprop, which has one optimiser for all")
         if self.method == "backprop" and self.engine.kind == "sequential":
             raise ValueError("engine.kind=sequential is not allowed with method=backprop, which Ray Train runs")
+        return self
+
+    @model_validator(mode="after")
+    def _replicas_share_batches_evenly(self) -> "RunConfig":
+        replicas, batch_size = self.training.replicas_per_block, self.training.batch_size
+        if batch_size % replicas or batch_size // replicas < 2:
+            raise ValueError(
+                f"training.replicas_per_block={replicas} must divide training.batch_size={batch_size}, "
+                "into shares of at least 2"
+            )
+        if replicas > 1 and (self.engine.kind == "sequential" or self.method == "backprop"):
+            raise ValueError(
+                f"training.replicas_per_block={replicas} needs engine.kind=ray and method=noprop; the baseline has "
+                "engine.workers for its processes"
+            )
         return self
 
     @model_validator(mode="after")

@@ -15,7 +15,7 @@ from noprop_dist.distributed.cluster import cluster_resources
 from noprop_dist.distributed.dispatcher import Dispatcher
 from noprop_dist.distributed.fleet import Fleet
 from noprop_dist.distributed.messages import RunOutcome
-from noprop_dist.distributed.placement import Placement, place
+from noprop_dist.distributed.placement import Placement, place_run
 from noprop_dist.distributed.recruiter import Recruiter
 from noprop_dist.distributed.sampling import who_draws
 from noprop_dist.distributed.snapshot_keeper import SnapshotKeeper
@@ -92,7 +92,7 @@ class Coordinator:
         try:
             log.news(*warnings)
             log.event("worker", worker="coordinator", incarnation=1, **asdict(worker_facts(torch.device("cpu"))))
-            placement = place(setup.config.blocks.trained(), engine, cluster_resources())
+            placement = place_run(setup.config, cluster_resources())
             drawing = who_draws(setup, placement)
             served = f"; metrics at {exporter.address}" if exporter else ""
             log.news(f"{placement.reason}; {drawing.reason}{served}")

@@ -1,7 +1,7 @@
 """What each process of a Ray Train group does: the back-propagation baseline, data-parallel."""
 
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ from noprop_dist.storage.snapshot_files import OPTIMIZER, WEIGHTS, from_files, t
 from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.checkpoint_evaluation import evaluate_checkpoint
 from noprop_dist.training.device import start_computing
-from noprop_dist.training.end_to_end import Share
 from noprop_dist.training.finite import NonFiniteError
 from noprop_dist.training.progress import RoundReport
+from noprop_dist.training.replicas import ALONE, ReplicaGroup
 from noprop_dist.training.rounds import train_round
 from noprop_dist.training.run_log import RunLog
 from noprop_dist.training.run_plan import NETWORK, NETWORK_STAGE
@@ -52,27 +52,27 @@ def train_end_to_end(config: dict[str, EndToEndJob]) -> None:
         config: the job under `job`, for Ray Train passes on nothing but a dict.
     """
     job, context = config["job"], ray.train.get_context()
-    setup, share = job.setup, Share(context.get_world_rank(), context.get_world_size())
+    setup, size = job.setup, context.get_world_size()
+    group = ReplicaGroup(context.get_world_rank(), size) if size > 1 else ALONE
     engine, split = setup.config.engine, ray.get(job.train)
     device = start_computing(engine.device, engine.threads_per_worker)
     samples = setup.training_samples(split.inputs, device)
-    trainer = setup.end_to_end_trainer(samples, device, share, ray.train.torch.prepare_model)
+    trainer = setup.end_to_end_trainer(samples, device, group, ray.train.torch.prepare_model)
     last = ray.train.get_checkpoint()
     if last is not None:
         trainer.restore(_read(last))
     done = trainer.snapshot().step
-    records = _Records(job, device, done) if share.rank == 0 else None
+    records = _Records(job, device, done) if group.rank == 0 else None
     stream, queue = setup.batch_stream(split.labels), StageQueue(setup.snapshot_steps, engine.round_steps, 1, done)
     while (work := queue.next_round(unsaved_snapshots=0)) is not None:
         try:
-            report = train_round(trainer, stream.round(RoundKey(NETWORK_STAGE, *work)))
+            report = train_round(trainer, group.share(stream.round(RoundKey(NETWORK_STAGE, *work))))
             snapshot = trainer.snapshot() if queue.at_snapshot else None
         except NonFiniteError as error:  # gradients are averaged: all processes come here at the same step
             if records is not None:
                 records.failed(error)
             return  # after an exception Ray Train would only try the same again
         assert report is not None
-        report = _mean_of_all(report, share)
         if records is not None:
             records.add(report, snapshot)
         if snapshot is not None:
@@ -112,16 +112,6 @@ class _Records:
         """It cannot go on."""
         self._log.event("failure", stage=NETWORK, step=error.step, cause=str(error))
         self._log.flush()
-
-
-def _mean_of_all(report: RoundReport, share: Share) -> RoundReport:
-    """A report whose losses are those of whole batches; gradients are averaged already."""
-    if share.processes == 1:
-        return report
-    values = torch.tensor([report.loss, report.error], dtype=torch.float64)
-    torch.distributed.all_reduce(values)
-    loss, error = (values / share.processes).tolist()
-    return replace(report, loss=loss, error=error)
 
 
 def _report(report: RoundReport, snapshot: Snapshot | None) -> None:

@@ -6,7 +6,7 @@ and goes out again where a block begins its work on another worker.
 """
 
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from noprop_dist.training.checkpoint_evaluation import CheckpointEvaluation
 
@@ -20,12 +20,18 @@ class WorkerFacts:
         node_id: Ray's, of the node that it runs on.
         pid: of the actor's process.
         device: that it computes on.
+        replica_pids: of the other processes of its group, where a block has several.
     """
 
     host: str
     node_id: str
     pid: int
     device: str
+    replica_pids: tuple[int, ...] = ()
+
+    def with_replicas(self, pids: tuple[int, ...]) -> "WorkerFacts":
+        """The facts of a group's leader."""
+        return replace(self, replica_pids=pids)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from itertools import pairwise
 from math import ceil
 
 from noprop_dist.configuration.operation import EngineSettings
+from noprop_dist.configuration.settings import RunConfig
 from noprop_dist.errors import UserError
 
 GPU_SHARE_OF_BLOCKS = 0.9
@@ -50,8 +51,14 @@ class Placement:
         return self.side_gpus > 0
 
 
-def place(blocks: tuple[int, ...], engine: EngineSettings, resources: Resources) -> Placement:
+def place(blocks: tuple[int, ...], engine: EngineSettings, resources: Resources, replicas: int = 1) -> Placement:
     """One worker per block where there is a GPU or core for each, else several blocks to a worker.
+
+    Args:
+        blocks: that are trained.
+        engine: settings.
+        resources: of the cluster.
+        replicas: processes of each worker; what a `WorkerPlace` asks for is for each of them.
 
     Raises:
         UserError: GPUs are asked for and there are none.
@@ -61,17 +68,28 @@ def place(blocks: tuple[int, ...], engine: EngineSettings, resources: Resources)
         raise UserError("engine.device=cuda: there is no GPU here; use engine.device=cpu or auto")
     threads = engine.threads_per_worker
     slots = room(engine, resources)
-    wanted = slots if engine.workers == "auto" else engine.workers
+    wanted = max(1, slots // replicas) if engine.workers == "auto" else engine.workers
     workers = min(wanted, len(blocks))
-    crowd = ceil(workers / slots)
+    processes = workers * replicas
+    crowd = ceil(processes / slots)
     unit = "GPU" if on_gpu else f"group of {threads} cores" if threads > 1 else "core"
-    cpus = min(float(threads), resources.cpus / workers) if on_gpu else threads / crowd
+    cpus = min(float(threads), resources.cpus / processes) if on_gpu else threads / crowd
     gpus = GPU_SHARE_OF_BLOCKS / crowd if on_gpu else 0.0
-    reason = f"{len(blocks)} block(s) on {workers} worker(s): {slots} {unit}{'s' if slots > 1 else ''} available" + (
-        f", each shared by {crowd} workers" if crowd > 1 else ""
-    )
+    each = f" of {replicas} replicas" if replicas > 1 else ""
+    shared = f", each shared by {crowd} processes" if crowd > 1 else ""
+    plural = "s" if slots > 1 else ""
+    reason = f"{len(blocks)} block(s) on {workers} worker(s){each}: {slots} {unit}{plural} available{shared}"
     places = (WorkerPlace(part, ray_share(cpus), ray_share(gpus), threads) for part in _deal(blocks, workers))
     return Placement(tuple(places), ray_share((1 - GPU_SHARE_OF_BLOCKS) / 2) if on_gpu else 0.0, reason)
+
+
+def place_run(config: RunConfig, resources: Resources) -> Placement:
+    """The placement of a run's blocks.
+
+    Raises:
+        UserError: GPUs are asked for and there are none.
+    """
+    return place(config.blocks.trained(), config.engine, resources, config.training.replicas_per_block)
 
 
 def uses_gpus(engine: EngineSettings, resources: Resources) -> bool:

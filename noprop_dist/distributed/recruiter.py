@@ -5,7 +5,7 @@ import time
 from noprop_dist.configuration.settings import RunConfig
 from noprop_dist.distributed.cluster import cluster_resources
 from noprop_dist.distributed.fleet import Fleet
-from noprop_dist.distributed.placement import Placement, place
+from noprop_dist.distributed.placement import Placement, place_run
 from noprop_dist.distributed.workers import ActorMaker, block_worker_name
 from noprop_dist.errors import TrainingError
 
@@ -26,7 +26,7 @@ class Recruiter:
         # A run stays on the kind of device that it began on: another kind computes other bits.
         device = "cuda" if placement.on_gpu else "cpu"
         self._engine = config.engine.model_copy(update={"device": device})
-        self._blocks = config.blocks.trained()
+        self._config = config.model_copy(update={"engine": self._engine})
         self._fleet = fleet
         self._maker = maker
         self._employed = 0
@@ -48,7 +48,7 @@ class Recruiter:
         if self._engine.device == "cuda" and resources.gpus < 1:
             return []  # all GPUs are lost; the workers' names wait for them
         before = self._employed
-        placement = place(self._blocks, self._engine, resources)
+        placement = place_run(self._config, resources)
         self._employ(placement)
         return [f"the cluster has grown: {placement.reason}"] if self._employed > before else []
 

@@ -12,11 +12,12 @@ from noprop_dist.distributed.messages import StageFailure, WorkerFacts
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.training.batch_stream import BatchStream, Round, RoundKey
 from noprop_dist.training.progress import RoundReport
+from noprop_dist.training.replicas import GroupLostError
 from noprop_dist.training.rounds import train_round
 from noprop_dist.training.setup import RunSetup
 
 Result = TypeVar("Result")
-DEVICE_ERRORS = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
+WORKER_ERRORS = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError), GroupLostError)
 """These end the worker, and a new one tries again. Any other error would come again: same batches, same bits."""
 
 
@@ -50,7 +51,7 @@ class StageWorker:
             trainer = self._build(stage)
             if snapshot is not None:
                 trainer.restore(snapshot)
-        except DEVICE_ERRORS:
+        except WORKER_ERRORS:
             raise
         except Exception as error:  # whatever a network may raise belongs to this stage alone
             return StageFailure.of(stage, 0 if snapshot is None else snapshot.step, error)
@@ -66,13 +67,13 @@ class StageWorker:
 
         def do(trainer: Any) -> RoundReport | None:
             drawn = self._stream.round(work) if isinstance(work, RoundKey) else work
-            self.begin(drawn)
-            return train_round(trainer, drawn, lambda: self._stopped)
+            return train_round(trainer, self.begin(drawn), lambda: self._stopped)
 
         return self._attempt(work.stage, work.first_step, do)
 
-    def begin(self, work: Round) -> None:
-        """Told of every round before its first step."""
+    def begin(self, work: Round) -> Round:
+        """What this worker is to do of a round."""
+        return work
 
     def snapshot(self, stage: int) -> Snapshot | StageFailure | None:
         """A stage's state after the rounds that arrived before; a failure where its weights are not finite."""
@@ -88,7 +89,7 @@ class StageWorker:
             return None
         try:
             return do(trainer)
-        except DEVICE_ERRORS:
+        except WORKER_ERRORS:
             raise
         except Exception as error:
             del self._trainers[stage]

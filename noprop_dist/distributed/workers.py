@@ -11,6 +11,7 @@ from noprop_dist.distributed.classifier_worker import ClassifierWorker
 from noprop_dist.distributed.evaluator import Evaluator
 from noprop_dist.distributed.fleet import BLOCK_WORKER, ActorHandle
 from noprop_dist.distributed.placement import Placement
+from noprop_dist.distributed.replica_worker import BlockGroup
 from noprop_dist.training.setup import RunSetup
 
 ONCE = {"max_restarts": 0, "max_task_retries": 0}
@@ -51,8 +52,11 @@ class ActorMaker:
         self._side = {"num_cpus": 0, "num_gpus": placement.side_gpus, **ONCE}
 
     def block_worker(self, cpus: float, gpus: float) -> Callable[[], ActorHandle]:
-        """A function that makes a block worker with so many cores and GPUs."""
+        """A function that makes a block worker whose processes have so many cores and GPUs each."""
         options = {"num_cpus": cpus, "num_gpus": gpus, "scheduling_strategy": "SPREAD", **ONCE}
+        if self._setup.config.training.replicas_per_block > 1:
+            group = ray.remote(**WITH_CONTROL, **options)(BlockGroup)
+            return lambda: group.remote(self._setup, [self._inputs, self._labels], options)
         actor = ray.remote(**WITH_CONTROL, **options)(self._block_worker)
         return lambda: actor.remote(self._setup, self._inputs, self._labels)
 

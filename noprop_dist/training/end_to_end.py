@@ -1,7 +1,5 @@
 """One step of the back-propagation baseline, and the batches that it takes."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import nn
 
@@ -11,21 +9,9 @@ from noprop_dist.random_streams import Purpose, stream_seed
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.training.batch_stream import Batch
 from noprop_dist.training.optimisation import Optimisation
+from noprop_dist.training.replicas import OneReplica
 from noprop_dist.training.shared_embedding import EmbeddingReplica
 from noprop_dist.training.trainers import StepLosses, expect_step, seed_dropout
-
-
-@dataclass(frozen=True)
-class Share:
-    """Which part of every batch a process has: every so many samples one.
-
-    Attributes:
-        rank: 0-based.
-        processes: that train one network together.
-    """
-
-    rank: int = 0
-    processes: int = 1
 
 
 class EndToEndTrainer:
@@ -35,17 +21,17 @@ class EndToEndTrainer:
         network: (x, z_0) → scores; averages its gradients over all processes.
         optimisation: of the network's parameters.
         samples: of the training split, on the network's device.
-        share: of this process.
+        group: of the processes that train the network together, each its share of every batch.
         seed: of the run; z_0 at a step is keyed by it for the whole batch, dropout for each process.
     """
 
     def __init__(
-        self, network: nn.Module, optimisation: Optimisation, samples: Samples, share: Share, seed: int
+        self, network: nn.Module, optimisation: Optimisation, samples: Samples, group: OneReplica, seed: int
     ) -> None:
         self._network = network.train()
         self._optimisation = optimisation
         self._samples = samples
-        self._share = share
+        self.group = group
         self._seed = seed
         self.embedding = EmbeddingReplica(torch.empty(0), is_learned=False)
 
@@ -57,11 +43,10 @@ class EndToEndTrainer:
     def step(self, batch: Batch) -> StepLosses:
         """One optimiser step on this process's share of the batch of exactly the next step."""
         expect_step(self._optimisation, batch.step)
-        mine = slice(self._share.rank, None, self._share.processes)
-        x = self._samples.batch(batch.indices[mine], batch.epoch)
-        z_0 = torch.tensor(batch.z[mine], device=x.device)
-        labels = torch.tensor(batch.labels[mine], dtype=torch.int64, device=x.device)
-        seed_dropout(x.device, stream_seed(self._seed, Purpose.DROPOUT, self._share.rank, step=batch.step))
+        x = self._samples.batch(batch.indices, batch.epoch)
+        z_0 = torch.tensor(batch.z, device=x.device)
+        labels = torch.tensor(batch.labels, dtype=torch.int64, device=x.device)
+        seed_dropout(x.device, stream_seed(self._seed, Purpose.DROPOUT, self.group.rank, step=batch.step))
         loss = classifier_loss(self._network(x, z_0), labels)
         norm = self._optimisation.step(loss)
         return StepLosses(loss.detach(), loss.detach(), norm)

@@ -1,7 +1,7 @@
 """Optimiser and learning-rate schedule of one stage, and one optimiser step."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -35,6 +35,7 @@ class Optimisation:
         learning_rate: in place of the one in `settings`, which is the blocks'.
         total_steps: optimiser steps of the run, for schedules that need it.
         own_rates: learning rates of single submodules, by name, in place of `learning_rate`.
+        average_: puts the mean over replicas in the place of gradients.
     """
 
     def __init__(
@@ -45,10 +46,12 @@ class Optimisation:
         learning_rate: float,
         total_steps: int,
         own_rates: Mapping[str, float] = MappingProxyType({}),
+        average_: Callable[[Sequence[Tensor]], None] = lambda _: None,
     ) -> None:
         self.stage = stage
         self.module = module
         self.steps_done = 0
+        self._average_ = average_
         self._learning_rate = learning_rate
         self._weight_decay = settings.weight_decay
         self._gradient_clip = settings.gradient_clip
@@ -68,6 +71,7 @@ class Optimisation:
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+        self._average_(gradients)
         norm = nn.utils.get_total_norm(gradients)
         if self._gradient_clip is not None:
             nn.utils.clip_grads_with_norm_(self.module.parameters(), self._gradient_clip, norm)

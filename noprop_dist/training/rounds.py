@@ -38,11 +38,14 @@ def train_round(trainer: StageTrainer, work: Round, stopped: Callable[[], bool] 
     if not losses:
         return None
     values = torch.stack([torch.stack([each.loss, each.error, each.gradient_norm]) for each in losses])
+    values = trainer.group.mean(values) if trainer.group.size > 1 else values
     loss, error, gradient_norm = values.mean(dim=0).tolist()
     if not math.isfinite(loss + error + gradient_norm):
         check_losses(work.first_step, values.tolist())
     seconds = time.perf_counter() - started
     gathered = trainer.embedding.gathered()
+    if gathered is not None and trainer.group.size > 1:
+        gathered = trainer.group.mean(torch.from_numpy(gathered).to(values.device)).cpu().numpy()
     return RoundReport(
         work.stage,
         work.first_step,

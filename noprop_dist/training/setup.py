@@ -25,8 +25,10 @@ from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import Snapshot, to_tensors
 from noprop_dist.training.batch_stream import BatchStream
 from noprop_dist.training.embedding_exchange import EmbeddingExchange
-from noprop_dist.training.end_to_end import EndToEndTrainer, Share
+from noprop_dist.training.end_to_end import EndToEndTrainer
+from noprop_dist.training.group_batch_norm import normalise_over_group
 from noprop_dist.training.optimisation import Optimisation
+from noprop_dist.training.replicas import ALONE, OneReplica
 from noprop_dist.training.run_plan import NETWORK_STAGE, RunPlan
 from noprop_dist.training.shared_embedding import EmbeddingReplica, EmbeddingTable, EmbeddingTrainer
 from noprop_dist.training.trainers import BlockTrainer, ClassifierTrainer
@@ -97,18 +99,22 @@ class RunSetup(RunPlan):
             torch.default_generator.manual_seed(seed)
             return LinearClassifier(d, m) if settings.kind == "linear" else RadialClassifier(d, m, settings.sigma)
 
-    def block_trainer(self, block: int, samples: Samples, device: torch.device) -> BlockTrainer:
-        """The trainer of one block at step 0, on samples that lie on the same device."""
+    def block_trainer(
+        self, block: int, samples: Samples, device: torch.device, group: OneReplica = ALONE
+    ) -> BlockTrainer:
+        """The trainer of one block (of one replica of it) at step 0, on samples that lie on the same device."""
         training = self.config.training_of(block)
         network = self.block_network(block).to(device)
+        network = normalise_over_group(network, group) if group.size > 1 else network
         return BlockTrainer(
             network,
-            Optimisation(block, network, training, training.learning_rate, self.total_steps),
+            Optimisation(block, network, training, training.learning_rate, self.total_steps, average_=group.average_),
             samples,
             self._replica(device),
             self.schedule.alpha_bar[block - 1],
             denoising_weight(self.schedule, block, self.config.objective.eta),
             self.config.seed,
+            group,
         )
 
     def classifier_trainer(self, device: torch.device) -> ClassifierTrainer:
@@ -133,14 +139,18 @@ class RunSetup(RunPlan):
         return EndToEndNetwork(blocks, self.classifier(), embedding, self.config.embedding.is_learned)
 
     def end_to_end_trainer(
-        self, samples: Samples, device: torch.device, share: Share, wrap: Callable[[torch.nn.Module], torch.nn.Module]
+        self,
+        samples: Samples,
+        device: torch.device,
+        group: OneReplica,
+        wrap: Callable[[torch.nn.Module], torch.nn.Module],
     ) -> EndToEndTrainer:
         """The trainer of one process's share of every batch of the baseline, at step 0.
 
         Args:
             samples: of the training split, on the device.
             device: that it computes on.
-            share: of this process.
+            group: of the processes.
             wrap: makes a module whose gradients are averaged over all processes.
         """
         network, training = self.end_to_end_network(self.embedding).to(device), self.config.training
@@ -148,7 +158,7 @@ class RunSetup(RunPlan):
         optimisation = Optimisation(
             NETWORK_STAGE, network, training, training.learning_rate, self.total_steps, own_rates
         )
-        return EndToEndTrainer(wrap(network), optimisation, samples, share, self.config.seed)
+        return EndToEndTrainer(wrap(network), optimisation, samples, group, self.config.seed)
 
     def embedding_trainer(self) -> EmbeddingTrainer:
         """The trainer of a learned W_embed at step 0."""

@@ -14,6 +14,7 @@ from noprop_dist.random_streams import Purpose, stream_seed
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.training.batch_stream import Batch
 from noprop_dist.training.optimisation import Optimisation
+from noprop_dist.training.replicas import ALONE, OneReplica
 from noprop_dist.training.shared_embedding import EmbeddingReplica
 
 
@@ -36,6 +37,7 @@ class StageTrainer(Protocol):
     """What blocks and classifier have in common: one stage, its steps, and its state."""
 
     embedding: EmbeddingReplica
+    group: OneReplica
 
     @property
     def stage(self) -> int:
@@ -61,7 +63,8 @@ class BlockTrainer:
         embedding: its copy of W_embed, on the network's device.
         alpha_bar: ᾱ_{t-1}, the noise level of its input.
         weight: (T/2) η (SNR(t) − SNR(t−1)).
-        seed: of the run; dropout at a step is keyed by (seed, block, step).
+        seed: of the run; dropout at a step is keyed by (seed, block, step, rank in the group).
+        group: of the replicas, of which this is one.
     """
 
     def __init__(
@@ -73,8 +76,10 @@ class BlockTrainer:
         alpha_bar: float,
         weight: float,
         seed: int,
+        group: OneReplica = ALONE,
     ) -> None:
         self._network = network.train()
+        self.group = group
         self._optimisation = optimisation
         self._samples = samples
         self.embedding = embedding
@@ -95,7 +100,7 @@ class BlockTrainer:
         z, labels = _to_device(batch, W.device)
         u_y = W[labels]
         z = as_function_of_embedding(z, u_y, self._alpha_bar) if learned else z
-        seed_dropout(W.device, stream_seed(self._seed, Purpose.DROPOUT, self.stage, step=batch.step))
+        seed_dropout(W.device, stream_seed(self._seed, Purpose.DROPOUT, self.stage, self.group.rank, batch.step))
         u_hat = predict_embedding(self._network(x, z), W)
         error = squared_error(u_hat, u_y)
         loss = self._weight * error
@@ -128,6 +133,7 @@ class ClassifierTrainer:
         self, classifier: nn.Module, optimisation: Optimisation, embedding: EmbeddingReplica, schedule: Schedule
     ) -> None:
         self._classifier = classifier.train()
+        self.group = ALONE
         self._optimisation = optimisation
         self.embedding = embedding
         self._schedule = schedule

@@ -13,8 +13,8 @@ from noprop_dist.configuration.layers import load_config
 from noprop_dist.distributed.end_to_end_coordinator import RAY_TRAIN_FOLDER, EndToEndCoordinator
 from noprop_dist.errors import TrainingError
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.training.end_to_end import Share
 from noprop_dist.training.preparation import prepare
+from noprop_dist.training.replicas import ALONE
 
 pytestmark = [pytest.mark.slow]
 
@@ -34,7 +34,7 @@ def test_one_process_has_the_bits_of_a_plain_loop(ray_here, tmp_path):
     setup, data = prepare(config)
     cpu = torch.device("cpu")
     samples, batches = setup.training_samples(data.train.inputs, cpu), setup.batch_stream(data.train.labels)
-    trainer = setup.end_to_end_trainer(samples, cpu, Share(), lambda module: module)
+    trainer = setup.end_to_end_trainer(samples, cpu, ALONE, lambda module: module)
     for step in range(24):
         trainer.step(batches.batch(1, step))
     assert fingerprint(tmp_path / "run") == trainer.snapshot().fingerprint()

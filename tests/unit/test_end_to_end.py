@@ -11,14 +11,14 @@ from noprop_dist.distributed.placement import Resources
 from noprop_dist.errors import UserError
 from noprop_dist.inference.end_to_end import end_to_end_chain
 from noprop_dist.random_streams import Purpose, stream
-from noprop_dist.training.end_to_end import Share
 from noprop_dist.training.preparation import prepare
+from noprop_dist.training.replicas import ALONE
 
 CPU = torch.device("cpu")
 
 
-def trainer_of(setup, data, share=Share()):  # noqa: B008
-    return setup.end_to_end_trainer(setup.training_samples(data.train.inputs, CPU), CPU, share, lambda module: module)
+def trainer_of(setup, data, group=ALONE):
+    return setup.end_to_end_trainer(setup.training_samples(data.train.inputs, CPU), CPU, group, lambda module: module)
 
 
 def test_the_chain_is_that_of_the_paper():
