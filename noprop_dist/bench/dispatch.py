@@ -8,8 +8,9 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-from noprop_dist.bench.idle_run import idle_rate
+from noprop_dist.bench.idle_run import idle_records
 from noprop_dist.bench.idle_workers import NoopWorker
+from noprop_dist.bench.rates import block_rate
 from noprop_dist.distributed.cluster import ray_session
 
 BLOCKS = (10, 50, 100, 200)
@@ -33,7 +34,8 @@ def bench_dispatch(
     with ray_session(None):
         for turn in range(repeats):
             for blocks, measured in rates.items():
-                measured.append(idle_rate(blocks, round_steps * (rounds // blocks), workers, NoopWorker, settings))
+                records = idle_records(blocks, round_steps * (rounds // blocks), workers, NoopWorker, settings)
+                measured.append(block_rate(records, [tuple(range(1, blocks + 1))]))  # as one: it is the coordinator's
                 say(f"turn {turn + 1} of {repeats}, {blocks} blocks: {measured[-1]:,.0f} block-steps/s")
     return [_row(blocks, measured, round_steps) for blocks, measured in rates.items()]
 

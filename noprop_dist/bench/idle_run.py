@@ -5,21 +5,23 @@ from collections.abc import Sequence
 from functools import partial
 
 from noprop_dist.bench.idle_workers import NoopWorker
-from noprop_dist.bench.rates import block_rate, parts
 from noprop_dist.configuration.layers import load_config
 from noprop_dist.distributed.coordinator import Coordinator
 from noprop_dist.distributed.workers import ActorMaker
+from noprop_dist.storage.checkpoint_files import Record
 from noprop_dist.storage.run_directory import RunDirectory
 
 
-def idle_rate(blocks: int, steps: int, workers: int, worker: type[NoopWorker], settings: Sequence[str] = ()) -> float:
-    """Block-steps per second of a run of digits whose workers are idle.
+def idle_records(
+    blocks: int, steps: int, workers: int, worker: type[NoopWorker], settings: Sequence[str] = ()
+) -> list[Record]:
+    """What a run of digits whose workers are idle wrote down.
 
     Args:
         blocks: T.
         steps: of each.
         workers: processes that hold blocks.
-        worker: their class, and that of the classifier worker.
+        worker: their class.
         settings: further ones.
     """
     fixed = [
@@ -32,4 +34,4 @@ def idle_rate(blocks: int, steps: int, workers: int, worker: type[NoopWorker], s
     actors = partial(ActorMaker, block_worker=worker, classifier_worker=NoopWorker)
     with tempfile.TemporaryDirectory(prefix="noprop-dist-bench-") as folder:
         Coordinator(config, f"{folder}/run", actors=actors).run()
-        return block_rate(RunDirectory(f"{folder}/run").metrics(), parts(config, workers))
+        return RunDirectory(f"{folder}/run").metrics()

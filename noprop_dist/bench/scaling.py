@@ -8,9 +8,9 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from noprop_dist.bench.idle_run import idle_rate
+from noprop_dist.bench.idle_run import idle_records
 from noprop_dist.bench.idle_workers import SleepingWorker
-from noprop_dist.bench.rates import ray_rate
+from noprop_dist.bench.rates import block_rate, ray_rate
 from noprop_dist.configuration.layers import load_config
 from noprop_dist.configuration.operation import EngineSettings
 from noprop_dist.distributed.cluster import cluster_resources, ray_session
@@ -68,7 +68,8 @@ def _real_rate(preset: str, settings: Sequence[str], steps: int, workers: int) -
 
 def _sleeping_rate(workers: int) -> float:
     seconds = START_SECONDS * workers + TOGETHER_SECONDS
-    return idle_rate(workers, int(seconds / SleepingWorker.step_seconds), workers, SleepingWorker)
+    records = idle_records(workers, int(seconds / SleepingWorker.step_seconds), workers, SleepingWorker)
+    return block_rate(records, [(block,) for block in range(1, workers + 1)])
 
 
 def _row(kind: str, workers: int, rates: list[float], ideal: float) -> dict[str, Any]:

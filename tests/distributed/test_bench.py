@@ -5,10 +5,12 @@ import json
 import pytest
 
 from noprop_dist.bench.accuracy import until
+from noprop_dist.bench.idle_workers import NoopWorker, SleepingWorker
 from noprop_dist.bench.rates import RoundTime, rate
 from noprop_dist.bench.snapshots import SnapshotCost
 from noprop_dist.bench.straggler import MemorySample, summary
 from noprop_dist.cli.app import main
+from noprop_dist.training.batch_stream import RoundKey
 
 
 def run_bench(capsys, *arguments):
@@ -52,6 +54,19 @@ def test_seconds_to_an_accuracy_end_when_the_last_stage_has_come_to_the_step():
     records = [*rounds, measured(10, 0.5), measured(20, 0.98), measured(30, 0.97)]
     assert until(0.98, records) == (4.0, 20, 0.97)
     assert until(0.99, records) == (None, None, 0.97)
+
+
+def test_idle_workers_answer_as_workers_do_and_take_their_time():
+    worker = SleepingWorker("setup", "inputs", "labels")
+    worker.hold(3, None)
+    report = worker.train(RoundKey(3, 0, 2))
+    assert (report.stage, report.steps_done) == (3, 2)
+    assert report.seconds >= 2 * worker.step_seconds
+    assert worker.snapshot(3).step == 2
+    assert worker.facts().device == "cpu"
+    worker.stop()
+    worker.release(3)
+    assert NoopWorker.step_seconds == 0
 
 
 @pytest.mark.slow

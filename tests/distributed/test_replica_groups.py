@@ -7,10 +7,16 @@ import time
 
 import numpy as np
 import pytest
+import ray
+import torch
 
 from noprop_dist.configuration.layers import load_config
+from noprop_dist.distributed.replica_worker import BlockGroup
 from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.preparation import prepare
+from noprop_dist.training.progress import RoundReport
+from noprop_dist.training.replicas import GroupLostError
 from noprop_dist.training.sequential import train_sequentially
 
 pytestmark = [pytest.mark.usefixtures("ray_here"), pytest.mark.slow]
@@ -80,3 +86,25 @@ def test_a_group_that_loses_a_process_is_formed_again_and_ends_with_the_same_bit
     assert killed
     assert [r["worker"] for r in lost] == ["block worker 1"]
     assert fingerprints(tmp_path / "run") == fingerprints(undisturbed)
+
+
+def test_a_leader_answers_for_its_group_as_a_worker_does(ray_here):
+    """In the test's own process, where it can be seen."""
+    setup, data = prepare(load_config("digits", None, [*DIGITS, REPLICAS]))
+    leader = BlockGroup(setup, [ray.put(data.train.inputs), ray.put(data.train.labels)], {"num_cpus": 0})
+    try:
+        assert len(leader.facts().replica_pids) == 1
+        assert leader.hold(1, None) is None
+        report = leader.train(RoundKey(1, 0, 3))
+        assert isinstance(report, RoundReport)
+        snapshot = leader.snapshot(1)
+        assert leader.hold(1, snapshot) is None
+        assert isinstance(leader.train(RoundKey(1, 3, 2)), RoundReport)
+        leader.stop()
+        assert leader.train(RoundKey(1, 5, 2)) is None
+        leader.release(1)
+        ray.kill(leader._others[0])
+        with pytest.raises(GroupLostError, match="a replica was lost"):
+            leader.hold(1, None)
+    finally:
+        torch.distributed.destroy_process_group()
