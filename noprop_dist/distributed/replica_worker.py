@@ -38,9 +38,7 @@ class Replica(BlockWorker):
     """
 
     def __init__(self, setup: RunSetup, inputs: Inputs, labels: Labels, rank: int) -> None:
-        self._size = setup.config.training.replicas_per_block
-        self._rank = rank
-        super().__init__(setup, inputs, labels, ReplicaGroup(rank, self._size))
+        super().__init__(setup, inputs, labels, ReplicaGroup(rank, setup.config.training.replicas_per_block))
 
     def join(self, host: str, port: int) -> None:
         """Form the group with the others, whose leader listens there.
@@ -49,15 +47,15 @@ class Replica(BlockWorker):
             RuntimeError: not all came in time.
         """
         timeout = timedelta(seconds=self._setup.config.engine.start_timeout_seconds)
-        self._form(TCPStore(host, port, self._size, is_master=False, timeout=timeout))
+        self._form(TCPStore(host, port, self._group.size, is_master=False, timeout=timeout))
 
     def _form(self, store: TCPStore) -> None:
         engine = self._setup.config.engine
         dist.init_process_group(
             "nccl" if self._device.type == "cuda" else "gloo",
             store=store,
-            rank=self._rank,
-            world_size=self._size,
+            rank=self._group.rank,
+            world_size=self._group.size,
             timeout=timedelta(seconds=engine.stall_timeout_seconds),
         )
 
@@ -75,14 +73,14 @@ class BlockGroup(Replica):
         inputs, labels = ray.get(list(data))
         super().__init__(setup, inputs, labels, rank=0)
         actor = ray.remote(**options)(Replica)
-        self._others = [actor.remote(setup, *data, rank) for rank in range(1, self._size)]
+        self._others = [actor.remote(setup, *data, rank) for rank in range(1, self._group.size)]
         self._ended = False
 
     def facts(self) -> WorkerFacts:
         """Form the group, and say where its leader and its other processes are."""
         timeout = timedelta(seconds=self._setup.config.engine.start_timeout_seconds)
         host = ray.util.get_node_ip_address()
-        store = TCPStore(host, 0, self._size, is_master=True, timeout=timeout, wait_for_workers=False)
+        store = TCPStore(host, 0, self._group.size, is_master=True, timeout=timeout, wait_for_workers=False)
         joining = [other.join.remote(host, store.port) for other in self._others]
         self._form(store)
         self._wait(joining)

@@ -38,7 +38,7 @@ def train_round(trainer: StageTrainer, work: Round, stopped: Callable[[], bool] 
     if not losses:
         return None
     values = torch.stack([torch.stack([each.loss, each.error, each.gradient_norm]) for each in losses])
-    values = trainer.group.mean(values) if trainer.group.size > 1 else values
+    values = trainer.group.mean(values)
     loss, error, gradient_norm = values.mean(dim=0).tolist()
     if not math.isfinite(loss + error + gradient_norm):
         check_losses(work.first_step, values.tolist())
