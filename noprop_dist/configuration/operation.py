@@ -25,6 +25,13 @@ class EngineSettings(Settings):
         "auto",
         description="who draws z (auto: the workers where z is as large as an image, or on many GPUs); always the same",
     )
+    cuda_graphs: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="record a block's step on a GPU once, then replay it (auto: if it can be); same bits",
+    )
+    blocks_at_once: Positive | Literal["auto"] = Field(
+        "auto", description="blocks that a worker trains at the same time (auto: up to 8 on a GPU, 1 on a CPU)"
+    )
     blocks_per_worker: Positive | None = Field(
         None, description="most blocks that a worker holds at a time; the others wait their turn (default: no limit)"
     )

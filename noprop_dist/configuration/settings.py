@@ -13,6 +13,7 @@ from noprop_dist.configuration.operation import (
     MetricsSettings,
     Positive,
 )
+from noprop_dist.configuration.training import TrainingSettings
 from noprop_dist.diffusion.schedule import Schedule, cosine, equal_probability, linear
 
 OpenUnit = Annotated[float, Field(gt=0, lt=1)]
@@ -102,41 +103,6 @@ class ObjectiveSettings(Settings):
     eta: float = Field(0.1, gt=0, description="η, the weight of the denoising term")
 
 
-class LearningRateSchedule(Settings):
-    """How the learning rates of blocks and classifier move over the run (torch.optim.lr_scheduler)."""
-
-    kind: Literal["constant", "cosine", "step", "one-cycle"] = "constant"
-    warmup_steps: int = Field(0, ge=0, description="rise linearly over so many steps first")
-    step_size: Positive = Field(1000, description="kind step: steps between two drops")
-    gamma: float = Field(0.1, gt=0, le=1, description="kind step: factor of each drop")
-
-    @model_validator(mode="after")
-    def _one_cycle_warms_up_itself(self) -> "LearningRateSchedule":
-        if self.kind == "one-cycle" and self.warmup_steps:
-            raise ValueError("warmup_steps must be 0 for kind one-cycle, which warms up by itself")
-        return self
-
-
-class TrainingSettings(Settings):
-    """Steps, batches and the optimiser; the defaults are the paper's."""
-
-    epochs: Positive = Field(40, description="passes over the training set")
-    max_steps: Positive | None = Field(None, description="steps of every block; where given, epochs is not used")
-    batch_size: int = Field(128, ge=2)
-    replicas_per_block: Positive = Field(
-        1, description="processes that train each block together, each on its share of every batch"
-    )
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(1e-3, ge=0)
-    gradient_clip: float | None = Field(None, gt=0, description="largest gradient norm of a block (default: none)")
-    lr_schedule: LearningRateSchedule = LearningRateSchedule()
-
-    def steps(self, training_samples: int) -> int:
-        """Steps of every block; an epoch's last, incomplete batch is left out."""
-        return self.max_steps or self.epochs * (training_samples // self.batch_size)
-
-
 class RunConfig(Settings):
     """Everything that describes a run."""
 
@@ -184,10 +150,30 @@ class RunConfig(Settings):
                 f"training.replicas_per_block={replicas} must divide training.batch_size={batch_size}, "
                 "into shares of at least 2"
             )
+        if replicas > 1 and self.engine.blocks_at_once not in ("auto", 1):
+            raise ValueError(
+                f"engine.blocks_at_once={self.engine.blocks_at_once} is not allowed with training.replicas_per_block="
+                f"{replicas}, whose processes do their sums in one order"
+            )
         if replicas > 1 and (self.engine.kind == "sequential" or self.method == "backprop"):
             raise ValueError(
                 f"training.replicas_per_block={replicas} needs engine.kind=ray and method=noprop; the baseline has "
                 "engine.workers for its processes"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _steps_can_be_recorded(self) -> "RunConfig":
+        if self.engine.cuda_graphs != "always":
+            return self
+        if self.training.replicas_per_block > 1:
+            raise ValueError(
+                "engine.cuda_graphs=always is not allowed with training.replicas_per_block > 1; use auto or never"
+            )
+        if self.training.lr_schedule.kind == "one-cycle":
+            raise ValueError(
+                "engine.cuda_graphs=always is not allowed with training.lr_schedule.kind=one-cycle, which changes more "
+                "of the optimiser than its learning rate; use auto or never"
             )
         return self
 

@@ -1,5 +1,6 @@
 """Random crops and flips of training images, keyed by (seed, epoch, sample)."""
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ class Augmentation:
         self._samples = samples
         self._padding = crop_padding
         self._sides = 2 if flip else 1
-        self._changes: dict[int, NDArray[np.int16]] = {}
+        self._changes_of = lru_cache(EPOCHS_KEPT)(self._draw_changes)
 
     def __call__(self, images: Tensor, indices: NDArray[np.integer[Any]], epoch: int) -> Tensor:
         """Augment (B, C, H, W) uint8 images, the samples `indices` (B,) in `epoch`, on their device."""
@@ -47,15 +48,11 @@ class Augmentation:
         channel = torch.arange(channels, device=images.device)[None, :, None, None]
         return F.pad(images, (self._padding,) * 4)[sample, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
-    def _changes_of(self, epoch: int) -> NDArray[np.int16]:
+    def _draw_changes(self, epoch: int) -> NDArray[np.int16]:
         """(N, 3): rows and columns to crop away at the top left, and whether to mirror."""
-        if epoch not in self._changes:
-            bounds = (2 * self._padding + 1, 2 * self._padding + 1, self._sides)
-            draws = stream(self._seed, Purpose.AUGMENTATION, epoch=epoch).integers(bounds, size=(self._samples, 3))
-            self._changes[epoch] = draws.astype(np.int16)
-            for old in list(self._changes)[:-EPOCHS_KEPT]:
-                del self._changes[old]
-        return self._changes[epoch]
+        bounds = (2 * self._padding + 1, 2 * self._padding + 1, self._sides)
+        draws = stream(self._seed, Purpose.AUGMENTATION, epoch=epoch).integers(bounds, size=(self._samples, 3))
+        return draws.astype(np.int16)
 
 
 def build_augmentation(

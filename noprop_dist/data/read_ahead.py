@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from itertools import islice
 
 import numpy as np
 import torch
@@ -13,13 +13,13 @@ from torch import Tensor
 from noprop_dist.data.augmentation import Augmentation
 from noprop_dist.data.dataset import DataFacts
 from noprop_dist.data.inputs import Inputs
-from noprop_dist.data.samples import Samples
+from noprop_dist.data.samples import Indices, Samples, copied
 
 BATCHES_AHEAD = 2
 
 
 class ReadAhead(Samples):
-    """Samples that are told which batches will be asked for: the same batches, sooner.
+    """The same batches, sooner. On a GPU only host memory is read ahead; the rest is done on the step's own stream.
 
     Args:
         inputs: as for `Samples`.
@@ -33,32 +33,28 @@ class ReadAhead(Samples):
     ) -> None:
         super().__init__(inputs, facts, device, augmentation)
         self._thread = ThreadPoolExecutor(1, "read-ahead", initializer=lambda: torch.set_num_threads(1))
-        self._coming: Iterator[tuple[NDArray[np.integer[Any]], int]] = iter(())
-        self._ahead: deque[Future[Tensor]] = deque()
 
-    def expect(self, indices: NDArray[np.int32], epochs: NDArray[np.int32]) -> None:
-        """From now on these batches will be asked for, in this order; what was expected before is not any more.
+    def read(self, indices: Indices, epochs: NDArray[np.int32]) -> Iterator[Tensor]:
+        """See `Samples.read`."""
+        if self._resident is not None:
+            yield from super().read(indices, epochs)
+            return
+        on_host = self._device.type != "cuda"
+        batches = zip(indices, epochs.tolist(), strict=True)
 
-        Args:
-            indices: (K, B).
-            epochs: (K,).
-        """
-        for future in self._ahead:
-            future.cancel()
-        self._ahead.clear()
-        self._coming = iter(zip(indices, epochs.tolist(), strict=True))
-        for _ in range(BATCHES_AHEAD):
-            self._read_one_more()
+        def gather(row: Indices, epoch: int) -> Tensor:
+            gathered = self._gathered(row)
+            return self._augmented(gathered, row, epoch) if on_host else gathered
 
-    def batch(self, indices: NDArray[np.integer[Any]], epoch: int | None = None) -> Tensor:
-        """See `Samples.batch`."""
-        if not self._ahead:
-            return super().batch(indices, epoch)
-        batch = self._ahead.popleft().result()
-        self._read_one_more()
-        return batch
+        ahead: deque[tuple[Indices, int, Future[Tensor]]] = deque()
 
-    def _read_one_more(self) -> None:
-        following = next(self._coming, None)
-        if following is not None:
-            self._ahead.append(self._thread.submit(super().batch, *following))
+        def read(number: int) -> None:
+            for row, epoch in islice(batches, number):
+                ahead.append((row, epoch, self._thread.submit(gather, row, epoch)))
+
+        read(BATCHES_AHEAD)
+        while ahead:
+            row, epoch, future = ahead.popleft()
+            batch = future.result()
+            read(1)
+            yield batch if on_host else self._augmented(copied(batch, self._device), row, epoch)

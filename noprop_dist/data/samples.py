@@ -1,5 +1,6 @@
 """The samples of one split on one device, ready to be gathered into batches."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,15 @@ from noprop_dist.data.augmentation import Augmentation
 from noprop_dist.data.dataset import DataFacts
 from noprop_dist.data.inputs import Inputs
 
+Indices = NDArray[np.integer[Any]]
+
 
 class Samples:
     """Inputs that stay as they are stored; a batch of them is gathered, augmented and normalised on the device.
 
     On the CPU the array is used where it lies (an array in Ray's object store is mapped, not copied). On a GPU it is
-    copied to the device once if it fits; else batches are gathered on the CPU and copied one by one.
+    copied to the device once if it fits; else batches are gathered on the CPU and copied one by one. Blocks that are
+    trained at the same time may share one.
 
     Args:
         inputs: (N, C, H, W) uint8 or (N, …) float32.
@@ -30,31 +34,28 @@ class Samples:
     ) -> None:
         self._inputs = inputs
         self._device = device
-        self._on_device = _resident(inputs, device)
+        self._resident = _resident(inputs, device)
         self._augmentation = augmentation
         broadcast = (-1, *[1] * (len(facts.input_shape) - 1))
         self._mean = torch.tensor(facts.mean, dtype=torch.float32, device=device).reshape(broadcast)
         self._std = torch.tensor(facts.std, dtype=torch.float32, device=device).reshape(broadcast)
 
-    def batch(self, indices: NDArray[np.integer[Any]], epoch: int | None = None) -> Tensor:
-        """The normalised samples of these indices.
+    def batch(self, indices: Indices) -> Tensor:
+        """The samples of these indices (B,), normalised and not augmented: (B, …) float32 on the device."""
+        return self.normalise(next(self._stored(indices[None])))
+
+    def read(self, indices: Indices, epochs: NDArray[np.int32]) -> Iterator[Tensor]:
+        """The training batches of a round, one after another, augmented where that is asked for.
 
         Args:
-            indices: (B,).
-            epoch: of a training batch, which is augmented where that is asked for; None leaves samples as they are.
+            indices: (K, B).
+            epochs: of each batch, (K,).
 
-        Returns:
-            (B, …) float32 on the device.
+        Yields:
+            (B, …) as stored, on the device; `normalise` is left to the step.
         """
-        if self._on_device is None:
-            raw = torch.from_numpy(self._inputs[indices])
-            if self._device.type == "cuda":
-                raw = raw.pin_memory().to(self._device, non_blocking=True)
-        else:
-            raw = self._on_device[torch.from_numpy(indices.astype(np.int64)).to(self._on_device.device)]
-        if self._augmentation is not None and epoch is not None:
-            raw = self._augmentation(raw, indices, epoch)
-        return self.normalise(raw)
+        for stored, row, epoch in zip(self._stored(indices), indices, epochs.tolist(), strict=True):
+            yield self._augmented(stored, row, epoch)
 
     def normalise(self, raw: Tensor) -> Tensor:
         """(B, …) uint8 or float32 as stored → float32 with mean 0 and standard deviation 1 per channel."""
@@ -63,10 +64,38 @@ class Samples:
             x = x / 255
         return (x - self._mean) / self._std
 
+    def _stored(self, indices: Indices) -> Iterator[Tensor]:
+        """Batches of the samples of these indices (K, B), on the device."""
+        if self._resident is None:
+            return (copied(self._gathered(row), self._device) for row in indices)
+        resident = self._resident
+        return (resident.index_select(0, row) for row in to_device(indices, torch.int64, self._device))
+
+    def _gathered(self, indices: Indices) -> Tensor:
+        """The samples of these indices, in host memory."""
+        return torch.from_numpy(self._inputs[indices])
+
+    def _augmented(self, raw: Tensor, indices: Indices, epoch: int) -> Tensor:
+        return raw if self._augmentation is None else self._augmentation(raw, indices, epoch)
+
+
+def to_device(array: NDArray[Any], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A copy of an array on a device; the copy to a GPU goes on while the host does something else."""
+    return copied(torch.tensor(array, dtype=dtype), device)
+
+
+def copied(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of host memory on a device; on the CPU itself."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
 
 def _resident(inputs: Inputs, device: torch.device) -> Tensor | None:
     """All samples on a GPU that has room for them; None where they stay on the CPU's side."""
     if device.type != "cuda":
         return None
     free_bytes, _ = torch.cuda.mem_get_info(device)
-    return torch.from_numpy(np.array(inputs[:])).to(device) if inputs.nbytes < free_bytes // 2 else None
+    if inputs.nbytes >= free_bytes // 2:
+        return None
+    resident = torch.from_numpy(np.array(inputs[:])).to(device)
+    torch.cuda.synchronize(device)  # other streams will read it
+    return resident

@@ -3,7 +3,6 @@
 from noprop_dist.data.dataset import Labels
 from noprop_dist.distributed.messages import StageFailure
 from noprop_dist.distributed.stage_worker import StageWorker
-from noprop_dist.training.device import start_computing
 from noprop_dist.training.progress import RoundReport
 from noprop_dist.training.setup import RunSetup
 from noprop_dist.training.shared_embedding import EmbeddingTrainer, EmbeddingUpdate, EmbeddingVersion
@@ -19,7 +18,7 @@ class ClassifierWorker(StageWorker):
     """
 
     def __init__(self, setup: RunSetup, labels: Labels) -> None:
-        device = start_computing(setup.config.engine.device, setup.config.engine.threads_per_worker)
+        device = setup.start_computing()
 
         def build(stage: int) -> ClassifierTrainer | EmbeddingTrainer:
             is_owner = stage == setup.embedding_stage

@@ -18,7 +18,6 @@ from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.storage.snapshot_files import OPTIMIZER, WEIGHTS, from_files, to_files
 from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.checkpoint_evaluation import evaluate_checkpoint
-from noprop_dist.training.device import start_computing
 from noprop_dist.training.finite import NonFiniteError
 from noprop_dist.training.progress import RoundReport
 from noprop_dist.training.replicas import ALONE, ReplicaGroup
@@ -55,7 +54,7 @@ def train_end_to_end(config: dict[str, EndToEndJob]) -> None:
     setup, size = job.setup, context.get_world_size()
     group = ReplicaGroup(context.get_world_rank(), size) if size > 1 else ALONE
     engine, split = setup.config.engine, ray.get(job.train)
-    device = start_computing(engine.device, engine.threads_per_worker)
+    device = setup.start_computing()
     samples = setup.training_samples(split.inputs, device)
     trainer = setup.end_to_end_trainer(samples, device, group, ray.train.torch.prepare_model)
     last = ray.train.get_checkpoint()

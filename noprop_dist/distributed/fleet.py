@@ -6,8 +6,7 @@ incarnation: once that is lost nobody waits for their replies any more, so none 
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from itertools import takewhile
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import ray
@@ -15,67 +14,12 @@ from ray.exceptions import RayError
 
 from noprop_dist.distributed.cluster import cause_of_loss, draining_nodes, raised_by_constructor
 from noprop_dist.distributed.messages import WorkerFacts
+from noprop_dist.distributed.worker import MAIN_LANE, ActorHandle, Call, CallKind, Worker
 
-ActorHandle = Any
-"""Ray's actor handles have no static type."""
-CallKind = Literal["facts", "hold", "release", "train", "update", "snapshot", "stop", "evaluate"]
 LONGEST_BACK_OFF_SECONDS = 30.0
 LOOK_FOR_DRAINS_SECONDS = 2.0
 BLOCK_WORKER = "block worker"
 LossReason = Literal["died", "hung", "node_leaving", "not_started"]
-
-
-@dataclass(frozen=True)
-class Call:
-    """A call under way.
-
-    Attributes:
-        kind: the method.
-        stage: that it is about; None for none.
-        since: monotonic seconds.
-        patience_seconds: without any reply of its worker, until that counts as hung.
-    """
-
-    kind: CallKind
-    stage: int | None
-    since: float
-    patience_seconds: float
-
-
-@dataclass
-class Worker:
-    """One name, and its present incarnation if it has one.
-
-    Attributes:
-        name: such as 'block worker 2'.
-        create: makes an actor.
-        incarnation: 1, 2, …; 0 before the first.
-        handle: of the actor; None while there is none.
-        facts: of the actor, once it is ready.
-        calls: under way, the oldest first.
-        heard: when the last reply of any incarnation came; 0 before the first.
-        losses_in_row: incarnations lost since the last one that did any work.
-        retry_at: when the next incarnation may be made.
-        given_up: why there will be none.
-        leaving: its node is about to go; it takes in no more blocks.
-    """
-
-    name: str
-    create: Callable[[], ActorHandle]
-    incarnation: int = 0
-    handle: ActorHandle = None
-    facts: WorkerFacts | None = None
-    calls: dict[Any, Call] = field(default_factory=dict)
-    heard: float = 0.0
-    losses_in_row: int = 0
-    retry_at: float = 0.0
-    given_up: str | None = None
-    leaving: bool = False
-
-    @property
-    def ready(self) -> bool:
-        """Whether it can work."""
-        return self.facts is not None
 
 
 @dataclass(frozen=True)
@@ -120,9 +64,9 @@ class Fleet:
         self._start_timeout_seconds = start_timeout_seconds
         self._looked_for_drains = time.monotonic()
 
-    def add(self, name: str, create: Callable[[], ActorHandle]) -> None:
+    def add(self, name: str, create: Callable[[], ActorHandle], lanes: int = 1) -> None:
         """Add a worker; `replace_lost` makes its first incarnation."""
-        self.workers[name] = Worker(name, create)
+        self.workers[name] = Worker(name, create, lanes)
 
     def replace_lost(self) -> None:
         """Make an incarnation of every worker that has none, where its back-off is over."""
@@ -142,10 +86,11 @@ class Fleet:
         stage: int | None = None,
     ) -> None:
         """Call a method of a worker's present incarnation; the reply is an event of a later `poll`."""
-        method = getattr(worker.handle, kind)
-        if kind == "stop":
-            method = method.options(concurrency_group="control")  # does not wait for the calls before it
-        worker.calls[method.remote(*arguments)] = Call(kind, stage, time.monotonic(), patience_seconds)
+        # `stop` does not wait for the calls before it.
+        method, lane = getattr(worker.handle, kind), "control" if kind == "stop" else worker.lane_of(stage)
+        if lane != MAIN_LANE:
+            method = method.options(concurrency_group=lane)
+        worker.calls[method.remote(*arguments)] = Call(kind, stage, lane, time.monotonic(), patience_seconds)
 
     def poll(self, timeout_seconds: float) -> list[Event]:
         """Wait for something to happen, for so long at most; all that has happened."""
@@ -164,9 +109,10 @@ class Fleet:
         ]
         return [event for event in [*events, *self._hung()] if event is not None]
 
-    def lose(self, worker: Worker, reason: LossReason, cause: str) -> Lost:
-        """End an incarnation, if that is not done yet, and forget its calls."""
-        running = next((call.stage for call in worker.calls.values() if call.kind not in ("stop", "release")), None)
+    def lose(self, worker: Worker, reason: LossReason, cause: str, lane: str | None = None) -> Lost:
+        """End an incarnation, if that is not done yet, and forget its calls; `lane` is the one to blame, if known."""
+        at_work = (call for call in worker.calls.values() if call.kind not in ("stop", "release"))
+        running = next((call.stage for call in at_work if lane in (None, call.lane)), None)
         worker.calls.clear()
         ray.kill(worker.handle)
         worker.handle = worker.facts = None
@@ -215,7 +161,7 @@ class Fleet:
                 worker.given_up = lost.cause
             return lost
         del worker.calls[reference]
-        worker.heard = time.monotonic()
+        worker.heard[call.lane] = time.monotonic()
         if isinstance(value, WorkerFacts):
             worker.facts = value
             return Ready(worker, value)
@@ -226,24 +172,32 @@ class Fleet:
     def _hung(self) -> list[Lost]:
         now, lost = time.monotonic(), []
         for worker in self.workers.values():
-            call = next(iter(worker.calls.values()), None)
-            if call is None or now - max(worker.heard, call.since) <= call.patience_seconds:
+            oldest = {call.lane: call for call in reversed(worker.calls.values())}
+            late = (c for c in oldest.values() if now - max(worker.heard.get(c.lane, 0), c.since) > c.patience_seconds)
+            call = next(late, None)
+            if call is None:
                 continue
             if call.kind == "facts":
                 # Perhaps there is no room for it; asking again is free.
                 self.lose(worker, "not_started", "did not start in time")
                 worker.losses_in_row = 0
             else:
-                lost.append(self.lose(worker, "hung", f"it hung: no reply for {call.patience_seconds:.0f} s"))
+                cause = f"it hung: no reply for {call.patience_seconds:.0f} s"
+                lost.append(self.lose(worker, "hung", cause, call.lane))
         return lost
 
 
 def _next_in_order(worker: Worker, answered: frozenset[Any]) -> list[Any]:
-    """The answered calls that none unanswered was made before: Ray tells of replies in an order of its own.
+    """The answered calls that none unanswered of their lane was made before: Ray tells of replies in its own order.
 
     Taken before the report ahead of it, a report would make that one pass for a replay, and a snapshot would be written
-    without the record of the steps that lead to it. Only `stop` overtakes other calls.
+    without the record of the steps that lead to it.
     """
-    in_turn = [reference for reference, call in worker.calls.items() if call.kind != "stop"]
-    overtaking = (worker.calls.keys() & answered) - set(in_turn)
-    return [*overtaking, *takewhile(answered.__contains__, in_turn)]
+    waiting: set[str] = set()
+    in_turn = []
+    for reference, call in worker.calls.items():
+        if reference in answered and call.lane not in waiting:
+            in_turn.append(reference)
+        else:
+            waiting.add(call.lane)
+    return in_turn

@@ -10,6 +10,8 @@ from noprop_dist.errors import UserError
 
 GPU_SHARE_OF_BLOCKS = 0.9
 """The rest of a GPU leaves room for evaluator and classifier worker."""
+GPU_LANES = 8
+"""Kernels of one block fill a small part of a large GPU; each lane is a thread, and Python runs one at a time."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,18 @@ class WorkerPlace:
 
 @dataclass(frozen=True)
 class Placement:
-    """All block workers, and the share of a GPU that evaluator and classifier worker ask for, each."""
+    """All block workers, and what they have in common.
+
+    Attributes:
+        workers: block workers.
+        side_gpus: share of a GPU that evaluator and classifier worker ask for, each.
+        lanes: blocks that a worker trains at the same time.
+        reason: for people.
+    """
 
     workers: tuple[WorkerPlace, ...]
     side_gpus: float
+    lanes: int
     reason: str
 
     @property
@@ -78,9 +88,18 @@ def place(blocks: tuple[int, ...], engine: EngineSettings, resources: Resources,
     each = f" of {replicas} replicas" if replicas > 1 else ""
     shared = f", each shared by {crowd} processes" if crowd > 1 else ""
     plural = "s" if slots > 1 else ""
-    reason = f"{len(blocks)} block(s) on {workers} worker(s){each}: {slots} {unit}{plural} available{shared}"
+    lanes = _lanes(engine, on_gpu, ceil(len(blocks) / workers)) if replicas == 1 else 1
+    together = f", up to {lanes} blocks of a worker at the same time" if lanes > 1 else ""
+    reason = f"{len(blocks)} block(s) on {workers} worker(s){each}: {slots} {unit}{plural} available{shared}{together}"
     places = (WorkerPlace(part, ray_share(cpus), ray_share(gpus), threads) for part in _deal(blocks, workers))
-    return Placement(tuple(places), ray_share((1 - GPU_SHARE_OF_BLOCKS) / 2) if on_gpu else 0.0, reason)
+    return Placement(tuple(places), ray_share((1 - GPU_SHARE_OF_BLOCKS) / 2) if on_gpu else 0.0, lanes, reason)
+
+
+def _lanes(engine: EngineSettings, on_gpu: bool, blocks: int) -> int:
+    """Blocks that a worker of so many trains at the same time."""
+    if engine.blocks_at_once != "auto":
+        return engine.blocks_at_once
+    return min(GPU_LANES, blocks) if on_gpu else 1
 
 
 def place_run(config: RunConfig, resources: Resources) -> Placement:

@@ -55,11 +55,12 @@ class Recruiter:
     def _employ(self, placement: Placement) -> None:
         for place_ in placement.workers[self._employed :]:
             self._employed += 1
-            self._fleet.add(block_worker_name(self._employed), self._maker.block_worker(place_.cpus, place_.gpus))
+            create = self._maker.block_worker(place_.cpus, place_.gpus, placement.lanes)
+            self._fleet.add(block_worker_name(self._employed), create, placement.lanes)
 
     def _check_start(self, now: float) -> None:
         late = now - self._begun > self._engine.start_timeout_seconds
-        if late and all(worker.heard == 0 for worker in self._fleet.block_workers()):
+        if late and not any(worker.heard for worker in self._fleet.block_workers()):
             raise TrainingError(
                 f"no block worker started within engine.start_timeout_seconds={self._engine.start_timeout_seconds:g}: "
                 "other runs may hold the cluster's room, or a worker's process cannot start"

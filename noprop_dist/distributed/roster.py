@@ -5,9 +5,10 @@ from collections import Counter
 
 from noprop_dist.configuration.operation import EngineSettings
 from noprop_dist.distributed.assignment import Load, best_move, worker_for
-from noprop_dist.distributed.fleet import Fleet, Worker
+from noprop_dist.distributed.fleet import Fleet
 from noprop_dist.distributed.snapshot_keeper import SnapshotKeeper
 from noprop_dist.distributed.stage import Stage
+from noprop_dist.distributed.worker import Worker
 from noprop_dist.distributed.workers import CLASSIFIER_WORKER
 
 UNMEASURED_STEP_SECONDS = 1e-3

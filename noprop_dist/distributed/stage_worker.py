@@ -11,6 +11,7 @@ import torch
 from noprop_dist.distributed.messages import StageFailure, WorkerFacts
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.training.batch_stream import BatchStream, Round, RoundKey
+from noprop_dist.training.device import start_thread
 from noprop_dist.training.progress import RoundReport
 from noprop_dist.training.replicas import GroupLostError
 from noprop_dist.training.rounds import train_round
@@ -22,7 +23,9 @@ WORKER_ERRORS = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torc
 
 
 class StageWorker:
-    """Stages on one device; calls are done in the order in which they arrive, but `stop`, which does not wait.
+    """Stages on one device; calls of a stage are done in the order in which they arrive, all by the same thread.
+
+    Only `stop` does not wait for the calls before it.
 
     Args:
         setup: of the run.
@@ -45,8 +48,8 @@ class StageWorker:
 
     def hold(self, stage: int, snapshot: Snapshot | None) -> StageFailure | None:
         """Take a stage in, at a snapshot or (without one) at step 0."""
-        # Ray calls methods from another thread than the constructor.
-        torch.set_num_threads(self._setup.config.engine.threads_per_worker)
+        # Ray calls methods from other threads than the constructor; every stage belongs to one of them.
+        start_thread(self._device, self._setup.config.engine.threads_per_worker)
         try:
             trainer = self._build(stage)
             if snapshot is not None:

@@ -9,14 +9,15 @@ from noprop_dist.data.dataset import DataSet
 from noprop_dist.distributed.block_worker import BlockWorker
 from noprop_dist.distributed.classifier_worker import ClassifierWorker
 from noprop_dist.distributed.evaluator import Evaluator
-from noprop_dist.distributed.fleet import BLOCK_WORKER, ActorHandle
+from noprop_dist.distributed.fleet import BLOCK_WORKER
 from noprop_dist.distributed.placement import Placement
 from noprop_dist.distributed.replica_worker import BlockGroup
+from noprop_dist.distributed.worker import ActorHandle, lane_name
 from noprop_dist.training.setup import RunSetup
 
 ONCE = {"max_restarts": 0, "max_task_retries": 0}
 """An optimiser step is not idempotent, so Ray may neither restart an actor nor retry a call by itself."""
-WITH_CONTROL = {"concurrency_groups": {"control": 1}}
+WITH_CONTROL = {"control": 1}
 """`stop` is answered while a round is trained."""
 
 CLASSIFIER_WORKER = "classifier worker"
@@ -51,18 +52,26 @@ class ActorMaker:
         self._directory = directory
         self._side = {"num_cpus": 0, "num_gpus": placement.side_gpus, **ONCE}
 
-    def block_worker(self, cpus: float, gpus: float) -> Callable[[], ActorHandle]:
-        """A function that makes a block worker whose processes have so many cores and GPUs each."""
+    def block_worker(self, cpus: float, gpus: float, lanes: int) -> Callable[[], ActorHandle]:
+        """A function that makes a block worker.
+
+        Args:
+            cpus: cores that each of its processes asks for.
+            gpus: likewise.
+            lanes: blocks that it trains at the same time.
+        """
+        side_by_side = {lane_name(number): 1 for number in range(lanes)} if lanes > 1 else {}
+        groups = {"concurrency_groups": WITH_CONTROL | side_by_side}
         options = {"num_cpus": cpus, "num_gpus": gpus, "scheduling_strategy": "SPREAD", **ONCE}
         if self._setup.config.training.replicas_per_block > 1:
-            group = ray.remote(**WITH_CONTROL, **options)(BlockGroup)
+            group = ray.remote(**groups, **options)(BlockGroup)
             return lambda: group.remote(self._setup, [self._inputs, self._labels], options)
-        actor = ray.remote(**WITH_CONTROL, **options)(self._block_worker)
+        actor = ray.remote(**groups, **options)(self._block_worker)
         return lambda: actor.remote(self._setup, self._inputs, self._labels)
 
     def classifier_worker(self) -> ActorHandle:
         """Make the classifier worker."""
-        actor = ray.remote(**WITH_CONTROL, **self._side)(self._classifier_worker)
+        actor = ray.remote(concurrency_groups=WITH_CONTROL, **self._side)(self._classifier_worker)
         return actor.remote(self._setup, self._labels)
 
     def evaluator(self) -> ActorHandle:

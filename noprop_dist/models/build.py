@@ -11,6 +11,7 @@ from noprop_dist.models.paper import PaperNetwork
 from noprop_dist.models.shapes import Shapes
 from noprop_dist.models.small_conv import SmallConvNetwork
 from noprop_dist.models.torchvision_backbone import TorchvisionNetwork
+from noprop_dist.torch_random import seeded_aside
 
 
 def build_network(settings: networks.NetworkSettings, shapes: Shapes, initial_seed: int) -> nn.Module:
@@ -19,8 +20,7 @@ def build_network(settings: networks.NetworkSettings, shapes: Shapes, initial_se
     Raises:
         UserError: the network cannot take the data (size, channels), or a custom class cannot be built.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(initial_seed)
+    with seeded_aside(initial_seed):
         return _construct(settings, shapes)
 
 
@@ -48,7 +48,7 @@ def check_network(network: nn.Module, shapes: Shapes, name: str) -> None:
     network.eval()
     x, z = torch.zeros(2, *shapes.input_shape), torch.zeros(2, shapes.embedding_dim)
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), seeded_aside(0):
             logits = network(x, z)
     except Exception as error:
         raise UserError(

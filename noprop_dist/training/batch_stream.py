@@ -1,8 +1,8 @@
 """The batches of every stage as a pure function of (seed, epoch, step, stage)."""
 
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,7 +134,7 @@ class BatchStream:
         self._alpha_bar = alpha_bar
         self._batch_size = batch_size
         self._steps_per_epoch = len(labels) // batch_size
-        self._orders: OrderedDict[int, NDArray[np.int32]] = OrderedDict()
+        self._order = lru_cache(EPOCH_ORDERS_KEPT)(self._draw_order)  # threads of a worker may share a stream
 
     def batch(self, stage: int, step: int, embedding: NDArray[np.float32] | None = None) -> Batch:
         """The batch that `stage` trains on at `step` (0-based), z drawn from the embeddings that hold then."""
@@ -163,11 +163,5 @@ class BatchStream:
         indices = self._order(epoch)[first : first + self._batch_size]
         return epoch, indices, self._labels[indices]
 
-    def _order(self, epoch: int) -> NDArray[np.int32]:
-        if epoch not in self._orders:
-            self._orders[epoch] = (
-                stream(self._seed, Purpose.ORDER, epoch=epoch).permutation(len(self._labels)).astype(np.int32)
-            )
-            while len(self._orders) > EPOCH_ORDERS_KEPT:
-                self._orders.popitem(last=False)
-        return self._orders[epoch]
+    def _draw_order(self, epoch: int) -> NDArray[np.int32]:
+        return stream(self._seed, Purpose.ORDER, epoch=epoch).permutation(len(self._labels)).astype(np.int32)

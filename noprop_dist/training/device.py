@@ -6,6 +6,7 @@ import resource
 
 import torch
 
+from noprop_dist.configuration.training import Precision
 from noprop_dist.errors import UserError
 
 # glibc's mallopt (malloc.h). 32 MiB is the largest threshold that it takes for mmap.
@@ -25,27 +26,41 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device("cuda", 0) if use_gpu else torch.device("cpu")
 
 
-def start_computing(wanted: str, threads: int) -> torch.device:
+def start_computing(wanted: str, threads: int, precision: Precision = "float32") -> torch.device:
     """Make this process ready to train: choose its device and fix all that changes the bits of a result.
 
     Args:
         wanted: `auto`, `cpu` or `cuda`.
         threads: CPU threads; a result's bits depend on their number.
+        precision: whether a GPU may multiply in TF32.
 
     Raises:
         UserError: `cuda` is wanted and there is no GPU.
     """
     device = choose_device(wanted)
-    torch.set_num_threads(threads)
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
         torch.use_deterministic_algorithms(True)
+        # Else every new tensor costs one more kernel, which fills it with NaN.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     else:
         keep_freed_memory()
+    start_thread(device, threads)
     return device
+
+
+def start_thread(device: torch.device, threads: int) -> None:
+    """The same for this thread alone: CPU threads, and a stream of its own on a GPU.
+
+    Work of different streams runs side by side, and only what is asked of a stream that is not the default can be
+    recorded.
+    """
+    torch.set_num_threads(threads)
+    if device.type == "cuda" and torch.cuda.current_stream(device) == torch.cuda.default_stream(device):
+        torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
 
 
 def keep_freed_memory() -> None:

@@ -1,17 +1,22 @@
 """One step of the back-propagation baseline, and the batches that it takes."""
 
-import torch
-from torch import nn
+from collections.abc import Iterator
 
+import torch
+from torch import Tensor, nn
+
+from noprop_dist.configuration.training import Precision
 from noprop_dist.data.samples import Samples
 from noprop_dist.diffusion.objective import classifier_loss
 from noprop_dist.random_streams import Purpose, stream_seed
 from noprop_dist.storage.snapshot import Snapshot
-from noprop_dist.training.batch_stream import Batch
+from noprop_dist.training.batch_stream import Round
+from noprop_dist.training.execution import CallByCall
 from noprop_dist.training.optimisation import Optimisation
 from noprop_dist.training.replicas import OneReplica
 from noprop_dist.training.shared_embedding import EmbeddingReplica
-from noprop_dist.training.trainers import StepLosses, expect_step, seed_dropout
+from noprop_dist.training.step_inputs import StepInputs, step_inputs
+from noprop_dist.training.trainers import expect_step, multiply_in
 
 
 class EndToEndTrainer:
@@ -23,16 +28,28 @@ class EndToEndTrainer:
         samples: of the training split, on the network's device.
         group: of the processes that train the network together, each its share of every batch.
         seed: of the run; z_0 at a step is keyed by it for the whole batch, dropout for each process.
+        device: that it computes on.
+        precision: that the network multiplies in; all else is float32.
     """
 
     def __init__(
-        self, network: nn.Module, optimisation: Optimisation, samples: Samples, group: OneReplica, seed: int
+        self,
+        network: nn.Module,
+        optimisation: Optimisation,
+        samples: Samples,
+        group: OneReplica,
+        seed: int,
+        device: torch.device,
+        precision: Precision = "float32",
     ) -> None:
         self._network = network.train()
         self._optimisation = optimisation
         self._samples = samples
         self.group = group
         self._seed = seed
+        self._device = device
+        self._precision = precision
+        self._execution = CallByCall(device)
         self.embedding = EmbeddingReplica(torch.empty(0), is_learned=False)
 
     @property
@@ -40,16 +57,24 @@ class EndToEndTrainer:
         """The only one."""
         return self._optimisation.stage
 
-    def step(self, batch: Batch) -> StepLosses:
-        """One optimiser step on this process's share of the batch of exactly the next step."""
-        expect_step(self._optimisation, batch.step)
-        x = self._samples.batch(batch.indices, batch.epoch)
-        z_0 = torch.tensor(batch.z, device=x.device)
-        labels = torch.tensor(batch.labels, dtype=torch.int64, device=x.device)
-        seed_dropout(x.device, stream_seed(self._seed, Purpose.DROPOUT, self.group.rank, step=batch.step))
-        loss = classifier_loss(self._network(x, z_0), labels)
-        norm = self._optimisation.step(loss)
-        return StepLosses(loss.detach(), loss.detach(), norm)
+    def inputs(self, work: Round) -> Iterator[StepInputs]:
+        """This process's share of the batches of a round, on its device."""
+        return step_inputs(work, self._device, self._samples)
+
+    def step(self, inputs: StepInputs) -> Tensor:
+        """One optimiser step on this process's share of the batch of exactly the next step; see `StageTrainer`."""
+        expect_step(self._optimisation, inputs.step)
+        seed = stream_seed(self._seed, Purpose.DROPOUT, self.group.rank, step=inputs.step)
+        losses = self._execution(self._compute, inputs.tensors, seed)
+        self._optimisation.advance()
+        return losses
+
+    def _compute(self, x: Tensor, labels: Tensor, z_0: Tensor) -> Tensor:
+        with multiply_in(self._precision, self._device):
+            scores = self._network(self._samples.normalise(x), z_0)
+        loss = classifier_loss(scores.float(), labels)
+        norm = self._optimisation.apply(loss)
+        return torch.stack([loss.detach(), loss.detach(), norm])
 
     def snapshot(self) -> Snapshot:
         """The whole state, copied to host memory."""

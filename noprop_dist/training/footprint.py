@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from noprop_dist.torch_random import seeded_aside
 from noprop_dist.training.setup import RunSetup
 
 OPTIMIZER_COPIES = {"adamw": 2, "adam": 2, "sgd": 1}
@@ -37,10 +38,7 @@ def block_footprint(setup: RunSetup, block: int) -> Footprint:
         saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    with (
-        torch.random.fork_rng(devices=[]),
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-    ):
+    with seeded_aside(0), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         logits = network(x, z)
     weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
     del logits

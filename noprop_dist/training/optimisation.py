@@ -1,7 +1,8 @@
 """Optimiser and learning-rate schedule of one stage, and one optimiser step."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
@@ -17,12 +18,15 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
-from noprop_dist.configuration.settings import LearningRateSchedule, TrainingSettings
+from noprop_dist.configuration.training import LearningRateSchedule, TrainingSettings
 from noprop_dist.storage.snapshot import Arrays, Snapshot, to_arrays, to_tensors
 from noprop_dist.training.finite import check_weights
 
 LEARNING_RATES = ("lr", "initial_lr", "max_lr", "min_lr", "base_lrs", "_last_lr")
 """What torch's optimisers and schedules call the learning rates that they keep."""
+
+OF_THE_PROCESS = ("params", "fused", "capturable")
+"""What an optimiser's settings say of where it runs; a snapshot may come from another device."""
 
 
 class Optimisation:
@@ -57,6 +61,8 @@ class Optimisation:
         self._gradient_clip = settings.gradient_clip
         self._optimizer = _optimizer(_groups(module, learning_rate, own_rates), settings)
         self._scheduler = _scheduler(self._optimizer, settings.lr_schedule, total_steps)
+        device = next(module.parameters()).device
+        self._rates = [torch.tensor(group["lr"], device=device) for group in self._optimizer.param_groups]
 
     def step(self, loss: Tensor, steps: int = 1) -> Tensor:
         """One optimiser step on a scalar loss.
@@ -68,6 +74,12 @@ class Optimisation:
         Returns:
             The norm of the gradient before clipping: a scalar on the device, not yet read.
         """
+        norm = self.apply(loss)
+        self.advance(steps)
+        return norm
+
+    def apply(self, loss: Tensor) -> Tensor:
+        """What the device does of a step: gradient, clipping, new weights. It can be recorded and replayed."""
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
@@ -75,11 +87,32 @@ class Optimisation:
         norm = nn.utils.get_total_norm(gradients)
         if self._gradient_clip is not None:
             nn.utils.clip_grads_with_norm_(self.module.parameters(), self._gradient_clip, norm)
-        self._optimizer.step()
+        with self._rates_on_device():
+            self._optimizer.step()
+        return norm
+
+    def advance(self, steps: int = 1) -> None:
+        """What the host does of a step: the next learning rate, and counting."""
         if self._scheduler is not None:
             self._scheduler.step()
+            self._fill_rates()
         self.steps_done += steps
-        return norm
+
+    @contextmanager
+    def _rates_on_device(self) -> Iterator[None]:
+        """The optimiser reads its learning rates from memory; schedules and snapshots have them as numbers."""
+        numbers = [group["lr"] for group in self._optimizer.param_groups]
+        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate
+        try:
+            yield
+        finally:
+            for group, number in zip(self._optimizer.param_groups, numbers, strict=True):
+                group["lr"] = number
+
+    def _fill_rates(self) -> None:
+        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+            rate.fill_(group["lr"])
 
     def snapshot(self) -> Snapshot:
         """The whole state, copied to host memory.
@@ -111,12 +144,17 @@ class Optimisation:
             settings = _scaled(settings, self._learning_rate / settings["learning_rate"])
         present = self._optimizer.state_dict()["param_groups"]
         groups = [
-            saved | {"params": now["params"], "weight_decay": self._weight_decay}
+            saved | {name: now[name] for name in OF_THE_PROCESS if name in now} | {"weight_decay": self._weight_decay}
             for saved, now in zip(settings["groups"], present, strict=True)
         ]
         self._optimizer.load_state_dict({"state": _by_parameter(snapshot.optimizer), "param_groups": groups})
+        for parameter, state in self._optimizer.state.items():
+            for name, value in state.items():
+                if value.shape == parameter.shape:  # as the weight lies in memory: fused optimisers need it
+                    state[name] = torch.empty_like(parameter).copy_(value)
         if self._scheduler is not None:
             self._scheduler.load_state_dict(settings["schedule"])
+        self._fill_rates()
         self.steps_done = snapshot.step
 
 
@@ -129,13 +167,14 @@ def _groups(module: nn.Module, learning_rate: float, own_rates: Mapping[str, flo
 
 def _optimizer(groups: list[dict[str, Any]], settings: TrainingSettings) -> Optimizer:
     decay = settings.weight_decay
+    on_gpu = groups[0]["params"][0].is_cuda
     match settings.optimizer:
         case "adamw":
-            return torch.optim.AdamW(groups, weight_decay=decay)
+            return torch.optim.AdamW(groups, weight_decay=decay, fused=True, capturable=on_gpu)
         case "adam":
-            return torch.optim.Adam(groups, weight_decay=decay)
+            return torch.optim.Adam(groups, weight_decay=decay, fused=True, capturable=on_gpu)
         case "sgd":
-            return torch.optim.SGD(groups, weight_decay=decay, momentum=0.9)
+            return torch.optim.SGD(groups, weight_decay=decay, momentum=0.9, fused=True)
 
 
 def _scheduler(optimizer: Optimizer, schedule: LearningRateSchedule, total_steps: int) -> LRScheduler | None:

@@ -31,14 +31,13 @@ def train_round(trainer: StageTrainer, work: Round, stopped: Callable[[], bool] 
     if work.embedding is not None:
         trainer.embedding.take(work.embedding)
     losses = []
-    for batch in work.batches():
+    for inputs in trainer.inputs(work):
         if stopped():
             break
-        losses.append(trainer.step(batch))
+        losses.append(trainer.step(inputs))
     if not losses:
         return None
-    values = torch.stack([torch.stack([each.loss, each.error, each.gradient_norm]) for each in losses])
-    values = trainer.group.mean(values)
+    values = trainer.group.mean(torch.stack(losses))
     loss, error, gradient_norm = values.mean(dim=0).tolist()
     if not math.isfinite(loss + error + gradient_norm):
         check_losses(work.first_step, values.tolist())

@@ -13,6 +13,8 @@ CLASSIFIER, EMBEDDING = "classifier", "embedding"
 """The stages that are no blocks, in file names and for people."""
 NETWORK_STAGE, NETWORK = 1, "network"
 """The only stage of a network that is trained end to end."""
+RECORDABLE = ("paper", "small-conv", "mlp")
+"""Networks that never look at a value on the host; of others only their author knows."""
 LEARNED_DIM = 20
 """d of a learned W_embed where nothing is said of it, as in the paper."""
 
@@ -108,6 +110,15 @@ class RunPlan:
     def evaluates(self) -> bool:
         """Whether checkpoints are evaluated: a chain needs all of its blocks."""
         return self.config.blocks.only is None and self.config.evaluation.samples > 0
+
+    def records_steps_of(self, stage: int) -> bool:
+        """Whether a stage's steps are recorded where it is on a GPU (`engine.cuda_graphs`)."""
+        wanted, training = self.config.engine.cuda_graphs, self.config.training
+        if wanted != "auto":
+            return wanted == "always"
+        is_block = stage <= self.config.blocks.count
+        known = not is_block or self.config.blocks.network_of(stage).kind in RECORDABLE
+        return known and training.replicas_per_block == 1 and training.lr_schedule.kind != "one-cycle"
 
     @property
     def sync_steps(self) -> int:

@@ -10,7 +10,6 @@ from noprop_dist.errors import TrainingError
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.checkpoint_evaluation import CheckpointEvaluation, evaluate_checkpoint
-from noprop_dist.training.device import start_computing
 from noprop_dist.training.finite import NonFiniteError
 from noprop_dist.training.progress import RunProgress
 from noprop_dist.training.rounds import train_round
@@ -59,7 +58,7 @@ class _Run:
         config = setup.config
         self._setup, self._data, self._directory = setup, data, directory
         self._on_progress, self._stopped = on_progress, stopped
-        self._device = start_computing(config.engine.device, config.engine.threads_per_worker)
+        self._device = setup.start_computing()
         self._stream = setup.batch_stream(data.train.labels)
         samples = setup.training_samples(data.train.inputs, self._device)
         self._trainers: dict[int, StageTrainer] = {

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,7 +24,10 @@ from noprop_dist.random_streams import Purpose, stream_seed
 from noprop_dist.storage.checkpoints import CheckpointWriter
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import Snapshot, to_tensors
+from noprop_dist.torch_random import seeded_aside
 from noprop_dist.training.batch_stream import BatchStream
+from noprop_dist.training.cuda_graph import execution_on
+from noprop_dist.training.device import start_computing
 from noprop_dist.training.embedding_exchange import EmbeddingExchange
 from noprop_dist.training.end_to_end import EndToEndTrainer
 from noprop_dist.training.group_batch_norm import normalise_over_group
@@ -32,6 +36,8 @@ from noprop_dist.training.replicas import ALONE, OneReplica
 from noprop_dist.training.run_plan import NETWORK_STAGE, RunPlan
 from noprop_dist.training.shared_embedding import EmbeddingReplica, EmbeddingTable, EmbeddingTrainer
 from noprop_dist.training.trainers import BlockTrainer, ClassifierTrainer
+
+Network = TypeVar("Network", bound=torch.nn.Module)
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,11 @@ class RunSetup(RunPlan):
             return onehot_embedding(self.facts.classes)
         assert self.initial_embedding is not None
         return torch.from_numpy(self.initial_embedding.copy())
+
+    def start_computing(self) -> torch.device:
+        """Make this process ready to train; see `device.start_computing`."""
+        engine = self.config.engine
+        return start_computing(engine.device, engine.threads_per_worker, self.config.training.precision)
 
     def checkpoint_writer(self, directory: RunDirectory) -> CheckpointWriter:
         """What turns the stages' snapshots into checkpoints in the run directory."""
@@ -94,9 +105,7 @@ class RunSetup(RunPlan):
     def classifier(self) -> torch.nn.Module:
         """The untrained classifier on the CPU."""
         settings, d, m = self.config.classifier, self.embedding_dim, self.facts.classes
-        with torch.random.fork_rng(devices=[]):
-            seed = stream_seed(self.config.seed, Purpose.INITIALISATION, self.classifier_stage)
-            torch.default_generator.manual_seed(seed)
+        with seeded_aside(stream_seed(self.config.seed, Purpose.INITIALISATION, self.classifier_stage)):
             return LinearClassifier(d, m) if settings.kind == "linear" else RadialClassifier(d, m, settings.sigma)
 
     def block_trainer(
@@ -104,7 +113,7 @@ class RunSetup(RunPlan):
     ) -> BlockTrainer:
         """The trainer of one block (of one replica of it) at step 0, on samples that lie on the same device."""
         training = self.config.training_of(block)
-        network = self.block_network(block).to(device)
+        network = self._for_training(self.block_network(block), device)
         network = normalise_over_group(network, group) if group.size > 1 else network
         return BlockTrainer(
             network,
@@ -115,19 +124,17 @@ class RunSetup(RunPlan):
             denoising_weight(self.schedule, block, self.config.objective.eta),
             self.config.seed,
             group,
+            execution=execution_on(device, self.records_steps_of(block)),
+            precision=training.precision,
         )
 
     def classifier_trainer(self, device: torch.device) -> ClassifierTrainer:
         """The trainer of the classifier at step 0."""
-        config, classifier = self.config, self.classifier().to(device)
-        optimisation = Optimisation(
-            self.classifier_stage,
-            classifier,
-            config.training,
-            config.classifier.learning_rate,
-            self.total_steps,
-        )
-        return ClassifierTrainer(classifier, optimisation, self._replica(device), self.schedule)
+        config, classifier, stage = self.config, self.classifier().to(device), self.classifier_stage
+        rate = config.classifier.learning_rate
+        optimisation = Optimisation(stage, classifier, config.training, rate, self.total_steps)
+        execution = execution_on(device, self.records_steps_of(stage))
+        return ClassifierTrainer(classifier, optimisation, self._replica(device), self.schedule, execution)
 
     def end_to_end_network(self, embedding: Tensor) -> EndToEndNetwork:
         """The untrained baseline on the CPU: the blocks and the classifier that NoProp begins with, too.
@@ -153,12 +160,13 @@ class RunSetup(RunPlan):
             group: of the processes.
             wrap: makes a module whose gradients are averaged over all processes.
         """
-        network, training = self.end_to_end_network(self.embedding).to(device), self.config.training
+        network, training = self._for_training(self.end_to_end_network(self.embedding), device), self.config.training
         own_rates = {"classifier": self.config.classifier.learning_rate}
         optimisation = Optimisation(
             NETWORK_STAGE, network, training, training.learning_rate, self.total_steps, own_rates
         )
-        return EndToEndTrainer(wrap(network), optimisation, samples, group, self.config.seed)
+        seed, precision = self.config.seed, training.precision
+        return EndToEndTrainer(wrap(network), optimisation, samples, group, seed, device, precision)
 
     def embedding_trainer(self) -> EmbeddingTrainer:
         """The trainer of a learned W_embed at step 0."""
@@ -179,6 +187,15 @@ class RunSetup(RunPlan):
         weights = self.embedding.numpy() if snapshot is None else snapshot.weights["weight"]
         first = 0 if snapshot is None else snapshot.step
         return EmbeddingExchange(weights, first, self.sync_steps, self.total_steps, self.config.blocks.count)
+
+    def _for_training(self, network: Network, device: torch.device) -> Network:
+        """On the device, laid out in memory and compiled as is asked for; names of weights stay as they are."""
+        training = self.config.training
+        channels_last = training.wants_channels_last(device.type == "cuda")
+        network.to(device).to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+        if training.compile:
+            network.compile()
+        return network
 
     def _replica(self, device: torch.device) -> EmbeddingReplica:
         return EmbeddingReplica(self.embedding.to(device), self.config.embedding.is_learned)

@@ -78,23 +78,23 @@ class EmbeddingReplica:
 
     def __init__(self, weights: Tensor, is_learned: bool) -> None:
         self.weights = weights.detach().clone().requires_grad_(is_learned)
+        self._gradient = torch.zeros_like(self.weights)
         self.is_learned = is_learned
         self._version = 0
+        if is_learned:
+            self.weights.grad = self._gradient  # back-propagation adds to it, in its place
 
     def take(self, version: EmbeddingVersion) -> None:
         """Go over to a version; taking the present one again changes nothing that was gathered."""
-        gathered = self.weights.grad if version.number == self._version else None
-        device = self.weights.device
-        self.weights = torch.tensor(version.weights, device=device, requires_grad=True)
-        self.weights.grad = gathered
+        if version.number != self._version:
+            self._gradient.zero_()
+        with torch.no_grad():
+            self.weights.copy_(torch.tensor(version.weights))
         self._version = version.number
 
     def gathered(self) -> NDArray[np.float32] | None:
         """The gradient since the version began, summed over steps, (m, d); None where W_embed is fixed."""
-        if not self.is_learned:
-            return None
-        gradient = self.weights.grad
-        return (torch.zeros_like(self.weights) if gradient is None else gradient).detach().cpu().numpy().copy()
+        return self._gradient.cpu().numpy().copy() if self.is_learned else None
 
     def to_arrays(self) -> Arrays:
         """What a snapshot has to keep."""
@@ -105,7 +105,7 @@ class EmbeddingReplica:
         """Go to what a snapshot kept; the weights themselves come with the next round."""
         if self.is_learned:
             self._version = int(arrays[GATHERED_FOR])
-            self.weights.grad = torch.tensor(arrays[GATHERED], device=self.weights.device)
+            self._gradient.copy_(torch.tensor(arrays[GATHERED]))
 
 
 class EmbeddingTable(nn.Module):

@@ -1,36 +1,25 @@
 """One step of one block, and one step of the classifier: all that training is."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from noprop_dist.configuration.training import Precision
 from noprop_dist.data.samples import Samples
 from noprop_dist.diffusion.objective import classifier_loss, kl_to_prior, predict_embedding, squared_error
 from noprop_dist.diffusion.process import as_function_of_embedding
 from noprop_dist.diffusion.schedule import Schedule
 from noprop_dist.random_streams import Purpose, stream_seed
 from noprop_dist.storage.snapshot import Snapshot
-from noprop_dist.training.batch_stream import Batch
+from noprop_dist.training.batch_stream import Round
+from noprop_dist.training.execution import CallByCall, Execution
 from noprop_dist.training.optimisation import Optimisation
 from noprop_dist.training.replicas import ALONE, OneReplica
 from noprop_dist.training.shared_embedding import EmbeddingReplica
-
-
-@dataclass(frozen=True)
-class StepLosses:
-    """What one step measured: scalars on the device, not yet read.
-
-    Attributes:
-        loss: what was minimised.
-        error: ‖û_t − u_y‖² of a block, the cross-entropy in nats of the classifier.
-        gradient_norm: before clipping.
-    """
-
-    loss: Tensor
-    error: Tensor
-    gradient_norm: Tensor
+from noprop_dist.training.step_inputs import StepInputs, step_inputs
 
 
 class StageTrainer(Protocol):
@@ -43,8 +32,16 @@ class StageTrainer(Protocol):
     def stage(self) -> int:
         """Block number 1..T, or T + 1 for the classifier."""
 
-    def step(self, batch: Batch) -> StepLosses:
-        """One optimiser step on the batch of exactly the next step."""
+    def inputs(self, work: Round) -> Iterator[StepInputs]:
+        """The batches of a round of this stage, on its device."""
+
+    def step(self, inputs: StepInputs) -> Tensor:
+        """One optimiser step on the batch of exactly the next step.
+
+        Returns:
+            What it measured, (3,), on the device and not yet read: what was minimised; ‖û_t − u_y‖² of a block, the
+            cross-entropy in nats of the classifier; the norm of the gradient before clipping.
+        """
 
     def snapshot(self) -> Snapshot:
         """The whole state, copied to host memory."""
@@ -65,6 +62,8 @@ class BlockTrainer:
         weight: (T/2) η (SNR(t) − SNR(t−1)).
         seed: of the run; dropout at a step is keyed by (seed, block, step, rank in the group).
         group: of the replicas, of which this is one.
+        execution: of the steps; call by call where None.
+        precision: that the network multiplies in; all else is float32.
     """
 
     def __init__(
@@ -77,6 +76,9 @@ class BlockTrainer:
         weight: float,
         seed: int,
         group: OneReplica = ALONE,
+        *,
+        execution: Execution | None = None,
+        precision: Precision = "float32",
     ) -> None:
         self._network = network.train()
         self.group = group
@@ -86,26 +88,37 @@ class BlockTrainer:
         self._alpha_bar = alpha_bar
         self._weight = weight
         self._seed = seed
+        self._execution = execution or CallByCall(embedding.weights.device)
+        self._precision = precision
 
     @property
     def stage(self) -> int:
         """The block's number, 1..T."""
         return self._optimisation.stage
 
-    def step(self, batch: Batch) -> StepLosses:
-        """One optimiser step on the block's batch of exactly the next step."""
-        expect_step(self._optimisation, batch.step)
+    def inputs(self, work: Round) -> Iterator[StepInputs]:
+        """The batches of a round of this block, on its device."""
+        return step_inputs(work, self.embedding.weights.device, self._samples)
+
+    def step(self, inputs: StepInputs) -> Tensor:
+        """One optimiser step on the block's batch of exactly the next step; see `StageTrainer`."""
+        expect_step(self._optimisation, inputs.step)
+        seed = stream_seed(self._seed, Purpose.DROPOUT, self.stage, self.group.rank, inputs.step)
+        losses = self._execution(self._compute, inputs.tensors, seed)
+        self._optimisation.advance()
+        return losses
+
+    def _compute(self, x: Tensor, labels: Tensor, z: Tensor) -> Tensor:
         W, learned = self.embedding.weights, self.embedding.is_learned
-        x = self._samples.batch(batch.indices, batch.epoch)
-        z, labels = _to_device(batch, W.device)
         u_y = W[labels]
         z = as_function_of_embedding(z, u_y, self._alpha_bar) if learned else z
-        seed_dropout(W.device, stream_seed(self._seed, Purpose.DROPOUT, self.stage, self.group.rank, batch.step))
-        u_hat = predict_embedding(self._network(x, z), W)
+        with multiply_in(self._precision, W.device):
+            logits = self._network(self._samples.normalise(x), z)
+        u_hat = predict_embedding(logits.float(), W)
         error = squared_error(u_hat, u_y)
         loss = self._weight * error
-        norm = self._optimisation.step(loss)
-        return StepLosses(loss.detach(), error.detach(), norm)
+        norm = self._optimisation.apply(loss)
+        return torch.stack([loss.detach(), error.detach(), norm])
 
     def snapshot(self) -> Snapshot:
         """The whole state, copied to host memory."""
@@ -115,6 +128,7 @@ class BlockTrainer:
         """Go to a snapshot of this block."""
         self._optimisation.restore(snapshot)
         self.embedding.restore(snapshot.optimizer)
+        self._execution.restart()
 
 
 class ClassifierTrainer:
@@ -127,27 +141,42 @@ class ClassifierTrainer:
         optimisation: of that classifier.
         embedding: its copy of W_embed, on the classifier's device.
         schedule: of the run.
+        execution: of the steps; call by call where None.
     """
 
     def __init__(
-        self, classifier: nn.Module, optimisation: Optimisation, embedding: EmbeddingReplica, schedule: Schedule
+        self,
+        classifier: nn.Module,
+        optimisation: Optimisation,
+        embedding: EmbeddingReplica,
+        schedule: Schedule,
+        execution: Execution | None = None,
     ) -> None:
         self._classifier = classifier.train()
         self.group = ALONE
         self._optimisation = optimisation
         self.embedding = embedding
         self._schedule = schedule
+        self._execution = execution or CallByCall(embedding.weights.device)
 
     @property
     def stage(self) -> int:
         """T + 1."""
         return self._optimisation.stage
 
-    def step(self, batch: Batch) -> StepLosses:
-        """One optimiser step on the classifier's batch of exactly the next step."""
-        expect_step(self._optimisation, batch.step)
+    def inputs(self, work: Round) -> Iterator[StepInputs]:
+        """The batches of a round of the classifier, on its device."""
+        return step_inputs(work, self.embedding.weights.device, None)
+
+    def step(self, inputs: StepInputs) -> Tensor:
+        """One optimiser step on the classifier's batch of exactly the next step; see `StageTrainer`."""
+        expect_step(self._optimisation, inputs.step)
+        losses = self._execution(self._compute, inputs.tensors, 0)  # there is no dropout
+        self._optimisation.advance()
+        return losses
+
+    def _compute(self, _: Tensor, labels: Tensor, z_T: Tensor) -> Tensor:
         W = self.embedding.weights
-        z_T, labels = _to_device(batch, W.device)
         kl: Tensor | float = 0.0
         if self.embedding.is_learned:
             u_y = W[labels]
@@ -155,8 +184,8 @@ class ClassifierTrainer:
             kl = kl_to_prior(u_y, self._schedule.alpha_bar[0])
         cross_entropy = classifier_loss(self._classifier(z_T, W), labels)
         loss = cross_entropy + kl
-        norm = self._optimisation.step(loss)
-        return StepLosses(loss.detach(), cross_entropy.detach(), norm)
+        norm = self._optimisation.apply(loss)
+        return torch.stack([loss.detach(), cross_entropy.detach(), norm])
 
     def snapshot(self) -> Snapshot:
         """The whole state, copied to host memory."""
@@ -166,6 +195,7 @@ class ClassifierTrainer:
         """Go to a snapshot of the classifier."""
         self._optimisation.restore(snapshot)
         self.embedding.restore(snapshot.optimizer)
+        self._execution.restart()
 
 
 def _snapshot(optimisation: Optimisation, embedding: EmbeddingReplica) -> Snapshot:
@@ -179,15 +209,7 @@ def expect_step(optimisation: Optimisation, step: int) -> None:
         raise RuntimeError(f"stage {optimisation.stage} has done {optimisation.steps_done} steps, got step {step}")
 
 
-def _to_device(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
-    """z and labels as tensors; always copies, so that memory alignment (which can change bits) is torch's own."""
-    return torch.tensor(batch.z, device=device), torch.tensor(batch.labels, dtype=torch.int64, device=device)
-
-
-def seed_dropout(device: torch.device, seed: int) -> None:
-    """Dropout of the next step on a device is a function of this seed."""
-    # torch.manual_seed would also queue a seed for every CUDA device that is not yet in use, at each step.
-    if device.type == "cuda":
-        torch.cuda.default_generators[device.index or 0].manual_seed(seed)
-    else:
-        torch.default_generator.manual_seed(seed)
+def multiply_in(precision: Precision, device: torch.device) -> torch.autocast:
+    """Within it networks multiply in bfloat16 where that is asked for (TF32 is set for a whole process)."""
+    # Without a cache of converted weights: within one step each is converted once, and a recording could not keep it.
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False)

@@ -13,8 +13,10 @@ from noprop_dist.configuration.layers import load_config
 from noprop_dist.distributed.end_to_end_coordinator import RAY_TRAIN_FOLDER, EndToEndCoordinator
 from noprop_dist.errors import TrainingError
 from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.preparation import prepare
 from noprop_dist.training.replicas import ALONE
+from noprop_dist.training.rounds import train_round
 
 pytestmark = [pytest.mark.slow]
 
@@ -35,8 +37,7 @@ def test_one_process_has_the_bits_of_a_plain_loop(ray_here, tmp_path):
     cpu = torch.device("cpu")
     samples, batches = setup.training_samples(data.train.inputs, cpu), setup.batch_stream(data.train.labels)
     trainer = setup.end_to_end_trainer(samples, cpu, ALONE, lambda module: module)
-    for step in range(24):
-        trainer.step(batches.batch(1, step))
+    train_round(trainer, batches.round(RoundKey(1, 0, 24)))
     assert fingerprint(tmp_path / "run") == trainer.snapshot().fingerprint()
     assert outcome.evaluation.final
     assert {split for split, _ in outcome.evaluation.results} == {"validation", "test"}

@@ -48,6 +48,13 @@ def test_placement_rounds_and_prefetch_change_no_bit(oracle, run_here, tmp_path,
 
 
 @pytest.mark.slow
+def test_blocks_that_a_worker_trains_at_the_same_time_get_the_same_bits(oracle, run_here, tmp_path):
+    engine = ["engine.workers=2", "engine.blocks_at_once=3", "engine.round_steps=2", "engine.sampling=worker"]
+    run_here(load_config("digits", None, [*DIGITS, *engine]), str(tmp_path / "run"))
+    assert [fingerprints(tmp_path / "run", step) for step in (20, 24)] == oracle
+
+
+@pytest.mark.slow
 def test_two_runs_at_once_on_one_cluster_do_not_meet(oracle, tmp_path):
     """Each through its own driver and coordinator actor, one worker each; one with another seed."""
     seen = []

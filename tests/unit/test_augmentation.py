@@ -34,7 +34,9 @@ def test_only_training_batches_are_augmented():
     samples = Samples(data.train.inputs, data.facts, torch.device("cpu"), augment)
     plain = Samples(data.train.inputs, data.facts, torch.device("cpu"))
     assert torch.equal(samples.batch(np.arange(5)), plain.batch(np.arange(5)))
-    assert not torch.equal(samples.batch(np.arange(5), epoch=0), plain.batch(np.arange(5)))
+    augmented, plain_too = (next(each.read(np.arange(5)[None], np.zeros(1, np.int32))) for each in (samples, plain))
+    assert not torch.equal(augmented, plain_too)
+    assert torch.equal(plain.normalise(plain_too), plain.batch(np.arange(5)))
 
 
 def test_augmentation_needs_images():
@@ -67,9 +69,11 @@ def test_batches_read_ahead_are_the_same_batches():
     augment = build_augmentation(AugmentSettings(crop_padding=1), 0, len(data.train), (1, 8, 8))
     ahead, plain = (kind(data.train.inputs, data.facts, torch.device("cpu"), augment) for kind in (ReadAhead, Samples))
     indices, epochs = RANDOM.integers(0, 1000, (5, 16)).astype(np.int32), np.array([0, 0, 0, 1, 1], dtype=np.int32)
-    ahead.expect(indices[::-1], epochs)  # a round that was broken off
-    ahead.batch(indices[4], 0)
-    ahead.expect(indices, epochs)
-    for row, epoch in zip(indices, epochs.tolist(), strict=True):
-        assert torch.equal(ahead.batch(row, epoch), plain.batch(row, epoch))
-    assert torch.equal(ahead.batch(indices[0]), plain.batch(indices[0])), "not expected, read at once"
+    broken_off = ahead.read(indices[::-1], epochs)
+    next(broken_off)
+    others = ahead.read(indices[::-1], epochs)  # two blocks that are trained at the same time
+    for one, other, expected, reverse in zip(
+        ahead.read(indices, epochs), others, plain.read(indices, epochs), plain.read(indices[::-1], epochs), strict=True
+    ):
+        assert torch.equal(one, expected)
+        assert torch.equal(other, reverse)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from single_steps import take_step
 
 from noprop_dist.configuration.operation import EngineSettings
 from noprop_dist.distributed.end_to_end_coordinator import processes
@@ -48,7 +49,7 @@ def test_a_step_is_back_propagation_through_all_blocks(small_config, embedding):
     scores = F.linear(z, network.classifier.weight, network.classifier.bias)
     (-torch.log_softmax(scores, 1)[torch.arange(len(x)), torch.from_numpy(batch.labels).long()].mean()).backward()
     trainer = trainer_of(setup, data)
-    trainer.step(batch)
+    take_step(trainer, setup.batch_stream(data.train.labels), 0)
     stepped = trainer.snapshot().weights
     for name, parameter in network.named_parameters():
         moved = parameter.detach() if parameter.grad is None else parameter.detach() - parameter.grad
@@ -69,15 +70,15 @@ def test_a_restored_network_goes_on_with_the_same_bits(small_config):
     batches = setup.batch_stream(data.train.labels)
     whole, first, second = (trainer_of(setup, data) for _ in range(3))
     for step in range(6):
-        whole.step(batches.batch(1, step))
+        take_step(whole, batches, step)
     for step in range(3):
-        first.step(batches.batch(1, step))
+        take_step(first, batches, step)
     second.restore(first.snapshot())
     for step in range(3, 6):
-        second.step(batches.batch(1, step))
+        take_step(second, batches, step)
     assert second.snapshot().fingerprint() == whole.snapshot().fingerprint()
     with pytest.raises(RuntimeError, match="has done 6 steps, got step 3"):
-        second.step(batches.batch(1, 3))
+        take_step(second, batches, 3)
 
 
 def test_the_trained_network_decides_like_any_other(small_config):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from single_steps import take_step
 
 from noprop_dist.diffusion.objective import classifier_loss, kl_to_prior, predict_embedding, squared_error
 from noprop_dist.storage.snapshot import to_tensors
@@ -40,7 +41,7 @@ def test_gradients_of_all_stages_are_those_of_the_whole_objective(small_config):
         whole = whole + weight * squared_error(u_hat, u_y)
     whole.backward()
     for stage, trainer in trainers_of(setup, data).items():
-        trainer.step(batches[stage])
+        take_step(trainer, stream, 0)
         stepped = to_tensors(trainer.snapshot().weights)
         for name, parameter in (networks.get(stage) or classifier).named_parameters():
             torch.testing.assert_close(stepped[name], parameter.detach() - parameter.grad, rtol=1e-5, atol=1e-6)
@@ -61,13 +62,13 @@ def test_a_restored_snapshot_goes_on_with_the_same_bits(small_config, optimizer,
     stream = setup.batch_stream(data.train.labels)
     one = trainers_of(setup, data)[1]
     for step in range(6):
-        one.step(stream.batch(1, step))
+        take_step(one, stream, step)
     snapshot = one.snapshot()
     other = trainers_of(setup, data)[1]
     other.restore(snapshot)
     for step in range(6, 12):
-        one.step(stream.batch(1, step))
-        other.step(stream.batch(1, step))
+        take_step(one, stream, step)
+        take_step(other, stream, step)
     mine, theirs = one.snapshot(), other.snapshot()
     assert mine.fingerprint() == theirs.fingerprint()
     assert mine.settings == theirs.settings
@@ -79,7 +80,7 @@ def test_a_snapshot_does_not_move_with_the_weights(small_setup):
     trainer, stream = trainers_of(setup, data)[1], setup.batch_stream(data.train.labels)
     snapshot = trainer.snapshot()
     before = snapshot.fingerprint()
-    trainer.step(stream.batch(1, 0))
+    take_step(trainer, stream, 0)
     assert snapshot.fingerprint() == before != trainer.snapshot().fingerprint()
 
 
@@ -91,8 +92,8 @@ def test_dropout_is_keyed_by_block_and_step_and_not_by_what_ran_before(small_con
         trainers = trainers_of(setup, data)
         if disturbed:
             torch.manual_seed(999)
-            trainers[2].step(stream.batch(2, 0))
-        trainers[1].step(stream.batch(1, 0))
+            take_step(trainers[2], stream, 0)
+        take_step(trainers[1], stream, 0)
         return trainers[1].snapshot().fingerprint()
 
     assert one_step(disturbed=False) == one_step(disturbed=True)
@@ -103,9 +104,9 @@ def test_a_step_is_never_done_twice_and_none_is_left_out(small_setup, step):
     setup, data = small_setup
     stream = setup.batch_stream(data.train.labels)
     for trainer in trainers_of(setup, data).values():
-        trainer.step(stream.batch(trainer.stage, 0))
+        take_step(trainer, stream, 0)
         with pytest.raises(RuntimeError, match=f"has done 1 steps, got step {step}"):
-            trainer.step(stream.batch(trainer.stage, step))
+            take_step(trainer, stream, step)
 
 
 def test_a_snapshot_of_another_stage_is_refused(small_setup):
@@ -121,10 +122,10 @@ def test_gradient_clipping_bounds_the_step(small_config):
         )
         trainer = trainers_of(setup, data)[3]
         before = to_tensors(trainer.snapshot().weights)
-        losses = trainer.step(setup.batch_stream(data.train.labels).batch(3, 0))
+        report = take_step(trainer, setup.batch_stream(data.train.labels), 0)
         after = to_tensors(trainer.snapshot().weights)
         moved = sum((after[n] - before[n]).square().sum() for n in dict(setup.block_network(3).named_parameters()))
-        return float(moved) ** 0.5, float(losses.gradient_norm)
+        return float(moved) ** 0.5, report.gradient_norm
 
     moved, norm = first_step()
     assert moved == pytest.approx(norm, rel=1e-4)
@@ -137,11 +138,11 @@ def test_a_round_reports_the_mean_of_its_steps(small_setup):
     setup, data = small_setup
     stream = setup.batch_stream(data.train.labels)
     single = trainers_of(setup, data)[2]
-    losses = [single.step(stream.batch(2, step)) for step in range(4)]
+    losses = [take_step(single, stream, step) for step in range(4)]
     report = train_round(trainers_of(setup, data)[2], stream.round(RoundKey(2, 0, 4)))
     assert (report.stage, report.first_step, report.steps, report.steps_done) == (2, 0, 4, 4)
-    assert report.loss == pytest.approx(sum(float(each.loss) for each in losses) / 4)
-    assert report.error == pytest.approx(sum(float(each.error) for each in losses) / 4)
+    assert report.loss == pytest.approx(sum(each.loss for each in losses) / 4)
+    assert report.error == pytest.approx(sum(each.error for each in losses) / 4)
     assert report.seconds > 0
 
 
@@ -153,5 +154,5 @@ def test_warmup_raises_the_learning_rate_from_small_to_full(small_config):
     rates = []
     for step in range(6):
         rates.append(json.loads(trainer.snapshot().settings)["groups"][0]["lr"])
-        trainer.step(stream.batch(1, step))
+        take_step(trainer, stream, step)
     assert rates == pytest.approx([2e-4, 4e-4, 6e-4, 8e-4, 1e-3, 1e-3])
