@@ -24,6 +24,24 @@ def overhead(
     show_rows(title, result.to_json(), as_json, f"ratio of the medians, Ray engine to bare: {result.ratio:.3f}")
 
 
+def device(
+    preset: Preset = "digits",
+    set_: Set = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    made_up: Annotated[bool, typer.Option("--made-up", help="Random images of the data's size.")] = False,
+    steps: Steps = 64,
+    repeats: Repeats = 3,
+    as_json: Json = False,
+) -> None:
+    """Block-steps per second on one device, for each way of running the blocks, against a plain loop over them."""
+    from noprop_dist.bench.device import bench_device
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device {device}: allowed are auto, cpu and cuda")
+    rows = bench_device(preset, set_ or [], device, made_up, steps, repeats, progress.print)
+    show_rows(f"one device, {preset}, {steps} steps of every block a turn", {"rows": rows}, as_json)
+
+
 def sync_steps(
     preset: Preset = "digits",
     set_: Set = None,
