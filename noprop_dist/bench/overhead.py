@@ -7,17 +7,18 @@ processes and threads.
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from noprop_dist.bench.rates import RoundTime, parts, rate, ray_rate, spread
+from noprop_dist.bench.rates import RoundTime, parts, placed, rate, ray_rate, spread
 from noprop_dist.configuration.layers import load_config
 from noprop_dist.configuration.settings import RunConfig
 from noprop_dist.distributed.cluster import ray_session
 from noprop_dist.errors import TrainingError
 from noprop_dist.training.batch_stream import RoundKey
-from noprop_dist.training.device import start_computing
+from noprop_dist.training.device import start_thread
 from noprop_dist.training.preparation import prepare
 from noprop_dist.training.rounds import train_round
 
@@ -46,13 +47,20 @@ class OverheadResult:
 
 
 def bench_overhead(
-    preset: str, settings: Sequence[str], steps: int, repeats: int, workers: int, say: Callable[[str], None]
+    preset: str,
+    settings: Sequence[str],
+    device: str,
+    steps: int,
+    repeats: int,
+    workers: int,
+    say: Callable[[str], None],
 ) -> OverheadResult:
     """Measure both sides in turns.
 
     Args:
         preset: data and network.
         settings: further settings, as for `train`.
+        device: `cpu` or `cuda`.
         steps: of every block in one turn.
         repeats: turns of each side.
         workers: processes of each side, one thread each.
@@ -63,7 +71,7 @@ def bench_overhead(
         f"checkpoint.every_steps={steps}",
         f"engine.workers={workers}",
         "engine.threads_per_worker=1",
-        "engine.device=cpu",
+        f"engine.device={device}",
         "evaluation.samples=0",
         "metrics.port=null",
     ]
@@ -78,10 +86,10 @@ def bench_overhead(
 
 
 def _bare_turn(config: RunConfig, workers: int) -> list[RoundTime]:
-    context = multiprocessing.get_context("spawn")
+    context, lanes = multiprocessing.get_context("spawn"), placed(config, workers).lanes
     results: Any = context.Queue()
     processes = [
-        context.Process(target=_bare_process, args=(config, process, part, results), daemon=True)
+        context.Process(target=_bare_process, args=(config, process, part, lanes, results), daemon=True)
         for process, part in enumerate(parts(config, workers))
     ]
     for process in processes:
@@ -97,19 +105,30 @@ def _bare_turn(config: RunConfig, workers: int) -> list[RoundTime]:
                 process.kill()
 
 
-def _bare_process(config: RunConfig, process: int, blocks: tuple[int, ...], results: Any) -> None:
+def _bare_process(config: RunConfig, process: int, blocks: tuple[int, ...], lanes: int, results: Any) -> None:
     setup, data = prepare(config)
-    device = start_computing("cpu", threads=1)
-    stream = setup.batch_stream(data.train.labels)
-    samples = setup.training_samples(data.train.inputs, device)
-    trainers = {block: setup.block_trainer(block, samples, device) for block in blocks}
-    times, size = [], config.engine.round_steps
+    device = setup.start_computing()
+    stream, samples = setup.batch_stream(data.train.labels), setup.training_samples(data.train.inputs, device)
+
+    def train(part: tuple[int, ...]) -> list[RoundTime]:
+        start_thread(device, config.engine.threads_per_worker)
+        trainers = {block: setup.block_trainer(block, samples, device) for block in part}
+        times = []
+        for first, steps in _rounds(setup.total_steps, config.engine.round_steps):
+            for block, trainer in trainers.items():
+                train_round(trainer, stream.round(RoundKey(block, first, steps)))
+                times.append(RoundTime(process, time.time(), steps))
+        return times
+
+    with ThreadPoolExecutor(lanes) as threads:
+        of_lanes = threads.map(train, [blocks[lane::lanes] for lane in range(lanes)])
+        results.put([each for times in of_lanes for each in times])
+
+
+def _rounds(total_steps: int, size: int) -> Iterator[tuple[int, int]]:
+    """(first step, steps) of each round; ends early where nobody waits for the result any more."""
     parent = multiprocessing.parent_process()
-    for first in range(0, setup.total_steps, size):
+    for first in range(0, total_steps, size):
         if parent is not None and not parent.is_alive():
-            return  # nobody waits for the result any more
-        steps = min(size, setup.total_steps - first)
-        for block, trainer in trainers.items():
-            train_round(trainer, stream.round(RoundKey(block, first, steps)))
-            times.append(RoundTime(process, time.time(), steps))
-    results.put(times)
+            return
+        yield first, min(size, total_steps - first)

@@ -10,9 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from noprop_dist.configuration.settings import RunConfig
 from noprop_dist.distributed.driver import train_on_ray
-from noprop_dist.distributed.placement import Resources, place_run
+from noprop_dist.distributed.placement import Placement, Resources, place_run
+from noprop_dist.errors import UserError
 from noprop_dist.storage.checkpoint_files import Record
 from noprop_dist.storage.run_directory import RunDirectory
 
@@ -27,10 +30,16 @@ class RoundTime:
 
 
 def rate(rounds: Sequence[RoundTime]) -> float:
-    """Block-steps per second while all processes were at work."""
+    """Block-steps per second while all processes were at work.
+
+    Raises:
+        UserError: they never were, for some had ended before others had begun.
+    """
     processes = {each.process for each in rounds}
     times = [sorted(r.time for r in rounds if r.process == p) for p in processes]
     begin, end = max(each[len(each) // 4] for each in times), min(each[-1] for each in times)
+    if end <= begin:
+        raise UserError("--steps: too few, for the processes of one turn were never all at work at the same time")
     return sum(r.steps for r in rounds if begin < r.time <= end) / (end - begin)
 
 
@@ -71,7 +80,11 @@ def busy_seconds(rounds: Sequence[Record]) -> float:
     return busy
 
 
+def placed(config: RunConfig, workers: int) -> Placement:
+    """The placement of a run on this machine's GPUs, or on so many cores."""
+    return place_run(config, Resources(workers, torch.cuda.device_count()))
+
+
 def parts(config: RunConfig, workers: int) -> list[tuple[int, ...]]:
     """The blocks of each worker."""
-    placement = place_run(config, Resources(workers, 0))
-    return [worker.blocks for worker in placement.workers]
+    return [worker.blocks for worker in placed(config, workers).workers]

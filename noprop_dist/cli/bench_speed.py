@@ -14,13 +14,16 @@ def overhead(
     steps: Steps = 100,
     repeats: Repeats = 5,
     workers: Workers = 2,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     as_json: Json = False,
 ) -> None:
     """Block-steps per second of the Ray engine against bare torch processes that do the same block-steps."""
     from noprop_dist.bench.overhead import bench_overhead
 
-    result = bench_overhead(preset, set_ or [], steps, repeats, workers, progress.print)
-    title = f"block-steps per second, {workers} one-thread workers, {preset}"
+    if device not in ("cpu", "cuda"):
+        raise UserError(f"--device {device}: allowed are cpu and cuda")
+    result = bench_overhead(preset, set_ or [], device, steps, repeats, workers, progress.print)
+    title = f"block-steps per second, {workers} one-thread workers, {preset}, {device}"
     show_rows(title, result.to_json(), as_json, f"ratio of the medians, Ray engine to bare: {result.ratio:.3f}")
 
 

@@ -34,6 +34,7 @@ def show_plan(config: RunConfig, run_dir: str | None) -> None:
         return
     placement = place_run(config, _resources(config))
     console.print(f"engine: Ray, {placement.reason}")
+    _print_arithmetic(setup, placement.on_gpu)
     console.print(_worker_table(placement, footprints))
     console.print(
         f"beside them: coordinator, classifier worker and evaluator (no core of their own); data set "
@@ -81,23 +82,34 @@ def _print_messages(setup: RunSetup, drawing: Drawing) -> None:
     )
 
 
+def _print_arithmetic(setup: RunSetup, on_gpu: bool) -> None:
+    training = setup.config.training
+    layout = "channels last" if training.wants_channels_last(on_gpu) else "channels first"
+    compiled = ", compiled" if training.compile else ""
+    recorded = sum(setup.records_steps_of(block) for block in setup.config.blocks.trained()) if on_gpu else 0
+    graphs = f"; steps of {recorded} block(s) recorded as CUDA graphs" if on_gpu else ""
+    console.print(f"arithmetic: {training.precision}, {layout}{compiled}{graphs}")
+
+
 def _worker_table(placement: Placement, footprints: dict[int, Footprint]) -> Table:
     table = Table()
     for column in ("worker", "blocks", "device", "threads", "cores", "parameters", "memory"):
         table.add_column(column, justify="left" if column in ("blocks", "device") else "right")
     for number, worker in enumerate(placement.workers, start=1):
         parameters = sum(footprints[block].parameters for block in worker.blocks)
+        memory = _mib(_memory(worker, footprints, placement.lanes))
         table.add_row(
             *(str(number), ", ".join(map(str, worker.blocks)), _device(worker)),
-            *(str(worker.threads), f"{worker.cpus:g}", f"{parameters:,}", _mib(_memory(worker, footprints))),
+            *(str(worker.threads), f"{worker.cpus:g}", f"{parameters:,}", memory),
         )
     return table
 
 
-def _memory(worker: WorkerPlace, footprints: dict[int, Footprint]) -> int:
-    """All its blocks' state, and the activations of the one that is at work."""
+def _memory(worker: WorkerPlace, footprints: dict[int, Footprint], lanes: int) -> int:
+    """All its blocks' state, and the activations of those that are at work."""
     prints = [footprints[block] for block in worker.blocks]
-    return sum(print_.state for print_ in prints) + max(print_.activations for print_ in prints)
+    activations = sorted((print_.activations for print_ in prints), reverse=True)
+    return sum(print_.state for print_ in prints) + sum(activations[:lanes])
 
 
 def _place_of(data: DataSet) -> str:

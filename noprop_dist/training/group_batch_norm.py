@@ -47,14 +47,15 @@ class GroupBatchNorm(nn.Module):
         self._group = group
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B / R, C, …) → the same shape, normalised over the batch of the whole group."""
+        """(B / R, C, …) → the same shape and dtype, normalised over the batch of the whole group, in float32."""
         count = x.numel() // x.shape[1] * self._group.size
-        mean = self._sum(x) / count
-        centered = x - _of_channels(mean, x)
+        wide = x.float()
+        mean = self._sum(wide) / count
+        centered = wide - _of_channels(mean, x)
         variance = self._sum(centered.square()) / count
         self._track(mean.detach(), variance.detach() * count / (count - 1))
         scale = self.weight * (variance + self._eps).rsqrt()
-        return centered * _of_channels(scale, x) + _of_channels(self.bias, x)
+        return (centered * _of_channels(scale, x) + _of_channels(self.bias, x)).to(x.dtype)
 
     def _sum(self, x: Tensor) -> Tensor:
         """Over all but the channels, and over all replicas: (C,)."""

@@ -10,6 +10,7 @@ from noprop_dist.bench.rates import RoundTime, rate
 from noprop_dist.bench.snapshots import SnapshotCost
 from noprop_dist.bench.straggler import MemorySample, summary
 from noprop_dist.cli.app import main
+from noprop_dist.errors import UserError
 from noprop_dist.training.batch_stream import RoundKey
 
 
@@ -25,6 +26,12 @@ def test_the_rate_counts_the_time_when_all_processes_were_at_work():
     late = [RoundTime(1, 14 + second, 5) for second in range(1, 9)]  # a quarter done at 17
     assert rate(fast + late) == pytest.approx(10.0)
     assert rate(fast) == pytest.approx(5.0)
+
+
+def test_a_turn_in_which_the_processes_never_met_has_no_rate():
+    early, late = ([RoundTime(process, begun + k, 5) for k in range(8)] for process, begun in ((0, 0), (1, 20)))
+    with pytest.raises(UserError, match="--steps: too few"):
+        rate(early + late)
 
 
 def test_what_a_snapshot_costs_follows_from_a_dense_cadence():
@@ -72,7 +79,7 @@ def test_idle_workers_answer_as_workers_do_and_take_their_time():
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_here")
 def test_overhead_compares_both_sides_in_one_run(capsys):
-    small = ("--set", "blocks.count=2", "--steps", "160", "--repeats", "1")
+    small = ("--set", "blocks.count=2", "--steps", "960", "--repeats", "1")
     result = run_bench(capsys, "overhead", *small)
     sides = {row["side"]: row for row in result["rows"]}
     assert set(sides) == {"Ray engine", "bare processes"}

@@ -21,7 +21,7 @@ def rounds_of(setup, data, steps, first=0):
 
 
 def test_stacked_blocks_take_the_steps_of_single_ones(small_config):
-    """Weights of the last layer after one step; later only the error, for Adam enlarges the rounding of small gradients."""
+    """Weights of the last layer after one step; then the error alone, for Adam enlarges the rounding of gradients."""
     setup, data = prepare(small_config())
     stacked, single = Stacked(setup, data, CPU), OwnTrainers(setup, data, CPU)
     first = rounds_of(setup, data, 1)

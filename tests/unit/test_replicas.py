@@ -1,6 +1,7 @@
 """Replicas of a block do what one process with the whole batch does, up to the order of sums."""
 
 import multiprocessing
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -8,11 +9,13 @@ import pytest
 import torch
 import torch.distributed as dist
 from pydantic import ValidationError
+from torch import nn
 
 from noprop_dist.configuration.layers import load_config
 from noprop_dist.distributed.loopback import free_port
 from noprop_dist.errors import UserError
 from noprop_dist.training.batch_stream import RoundKey
+from noprop_dist.training.group_batch_norm import GroupBatchNorm
 from noprop_dist.training.preparation import prepare
 from noprop_dist.training.replicas import ALONE, GroupLostError, ReplicaGroup
 from noprop_dist.training.rounds import train_round
@@ -112,3 +115,16 @@ def test_a_replica_that_is_gone_is_noticed():
 def test_replicas_that_cannot_share_the_work_are_refused(settings, message):
     with pytest.raises((UserError, ValidationError), match=message):
         load_config("digits", None, settings)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_batch_norm_over_a_group_of_one_is_batch_norm(dtype):
+    """Statistics are taken in float32, as torch does, whatever comes in."""
+    layer = nn.BatchNorm1d(5).train()
+    own = GroupBatchNorm(deepcopy(layer), 0.1, ALONE)
+    x = torch.randn(64, 5, generator=torch.Generator().manual_seed(0)).mul(3).add(100).to(dtype)
+    expected, found = layer(x), own(x)
+    assert found.dtype == expected.dtype == dtype
+    torch.testing.assert_close(found, expected, atol=2e-2 if dtype == torch.bfloat16 else 1e-4, rtol=1e-4)
+    torch.testing.assert_close(own.running_mean, layer.running_mean)
+    torch.testing.assert_close(own.running_var, layer.running_var, rtol=1e-4, atol=1e-4)
