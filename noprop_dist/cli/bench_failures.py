@@ -6,8 +6,19 @@ from typing import Annotated
 
 import typer
 
-from noprop_dist.cli.bench_options import Json, Preset, Repeats, Set, Steps, Workers, progress, show_rows
-from noprop_dist.errors import UserError
+from noprop_dist.cli.bench_options import (
+    Json,
+    Plot,
+    Preset,
+    Repeats,
+    Set,
+    Steps,
+    Workers,
+    check_plot,
+    draw,
+    progress,
+    show_rows,
+)
 
 
 def faults(
@@ -62,16 +73,15 @@ def snapshots(
 
 def straggler(
     seconds: Annotated[float, typer.Option(help="To watch for.", min=10)] = 300,
-    plot: Annotated[Path | None, typer.Option(help="Also draw it into this PNG file.")] = None,
+    plot: Plot = None,
     as_json: Json = False,
 ) -> None:
     """Memory of coordinator and object store while one block is ten times slower than the others."""
-    from noprop_dist.bench.straggler import bench_straggler, memory_figure, summary
+    from noprop_dist.bench.plots import straggler_figure
+    from noprop_dist.bench.straggler import bench_straggler, summary
 
-    if plot is not None and not plot.parent.is_dir():
-        raise UserError(f"--plot {plot}: there is no folder {plot.parent}")
+    check_plot(plot)
     with tempfile.TemporaryDirectory(prefix="noprop-dist-straggler-") as folder:
         samples = bench_straggler(seconds, Path(folder), progress.print)
-    if plot is not None:
-        memory_figure(samples).savefig(plot, dpi=110)
     show_rows("most memory in use in each fifth of the time", {"rows": summary(samples)}, as_json)
+    draw(plot, straggler_figure, samples)

@@ -1,7 +1,8 @@
 """What the benchmark commands have in common: options, progress, and how rows are shown."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -9,15 +10,33 @@ from rich.console import Console
 from rich.table import Table
 
 from noprop_dist.cli.figures import print_figures
+from noprop_dist.errors import UserError
 
 Preset = Annotated[str, typer.Option(help="Data and network of the block-steps.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="As for train.", metavar="KEY.PATH=VALUE")]
 Steps = Annotated[int, typer.Option(help="Steps of every block in one turn.", min=16)]
 Repeats = Annotated[int, typer.Option(help="Turns of each side.", min=1)]
 Workers = Annotated[int, typer.Option(help="Worker processes on each side, one thread each.", min=1)]
+Plot = Annotated[Path | None, typer.Option(help="Also draw it into this PNG file.", metavar="FILE")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object with `rows`.")]
 
 progress = Console(stderr=True, highlight=False)
+
+
+def check_plot(plot: Path | None) -> None:
+    """Refuse a place for a picture before anything is measured.
+
+    Raises:
+        UserError: its folder is not there.
+    """
+    if plot is not None and not plot.parent.is_dir():
+        raise UserError(f"--plot {plot}: there is no folder {plot.parent}")
+
+
+def draw(plot: Path | None, figure_of: Callable[[Any], Any], measured: Any) -> None:
+    """Draw what was measured, if that is asked for, by a function that makes a matplotlib figure of it."""
+    if plot is not None:
+        figure_of(measured).savefig(plot, dpi=110)
 
 
 def show_rows(title: str, result: Mapping[str, Any], as_json: bool, *lines: str) -> None:

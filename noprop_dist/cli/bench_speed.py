@@ -4,7 +4,19 @@ from typing import Annotated
 
 import typer
 
-from noprop_dist.cli.bench_options import Json, Preset, Repeats, Set, Steps, Workers, progress, show_rows
+from noprop_dist.cli.bench_options import (
+    Json,
+    Plot,
+    Preset,
+    Repeats,
+    Set,
+    Steps,
+    Workers,
+    check_plot,
+    draw,
+    progress,
+    show_rows,
+)
 from noprop_dist.errors import UserError
 
 
@@ -34,15 +46,19 @@ def device(
     made_up: Annotated[bool, typer.Option("--made-up", help="Random images of the data's size.")] = False,
     steps: Steps = 64,
     repeats: Repeats = 3,
+    plot: Plot = None,
     as_json: Json = False,
 ) -> None:
     """Block-steps per second on one device, for each way of running the blocks, against a plain loop over them."""
     from noprop_dist.bench.device import bench_device
+    from noprop_dist.bench.plots import device_figure
 
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"--device {device}: allowed are auto, cpu and cuda")
+    check_plot(plot)
     rows = bench_device(preset, set_ or [], device, made_up, steps, repeats, progress.print)
     show_rows(f"one device, {preset}, {steps} steps of every block a turn", {"rows": rows}, as_json)
+    draw(plot, device_figure, rows)
 
 
 def sync_steps(
@@ -69,18 +85,22 @@ def dispatch(
     sampling: Annotated[str, typer.Option(help="Who draws z: worker (which then does not) or coordinator.")] = "worker",
     repeats: Repeats = 3,
     workers: Workers = 2,
+    plot: Plot = None,
     as_json: Json = False,
 ) -> None:
     """What the engine costs for each block-step, with 10 to 200 blocks that do nothing."""
     from noprop_dist.bench.dispatch import bench_dispatch
+    from noprop_dist.bench.plots import dispatch_figure
 
     if sampling not in ("worker", "coordinator"):
         raise UserError(f"--sampling {sampling}: allowed are worker and coordinator")
+    check_plot(plot)
     rows = bench_dispatch(rounds, round_steps, sampling, workers, repeats, progress.print)
     growth = rows[-1]["microseconds_per_block_step"] / rows[0]["microseconds_per_block_step"]
     line = f"time per block-step, {rows[-1]['blocks']} blocks to {rows[0]['blocks']}: {growth:.2f}"
     title = f"no-op blocks in rounds of {round_steps}, {workers} workers, z drawn by the {sampling}"
     show_rows(title, {"rows": rows, "growth": growth}, as_json, line)
+    draw(plot, dispatch_figure, rows)
 
 
 def scaling(
@@ -89,13 +109,17 @@ def scaling(
     steps: Steps = 320,
     most: Annotated[int, typer.Option(help="Most workers whose blocks sleep.", min=1)] = 32,
     repeats: Repeats = 3,
+    plot: Plot = None,
     as_json: Json = False,
 ) -> None:
     """Block-steps per second against the number of workers, against ideal; also with blocks that only sleep."""
+    from noprop_dist.bench.plots import scaling_figure
     from noprop_dist.bench.scaling import bench_scaling
 
+    check_plot(plot)
     rows = bench_scaling(preset, set_ or [], steps, most, repeats, progress.print)
     show_rows(f"one block for each worker, {preset} and 20 ms of sleep a step", {"rows": rows}, as_json)
+    draw(plot, scaling_figure, rows)
 
 
 def memory(
@@ -103,15 +127,19 @@ def memory(
     set_: Set = None,
     steps: Annotated[int, typer.Option(help="Of every block, and of the baseline.", min=2)] = 4,
     repeats: Repeats = 3,
+    plot: Plot = None,
     as_json: Json = False,
 ) -> None:
     """Peak memory of a block worker against end-to-end back-propagation, with 10 and 50 blocks."""
     from noprop_dist.bench.memory import bench_memory
+    from noprop_dist.bench.plots import memory_figure
 
+    check_plot(plot)
     rows = bench_memory(preset, set_ or [], steps, repeats, progress.print)
     growth = {side: rows[-1][f"{side}_mib"] / rows[0][f"{side}_mib"] for side in ("block_worker", "baseline")}
     line = f"50 blocks to 10: block worker {growth['block_worker']:.3f}, baseline {growth['baseline']:.3f}"
     show_rows(f"peak memory, {preset}", {"rows": rows, "growth": growth}, as_json, line)
+    draw(plot, memory_figure, rows)
 
 
 def accuracy(

@@ -90,7 +90,7 @@ def test_overhead_compares_both_sides_in_one_run(capsys):
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_here")
 def test_snapshots_are_measured_against_none_at_all(capsys):
-    small = ("--preset", "digits", "--set", "blocks.count=2", "--steps", "160", "--repeats", "1", "--every", "16")
+    small = ("--preset", "digits", "--set", "blocks.count=2", "--steps", "480", "--repeats", "1", "--every", "16")
     result = run_bench(capsys, "snapshots", *small)
     assert [row["side"] for row in result["rows"]] == ["every 16 steps", "none"]
     assert result["default_every"] == 64
@@ -139,7 +139,7 @@ def test_dispatch_measures_the_engine_with_blocks_that_do_nothing(capsys):
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_here")
 def test_scaling_measures_real_and_sleeping_blocks_against_ideal(capsys):
-    rows = run_bench(capsys, "scaling", "--most", "2", "--steps", "160", "--repeats", "1")["rows"]
+    rows = run_bench(capsys, "scaling", "--most", "2", "--steps", "480", "--repeats", "1")["rows"]
     assert [(row["kind"], row["workers"]) for row in rows] == [
         *(("digits", 1), ("digits", 2)),
         *(("sleeping", 1), ("sleeping", 2)),
