@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ def bench_device(
     fixed = [f"engine.device={device.type}", "engine.kind=sequential"]
     setup, data = _prepared(preset, [*settings, *fixed], made_up)
     ways = _ways(setup, data, device, lambda *more: _prepared(preset, [*settings, *fixed, *more], made_up)[0])
-    size, blocks = setup.config.engine.round_steps, setup.config.blocks.trained()
+    size, blocks = setup.round_steps, setup.config.blocks.trained()
     stream = setup.batch_stream(data.train.labels)
     rates: dict[tuple[str, Precision], list[float]] = {key: [] for key in ways}
     errors: dict[tuple[str, Precision], float] = {}
@@ -76,8 +77,10 @@ def _prepared(preset: str, settings: Sequence[str], made_up: bool) -> tuple[RunS
     config = load_config(preset, None, settings)
     if made_up:
         data = made_up_data(config)
-        return RunSetup(config, data.facts), data
-    return prepare(config)
+        setup = RunSetup(config, data.facts)
+    else:
+        setup, data = prepare(config)
+    return replace(setup, on_gpu=config.engine.device == "cuda"), data
 
 
 def _ways(

@@ -9,7 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from noprop_dist.bench.rates import RoundTime, parts, placed, rate, ray_rate, spread
@@ -108,13 +108,14 @@ def _bare_turn(config: RunConfig, workers: int) -> list[RoundTime]:
 def _bare_process(config: RunConfig, process: int, blocks: tuple[int, ...], lanes: int, results: Any) -> None:
     setup, data = prepare(config)
     device = setup.start_computing()
+    setup = replace(setup, on_gpu=device.type == "cuda")
     stream, samples = setup.batch_stream(data.train.labels), setup.training_samples(data.train.inputs, device)
 
     def train(part: tuple[int, ...]) -> list[RoundTime]:
         start_thread(device, config.engine.threads_per_worker)
         trainers = {block: setup.block_trainer(block, samples, device) for block in part}
         times = []
-        for first, steps in _rounds(setup.total_steps, config.engine.round_steps):
+        for first, steps in _rounds(setup.total_steps, setup.round_steps):
             for block, trainer in trainers.items():
                 train_round(trainer, stream.round(RoundKey(block, first, steps)))
                 times.append(RoundTime(process, time.time(), steps))

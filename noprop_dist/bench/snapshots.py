@@ -11,8 +11,8 @@ from typing import Any
 
 from noprop_dist.bench.rates import ray_rate, spread
 from noprop_dist.configuration.layers import load_config
-from noprop_dist.configuration.operation import CheckpointSettings
 from noprop_dist.distributed.cluster import ray_session
+from noprop_dist.training.run_plan import SNAPSHOT_EVERY_STEPS
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class SnapshotCost:
 
 def default_cadence() -> int:
     """checkpoint.snapshot_every_steps where nothing is said of it."""
-    return CheckpointSettings().snapshot_every_steps
+    return SNAPSHOT_EVERY_STEPS[False]
 
 
 def bench_snapshots(

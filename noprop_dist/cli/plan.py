@@ -1,6 +1,7 @@
 """`plan`: which block goes where, what it takes, and nothing started."""
 
 import os
+from dataclasses import replace
 
 import torch
 from rich.console import Console
@@ -33,8 +34,9 @@ def show_plan(config: RunConfig, run_dir: str | None) -> None:
         console.print(f"memory: {_mib(total)} for weights, gradients and optimisers")
         return
     placement = place_run(config, _resources(config))
+    setup = replace(setup, on_gpu=placement.on_gpu)
     console.print(f"engine: Ray, {placement.reason}")
-    _print_arithmetic(setup, placement.on_gpu)
+    _print_arithmetic(setup)
     console.print(_worker_table(placement, footprints))
     console.print(
         f"beside them: coordinator, classifier worker and evaluator (no core of their own); data set "
@@ -72,18 +74,18 @@ def _print_messages(setup: RunSetup, drawing: Drawing) -> None:
     training, engine = setup.config.training, setup.config.engine
     console.print(drawing.reason)
     if not drawing.by_coordinator:
-        console.print(f"messages: a few hundred bytes a round of {engine.round_steps} steps, whatever its size")
+        console.print(f"messages: a few hundred bytes a round of {setup.round_steps} steps, whatever its size")
         return
     per_step = training.batch_size * (4 + 4 + 4 * setup.shapes.embedding_dim)
-    in_flight = per_step * engine.round_steps * engine.prefetch * len(setup.stages)
+    in_flight = per_step * setup.round_steps * engine.prefetch * len(setup.stages)
     console.print(
-        f"messages: {per_step:,} bytes per block-step, {engine.round_steps} steps a round, at most "
+        f"messages: {per_step:,} bytes per block-step, {setup.round_steps} steps a round, at most "
         f"{engine.prefetch} rounds in flight for each block ({_mib(in_flight)} in all)"
     )
 
 
-def _print_arithmetic(setup: RunSetup, on_gpu: bool) -> None:
-    training = setup.config.training
+def _print_arithmetic(setup: RunSetup) -> None:
+    training, on_gpu = setup.config.training, setup.on_gpu
     layout = "channels last" if training.wants_channels_last(on_gpu) else "channels first"
     compiled = ", compiled" if training.compile else ""
     recorded = sum(setup.records_steps_of(block) for block in setup.config.blocks.trained()) if on_gpu else 0

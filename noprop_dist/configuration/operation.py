@@ -19,7 +19,9 @@ class EngineSettings(Settings):
     workers: Positive | Literal["auto"] = Field("auto", description="block worker actors (auto: one a GPU or core)")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads_per_worker: Positive = Field(1, description="CPU threads of a worker; part of what fixes the bits")
-    round_steps: Positive = Field(16, description="steps sent to a block in one message")
+    round_steps: Positive | Literal["auto"] = Field(
+        "auto", description="steps sent to a block in one message (auto: 16, on a GPU 256)"
+    )
     prefetch: Positive = Field(2, description="rounds in flight for each block")
     sampling: Literal["auto", "coordinator", "worker"] = Field(
         "auto",
@@ -64,8 +66,8 @@ class CheckpointSettings(Settings):
 
     every_steps: Positive | None = Field(None, description="default: an epoch, but at least five in a run")
     num_to_keep: Positive = Field(2, description="complete checkpoints kept in the run directory")
-    snapshot_every_steps: Positive = Field(
-        64, description="each block's own snapshots between checkpoints, from which it recovers"
+    snapshot_every_steps: Positive | Literal["auto"] = Field(
+        "auto", description="each block's own snapshots between checkpoints, from which it recovers"
     )
     storage_timeout_seconds: float = Field(
         600, gt=0, description="training goes on in memory for so long while the run directory cannot be written"

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import ray
 import torch
@@ -82,7 +82,8 @@ class Coordinator:
                 return self._train(setup, data, exporter)
 
     def _train(self, setup: RunSetup, data: DataSet, exporter: MetricsExporter | None) -> RunOutcome:
-        engine = setup.config.engine
+        engine, placement = setup.config.engine, place_run(setup.config, cluster_resources())
+        setup = replace(setup, on_gpu=placement.on_gpu)
         writer = setup.checkpoint_writer(self._directory)
         snapshots, warnings = writer.take_over()
         done = {stage: snapshots[stage].step if stage in snapshots else 0 for stage in setup.stages}
@@ -92,7 +93,6 @@ class Coordinator:
         try:
             log.news(*warnings)
             log.event("worker", worker="coordinator", incarnation=1, **asdict(worker_facts(torch.device("cpu"))))
-            placement = place_run(setup.config, cluster_resources())
             drawing = who_draws(setup, placement)
             served = f"; metrics at {exporter.address}" if exporter else ""
             log.news(f"{placement.reason}; {drawing.reason}{served}")
@@ -168,7 +168,7 @@ def _stages(setup: RunSetup, snapshots: dict[int, Snapshot]) -> dict[int, Stage]
     stages = {}
     for number in setup.stages:
         done = snapshots[number].step if number in snapshots else 0
-        steps = setup.sync_steps if number == setup.embedding_stage else engine.round_steps
+        steps = setup.sync_steps if number == setup.embedding_stage else setup.round_steps
         queue = StageQueue(setup.snapshot_steps, steps, engine.prefetch, done)
         stages[number] = Stage(
             number, setup.stage_name(number), queue, CLASSIFIER_WORKER, waiting_since=now, reported=done

@@ -100,4 +100,4 @@ class Dispatcher:
         """Until its worker counts as hung: by the stage's own step time, once that is known."""
         if stage.slowest_step_seconds is None:
             return self._engine.stall_timeout_seconds
-        return max(self._engine.hang_seconds, HANG_FACTOR * self._engine.round_steps * stage.slowest_step_seconds)
+        return max(self._engine.hang_seconds, HANG_FACTOR * self._setup.round_steps * stage.slowest_step_seconds)

@@ -1,7 +1,7 @@
 """What each process of a Ray Train group does: the back-propagation baseline, data-parallel."""
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,9 @@ def train_end_to_end(config: dict[str, EndToEndJob]) -> None:
     job, context = config["job"], ray.train.get_context()
     setup, size = job.setup, context.get_world_size()
     group = ReplicaGroup(context.get_world_rank(), size) if size > 1 else ALONE
-    engine, split = setup.config.engine, ray.get(job.train)
+    split = ray.get(job.train)
     device = setup.start_computing()
+    setup = replace(setup, on_gpu=device.type == "cuda")
     samples = setup.training_samples(split.inputs, device)
     trainer = setup.end_to_end_trainer(samples, device, group, ray.train.torch.prepare_model)
     last = ray.train.get_checkpoint()
@@ -62,7 +63,7 @@ def train_end_to_end(config: dict[str, EndToEndJob]) -> None:
         trainer.restore(_read(last))
     done = trainer.snapshot().step
     records = _Records(job, device, done) if group.rank == 0 else None
-    stream, queue = setup.batch_stream(split.labels), StageQueue(setup.snapshot_steps, engine.round_steps, 1, done)
+    stream, queue = setup.batch_stream(split.labels), StageQueue(setup.snapshot_steps, setup.round_steps, 1, done)
     while (work := queue.next_round(unsaved_snapshots=0)) is not None:
         try:
             report = train_round(trainer, group.share(stream.round(RoundKey(NETWORK_STAGE, *work))))

@@ -1,6 +1,6 @@
 """What follows from a configuration and the facts of its data by plain counting: stages, sizes and steps."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 
@@ -15,6 +15,9 @@ NETWORK_STAGE, NETWORK = 1, "network"
 """The only stage of a network that is trained end to end."""
 RECORDABLE = ("paper", "small-conv", "mlp")
 """Networks that never look at a value on the host; of others only their author knows."""
+ROUND_STEPS, SNAPSHOT_EVERY_STEPS = {False: 16, True: 256}, {False: 64, True: 2048}
+"""By whether blocks are on GPUs. There a step may take a tenth of a millisecond, and the same cadence in steps would
+cost more than the steps: between two rounds lies about a millisecond, and a snapshot is a copy of 24 MB."""
 LEARNED_DIM = 20
 """d of a learned W_embed where nothing is said of it, as in the paper."""
 
@@ -26,10 +29,12 @@ class RunPlan:
     Attributes:
         config: of the run.
         facts: of its data set.
+        on_gpu: whether blocks are trained on GPUs; changes how often one hears of them, and no result.
     """
 
     config: RunConfig
     facts: DataFacts
+    on_gpu: bool = field(default=False, kw_only=True)
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -111,6 +116,12 @@ class RunPlan:
         """Whether checkpoints are evaluated: a chain needs all of its blocks."""
         return self.config.blocks.only is None and self.config.evaluation.samples > 0
 
+    @property
+    def round_steps(self) -> int:
+        """Most steps that are sent to a block in one message."""
+        chosen = self.config.engine.round_steps
+        return ROUND_STEPS[self.on_gpu] if chosen == "auto" else chosen
+
     def records_steps_of(self, stage: int) -> bool:
         """Whether a stage's steps are recorded where it is on a GPU (`engine.cuda_graphs`)."""
         wanted, training = self.config.engine.cuda_graphs, self.config.training
@@ -137,7 +148,8 @@ class RunPlan:
     @cached_property
     def snapshot_steps(self) -> tuple[int, ...]:
         """The steps at which every stage is snapshotted, rising: those of checkpoints, and some between."""
-        every = self._whole_versions(self.config.checkpoint.snapshot_every_steps)
+        chosen = self.config.checkpoint.snapshot_every_steps
+        every = self._whole_versions(SNAPSHOT_EVERY_STEPS[self.on_gpu] if chosen == "auto" else chosen)
         return tuple(sorted({*self.checkpoint_steps, *range(every, self.total_steps, every)}))
 
     def _whole_versions(self, steps: int) -> int:

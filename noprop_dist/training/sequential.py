@@ -4,6 +4,7 @@ It is the oracle: the Ray engine's weights must have the same bits.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from noprop_dist.data.dataset import DataSet
 from noprop_dist.errors import TrainingError
@@ -56,9 +57,10 @@ class _Run:
         stopped: Callable[[], bool],
     ) -> None:
         config = setup.config
-        self._setup, self._data, self._directory = setup, data, directory
-        self._on_progress, self._stopped = on_progress, stopped
         self._device = setup.start_computing()
+        self._setup = setup = replace(setup, on_gpu=self._device.type == "cuda")
+        self._data, self._directory = data, directory
+        self._on_progress, self._stopped = on_progress, stopped
         self._stream = setup.batch_stream(data.train.labels)
         samples = setup.training_samples(data.train.inputs, self._device)
         self._trainers: dict[int, StageTrainer] = {
@@ -100,7 +102,7 @@ class _Run:
         yield checkpoint
 
     def _train_until(self, last: int, stage: int, trainer: StageTrainer, save: bool) -> None:
-        begun, round_steps = self._done[stage], self._setup.config.engine.round_steps
+        begun, round_steps = self._done[stage], self._setup.round_steps
         try:
             for first in range(begun, last, round_steps):  # for each mini-batch
                 self._train_round(trainer, first, min(round_steps, last - first))

@@ -62,3 +62,14 @@ def test_there_are_never_more_workers_than_blocks():
 def test_gpus_where_there_are_none_are_refused():
     with pytest.raises(UserError, match="engine.device=cuda: there is no GPU here"):
         place(TEN, EngineSettings(device="cuda"), Resources(8, 0))
+
+
+def test_blocks_of_a_worker_are_trained_at_the_same_time_where_it_has_a_gpu():
+    engine = EngineSettings()
+    assert place(TEN, engine, Resources(2, 0)).lanes == 1
+    assert place(TEN, engine, Resources(8, 1)).lanes == 8
+    assert place(TEN, engine, Resources(8, 4)).lanes == 3
+    assert place(TEN, engine, Resources(8, 10)).lanes == 1
+    assert place(TEN, EngineSettings(blocks_at_once=2), Resources(2, 0)).lanes == 2
+    assert place(TEN, engine, Resources(8, 1), replicas=2).lanes == 1, "sums over a group are taken in one order"
+    assert "up to 8 blocks of a worker at the same time" in place(TEN, engine, Resources(8, 1)).reason
