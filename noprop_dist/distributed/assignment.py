@@ -1,11 +1,11 @@
 """Which worker holds which blocks, now and next: pure functions. No result depends on what they say."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 LEAST_GAIN_SECONDS = 10.0
 LEAST_GAIN_SHARE = 0.15
-"""A move costs a snapshot and a new start of the block; it has to be worth it."""
+"""Of what the block has left to do. A move costs a snapshot and a new start of the block; it has to be worth it."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Load:
     """
 
     worker: str
-    seconds_left: Mapping[int, float]
+    seconds_left: dict[int, float]
     slowness: float
     free: int | None
 
@@ -52,16 +52,34 @@ def best_move(loads: Sequence[Load]) -> Move | None:
     if len(loads) < 2:
         return None
     source = max(loads, key=lambda load: load.total_seconds)
-    best, best_gain = None, max(LEAST_GAIN_SECONDS, LEAST_GAIN_SHARE * source.total_seconds)
+    best, best_worth = None, (LEAST_GAIN_SECONDS, 0.0)
     for target in loads:
         if target is source or not target.has_room:
             continue
         for block, seconds in source.seconds_left.items():
             there = target.total_seconds + seconds * target.slowness / source.slowness
             gain = source.total_seconds - max(there, source.total_seconds - seconds)
-            if gain > best_gain:
-                best, best_gain = Move(block, source.worker, target.worker), gain
+            worth = (gain, -there)  # where targets gain as much, the one that is done sooner
+            if gain > LEAST_GAIN_SHARE * seconds and worth > best_worth:
+                best, best_worth = Move(block, source.worker, target.worker), worth
     return best
+
+
+def best_moves(loads: Sequence[Load]) -> list[Move]:
+    """The best move, then the best one after it, and so on; no block moves twice."""
+    moves: list[Move] = []
+    by_name = {load.worker: load for load in loads}
+    while (move := best_move(list(by_name.values()))) is not None:
+        if move.block in {earlier.block for earlier in moves}:
+            break
+        moves.append(move)
+        source, target = by_name[move.source], by_name[move.target]
+        left = dict(source.seconds_left)
+        seconds = left.pop(move.block) * target.slowness / source.slowness
+        by_name[source.worker] = replace(source, seconds_left=left)
+        free = None if target.free is None else target.free - 1
+        by_name[target.worker] = replace(target, seconds_left=target.seconds_left | {move.block: seconds}, free=free)
+    return moves
 
 
 def worker_for(

@@ -13,7 +13,7 @@ LOOK_SECONDS = 5.0
 
 
 class Recruiter:
-    """One use, in one loop. A block comes to a new worker as to any idle one: `Roster.plan_move` sees to it.
+    """One use, in one loop. A block comes to a new worker as to any idle one: `Roster.plan_moves` sees to it.
 
     Args:
         config: of the run.

@@ -2,9 +2,10 @@
 
 import time
 from collections import Counter
+from math import isfinite
 
 from noprop_dist.configuration.operation import EngineSettings
-from noprop_dist.distributed.assignment import Load, best_move, worker_for
+from noprop_dist.distributed.assignment import Load, best_moves, worker_for
 from noprop_dist.distributed.fleet import Fleet
 from noprop_dist.distributed.snapshot_keeper import SnapshotKeeper
 from noprop_dist.distributed.stage import Stage
@@ -31,6 +32,7 @@ class Roster:
         self._keeper = keeper
         self._engine = engine
         self._looked_for_moves = time.monotonic()
+        self._first_ready: float | None = None
 
     def held_by(self, worker: Worker) -> list[Stage]:
         """The stages on a worker."""
@@ -61,18 +63,17 @@ class Roster:
         stage.worker, stage.leaving = None, False
         stage.queue.rewind(self._keeper.latest_step(stage.number))
 
-    def plan_move(self) -> Stage | None:
-        """Let the block leave whose move to another worker ends the run soonest, now and then; None is no move."""
+    def plan_moves(self) -> list[Stage]:
+        """Let the blocks leave whose moves to other workers end the run soonest, now and then."""
         now = time.monotonic()
         if now - self._looked_for_moves < LOOK_FOR_MOVES_SECONDS or any(s.leaving for s in self._stages.values()):
-            return None
+            return []
         self._looked_for_moves = now
-        move = best_move(list(self._loads().values()))
-        if move is None:
-            return None
-        stage = self._stages[move.block]
-        stage.home, stage.leaving = move.target, True
-        return stage
+        moves = best_moves(list(self._loads().values()))
+        for move in moves:
+            stage = self._stages[move.block]
+            stage.home, stage.leaving = move.target, True
+        return [self._stages[move.block] for move in moves]
 
     def _hold(self, stage: Stage, worker: Worker) -> None:
         snapshot = self._keeper.latest(stage.number)
@@ -85,9 +86,14 @@ class Roster:
         home = self._fleet.workers[stage.home]
         if stage.home == CLASSIFIER_WORKER:
             return stage.home if home.ready else None
-        lost_for = time.monotonic() - stage.waiting_since
-        coming = home.given_up is None and lost_for < self._engine.move_after_seconds
-        return worker_for(stage.home, self._loads(), coming, waiting_for)
+        loads = self._loads()
+        if loads and self._first_ready is None:
+            self._first_ready = time.monotonic()
+        since = stage.waiting_since
+        if isfinite(since) and self._first_ready is not None:
+            since = max(since, self._first_ready)  # where all workers start late, the first is not given every block
+        coming = home.given_up is None and time.monotonic() - since < self._engine.move_after_seconds
+        return worker_for(stage.home, loads, coming, waiting_for)
 
     def _loads(self) -> dict[str, Load]:
         """Of the ready block workers that stay."""

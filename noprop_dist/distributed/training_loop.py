@@ -192,8 +192,7 @@ class TrainingLoop:
             self._roster.let_go(stage)
 
     def _move_blocks(self) -> None:
-        moving = self._roster.plan_move()
-        if moving is not None:
+        for moving in self._roster.plan_moves():
             self._log.news(f"{moving.name} moves from {moving.worker} to {moving.home}")
             self._log.board.state(moving.number, "moving")
         for worker in self._fleet.leaving():

@@ -189,13 +189,16 @@ class RunSetup(RunPlan):
         return EmbeddingExchange(weights, first, self.sync_steps, self.total_steps, self.config.blocks.count)
 
     def _for_training(self, network: Network, device: torch.device) -> Network:
-        """On the device, laid out in memory and compiled as is asked for; names of weights stay as they are."""
-        training = self.config.training
-        channels_last = training.wants_channels_last(device.type == "cuda")
-        network.to(device).to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-        if training.compile:
+        """On the device, laid out and compiled as is asked for; names of weights stay as they are."""
+        network = self._on_device(network, device)
+        if self.config.training.compile:
             network.compile()
         return network
+
+    def _on_device(self, module: Network, device: torch.device) -> Network:
+        """On the device, laid out in memory as is asked for."""
+        channels_last = self.config.training.wants_channels_last(device.type == "cuda")
+        return module.to(device).to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
     def _replica(self, device: torch.device) -> EmbeddingReplica:
         return EmbeddingReplica(self.embedding.to(device), self.config.embedding.is_learned)
@@ -214,7 +217,7 @@ class RunSetup(RunPlan):
             weights = to_tensors(snapshots[NETWORK_STAGE].weights)
             whole = self.end_to_end_network(weights["embedding"])
             whole.load_state_dict(weights)
-            return whole.eval().to(device).for_inference(self.schedule, self.facts, self.config.seed)
+            return self._on_device(whole.eval(), device).for_inference(self.schedule, self.facts, self.config.seed)
         every_block = range(1, self.config.blocks.count + 1)
         missing = [str(block) for block in every_block if block not in snapshots]
         if missing:
@@ -224,7 +227,7 @@ class RunSetup(RunPlan):
 
         def trained(module: torch.nn.Module, stage: int) -> torch.nn.Module:
             module.load_state_dict(to_tensors(snapshots[stage].weights))
-            return module.eval().to(device)
+            return self._on_device(module.eval(), device)
 
         return NoPropNetwork(
             blocks=tuple(trained(self.block_network(block), block) for block in every_block),

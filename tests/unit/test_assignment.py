@@ -2,7 +2,7 @@
 
 import random
 
-from noprop_dist.distributed.assignment import Load, Move, best_move, worker_for
+from noprop_dist.distributed.assignment import Load, Move, best_move, best_moves, worker_for
 
 
 def load(worker, *seconds, slowness=1.0, free=None, first=1):
@@ -43,6 +43,19 @@ def test_moves_come_to_an_end_and_never_make_the_run_longer():
             where[move.block] = move.target
         assert move is None
         assert longest == sorted(longest, reverse=True)
+
+
+def test_a_worker_that_has_everything_gives_to_all_that_have_nothing():
+    """Blocks of thirty-two late workers lay on the first one, and stayed: what one move gains seemed too little."""
+    loads = [load("w0", *[116.0] * 32), *(load(f"w{k}") for k in range(1, 32))]
+    moves = best_moves(loads)
+    assert {move.target for move in moves} == {f"w{k}" for k in range(1, 32)}
+    assert len({move.block for move in moves}) == len(moves) == 31
+
+
+def test_moves_that_are_planned_together_leave_room_to_those_before():
+    moves = best_moves([load("a", 60, 60, 60, 60), load("b", free=1), load("c", free=None)])
+    assert sorted(move.target for move in moves) == ["b", "c"]
 
 
 def test_a_block_waits_for_its_own_worker_while_that_is_coming():

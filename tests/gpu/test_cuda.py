@@ -1,0 +1,63 @@
+"""What holds on a CPU holds on a GPU: skipped where there is none, and not yet run on one by the authors."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from noprop_dist.configuration.layers import load_config
+from noprop_dist.data.read_ahead import ReadAhead
+from noprop_dist.training.batch_stream import RoundKey
+from noprop_dist.training.device import start_thread
+from noprop_dist.training.preparation import prepare
+from noprop_dist.training.rounds import train_round
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+BLOCKS, STEPS = 4, 48
+DIGITS = [f"blocks.count={BLOCKS}", "blocks.network={kind: paper}", "training.gradient_clip=1",
+          "engine.device=cuda"]  # fmt: skip
+
+
+def fingerprints(*settings, lanes=1, moved_at=None, read_ahead=False):
+    """Of all blocks after some rounds of 16 steps; blocks may move to other trainers on the way."""
+    setup, data = prepare(load_config("digits", None, [*DIGITS, *settings]))
+    device, stream = setup.start_computing(), setup.batch_stream(data.train.labels)
+    samples = setup.training_samples(data.train.inputs, device)
+    if read_ahead:
+        samples = ReadAhead(data.train.inputs, setup.facts, device, setup.augmentation())
+        samples._resident = None  # as if it did not fit
+
+    def train(lane):
+        start_thread(device, 1)
+        trainers = {t: setup.block_trainer(t, samples, device) for t in range(1 + lane, BLOCKS + 1, lanes)}
+        for first in range(0, STEPS, 16):
+            for block in tuple(trainers):
+                if first == moved_at:
+                    snapshot = trainers[block].snapshot()
+                    trainers[block] = setup.block_trainer(block, samples, device)
+                    trainers[block].restore(snapshot)
+                train_round(trainers[block], stream.round(RoundKey(block, first, 16)))
+        return {block: trainer.snapshot().fingerprint() for block, trainer in trainers.items()}
+
+    with ThreadPoolExecutor(lanes) as threads:
+        return dict(sorted(pair for lane in threads.map(train, range(lanes)) for pair in lane.items()))
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_recorded_steps_have_the_bits_of_steps_done_call_by_call(precision, schedule):
+    settings = [f"training.precision={precision}", f"training.lr_schedule={{kind: {schedule}}}"]
+    by_call = fingerprints(*settings, "engine.cuda_graphs=never")
+    assert fingerprints(*settings, "engine.cuda_graphs=always") == by_call
+    assert fingerprints(*settings, "engine.cuda_graphs=always", moved_at=32) == by_call
+
+
+def test_blocks_that_are_trained_at_the_same_time_get_the_same_bits():
+    one_by_one = fingerprints()
+    assert fingerprints(lanes=2) == one_by_one
+    assert fingerprints(lanes=4, moved_at=16) == one_by_one
+
+
+def test_data_that_does_not_fit_on_the_device_gives_the_same_bits():
+    augmented = "data.augment={crop_padding: 1, flip: true}"
+    assert fingerprints(augmented, read_ahead=True, lanes=2) == fingerprints(augmented)
