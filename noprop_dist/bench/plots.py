@@ -6,8 +6,6 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from noprop_dist.bench.straggler import MemorySample
-
 Row = Mapping[str, Any]
 ALLOWED_GROWTH = 1.25
 """Of the time per block-step, from the fewest blocks to the most."""
@@ -74,22 +72,6 @@ def device_figure(rows: Sequence[Row]) -> Figure:
     axes.invert_yaxis()
     axes.set(title="Ways of running the blocks of one device", xlabel="block-steps per second")
     axes.margins(x=0.15)
-    return figure
-
-
-def straggler_figure(samples: list[MemorySample]) -> Figure:
-    """Both over time, with the lead of the fastest block over the slow one."""
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
-    axes = figure.subplots()
-    lead = axes.twinx()
-    seconds = [each.seconds for each in samples]
-    axes.plot(seconds, [each.coordinator_bytes / 2**20 for each in samples], label="coordinator, resident")
-    axes.plot(seconds, [each.object_store_bytes / 2**20 for each in samples], label="object stores, high-water mark")
-    lead.plot(seconds, [s.fastest_step - s.slowest_step for s in samples], color="grey", linestyle=":", label="lead")
-    axes.set(title="One block ten times slower than the others", xlabel="seconds", ylabel="MiB", ylim=(0, None))
-    lead.set(ylabel="lead of the fastest block (steps, dotted)", ylim=(0, None))
-    axes.legend(loc="lower right")
-    axes.grid(alpha=0.25)
     return figure
 
 

@@ -5,10 +5,12 @@ The others run ahead of it without end; what they leave behind must not pile up 
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from matplotlib.figure import Figure
 
 from noprop_dist.bench.live_run import LiveRun
 from noprop_dist.distributed.loopback import loopback_cluster
@@ -90,6 +92,22 @@ def summary(samples: list[MemorySample]) -> list[dict[str, Any]]:
         for part in parts
         if part
     ]
+
+
+def straggler_figure(samples: Sequence[MemorySample]) -> Figure:
+    """Both over time, with the lead of the fastest block over the slow one."""
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    axes = figure.subplots()
+    lead = axes.twinx()
+    seconds = [each.seconds for each in samples]
+    axes.plot(seconds, [each.coordinator_bytes / 2**20 for each in samples], label="coordinator, resident")
+    axes.plot(seconds, [each.object_store_bytes / 2**20 for each in samples], label="object stores, high-water mark")
+    lead.plot(seconds, [s.fastest_step - s.slowest_step for s in samples], color="grey", linestyle=":", label="lead")
+    axes.set(title="One block ten times slower than the others", xlabel="seconds", ylabel="MiB", ylim=(0, None))
+    lead.set(ylabel="lead of the fastest block (steps, dotted)", ylim=(0, None))
+    axes.legend(loc="lower right")
+    axes.grid(alpha=0.25)
+    return figure
 
 
 def _steps(run: LiveRun) -> dict[str, int]:

@@ -77,8 +77,7 @@ def straggler(
     as_json: Json = False,
 ) -> None:
     """Memory of coordinator and object store while one block is ten times slower than the others."""
-    from noprop_dist.bench.plots import straggler_figure
-    from noprop_dist.bench.straggler import bench_straggler, summary
+    from noprop_dist.bench.straggler import bench_straggler, straggler_figure, summary
 
     check_plot(plot)
     with tempfile.TemporaryDirectory(prefix="noprop-dist-straggler-") as folder:

@@ -48,8 +48,9 @@ def show_rows(title: str, result: Mapping[str, Any], as_json: bool, *lines: str)
     columns = [column for column in rows[0] if not isinstance(rows[0][column], list)]
     table = Table(title=title, title_justify="left")
     for column in columns:
-        justify: Literal["left", "right"] = "left" if isinstance(rows[0][column], str) else "right"
-        table.add_column(column.replace("_", " "), justify=justify, no_wrap=True)
+        is_text = isinstance(rows[0][column], str)
+        justify: Literal["left", "right"] = "left" if is_text else "right"
+        table.add_column(column.replace("_", " "), justify=justify, no_wrap=is_text)  # long headings may wrap
     for row in rows:
         table.add_row(*(_cell(row[column]) for column in columns))
     print_figures(table, *lines)

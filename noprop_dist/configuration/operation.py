@@ -25,7 +25,7 @@ class EngineSettings(Settings):
     prefetch: Positive = Field(2, description="rounds in flight for each block")
     sampling: Literal["auto", "coordinator", "worker"] = Field(
         "auto",
-        description="who draws z (auto: the workers where z is as large as an image, or on many GPUs); always the same",
+        description="who draws z (auto: the workers where z is large, GPUs are many or cores few); always the same",
     )
     cuda_graphs: Literal["auto", "always", "never"] = Field(
         "auto",

@@ -47,12 +47,14 @@ class Placement:
         workers: block workers.
         side_gpus: share of a GPU that evaluator and classifier worker ask for, each.
         lanes: blocks that a worker trains at the same time.
+        spare_cpus: cores that no worker asks for.
         reason: for people.
     """
 
     workers: tuple[WorkerPlace, ...]
     side_gpus: float
     lanes: int
+    spare_cpus: float
     reason: str
 
     @property
@@ -92,7 +94,8 @@ def place(blocks: tuple[int, ...], engine: EngineSettings, resources: Resources,
     together = f", up to {lanes} blocks of a worker at the same time" if lanes > 1 else ""
     reason = f"{len(blocks)} block(s) on {workers} worker(s){each}: {slots} {unit}{plural} available{shared}{together}"
     places = (WorkerPlace(part, ray_share(cpus), ray_share(gpus), threads) for part in _deal(blocks, workers))
-    return Placement(tuple(places), ray_share((1 - GPU_SHARE_OF_BLOCKS) / 2) if on_gpu else 0.0, lanes, reason)
+    side_gpus = ray_share((1 - GPU_SHARE_OF_BLOCKS) / 2) if on_gpu else 0.0
+    return Placement(tuple(places), side_gpus, lanes, resources.cpus - processes * cpus, reason)
 
 
 def _lanes(engine: EngineSettings, on_gpu: bool, blocks: int) -> int:

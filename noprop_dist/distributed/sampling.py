@@ -20,7 +20,11 @@ class Drawing:
 
 
 def who_draws(plan: RunPlan, placement: Placement) -> Drawing:
-    """By `engine.sampling`; where that is auto, by the size of z and the number of GPUs."""
+    """By `engine.sampling`; where that is auto, by the size of z, the GPUs, and whether a core is free for the coordinator.
+
+    Where every core is a worker's, each millisecond of the coordinator is one of theirs, and to send a batch takes more
+    of them than to draw it: five per cent of the throughput of digits (docs/performance.md).
+    """
     size = 4 * plan.config.training.batch_size * plan.embedding_dim
     match plan.config.engine.sampling:
         case "coordinator":
@@ -31,4 +35,6 @@ def who_draws(plan: RunPlan, placement: Placement) -> Drawing:
         return Drawing(False, f"z is drawn by the workers: it takes {size:,} bytes a step")
     if placement.on_gpu and len(placement.workers) > MOST_GPUS_SERVED:
         return Drawing(False, f"z is drawn by the workers: one process cannot keep up with {len(placement.workers)}")
+    if placement.spare_cpus < 1:
+        return Drawing(False, "z is drawn by the workers: the coordinator has no core to itself")
     return Drawing(True, "z is drawn by the coordinator")

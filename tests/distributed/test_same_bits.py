@@ -40,7 +40,9 @@ def oracle(tmp_path_factory):
 @pytest.mark.parametrize("workers", [1, 2, 5, 10])
 def test_placement_rounds_and_prefetch_change_no_bit(oracle, run_here, tmp_path, workers, round_steps):
     prefetch = 1 if (workers + round_steps) % 2 else 3
-    engine = [f"engine.workers={workers}", f"engine.round_steps={round_steps}", f"engine.prefetch={prefetch}"]
+    sampling = "worker" if workers in (2, 10) and round_steps == 32 else "coordinator"
+    engine = [f"engine.workers={workers}", f"engine.round_steps={round_steps}", f"engine.prefetch={prefetch}",
+              f"engine.sampling={sampling}"]  # fmt: skip
     outcome = run_here(load_config("digits", None, [*DIGITS, *engine]), str(tmp_path / "run"))
     assert [fingerprints(tmp_path / "run", step) for step in (20, 24)] == oracle
     assert outcome.step == 24

@@ -2,6 +2,7 @@
 
 import pytest
 
+from noprop_dist.bench.fault_kinds import signal_worker
 from noprop_dist.bench.faults import fingerprints
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
@@ -58,3 +59,17 @@ def test_a_hundred_blocks_on_one_core_in_waves_have_the_bits_of_the_sequential_e
     run.finish()
     assert fingerprints(run.directory) == undisturbed(settings)
     assert {record["worker"] for record in run.records("worker")} >= {"coordinator", "block worker 1"}
+
+
+def test_blocks_that_are_trained_at_the_same_time_are_all_recovered_with_their_worker(live, undisturbed):
+    settings = ["evaluation.samples=0", "metrics.port=null", "blocks.count=4", "training.max_steps=400",
+                "checkpoint.snapshot_every_steps=16", "blocks.networks.2={kind: paper}"]  # fmt: skip
+    run = live([*settings, "engine.blocks_at_once=3", "engine.round_steps=4"])
+    for rounds in (20, 120):
+        run.wait_for("some rounds", lambda number=rounds: len(run.records("round")) > number)
+        signal_worker(run, "block worker 1")
+    run.finish()
+    assert len(run.records("lost")) == 2
+    assert fingerprints(run.directory) == undisturbed(settings)
+    for block in ("block 1", "block 2", "block 3", "block 4"):
+        assert sum(record["steps"] for record in run.records("round") if record["stage"] == block) == 400

@@ -109,9 +109,12 @@ def test_resume_of_a_finished_run_changes_nothing(noprop, run_dir):
 
 
 def test_plan_shows_placement_memory_and_messages_and_starts_nothing(noprop, tmp_path):
-    text = noprop("plan", "--set", "engine.workers=5", "--run-dir", tmp_path / "run")
+    asked = ("--set", "engine.workers=5", "--set", "engine.sampling=coordinator")
+    text = noprop("plan", *asked, "--run-dir", tmp_path / "run")
     assert "10 block(s) on 5 worker(s)" in text
+    assert "z is drawn by the coordinator, as asked for" in text
     assert "bytes per block-step" in text
+    assert "arithmetic: float32, channels last" in text
     assert "4,000 block-steps" in text.replace("\n", " ")
     assert not (tmp_path / "run").exists()
     assert "one after another in one process" in noprop("plan", "--engine", "sequential")

@@ -6,7 +6,7 @@ from noprop_dist.distributed.placement import Resources, place
 from noprop_dist.distributed.sampling import who_draws
 from noprop_dist.training.preparation import prepare
 
-CPUS, GPUS = Resources(8, 0), Resources(64, 8)
+CPUS, GPUS = Resources(9, 0), Resources(64, 8)
 
 
 @pytest.fixture
@@ -24,6 +24,9 @@ def drawing(small_config):
     [
         (CPUS, (), True),
         (CPUS, ("engine.sampling=worker",), False),
+        (Resources(8, 0), (), False),
+        (Resources(2, 0), (), False),
+        (Resources(2, 0), ("engine.workers=1",), True),
         (GPUS, (), False),
         (GPUS, ("engine.workers=4",), True),
         (GPUS, ("engine.sampling=coordinator",), True),
@@ -38,3 +41,4 @@ def test_the_coordinator_draws_unless_it_could_not_keep_up(drawing, resources, s
 def test_the_reason_says_what_is_too_much(drawing):
     assert "102,400 bytes a step" in drawing(CPUS, "embedding={kind: learned, dim: 200}").reason
     assert "cannot keep up with 8" in drawing(GPUS).reason
+    assert "has no core to itself" in drawing(Resources(2, 0)).reason
