@@ -20,7 +20,7 @@ class Drawing:
 
 
 def who_draws(plan: RunPlan, placement: Placement) -> Drawing:
-    """By `engine.sampling`; where that is auto, by the size of z, the GPUs, and whether a core is free for the coordinator.
+    """By `engine.sampling`; where that is auto, by the size of z, the GPUs, and whether the coordinator has a core.
 
     Where every core is a worker's, each millisecond of the coordinator is one of theirs, and to send a batch takes more
     of them than to draw it: five per cent of the throughput of digits (docs/performance.md).
