@@ -27,7 +27,7 @@ def dispatch_figure(rows: Sequence[Row]) -> Figure:
         label=f"{ALLOWED_GROWTH} × that of {blocks[0]} blocks",
     )
     axes.set(title="Cost of coordination", xlabel="blocks", ylabel="µs per block-step", ylim=(0, None))
-    axes.legend()
+    axes.legend(loc="lower right")
     return figure
 
 
