@@ -23,7 +23,7 @@ def who_draws(plan: RunPlan, placement: Placement) -> Drawing:
     """By `engine.sampling`; where that is auto, by the size of z, the GPUs, and whether the coordinator has a core.
 
     Where every core is a worker's, each millisecond of the coordinator is one of theirs, and to send a batch takes more
-    of them than to draw it: five per cent of the throughput of digits (docs/performance.md).
+    of them than to draw it (docs/performance.md).
     """
     size = 4 * plan.config.training.batch_size * plan.embedding_dim
     match plan.config.engine.sampling:
