@@ -117,7 +117,7 @@ def test_straggler_watches_memory_while_the_others_run_ahead(capsys, tmp_path):
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_here")
 def test_every_length_of_a_version_is_measured_beside_fixed_embeddings(capsys):
-    rows = run_bench(capsys, "sync-steps", "--set", "blocks.count=2", "--steps", "128", "--repeats", "1")["rows"]
+    rows = run_bench(capsys, "sync-steps", "--set", "blocks.count=2", "--steps", "640", "--repeats", "1")["rows"]
     assert [row["w_embed"] for row in rows] == [
         "one-hot, fixed",
         *(f"learned, sync_steps {n}" for n in (1, 8, 32, 128)),
