@@ -10,8 +10,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from noprop_dist.bench.made_up import made_up_data
+from noprop_dist.bench.spread import rate_columns
 from noprop_dist.bench.ways import OwnTrainers, PlainLoop, Rounds, Stacked, Way
 from noprop_dist.configuration.layers import load_config
+from noprop_dist.configuration.settings import RunConfig
 from noprop_dist.configuration.training import Precision
 from noprop_dist.data.dataset import DataSet
 from noprop_dist.training.batch_stream import RoundKey
@@ -49,8 +51,13 @@ def bench_device(
     """
     device = choose_device(wanted)
     fixed = [f"engine.device={device.type}", "engine.kind=sequential"]
-    setup, data = _prepared(preset, [*settings, *fixed], made_up)
-    ways = _ways(setup, data, device, lambda *more: _prepared(preset, [*settings, *fixed, *more], made_up)[0])
+    config = load_config(preset, None, [*settings, *fixed])
+    setup, data = _prepared(config, made_up)
+
+    def varied(*more: str) -> RunSetup:
+        return replace(setup, config=load_config(preset, None, [*settings, *fixed, *more]))
+
+    ways = _ways(setup, data, device, varied)
     size, blocks = setup.round_steps, setup.config.blocks.trained()
     stream = setup.batch_stream(data.train.labels)
     rates: dict[tuple[str, Precision], list[float]] = {key: [] for key in ways}
@@ -73,8 +80,7 @@ def bench_device(
     return [_row(*key, each[1:], errors[key], flop, peaks[key[1]], plain) for key, each in rates.items()]
 
 
-def _prepared(preset: str, settings: Sequence[str], made_up: bool) -> tuple[RunSetup, DataSet]:
-    config = load_config(preset, None, settings)
+def _prepared(config: RunConfig, made_up: bool) -> tuple[RunSetup, DataSet]:
     if made_up:
         data = made_up_data(config)
         setup = RunSetup(config, data.facts)
@@ -136,12 +142,9 @@ def _row(
     return {
         "way": way,
         "precision": precision,
-        "block_steps_per_second": median,
-        "least": min(rates),
-        "most": max(rates),
+        **rate_columns(rates),
         "times_plain": median / plain,
         "gigaflop_per_second": median * flop / 1e9,
         "percent_of_peak": 100 * median * flop / peak,
         "error": error,
-        "turns": rates,
     }

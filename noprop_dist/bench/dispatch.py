@@ -11,6 +11,7 @@ from typing import Any
 from noprop_dist.bench.idle_run import idle_records
 from noprop_dist.bench.idle_workers import NoopWorker
 from noprop_dist.bench.rates import block_rate
+from noprop_dist.bench.spread import rate_columns
 from noprop_dist.distributed.cluster import ray_session
 
 BLOCKS = (10, 50, 100, 200)
@@ -44,10 +45,7 @@ def _row(blocks: int, rates: list[float], round_steps: int) -> dict[str, Any]:
     median = statistics.median(rates)
     return {
         "blocks": blocks,
-        "block_steps_per_second": median,
-        "least": min(rates),
-        "most": max(rates),
+        **rate_columns(rates),
         "block_rounds_per_second": median / round_steps,
         "microseconds_per_block_step": 1e6 / median,
-        "turns": rates,
     }

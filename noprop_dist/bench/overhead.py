@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from noprop_dist.bench.rates import RoundTime, parts, placed, rate, ray_rate, spread
+from noprop_dist.bench.rates import RoundTime, placed, rate, ray_rate
+from noprop_dist.bench.spread import spread
 from noprop_dist.configuration.layers import load_config
 from noprop_dist.configuration.settings import RunConfig
 from noprop_dist.distributed.cluster import ray_session
@@ -86,11 +87,11 @@ def bench_overhead(
 
 
 def _bare_turn(config: RunConfig, workers: int) -> list[RoundTime]:
-    context, lanes = multiprocessing.get_context("spawn"), placed(config, workers).lanes
+    context, placement = multiprocessing.get_context("spawn"), placed(config, workers)
     results: Any = context.Queue()
     processes = [
-        context.Process(target=_bare_process, args=(config, process, part, lanes, results), daemon=True)
-        for process, part in enumerate(parts(config, workers))
+        context.Process(target=_bare_process, args=(config, process, part, placement.lanes, results), daemon=True)
+        for process, part in enumerate(worker.blocks for worker in placement.workers)
     ]
     for process in processes:
         process.start()

@@ -4,11 +4,9 @@ The window goes from the moment when the last of them has finished a quarter of 
 other actors of the engine too) to the moment when the first of them is done.
 """
 
-import statistics
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -41,11 +39,6 @@ def rate(rounds: Sequence[RoundTime]) -> float:
     if end <= begin:
         raise UserError("--steps: too few, for the processes of one turn were never all at work at the same time")
     return sum(r.steps for r in rounds if begin < r.time <= end) / (end - begin)
-
-
-def spread(side: str, rates: Sequence[float]) -> dict[str, Any]:
-    """A row of a table: median, least and most of a side's turns."""
-    return {"side": side, "median": statistics.median(rates), "least": min(rates), "most": max(rates), "turns": rates}
 
 
 def ray_rate(config: RunConfig, workers: int) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 from noprop_dist.bench.idle_run import idle_records
 from noprop_dist.bench.idle_workers import SleepingWorker
 from noprop_dist.bench.rates import block_rate, ray_rate
+from noprop_dist.bench.spread import rate_columns
 from noprop_dist.configuration.layers import load_config
 from noprop_dist.configuration.operation import EngineSettings
 from noprop_dist.distributed.cluster import cluster_resources, ray_session
@@ -73,14 +74,10 @@ def _sleeping_rate(workers: int) -> float:
 
 
 def _row(kind: str, workers: int, rates: list[float], ideal: float) -> dict[str, Any]:
-    median = statistics.median(rates)
     return {
         "kind": kind,
         "workers": workers,
-        "block_steps_per_second": median,
-        "least": min(rates),
-        "most": max(rates),
+        **rate_columns(rates),
         "ideal": ideal,
-        "percent_of_ideal": 100 * median / ideal,
-        "turns": rates,
+        "percent_of_ideal": 100 * statistics.median(rates) / ideal,
     }

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from noprop_dist.bench.rates import ray_rate, spread
+from noprop_dist.bench.rates import ray_rate
+from noprop_dist.bench.spread import spread
 from noprop_dist.configuration.layers import load_config
 from noprop_dist.distributed.cluster import ray_session
 from noprop_dist.training.run_plan import SNAPSHOT_EVERY_STEPS

@@ -23,6 +23,16 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object with `
 progress = Console(stderr=True, highlight=False)
 
 
+def check_choice(option: str, value: str, allowed: Sequence[str]) -> None:
+    """Refuse what an option does not know.
+
+    Raises:
+        UserError: names what is allowed.
+    """
+    if value not in allowed:
+        raise UserError(f"{option} {value}: allowed are {', '.join(allowed[:-1])} and {allowed[-1]}")
+
+
 def check_plot(plot: Path | None) -> None:
     """Refuse a place for a picture before anything is measured.
 

@@ -12,12 +12,12 @@ from noprop_dist.cli.bench_options import (
     Set,
     Steps,
     Workers,
+    check_choice,
     check_plot,
     draw,
     progress,
     show_rows,
 )
-from noprop_dist.errors import UserError
 
 
 def overhead(
@@ -32,8 +32,7 @@ def overhead(
     """Block-steps per second of the Ray engine against bare torch processes that do the same block-steps."""
     from noprop_dist.bench.overhead import bench_overhead
 
-    if device not in ("cpu", "cuda"):
-        raise UserError(f"--device {device}: allowed are cpu and cuda")
+    check_choice("--device", device, ("cpu", "cuda"))
     result = bench_overhead(preset, set_ or [], device, steps, repeats, workers, progress.print)
     title = f"block-steps per second, {workers} one-thread workers, {preset}, {device}"
     show_rows(title, result.to_json(), as_json, f"ratio of the medians, Ray engine to bare: {result.ratio:.3f}")
@@ -53,8 +52,7 @@ def device(
     from noprop_dist.bench.device import bench_device
     from noprop_dist.bench.plots import device_figure
 
-    if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"--device {device}: allowed are auto, cpu and cuda")
+    check_choice("--device", device, ("auto", "cpu", "cuda"))
     check_plot(plot)
     rows = bench_device(preset, set_ or [], device, made_up, steps, repeats, progress.print)
     show_rows(f"one device, {preset}, {steps} steps of every block a turn", {"rows": rows}, as_json)
@@ -73,8 +71,7 @@ def sync_steps(
     """Accuracy and throughput against embedding.sync_steps: how long a version of a learned W_embed lasts."""
     from noprop_dist.bench.sync_steps import bench_sync_steps
 
-    if kind not in ("learned", "prototype"):
-        raise UserError(f"--kind {kind}: allowed are learned and prototype")
+    check_choice("--kind", kind, ("learned", "prototype"))
     rows = bench_sync_steps(preset, set_ or [], kind, steps, repeats, workers, progress.print)
     show_rows(f"{steps} steps of {preset}, {workers} one-thread workers", {"rows": rows}, as_json)
 
@@ -92,8 +89,7 @@ def dispatch(
     from noprop_dist.bench.dispatch import bench_dispatch
     from noprop_dist.bench.plots import dispatch_figure
 
-    if sampling not in ("worker", "coordinator"):
-        raise UserError(f"--sampling {sampling}: allowed are worker and coordinator")
+    check_choice("--sampling", sampling, ("worker", "coordinator"))
     check_plot(plot)
     rows = bench_dispatch(rounds, round_steps, sampling, workers, repeats, progress.print)
     growth = rows[-1]["microseconds_per_block_step"] / rows[0]["microseconds_per_block_step"]

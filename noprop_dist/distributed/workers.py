@@ -17,7 +17,7 @@ from noprop_dist.training.setup import RunSetup
 
 ONCE = {"max_restarts": 0, "max_task_retries": 0}
 """An optimiser step is not idempotent, so Ray may neither restart an actor nor retry a call by itself."""
-WITH_CONTROL = {"control": 1}
+CONTROL = {"control": 1}
 """`stop` is answered while a round is trained."""
 
 CLASSIFIER_WORKER = "classifier worker"
@@ -61,7 +61,7 @@ class ActorMaker:
             lanes: blocks that it trains at the same time.
         """
         side_by_side = {lane_name(number): 1 for number in range(lanes)} if lanes > 1 else {}
-        groups = {"concurrency_groups": WITH_CONTROL | side_by_side}
+        groups = {"concurrency_groups": CONTROL | side_by_side}
         options = {"num_cpus": cpus, "num_gpus": gpus, "scheduling_strategy": "SPREAD", **ONCE}
         if self._setup.config.training.replicas_per_block > 1:
             group = ray.remote(**groups, **options)(BlockGroup)
@@ -71,7 +71,7 @@ class ActorMaker:
 
     def classifier_worker(self) -> ActorHandle:
         """Make the classifier worker."""
-        actor = ray.remote(concurrency_groups=WITH_CONTROL, **self._side)(self._classifier_worker)
+        actor = ray.remote(concurrency_groups=CONTROL, **self._side)(self._classifier_worker)
         return actor.remote(self._setup, self._labels)
 
     def evaluator(self) -> ActorHandle:

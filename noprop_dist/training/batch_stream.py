@@ -1,6 +1,6 @@
 """The batches of every stage as a pure function of (seed, epoch, step, stage)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -92,11 +92,6 @@ class Round:
     def nbytes(self) -> int:
         """Of its arrays; a version of W_embed that comes with it is not counted."""
         return sum(array.nbytes for array in (self.epochs, self.indices, self.labels, self.z))
-
-    def batches(self) -> Iterator[Batch]:
-        """The batches in the order of their steps."""
-        for k, epoch in enumerate(self.epochs.tolist()):
-            yield Batch(self.first_step + k, epoch, self.indices[k], self.labels[k], self.z[k])
 
 
 def draw_z(

@@ -40,7 +40,7 @@ class EndToEndTrainer:
         group: OneReplica,
         seed: int,
         device: torch.device,
-        precision: Precision = "float32",
+        precision: Precision,
     ) -> None:
         self._network = network.train()
         self._optimisation = optimisation

@@ -15,7 +15,7 @@ from noprop_dist.diffusion.schedule import Schedule
 from noprop_dist.random_streams import Purpose, stream_seed
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.training.batch_stream import Round
-from noprop_dist.training.execution import CallByCall, Execution
+from noprop_dist.training.execution import Execution
 from noprop_dist.training.optimisation import Optimisation
 from noprop_dist.training.replicas import ALONE, OneReplica
 from noprop_dist.training.shared_embedding import EmbeddingReplica
@@ -62,7 +62,7 @@ class BlockTrainer:
         weight: (T/2) η (SNR(t) − SNR(t−1)).
         seed: of the run; dropout at a step is keyed by (seed, block, step, rank in the group).
         group: of the replicas, of which this is one.
-        execution: of the steps; call by call where None.
+        execution: of the steps.
         precision: that the network multiplies in; all else is float32.
     """
 
@@ -75,10 +75,10 @@ class BlockTrainer:
         alpha_bar: float,
         weight: float,
         seed: int,
-        group: OneReplica = ALONE,
+        group: OneReplica,
         *,
-        execution: Execution | None = None,
-        precision: Precision = "float32",
+        execution: Execution,
+        precision: Precision,
     ) -> None:
         self._network = network.train()
         self.group = group
@@ -88,7 +88,7 @@ class BlockTrainer:
         self._alpha_bar = alpha_bar
         self._weight = weight
         self._seed = seed
-        self._execution = execution or CallByCall(embedding.weights.device)
+        self._execution = execution
         self._precision = precision
 
     @property
@@ -141,7 +141,7 @@ class ClassifierTrainer:
         optimisation: of that classifier.
         embedding: its copy of W_embed, on the classifier's device.
         schedule: of the run.
-        execution: of the steps; call by call where None.
+        execution: of the steps.
     """
 
     def __init__(
@@ -150,14 +150,14 @@ class ClassifierTrainer:
         optimisation: Optimisation,
         embedding: EmbeddingReplica,
         schedule: Schedule,
-        execution: Execution | None = None,
+        execution: Execution,
     ) -> None:
         self._classifier = classifier.train()
         self.group = ALONE
         self._optimisation = optimisation
         self.embedding = embedding
         self._schedule = schedule
-        self._execution = execution or CallByCall(embedding.weights.device)
+        self._execution = execution
 
     @property
     def stage(self) -> int:

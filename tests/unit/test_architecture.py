@@ -12,19 +12,8 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # From the lowest layer to the highest; a package may import from those before it, and from itself.
 LAYERS = [
-    *(
-        "errors",
-        "random_streams",
-        "torch_random",
-        "diffusion",
-        "configuration",
-        "models",
-        "data",
-        "inference",
-        "storage",
-        "training",
-    ),
-    *("metrics", "distributed", "report", "bench", "cli"),
+    *("errors", "random_streams", "torch_random", "diffusion", "configuration", "models", "data", "inference"),
+    *("storage", "training", "metrics", "distributed", "report", "bench", "cli"),
 ]
 
 

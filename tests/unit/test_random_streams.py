@@ -24,11 +24,12 @@ def test_a_batch_is_the_same_whenever_and_by_whomever_it_is_asked_for(batches):
 def test_a_round_is_its_batches(batches):
     stream_, *_ = batches
     work = stream_.round(RoundKey(stage=2, first_step=7, steps=5))
-    for k, batch in enumerate(work.batches()):
+    assert work.steps == 5
+    for k in range(work.steps):
         single = stream_.batch(2, 7 + k)
-        assert (batch.step, batch.epoch) == (single.step, single.epoch)
-        assert np.array_equal(batch.labels, single.labels)
-        assert np.array_equal(batch.z, single.z)
+        assert (work.first_step + k, work.epochs[k]) == (single.step, single.epoch)
+        assert np.array_equal(work.labels[k], single.labels)
+        assert np.array_equal(work.z[k], single.z)
     assert work.z.dtype == np.float32
 
 
