@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from noprop_dist.bench.idle_workers import NoopWorker
+from noprop_dist.bench.rates import undisturbed
 from noprop_dist.configuration.layers import load_config
 from noprop_dist.distributed.coordinator import Coordinator
 from noprop_dist.distributed.workers import ActorMaker
@@ -25,10 +26,9 @@ def idle_records(
         settings: further ones.
     """
     fixed = [
-        *(f"blocks.count={blocks}", "blocks.network={kind: mlp, width: 8, depth: 1}", f"engine.workers={workers}"),
-        *(f"training.max_steps={steps}", f"checkpoint.every_steps={steps}"),
-        *(f"checkpoint.snapshot_every_steps={steps}", "evaluation.samples=0", "metrics.port=null"),
-        *("engine.device=cpu", "engine.threads_per_worker=1", "engine.start_timeout_seconds=900"),
+        *undisturbed(steps, workers),
+        *(f"blocks.count={blocks}", "blocks.network={kind: mlp, width: 8, depth: 1}"),
+        *(f"checkpoint.snapshot_every_steps={steps}", "engine.device=cpu", "engine.start_timeout_seconds=900"),
     ]
     config = load_config("digits", None, [*fixed, *settings])
     actors = partial(ActorMaker, block_worker=worker, classifier_worker=NoopWorker)

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from noprop_dist.bench.rates import ray_records
+from noprop_dist.bench.rates import ray_records, undisturbed
 from noprop_dist.configuration.layers import load_config
 from noprop_dist.distributed.cluster import ray_session
 
@@ -51,10 +51,7 @@ def bench_memory(
 
 def _peak(preset: str, settings: Sequence[str], steps: int) -> float:
     """Bytes: the most that any process which trains blocks took."""
-    fixed = [
-        *(f"training.max_steps={steps}", f"checkpoint.every_steps={steps}", f"engine.round_steps={min(steps, 16)}"),
-        *("evaluation.samples=0", "metrics.port=null"),
-    ]
+    fixed = [*undisturbed(steps), f"engine.round_steps={min(steps, 16)}"]
     records = ray_records(load_config(preset, None, [*settings, *fixed]))
     peak: float = max(r["peak_memory_bytes"] for r in records if r["kind"] == "round" and r["stage"] != "classifier")
     return peak

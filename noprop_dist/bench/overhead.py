@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from noprop_dist.bench.rates import RoundTime, placed, rate, ray_rate
+from noprop_dist.bench.rates import RoundTime, placed, rate, ray_rate, undisturbed
 from noprop_dist.bench.spread import spread
 from noprop_dist.configuration.layers import load_config
 from noprop_dist.configuration.settings import RunConfig
@@ -67,16 +67,7 @@ def bench_overhead(
         workers: processes of each side, one thread each.
         say: told what is being measured.
     """
-    fixed = [
-        f"training.max_steps={steps}",
-        f"checkpoint.every_steps={steps}",
-        f"engine.workers={workers}",
-        "engine.threads_per_worker=1",
-        f"engine.device={device}",
-        "evaluation.samples=0",
-        "metrics.port=null",
-    ]
-    config = load_config(preset, None, [*settings, *fixed])
+    config = load_config(preset, None, [*settings, *undisturbed(steps, workers), f"engine.device={device}"])
     result = OverheadResult([], [])
     with ray_session(None):
         for turn in range(repeats):

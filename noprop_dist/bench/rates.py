@@ -41,6 +41,13 @@ def rate(rounds: Sequence[RoundTime]) -> float:
     return sum(r.steps for r in rounds if begin < r.time <= end) / (end - begin)
 
 
+def undisturbed(steps: int, workers: int | None = None) -> list[str]:
+    """Settings of a run of so many steps that nobody evaluates or scrapes, with one checkpoint, at its end."""
+    placed_on = [] if workers is None else [f"engine.workers={workers}", "engine.threads_per_worker=1"]
+    once = [f"training.max_steps={steps}", f"checkpoint.every_steps={steps}"]
+    return [*once, *placed_on, "evaluation.samples=0", "metrics.port=null"]
+
+
 def ray_rate(config: RunConfig, workers: int) -> float:
     """Block-steps per second of one run of the Ray engine in a folder that is deleted again."""
     return block_rate(ray_records(config), parts(config, workers))

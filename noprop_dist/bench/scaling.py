@@ -10,7 +10,7 @@ from typing import Any
 
 from noprop_dist.bench.idle_run import idle_records
 from noprop_dist.bench.idle_workers import SleepingWorker
-from noprop_dist.bench.rates import block_rate, ray_rate
+from noprop_dist.bench.rates import block_rate, ray_rate, undisturbed
 from noprop_dist.bench.spread import rate_columns
 from noprop_dist.configuration.layers import load_config
 from noprop_dist.configuration.operation import EngineSettings
@@ -60,10 +60,7 @@ def _doubling(most: int) -> list[int]:
 
 
 def _real_rate(preset: str, settings: Sequence[str], steps: int, workers: int) -> float:
-    fixed = [
-        *(f"blocks.count={workers}", f"engine.workers={workers}", f"training.max_steps={steps}"),
-        *(f"checkpoint.every_steps={steps}", "evaluation.samples=0", "metrics.port=null"),
-    ]
+    fixed = [*undisturbed(steps, workers), f"blocks.count={workers}"]
     return ray_rate(load_config(preset, None, [*settings, *fixed]), workers)
 
 

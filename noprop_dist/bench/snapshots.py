@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from noprop_dist.bench.rates import ray_rate
+from noprop_dist.bench.rates import ray_rate, undisturbed
 from noprop_dist.bench.spread import spread
 from noprop_dist.configuration.layers import load_config
 from noprop_dist.distributed.cluster import ray_session
@@ -73,11 +73,7 @@ def bench_snapshots(
         workers: one thread each.
         say: told what is being measured.
     """
-    fixed = [
-        *(f"training.max_steps={steps}", f"checkpoint.every_steps={steps}", f"engine.workers={workers}"),
-        *("engine.threads_per_worker=1", "engine.device=cpu", "evaluation.samples=0", "metrics.port=null"),
-        f"engine.round_steps={min(every, 16)}",
-    ]
+    fixed = [*undisturbed(steps, workers), "engine.device=cpu", f"engine.round_steps={min(every, 16)}"]
 
     def measure(cadence: int) -> float:
         options = [*settings, *fixed, f"checkpoint.snapshot_every_steps={cadence}"]

@@ -23,7 +23,7 @@ from noprop_dist.cli.bench_options import (
 def overhead(
     preset: Preset = "digits",
     set_: Set = None,
-    steps: Steps = 100,
+    steps: Steps = 640,
     repeats: Repeats = 5,
     workers: Workers = 2,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -102,7 +102,7 @@ def dispatch(
 def scaling(
     preset: Preset = "digits",
     set_: Set = None,
-    steps: Steps = 320,
+    steps: Steps = 1600,
     most: Annotated[int, typer.Option(help="Most workers whose blocks sleep.", min=1)] = 32,
     repeats: Repeats = 3,
     plot: Plot = None,
