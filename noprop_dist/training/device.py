@@ -10,8 +10,11 @@ from noprop_dist.configuration.training import Precision
 from noprop_dist.errors import UserError
 
 # glibc's mallopt (malloc.h). 32 MiB is the largest threshold that it takes for mmap.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8
 KEEP_FREED_BYTES, LARGEST_HEAP_BLOCK_BYTES = 2**30, 32 * 2**20
+HEAP_BYTES = 64 * 2**20
+"""An arena other than the main one is made of pieces of this size (HEAP_MAX_SIZE); it gives free ones back unless the
+padding is as large."""
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -71,8 +74,9 @@ def keep_freed_memory() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(M_ARENA_MAX, 1)  # the thresholds hold for the main arena, and rounds are trained in a second thread
-        mallopt(M_TRIM_THRESHOLD, KEEP_FREED_BYTES)
+        mallopt(M_ARENA_MAX, 1)  # no more than there are; Ray's threads have some already, and training may get one
+        mallopt(M_TRIM_THRESHOLD, KEEP_FREED_BYTES)  # holds for the main arena
+        mallopt(M_TOP_PAD, HEAP_BYTES)  # and this for the others
         mallopt(M_MMAP_THRESHOLD, LARGEST_HEAP_BLOCK_BYTES)
 
 
