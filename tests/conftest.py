@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from noprop_dist.configuration.layers import load_config
-from noprop_dist.configuration.settings import RunConfig
+from noprop_dist.config.layers import load_config
+from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.dataset import DataSet
-from noprop_dist.distributed.coordinator import Coordinator
-from noprop_dist.distributed.messages import RunOutcome
+from noprop_dist.engines.ray.coordinator import Coordinator
+from noprop_dist.engines.sequential import train_sequentially
 from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.preparation import prepare
-from noprop_dist.training.sequential import train_sequentially
 from noprop_dist.training.setup import RunSetup
 
 os.environ.pop("RAY_ADDRESS", None)

@@ -12,9 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from noprop_dist.bench.made_up import made_up_data
 from noprop_dist.bench.spread import rate_columns
 from noprop_dist.bench.ways import OwnTrainers, PlainLoop, Rounds, Stacked, Way
-from noprop_dist.configuration.layers import load_config
-from noprop_dist.configuration.settings import RunConfig
-from noprop_dist.configuration.training import Precision
+from noprop_dist.config.layers import load_config
+from noprop_dist.config.schema import Precision, RunConfig
 from noprop_dist.data.dataset import DataSet
 from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.device import choose_device, start_computing

@@ -12,7 +12,7 @@ from noprop_dist.bench.idle_run import idle_records
 from noprop_dist.bench.idle_workers import NoopWorker
 from noprop_dist.bench.rates import block_rate
 from noprop_dist.bench.spread import rate_columns
-from noprop_dist.distributed.cluster import ray_session
+from noprop_dist.engines.ray.cluster import ray_session
 
 BLOCKS = (10, 50, 100, 200)
 

@@ -13,12 +13,12 @@ from typing import Any
 
 from noprop_dist.bench.fault_kinds import BLOCKS, FULL_DISK, KINDS, NODES, Kind, may_mount, trigger, victim_block
 from noprop_dist.bench.live_run import LiveRun
-from noprop_dist.configuration.layers import load_config
-from noprop_dist.distributed.loopback import loopback_cluster
+from noprop_dist.config.layers import load_config
+from noprop_dist.engines.ray.loopback import loopback_cluster
+from noprop_dist.engines.sequential import train_sequentially
 from noprop_dist.storage.checkpoint_files import Record
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.preparation import prepare
-from noprop_dist.training.sequential import train_sequentially
 
 BETWEEN_SECONDS = 1.0
 DISK_BYTES = 128 * 2**20

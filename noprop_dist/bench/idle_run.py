@@ -6,9 +6,9 @@ from functools import partial
 
 from noprop_dist.bench.idle_workers import NoopWorker
 from noprop_dist.bench.rates import undisturbed
-from noprop_dist.configuration.layers import load_config
-from noprop_dist.distributed.coordinator import Coordinator
-from noprop_dist.distributed.workers import ActorMaker
+from noprop_dist.config.layers import load_config
+from noprop_dist.engines.ray.actors import ActorMaker
+from noprop_dist.engines.ray.coordinator import Coordinator
 from noprop_dist.storage.checkpoint_files import Record
 from noprop_dist.storage.run_directory import RunDirectory
 

@@ -5,10 +5,10 @@ from typing import ClassVar
 
 import torch
 
-from noprop_dist.distributed.messages import WorkerFacts
-from noprop_dist.distributed.stage_worker import worker_facts
+from noprop_dist.engines.ray.workers import worker_facts
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.training.batch_stream import Round, RoundKey
+from noprop_dist.training.messages import WorkerFacts
 from noprop_dist.training.progress import RoundReport
 
 

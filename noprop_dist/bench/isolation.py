@@ -15,7 +15,7 @@ from typing import Any
 
 from noprop_dist.bench.live_run import LiveRun
 from noprop_dist.bench.spread import spread
-from noprop_dist.distributed.loopback import loopback_cluster
+from noprop_dist.engines.ray.loopback import loopback_cluster
 from noprop_dist.storage.checkpoint_files import Record
 
 SETTINGS = [

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from noprop_dist.distributed.loopback import LoopbackCluster
+from noprop_dist.engines.ray.loopback import LoopbackCluster
 from noprop_dist.errors import TrainingError
 from noprop_dist.storage.checkpoint_files import Record
 from noprop_dist.storage.run_directory import RunDirectory

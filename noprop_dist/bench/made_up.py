@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from noprop_dist.configuration.settings import RunConfig
+from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.dataset import DataSet, Split, assemble
 from noprop_dist.errors import UserError
 from noprop_dist.random_streams import Purpose, stream

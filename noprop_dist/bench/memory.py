@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from noprop_dist.bench.rates import ray_records, undisturbed
-from noprop_dist.configuration.layers import load_config
-from noprop_dist.distributed.cluster import ray_session
+from noprop_dist.config.layers import load_config
+from noprop_dist.engines.ray.cluster import ray_session
 
 BLOCKS = (10, 50)
 SIDES = {

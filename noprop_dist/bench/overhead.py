@@ -14,9 +14,9 @@ from typing import Any
 
 from noprop_dist.bench.rates import RoundTime, placed, rate, ray_rate, undisturbed
 from noprop_dist.bench.spread import spread
-from noprop_dist.configuration.layers import load_config
-from noprop_dist.configuration.settings import RunConfig
-from noprop_dist.distributed.cluster import ray_session
+from noprop_dist.config.layers import load_config
+from noprop_dist.config.schema import RunConfig
+from noprop_dist.engines.ray.cluster import ray_session
 from noprop_dist.errors import TrainingError
 from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.device import start_thread

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-from noprop_dist.configuration.settings import RunConfig
-from noprop_dist.distributed.driver import train_on_ray
-from noprop_dist.distributed.placement import Placement, Resources, place_run
+from noprop_dist.config.schema import RunConfig
+from noprop_dist.engines.core.placement import Placement, Resources, place_run
+from noprop_dist.engines.ray.driver import train_on_ray
 from noprop_dist.errors import UserError
 from noprop_dist.storage.checkpoint_files import Record
 from noprop_dist.storage.run_directory import RunDirectory

@@ -12,10 +12,10 @@ from noprop_dist.bench.idle_run import idle_records
 from noprop_dist.bench.idle_workers import SleepingWorker
 from noprop_dist.bench.rates import block_rate, ray_rate, undisturbed
 from noprop_dist.bench.spread import rate_columns
-from noprop_dist.configuration.layers import load_config
-from noprop_dist.configuration.operation import EngineSettings
-from noprop_dist.distributed.cluster import cluster_resources, ray_session
-from noprop_dist.distributed.placement import room
+from noprop_dist.config.layers import load_config
+from noprop_dist.config.schema import EngineSettings
+from noprop_dist.engines.core.placement import room
+from noprop_dist.engines.ray.cluster import cluster_resources, ray_session
 
 SLEEPING_WORKERS = (1, 2, 4, 8, 16, 32)
 START_SECONDS = 3.0

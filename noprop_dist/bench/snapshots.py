@@ -11,8 +11,8 @@ from typing import Any
 
 from noprop_dist.bench.rates import ray_rate, undisturbed
 from noprop_dist.bench.spread import spread
-from noprop_dist.configuration.layers import load_config
-from noprop_dist.distributed.cluster import ray_session
+from noprop_dist.config.layers import load_config
+from noprop_dist.engines.ray.cluster import ray_session
 from noprop_dist.training.run_plan import SNAPSHOT_EVERY_STEPS
 
 

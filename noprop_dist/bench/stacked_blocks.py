@@ -10,7 +10,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor
 
-from noprop_dist.configuration.training import Precision
+from noprop_dist.config.schema import Precision
 from noprop_dist.data.samples import Samples
 from noprop_dist.diffusion.objective import denoising_weight, predict_embedding
 from noprop_dist.training.setup import RunSetup

@@ -13,7 +13,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from noprop_dist.bench.live_run import LiveRun
-from noprop_dist.distributed.loopback import loopback_cluster
+from noprop_dist.engines.ray.loopback import loopback_cluster
 
 BLOCKS = 4
 SLOW_BLOCK = 2

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from noprop_dist.bench.rates import block_rate, parts, ray_records
-from noprop_dist.configuration.layers import load_config
-from noprop_dist.distributed.cluster import ray_session
+from noprop_dist.config.layers import load_config
+from noprop_dist.engines.ray.cluster import ray_session
 from noprop_dist.storage.checkpoint_files import Record
 
 SYNC_STEPS = (1, 8, 32, 128)

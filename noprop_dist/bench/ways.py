@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from noprop_dist.bench.stacked_blocks import StackedBlocks
-from noprop_dist.configuration.training import Precision
+from noprop_dist.config.schema import Precision
 from noprop_dist.data.dataset import DataSet
 from noprop_dist.diffusion.objective import denoising_weight, predict_embedding, squared_error
 from noprop_dist.training.batch_stream import Round

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from noprop_dist.cli.bench import bench_app
 from noprop_dist.cli.job import job_app
-from noprop_dist.configuration.layers import PRESETS
+from noprop_dist.config.layers import PRESETS
 from noprop_dist.errors import TrainingError, UserError
 
 app = typer.Typer(

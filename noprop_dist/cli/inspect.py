@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from noprop_dist.configuration.layers import to_yaml
+from noprop_dist.config.layers import to_yaml
 from noprop_dist.storage.checkpoint_files import Record
 from noprop_dist.storage.run_directory import RunDirectory
 

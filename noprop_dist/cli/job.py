@@ -10,11 +10,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from noprop_dist.distributed.token import use_token_if_there_is_one
+from noprop_dist.engines.ray.token import use_token_if_there_is_one
 from noprop_dist.errors import UserError
 
 if TYPE_CHECKING:  # Ray is imported once the token is known
-    from noprop_dist.distributed.jobs import Jobs
+    from noprop_dist.engines.ray.jobs import Jobs
 
 job_app = typer.Typer(no_args_is_help=True)
 messages = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -47,7 +47,7 @@ def submit(
     detach: Annotated[bool, typer.Option("--detach", help="Print the job's id and return.")] = False,
 ) -> None:
     """Start a command on the cluster, show what it writes, and end with its exit code."""
-    from noprop_dist.distributed.jobs import Jobs
+    from noprop_dist.engines.ray.jobs import Jobs
 
     if working_dir is not None and not working_dir.is_dir():
         raise UserError(f"--working-dir {working_dir}: is no folder")
@@ -64,7 +64,7 @@ def submit(
 @job_app.command()
 def follow(job: JobId, address: Address = None) -> None:
     """Show what a job writes, from its beginning, and end with its exit code; Ctrl-C leaves the job as it is."""
-    from noprop_dist.distributed.jobs import Jobs
+    from noprop_dist.engines.ray.jobs import Jobs
 
     _follow(Jobs(_known(address)), job)
 
@@ -72,7 +72,7 @@ def follow(job: JobId, address: Address = None) -> None:
 @job_app.command()
 def stop(job: JobId, address: Address = None) -> None:
     """Let a job snapshot and end; `resume` goes on with its run."""
-    from noprop_dist.distributed.jobs import Jobs
+    from noprop_dist.engines.ray.jobs import Jobs
 
     Jobs(_known(address)).stop(job)
     messages.print(f"{job} has ended")
@@ -81,7 +81,7 @@ def stop(job: JobId, address: Address = None) -> None:
 @job_app.command(name="list")
 def list_jobs(address: Address = None) -> None:
     """All jobs that the cluster knows, the newest first."""
-    from noprop_dist.distributed.jobs import Jobs
+    from noprop_dist.engines.ray.jobs import Jobs
 
     table = Table("job", "status", "command")
     for row in Jobs(_known(address)).all():

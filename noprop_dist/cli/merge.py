@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from noprop_dist.storage.merging import merge_runs
+from noprop_dist.storage.merge import merge_runs
 from noprop_dist.storage.run_directory import RunDirectory
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from noprop_dist.configuration.settings import DataSettings
+from noprop_dist.config.schema import DataSettings
 from noprop_dist.data.load import load_data
 from noprop_dist.data.packed import pack
 from noprop_dist.errors import UserError

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from noprop_dist.cli.inspect import latest_metrics
 from noprop_dist.cli.trained import TrainedRun, load_run, working
-from noprop_dist.configuration.layers import to_yaml
+from noprop_dist.config.layers import to_yaml
 from noprop_dist.data.dataset import HeldOut, Split
 from noprop_dist.data.load import load_data
 from noprop_dist.data.samples import Samples

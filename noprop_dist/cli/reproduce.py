@@ -11,7 +11,7 @@ from noprop_dist.bench.rates import busy_seconds
 from noprop_dist.cli.figures import print_figures
 from noprop_dist.cli.trained import load_run, working
 from noprop_dist.cli.training import check_same_run, configured, resume_run, start_run
-from noprop_dist.configuration.settings import RunConfig
+from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.load import load_data
 from noprop_dist.errors import UserError
 from noprop_dist.inference.evaluation import evaluate

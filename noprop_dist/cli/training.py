@@ -9,14 +9,14 @@ from rich.table import Table
 
 from noprop_dist.cli.progress import ProgressView, progress_view
 from noprop_dist.cli.stop_signals import StopRequest, stop_signals
-from noprop_dist.configuration.layers import load_config, merge, setting_layer, validated
-from noprop_dist.configuration.settings import RunConfig
-from noprop_dist.distributed.messages import RunOutcome
+from noprop_dist.config.layers import load_config, merge, setting_layer, validated
+from noprop_dist.config.schema import RunConfig
 from noprop_dist.errors import TrainingError, UserError
-from noprop_dist.storage.merging import OPERATION
+from noprop_dist.storage.merge import OPERATION
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.training.device import choose_device
+from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.preparation import check, prepare
 from noprop_dist.training.setup import RunSetup
 
@@ -136,7 +136,7 @@ def _engine(config: RunConfig) -> Callable[[RunConfig, RunDirectory, ProgressVie
 def _train_sequentially(
     config: RunConfig, directory: RunDirectory, view: ProgressView, resume: bool, request: StopRequest
 ) -> RunOutcome:
-    from noprop_dist.training.sequential import train_sequentially
+    from noprop_dist.engines.sequential import train_sequentially
 
     setup, data = prepare(config)
     choose_device(config.engine.device)
@@ -153,8 +153,8 @@ def _train_sequentially(
 def _train_on_ray(
     config: RunConfig, directory: RunDirectory, view: ProgressView, resume: bool, request: StopRequest
 ) -> RunOutcome:
-    from noprop_dist.distributed.cluster import is_remote
-    from noprop_dist.distributed.driver import train_on_ray
+    from noprop_dist.engines.ray.cluster import is_remote
+    from noprop_dist.engines.ray.driver import train_on_ray
 
     if not is_remote(config.engine.address):
         view.say("checking data and networks")

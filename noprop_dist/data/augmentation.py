@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from noprop_dist.configuration.settings import AugmentSettings
+from noprop_dist.config.schema import AugmentSettings
 from noprop_dist.errors import UserError
 from noprop_dist.random_streams import Purpose, stream
 

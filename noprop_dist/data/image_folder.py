@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from noprop_dist.configuration.settings import DataSettings
+from noprop_dist.config.schema import DataSettings
 from noprop_dist.data.dataset import DataSet, Split, assemble, split_off
 from noprop_dist.data.image_file import read_image
 from noprop_dist.data.inputs import Keep, in_memory

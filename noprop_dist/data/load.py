@@ -1,6 +1,6 @@
 """From `data` settings to a data set."""
 
-from noprop_dist.configuration.settings import DataSettings
+from noprop_dist.config.schema import DataSettings
 from noprop_dist.data.dataset import DataSet
 from noprop_dist.data.digits import load_digits
 from noprop_dist.data.image_folder import load_image_folder

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from noprop_dist.configuration.settings import DataSettings
+from noprop_dist.config.schema import DataSettings
 from noprop_dist.data.dataset import DataSet, Split, assemble, split_off
 from noprop_dist.data.inputs import Keep, in_memory
 from noprop_dist.errors import UserError

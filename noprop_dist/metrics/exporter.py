@@ -13,7 +13,7 @@ from importlib.metadata import version
 import torch
 from prometheus_client import CollectorRegistry
 
-from noprop_dist.configuration.operation import MetricsSettings
+from noprop_dist.config.schema import MetricsSettings
 from noprop_dist.errors import UserError
 from noprop_dist.metrics.discovery import DiscoveryFile
 from noprop_dist.metrics.endpoint import Endpoint

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from noprop_dist.configuration import networks
+from noprop_dist.config import schema as networks
 from noprop_dist.errors import UserError
 from noprop_dist.models.custom import custom_network
 from noprop_dist.models.mlp import MlpNetwork

@@ -15,8 +15,8 @@ from functools import cached_property
 
 import yaml
 
-from noprop_dist.configuration.layers import merge, setting_layer, to_yaml, validated
-from noprop_dist.configuration.settings import RunConfig
+from noprop_dist.config.layers import merge, setting_layer, to_yaml, validated
+from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.dataset import DataFacts
 from noprop_dist.errors import UserError
 from noprop_dist.storage.checkpoint_files import CheckpointFiles, Record

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from noprop_dist.diffusion.process import noisy_embedding
 from noprop_dist.random_streams import Purpose, stream
-from noprop_dist.training.shared_embedding import EmbeddingVersion
+from noprop_dist.training.embedding import EmbeddingVersion
 
 EPOCH_ORDERS_KEPT = 8
 """Blocks run free and may be in different epochs; an order of 50,000 samples takes 0.2 MB."""

@@ -6,7 +6,7 @@ import resource
 
 import torch
 
-from noprop_dist.configuration.training import Precision
+from noprop_dist.config.schema import Precision
 from noprop_dist.errors import UserError
 
 # glibc's mallopt (malloc.h). 32 MiB is the largest threshold that it takes for mmap.

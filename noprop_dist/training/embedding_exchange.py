@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from noprop_dist.training.shared_embedding import EmbeddingUpdate, EmbeddingVersion, objective_gradient
+from noprop_dist.training.embedding import EmbeddingUpdate, EmbeddingVersion, objective_gradient
 
 
 class EmbeddingExchange:

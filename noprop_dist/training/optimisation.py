@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
-from noprop_dist.configuration.training import LearningRateSchedule, TrainingSettings
+from noprop_dist.config.schema import LearningRateSchedule, TrainingSettings
 from noprop_dist.storage.snapshot import Arrays, Snapshot, to_arrays, to_tensors
 from noprop_dist.training.finite import check_weights
 

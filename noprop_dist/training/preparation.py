@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from noprop_dist.configuration.settings import RunConfig
+from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.dataset import DataSet
 from noprop_dist.data.load import load_data
 from noprop_dist.data.prototypes import prototype_indices

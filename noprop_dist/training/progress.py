@@ -1,58 +1,23 @@
-"""How far a run is: reports of rounds go in, a frozen picture for people comes out."""
+"""How far a run is: reports of stages go in, a frozen picture for people comes out."""
 
-import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
+from noprop_dist.stages import Stage
 
 StageState = Literal["starting", "training", "recovering", "moving", "waiting", "stopped", "done"]
-WINDOW_REPORTS = 8
+REPORTS_KEPT = 8
 """Throughput is that of a stage's last few reports."""
 NEWS_KEPT = 100
-
-
-@dataclass(frozen=True)
-class RoundReport:
-    """What one stage did in one round of steps.
-
-    Attributes:
-        stage: block number 1..T, T + 1 for the classifier, or T + 2 for a learned W_embed.
-        first_step: 0-based.
-        steps: that were done.
-        loss: what was minimised, mean over the steps.
-        error: ‖û_t − u_y‖² of a block, cross-entropy of the classifier, mean over the steps.
-        gradient_norm: before clipping, mean over the steps.
-        seconds: that the steps took.
-        peak_memory_bytes: most that the process has had so far: of a GPU's memory, or else of the machine's.
-        embedding_gradient: of the stage's term of Eq. 8 with respect to W_embed, summed over the steps since the
-            version of W_embed began, (m, d) float32; None where W_embed is fixed.
-    """
-
-    stage: int
-    first_step: int
-    steps: int
-    loss: float
-    error: float
-    gradient_norm: float
-    seconds: float
-    peak_memory_bytes: int = 0
-    embedding_gradient: NDArray[np.float32] | None = None
-
-    @property
-    def steps_done(self) -> int:
-        """Steps of the stage after this round."""
-        return self.first_step + self.steps
 
 
 @dataclass(frozen=True)
 class StageProgress:
     """One row of the progress table; `steps_per_second` by the wall clock."""
 
-    name: str
+    stage: Stage
     step: int
     loss: float | None
     steps_per_second: float
@@ -81,77 +46,96 @@ class RunProgress:
 
     @property
     def blocks(self) -> tuple[StageProgress, ...]:
-        """The rows of the blocks."""
-        return blocks_of(self.stages)
+        """The rows of the blocks, or of the network where that is trained as a whole."""
+        return tuple(row for row in self.stages if row.stage.kind in ("block", "network"))
 
     @property
     def block_steps_per_second(self) -> float:
-        """Of all blocks together (the classifier's steps are not counted)."""
-        return sum(stage.steps_per_second for stage in self.blocks)
+        """Of all blocks together; the classifier's steps are not counted."""
+        return sum(row.steps_per_second for row in self.blocks)
 
     @property
     def fraction(self) -> float:
         """Share of all steps that is done."""
-        return sum(stage.step for stage in self.stages) / (self.total_steps * len(self.stages))
+        return sum(row.step for row in self.stages) / (self.total_steps * len(self.stages))
 
 
-def blocks_of(stages: Sequence[StageProgress]) -> tuple[StageProgress, ...]:
-    """The rows that are blocks; or the network, where that is trained as one."""
-    return tuple(stage for stage in stages if stage.name.startswith(("block", "network")))
+class StageMeter:
+    """Loss and speed of one stage, from its last few reports.
+
+    Args:
+        stage: that reports.
+        step: at which it begins.
+        now: monotonic seconds.
+    """
+
+    def __init__(self, stage: Stage, step: int, now: float) -> None:
+        self._stage = stage
+        self._loss: float | None = None
+        self._reports = deque([(now, step)], REPORTS_KEPT + 1)
+
+    def reported(self, step: int, loss: float | None, now: float) -> None:
+        """The stage has come to `step`."""
+        self._loss = loss
+        self._reports.append((now, step))
+
+    def row(self, state: StageState) -> StageProgress:
+        """The stage's row of the table; may be called from another thread."""
+        (since, first_step), (until, step) = self._reports[0], self._reports[-1]
+        rate = (step - first_step) / (until - since) if until > since else 0.0
+        return StageProgress(self._stage, step, self._loss, max(0.0, rate), state)
+
+
+class NewsBoard:
+    """The latest lines of news."""
+
+    def __init__(self) -> None:
+        self.lines: tuple[str, ...] = ()
+        self.told = 0
+
+    def tell(self, line: str) -> None:
+        """Add a line."""
+        self.lines = (*self.lines, line)[-NEWS_KEPT:]
+        self.told += 1
+
+
+def run_progress(
+    total_steps: int, rows: Sequence[StageProgress], elapsed_seconds: float, news: NewsBoard
+) -> RunProgress:
+    """The whole table, from the rows of all stages."""
+    blocks = [row for row in rows if row.stage.kind in ("block", "network")]
+    rate = sum(row.steps_per_second for row in blocks if row.state == "training")
+    left = sum(total_steps - row.step for row in blocks)
+    remaining = left / rate if rate > 0 else (0.0 if left == 0 else None)
+    return RunProgress(total_steps, tuple(rows), elapsed_seconds, remaining, news.lines, news.told)
 
 
 class ProgressBoard:
-    """Keeps the latest report of every stage.
+    """The progress of stages that are trained in this process, or whose records are watched.
 
     Args:
-        names: of the stages, by stage.
+        done: steps of each stage where the run begins, in the order of the table.
         total_steps: of every stage.
-        done: steps of each stage where the run begins (resumed runs).
+        now: monotonic seconds.
     """
 
-    def __init__(self, names: dict[int, str], total_steps: int, done: Mapping[int, int]) -> None:
-        self._names = names
+    def __init__(self, done: dict[Stage, int], total_steps: int, now: float) -> None:
+        self._meters = {stage: StageMeter(stage, step, now) for stage, step in done.items()}
         self._total_steps = total_steps
-        self._started = time.monotonic()
-        self._loss: dict[int, float] = {}
-        self._states: dict[int, StageState] = {}
-        self._history = {stage: deque([(self._started, done[stage])], WINDOW_REPORTS + 1) for stage in names}
-        self._news = deque[str](maxlen=NEWS_KEPT)
-        self._news_told = 0
-        self.tell("waiting for room and starting workers")
+        self._started = now
+        self._reported: set[Stage] = set()
+        self.news = NewsBoard()
 
-    def tell(self, line: str) -> None:
-        """Add a line of news."""
-        self._news.append(line)
-        self._news_told += 1
+    def reported(self, stage: Stage, step: int, loss: float | None, now: float) -> None:
+        """A stage has come to `step`."""
+        self._reported.add(stage)
+        self._meters[stage].reported(step, loss, now)
 
-    def state(self, stage: int, state: StageState) -> None:
-        """A stage is in a state other than training; its next report ends that."""
-        self._states[stage] = state
-
-    def update(self, report: RoundReport) -> None:
-        """Take in what a stage did."""
-        self._loss[report.stage] = report.loss
-        self._states[report.stage] = "training"
-        self._history[report.stage].append((time.monotonic(), report.steps_done))
-
-    def picture(self) -> RunProgress:
+    def picture(self, now: float) -> RunProgress:
         """The table as it stands."""
-        stages = tuple(self._row(stage) for stage in self._names)
-        blocks = blocks_of(stages)
-        rate = sum(row.steps_per_second for row in blocks if row.state == "training")
-        left = sum(self._total_steps - row.step for row in blocks)
-        return RunProgress(
-            total_steps=self._total_steps,
-            stages=stages,
-            elapsed_seconds=time.monotonic() - self._started,
-            remaining_seconds=left / rate if rate > 0 else (0.0 if left == 0 else None),
-            news=tuple(self._news),
-            news_told=self._news_told,
-        )
-
-    def _row(self, stage: int) -> StageProgress:
-        (since, first_step), (until, step) = self._history[stage][0], self._history[stage][-1]
-        rate = (step - first_step) / (until - since) if until > since else 0.0
-        state = "done" if step >= self._total_steps else self._states.get(stage, "starting")
-        return StageProgress(self._names[stage], step, self._loss.get(stage), max(0.0, rate), state)
+        rows = []
+        for stage, meter in self._meters.items():
+            row = meter.row("training" if stage in self._reported else "starting")
+            done = row.step >= self._total_steps
+            rows.append(meter.row("done") if done else row)
+        return run_progress(self._total_steps, rows, now - self._started, self.news)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 
-from noprop_dist.configuration.settings import RunConfig
+from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.dataset import DataFacts
 from noprop_dist.diffusion.schedule import Schedule
 from noprop_dist.models.shapes import Shapes

@@ -10,13 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from noprop_dist.baseline.network import EndToEndNetwork
+from noprop_dist.baseline.trainer import EndToEndTrainer
 from noprop_dist.data.augmentation import Augmentation, build_augmentation
 from noprop_dist.data.inputs import Inputs
 from noprop_dist.data.samples import Samples
 from noprop_dist.diffusion.embedding import onehot_embedding
 from noprop_dist.diffusion.objective import denoising_weight
 from noprop_dist.errors import UserError
-from noprop_dist.inference.end_to_end import EndToEndNetwork
 from noprop_dist.inference.network import NoPropNetwork
 from noprop_dist.models.build import build_network
 from noprop_dist.models.classifier import LinearClassifier, RadialClassifier
@@ -28,13 +29,12 @@ from noprop_dist.torch_random import seeded_aside
 from noprop_dist.training.batch_stream import BatchStream
 from noprop_dist.training.cuda_graph import execution_on
 from noprop_dist.training.device import start_computing
+from noprop_dist.training.embedding import EmbeddingReplica, EmbeddingTable, EmbeddingTrainer
 from noprop_dist.training.embedding_exchange import EmbeddingExchange
-from noprop_dist.training.end_to_end import EndToEndTrainer
 from noprop_dist.training.group_batch_norm import normalise_over_group
 from noprop_dist.training.optimisation import Optimisation
 from noprop_dist.training.replicas import ALONE, OneReplica
 from noprop_dist.training.run_plan import NETWORK_STAGE, RunPlan
-from noprop_dist.training.shared_embedding import EmbeddingReplica, EmbeddingTable, EmbeddingTrainer
 from noprop_dist.training.trainers import BlockTrainer, ClassifierTrainer
 
 Network = TypeVar("Network", bound=torch.nn.Module)

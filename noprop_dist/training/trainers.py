@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from noprop_dist.configuration.training import Precision
+from noprop_dist.config.schema import Precision
 from noprop_dist.data.samples import Samples
 from noprop_dist.diffusion.objective import classifier_loss, kl_to_prior, predict_embedding, squared_error
 from noprop_dist.diffusion.process import as_function_of_embedding
@@ -15,10 +15,10 @@ from noprop_dist.diffusion.schedule import Schedule
 from noprop_dist.random_streams import Purpose, stream_seed
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.training.batch_stream import Round
+from noprop_dist.training.embedding import EmbeddingReplica
 from noprop_dist.training.execution import Execution
 from noprop_dist.training.optimisation import Optimisation
 from noprop_dist.training.replicas import ALONE, OneReplica
-from noprop_dist.training.shared_embedding import EmbeddingReplica
 from noprop_dist.training.step_inputs import StepInputs, step_inputs
 
 

@@ -13,7 +13,7 @@ import yaml
 from typer.testing import CliRunner
 
 from noprop_dist.cli.app import app
-from noprop_dist.configuration.layers import load_config
+from noprop_dist.config.layers import load_config
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from noprop_dist.distributed.loopback import free_port
+from noprop_dist.engines.ray.loopback import free_port
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 PROMETHEUS = DEPLOY / "prometheus"

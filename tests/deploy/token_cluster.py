@@ -5,7 +5,7 @@ Prints the jobs server's address and the cluster's.
 
 import sys
 
-from noprop_dist.distributed.loopback import loopback_cluster
+from noprop_dist.engines.ray.loopback import loopback_cluster
 
 with loopback_cluster(2, jobs_server=True) as cluster:
     print(cluster.jobs_address, cluster.address, flush=True)

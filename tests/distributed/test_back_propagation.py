@@ -9,8 +9,8 @@ import time
 import pytest
 import torch
 
-from noprop_dist.configuration.layers import load_config
-from noprop_dist.distributed.end_to_end_coordinator import RAY_TRAIN_FOLDER, EndToEndCoordinator
+from noprop_dist.baseline.coordinator import RAY_TRAIN_FOLDER, EndToEndCoordinator
+from noprop_dist.config.layers import load_config
 from noprop_dist.errors import TrainingError
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.batch_stream import RoundKey

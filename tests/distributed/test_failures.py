@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import ray
 
-from noprop_dist.distributed.block_worker import BlockWorker
-from noprop_dist.distributed.classifier_worker import ClassifierWorker
-from noprop_dist.distributed.driver import train_on_ray
-from noprop_dist.distributed.evaluator import Evaluator
-from noprop_dist.distributed.messages import StageFailure
+from noprop_dist.engines.ray.block_worker import BlockWorker
+from noprop_dist.engines.ray.classifier_worker import ClassifierWorker
+from noprop_dist.engines.ray.driver import train_on_ray
+from noprop_dist.engines.ray.evaluator import Evaluator
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.batch_stream import RoundKey
+from noprop_dist.training.messages import StageFailure
 from noprop_dist.training.preparation import prepare
 from noprop_dist.training.progress import RoundReport
 

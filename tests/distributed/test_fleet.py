@@ -4,9 +4,9 @@ import time
 
 import ray
 
-from noprop_dist.distributed.fleet import Fleet, Lost, Ready, Reply
-from noprop_dist.distributed.messages import WorkerFacts
-from noprop_dist.distributed.worker import lane_name
+from noprop_dist.engines.ray.fleet import Fleet, Lost, Ready, Reply
+from noprop_dist.engines.ray.worker import lane_name
+from noprop_dist.training.messages import WorkerFacts
 
 CALLS = 8
 SLEEP = -1

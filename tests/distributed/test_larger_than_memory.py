@@ -6,14 +6,14 @@ import sys
 import numpy as np
 import pytest
 
-from noprop_dist.configuration.layers import load_config
-from noprop_dist.configuration.settings import DataSettings
+from noprop_dist.config.layers import load_config
+from noprop_dist.config.schema import DataSettings
 from noprop_dist.data.load import load_data
 from noprop_dist.data.packed import pack
-from noprop_dist.distributed.loopback import loopback_cluster
+from noprop_dist.engines.ray.loopback import loopback_cluster
+from noprop_dist.engines.sequential import train_sequentially
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.preparation import prepare
-from noprop_dist.training.sequential import train_sequentially
 
 STORE_BYTES = 80 * 2**20
 SETTINGS = [

@@ -12,12 +12,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from noprop_dist.configuration.layers import load_config
+from noprop_dist.config.layers import load_config
+from noprop_dist.engines.sequential import train_sequentially
 from noprop_dist.errors import TrainingError
 from noprop_dist.random_streams import Purpose, stream
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.preparation import prepare
-from noprop_dist.training.sequential import train_sequentially
 
 pytestmark = [pytest.mark.usefixtures("ray_here"), pytest.mark.slow]
 

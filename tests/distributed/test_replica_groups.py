@@ -10,14 +10,14 @@ import pytest
 import ray
 import torch
 
-from noprop_dist.configuration.layers import load_config
-from noprop_dist.distributed.replica_worker import BlockGroup
+from noprop_dist.config.layers import load_config
+from noprop_dist.engines.ray.replica_worker import BlockGroup
+from noprop_dist.engines.sequential import train_sequentially
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.preparation import prepare
 from noprop_dist.training.progress import RoundReport
 from noprop_dist.training.replicas import GroupLostError
-from noprop_dist.training.sequential import train_sequentially
 
 pytestmark = [pytest.mark.usefixtures("ray_here"), pytest.mark.slow]
 
@@ -37,7 +37,7 @@ def fingerprints(directory):
 
 @pytest.fixture(scope="module")
 def undisturbed(ray_here, tmp_path_factory):
-    from noprop_dist.distributed.coordinator import Coordinator
+    from noprop_dist.engines.ray.coordinator import Coordinator
 
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     Coordinator(load_config("digits", None, [*DIGITS, REPLICAS, "engine.workers=1"]), str(folder)).run()

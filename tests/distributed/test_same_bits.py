@@ -5,12 +5,12 @@ import threading
 import pytest
 import ray
 
-from noprop_dist.configuration.layers import load_config
-from noprop_dist.distributed.coordinator import Coordinator
-from noprop_dist.distributed.driver import train_on_ray
+from noprop_dist.config.layers import load_config
+from noprop_dist.engines.ray.coordinator import Coordinator
+from noprop_dist.engines.ray.driver import train_on_ray
+from noprop_dist.engines.sequential import train_sequentially
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.preparation import prepare
-from noprop_dist.training.sequential import train_sequentially
 
 pytestmark = pytest.mark.usefixtures("ray_here")
 

@@ -7,11 +7,11 @@ import pytest
 
 from noprop_dist.bench.faults import fingerprints
 from noprop_dist.bench.live_run import LiveRun
-from noprop_dist.configuration.layers import load_config
-from noprop_dist.distributed.loopback import LoopbackCluster, loopback_cluster
+from noprop_dist.config.layers import load_config
+from noprop_dist.engines.ray.loopback import LoopbackCluster, loopback_cluster
+from noprop_dist.engines.sequential import train_sequentially
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.preparation import prepare
-from noprop_dist.training.sequential import train_sequentially
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ import time
 import numpy as np
 import pytest
 
-from noprop_dist.distributed.snapshot_keeper import SnapshotKeeper
+from noprop_dist.engines.ray.snapshot_keeper import SnapshotKeeper
+from noprop_dist.engines.sequential import train_sequentially
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.storage import lock
 from noprop_dist.storage.run_directory import RunDirectory
@@ -19,7 +20,6 @@ from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.storage.store import Store
 from noprop_dist.training.preparation import prepare
 from noprop_dist.training.run_log import RunLog
-from noprop_dist.training.sequential import train_sequentially
 
 
 def fingerprints(directory):

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from noprop_dist.configuration.layers import load_config
+from noprop_dist.config.layers import load_config
 from noprop_dist.data.read_ahead import ReadAhead
 from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.device import start_thread

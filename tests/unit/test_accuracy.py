@@ -2,10 +2,10 @@
 
 import pytest
 
-from noprop_dist.configuration.layers import load_config
+from noprop_dist.config.layers import load_config
+from noprop_dist.engines.sequential import train_sequentially
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.preparation import prepare
-from noprop_dist.training.sequential import train_sequentially
 
 
 @pytest.mark.slow

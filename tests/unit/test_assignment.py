@@ -2,7 +2,7 @@
 
 import random
 
-from noprop_dist.distributed.assignment import Load, Move, best_move, best_moves, worker_for
+from noprop_dist.engines.core.assignment import Load, Move, best_move, best_moves, worker_for
 
 
 def load(worker, *seconds, slowness=1.0, free=None, first=1):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from noprop_dist.configuration.settings import AugmentSettings, DataSettings
+from noprop_dist.config.schema import AugmentSettings, DataSettings
 from noprop_dist.data.augmentation import build_augmentation
 from noprop_dist.data.load import load_data
 from noprop_dist.data.read_ahead import ReadAhead

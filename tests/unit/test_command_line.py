@@ -66,7 +66,7 @@ def test_evaluate_prints_what_was_asked_for(noprop, run_dir):
 
 
 def test_predict_tells_class_and_probability_of_images(noprop, run_dir, tmp_path):
-    test = load_data(__import__("noprop_dist").configuration.RunConfig().data).held_out.test
+    test = load_data(__import__("noprop_dist").config.RunConfig().data).held_out.test
     files = []
     for number in range(3):
         files.append(tmp_path / f"{number}.png")

@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
-from noprop_dist.configuration import layers
-from noprop_dist.configuration.layers import load_config, to_yaml, validated
+from noprop_dist.config import layers
+from noprop_dist.config.layers import load_config, to_yaml, validated
 from noprop_dist.errors import UserError
 
 

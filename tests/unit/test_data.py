@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from noprop_dist.configuration.settings import DataSettings
+from noprop_dist.config.schema import DataSettings
 from noprop_dist.data.dataset import DataFacts, Split, check_labels, split_off
 from noprop_dist.data.image_file import read_image
 from noprop_dist.data.load import load_data

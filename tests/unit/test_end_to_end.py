@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from single_steps import take_step
 
-from noprop_dist.configuration.operation import EngineSettings
-from noprop_dist.distributed.end_to_end_coordinator import processes
-from noprop_dist.distributed.placement import Resources
+from noprop_dist.baseline.coordinator import processes
+from noprop_dist.baseline.network import end_to_end_chain
+from noprop_dist.config.schema import EngineSettings
+from noprop_dist.engines.core.placement import Resources
 from noprop_dist.errors import UserError
-from noprop_dist.inference.end_to_end import end_to_end_chain
 from noprop_dist.random_streams import Purpose, stream
 from noprop_dist.training.preparation import prepare
 from noprop_dist.training.replicas import ALONE

@@ -4,14 +4,14 @@ import pytest
 import torch
 from tape import record_on_tape
 
-from noprop_dist.configuration.layers import load_config
+from noprop_dist.config.layers import load_config
 from noprop_dist.errors import UserError
 from noprop_dist.training import setup as run_setup
 from noprop_dist.training.batch_stream import RoundKey
+from noprop_dist.training.embedding import EmbeddingVersion
 from noprop_dist.training.execution import STEPS_BEFORE_RECORDING, CallByCall, Recorded
 from noprop_dist.training.preparation import prepare
 from noprop_dist.training.rounds import train_round
-from noprop_dist.training.shared_embedding import EmbeddingVersion
 
 CPU = torch.device("cpu")
 STEPS = 12

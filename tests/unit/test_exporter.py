@@ -7,7 +7,7 @@ import urllib.request
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from noprop_dist.configuration.operation import MetricsSettings
+from noprop_dist.config.schema import MetricsSettings
 from noprop_dist.errors import UserError
 from noprop_dist.inference.evaluation import Evaluation, ObjectiveTerms
 from noprop_dist.metrics import exporter as exporter_module

@@ -9,7 +9,7 @@ from ray.job_submission import JobStatus
 from typer.testing import CliRunner
 
 from noprop_dist.cli.app import app
-from noprop_dist.distributed import jobs
+from noprop_dist.engines.ray import jobs
 from noprop_dist.errors import TrainingError, UserError
 
 ROOT = Path(__file__).parents[2]

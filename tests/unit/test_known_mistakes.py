@@ -20,9 +20,9 @@ from noprop_dist.training.setup import RunSetup
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The digits preset, trained for long enough that its chain is worth measuring."""
-    from noprop_dist.configuration.layers import load_config
+    from noprop_dist.config.layers import load_config
+    from noprop_dist.engines.sequential import train_sequentially
     from noprop_dist.storage.run_directory import RunDirectory
-    from noprop_dist.training.sequential import train_sequentially
 
     config = load_config("digits", None, ["engine.kind=sequential", "blocks.count=5", "training.max_steps=150"])
     setup, data = prepare(config)

@@ -3,7 +3,7 @@
 import pytest
 
 from noprop_dist.errors import UserError
-from noprop_dist.storage.merging import merge_runs
+from noprop_dist.storage.merge import merge_runs
 from noprop_dist.storage.run_directory import RunDirectory
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from noprop_dist.configuration import networks
+from noprop_dist.config import schema as networks
 from noprop_dist.errors import UserError
 from noprop_dist.models.build import build_network, check_network
 from noprop_dist.models.shapes import Shapes

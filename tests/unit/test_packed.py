@@ -9,7 +9,7 @@ from test_data import write_images
 from typer.testing import CliRunner
 
 from noprop_dist.cli.app import app
-from noprop_dist.configuration.settings import DataSettings
+from noprop_dist.config.schema import DataSettings
 from noprop_dist.data import inputs as inputs_module
 from noprop_dist.data.inputs import MappedInputs
 from noprop_dist.data.load import load_data

@@ -2,8 +2,8 @@
 
 import pytest
 
-from noprop_dist.configuration.settings import EngineSettings
-from noprop_dist.distributed.placement import Resources, place
+from noprop_dist.config.schema import EngineSettings
+from noprop_dist.engines.core.placement import Resources, place
 from noprop_dist.errors import UserError
 
 TEN = tuple(range(1, 11))

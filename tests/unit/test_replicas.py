@@ -11,8 +11,8 @@ import torch.distributed as dist
 from pydantic import ValidationError
 from torch import nn
 
-from noprop_dist.configuration.layers import load_config
-from noprop_dist.distributed.loopback import free_port
+from noprop_dist.config.layers import load_config
+from noprop_dist.engines.ray.loopback import free_port
 from noprop_dist.errors import UserError
 from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.group_batch_norm import GroupBatchNorm

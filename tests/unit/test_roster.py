@@ -2,13 +2,13 @@
 
 import pytest
 
-from noprop_dist.configuration.operation import EngineSettings
-from noprop_dist.distributed import roster as roster_module
-from noprop_dist.distributed.fleet import Fleet
-from noprop_dist.distributed.messages import WorkerFacts
-from noprop_dist.distributed.roster import Roster
-from noprop_dist.distributed.stage import Stage
-from noprop_dist.distributed.stage_queue import StageQueue
+from noprop_dist.config.schema import EngineSettings
+from noprop_dist.engines.core.round_queue import StageQueue
+from noprop_dist.engines.ray import roster as roster_module
+from noprop_dist.engines.ray.fleet import Fleet
+from noprop_dist.engines.ray.roster import Roster
+from noprop_dist.engines.ray.stage import Stage
+from noprop_dist.training.messages import WorkerFacts
 
 STARTED = 1000.0
 

@@ -3,11 +3,11 @@
 import pytest
 
 from noprop_dist.data.load import load_data
+from noprop_dist.engines.sequential import train_sequentially
 from noprop_dist.errors import UserError
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.device import choose_device
 from noprop_dist.training.preparation import prepare
-from noprop_dist.training.sequential import train_sequentially
 from noprop_dist.training.setup import RunSetup
 
 

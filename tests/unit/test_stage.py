@@ -1,7 +1,7 @@
 """What the training loop remembers of a stage."""
 
-from noprop_dist.distributed.stage import RECENT_ROUNDS, Stage
-from noprop_dist.distributed.stage_queue import StageQueue
+from noprop_dist.engines.core.round_queue import StageQueue
+from noprop_dist.engines.ray.stage import RECENT_ROUNDS, Stage
 
 
 def test_a_round_that_was_slow_once_is_forgotten():

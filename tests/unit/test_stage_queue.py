@@ -2,7 +2,7 @@
 
 import pytest
 
-from noprop_dist.distributed.stage_queue import MAX_UNSAVED_SNAPSHOTS, StageQueue
+from noprop_dist.engines.core.round_queue import MAX_UNSAVED_SNAPSHOTS, StageQueue
 
 
 def drain(queue):

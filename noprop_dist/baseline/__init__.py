@@ -1,0 +1,1 @@
+"""The back-propagation baseline of the paper, trained end to end by Ray Train."""

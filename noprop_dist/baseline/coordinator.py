@@ -1,0 +1,162 @@
+"""The actor that runs the back-propagation baseline, a Ray Train `TorchTrainer`, and knows how far it is."""
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+import ray.train
+from ray.train.torch import TorchTrainer
+
+from noprop_dist.baseline.worker import EndToEndJob, train_end_to_end
+from noprop_dist.config.schema import EngineSettings, RunConfig
+from noprop_dist.data.dataset import DataSet
+from noprop_dist.engines.core.placement import Resources, ray_share, room, uses_gpus
+from noprop_dist.engines.ray.cluster import cluster_resources
+from noprop_dist.errors import TrainingError, UserError
+from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.training.checkpoint_evaluation import CheckpointEvaluation
+from noprop_dist.training.messages import RunOutcome
+from noprop_dist.training.preparation import prepare
+from noprop_dist.training.progress import ProgressBoard, RoundReport, RunProgress
+from noprop_dist.training.run_plan import NETWORK, NETWORK_STAGE
+from noprop_dist.training.setup import RunSetup
+
+POLL_SECONDS = 0.5
+RAY_TRAIN_FOLDER = "ray-train"
+"""In the run directory: Ray Train's own checkpoints, which it goes on from by itself."""
+
+
+class EndToEndCoordinator:
+    """Runs one run of the baseline; `progress` and `stop` may be called meanwhile from other threads.
+
+    It is an actor as `Coordinator` is, and for one reason more: Ray Train's controller belongs to the process that
+    calls `fit` and ends with it, so that a stop leaves nothing behind, in whatever state Ray Train is.
+
+    Args:
+        config: of the run; its method is backprop.
+        directory: of the run, on storage that this node and the first process's reach.
+        resume: go on from Ray Train's last checkpoint there, if there is one.
+    """
+
+    def __init__(self, config: RunConfig, directory: str, resume: bool = False) -> None:
+        self._config = config
+        self._directory = RunDirectory(directory)
+        self._resume = resume
+        self._watch: _Watch | None = None
+        self._stop = threading.Event()
+
+    def progress(self) -> RunProgress | None:
+        """The progress table; None until the data is loaded."""
+        return self._watch.look() if self._watch is not None else None
+
+    def stop(self) -> None:
+        """Let `run` return; the run goes on from Ray Train's last checkpoint."""
+        self._stop.set()
+
+    def run(self) -> RunOutcome:
+        """Train to the end, or until told to stop.
+
+        Raises:
+            UserError: configuration, data or run directory cannot be used.
+            TrainingError: the loss was not finite any more, or processes were lost more than engine.max_failures
+                times.
+        """
+        setup, data = prepare(self._config)
+        with self._directory.only_writer():
+            resources = cluster_resources()
+            workers = processes(self._config.engine, resources, self._config.training.batch_size)
+            if not (self._resume and self._directory.holds_run):
+                self._directory.create(self._config, setup.facts)
+            self._watch = watch = _Watch(setup, self._directory)
+            trainer = _trainer(setup, data, self._directory, resources, workers)
+            with _fitting(trainer) as (thread, outcome):
+                while thread.is_alive() and not self._stop.is_set():
+                    thread.join(POLL_SECONDS)
+            watch.look()
+            if thread.is_alive():
+                return RunOutcome(str(self._directory), watch.step, None, stopped=True)
+        if isinstance(outcome[0], Exception):
+            raise TrainingError(f"Ray Train gave up: {outcome[0]}; `noprop-dist resume {self._directory}` tries again")
+        records = self._directory.metrics()
+        if watch.step < setup.total_steps:
+            causes = [record["cause"] for record in records if record["kind"] == "failure"]
+            raise TrainingError(f"the network was stopped: {causes[-1]}")
+        return RunOutcome(str(self._directory), setup.total_steps, CheckpointEvaluation.last_of(records))
+
+
+def processes(engine: EngineSettings, resources: Resources, batch_size: int) -> int:
+    """How many processes train together.
+
+    Raises:
+        UserError: the batch cannot be shared out evenly.
+    """
+    if engine.workers != "auto":
+        if batch_size % engine.workers:
+            raise UserError(
+                f"engine.workers={engine.workers}: does not divide training.batch_size={batch_size}, "
+                "which method=backprop shares out evenly"
+            )
+        return engine.workers
+    most = min(room(engine, resources), batch_size)
+    return next(n for n in range(most, 0, -1) if batch_size % n == 0)
+
+
+def _trainer(
+    setup: RunSetup, data: DataSet, directory: RunDirectory, resources: Resources, workers: int
+) -> TorchTrainer:
+    engine = setup.config.engine
+    cpus = min(float(engine.threads_per_worker), resources.cpus / workers)
+    place = str(directory)
+    return TorchTrainer(
+        train_end_to_end,
+        train_loop_config={"job": EndToEndJob(setup, place, ray.put(data.train), ray.put(data.held_out))},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers,
+            use_gpu=uses_gpus(engine, resources),
+            resources_per_worker={"CPU": ray_share(cpus)},
+        ),
+        run_config=ray.train.RunConfig(
+            name=RAY_TRAIN_FOLDER,
+            storage_path=place if "://" in place else str(Path(place).resolve()),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=setup.config.checkpoint.num_to_keep),
+            failure_config=ray.train.FailureConfig(max_failures=engine.max_failures),
+        ),
+    )
+
+
+@contextmanager
+def _fitting(trainer: TorchTrainer) -> Iterator[tuple[threading.Thread, list[ray.train.Result | Exception]]]:
+    """`fit` in a thread, so that this one can heed a stop; its outcome is the list's only entry."""
+    outcome: list[ray.train.Result | Exception] = []
+
+    def fit() -> None:
+        try:
+            outcome.append(trainer.fit())
+        except Exception as error:  # whatever it is, it is told in the other thread
+            outcome.append(error)
+
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    thread = threading.Thread(target=fit, daemon=True)
+    thread.start()
+    yield thread, outcome
+
+
+class _Watch:
+    """Reads the records that the group's first process writes."""
+
+    def __init__(self, setup: RunSetup, directory: RunDirectory) -> None:
+        self._directory = directory
+        self._board = ProgressBoard({NETWORK_STAGE: NETWORK}, setup.total_steps, {NETWORK_STAGE: 0})
+        self.step = 0
+
+    def look(self) -> RunProgress:
+        """How far it is."""
+        for record in self._directory.metrics():
+            if record["kind"] == "round" and record["step"] > self.step:
+                self.step = record["step"]
+                fields = {name: record[name] for name in ("first_step", "steps", "loss", "error", "gradient_norm")}
+                self._board.update(RoundReport(stage=NETWORK_STAGE, seconds=record["seconds"], **fields))
+        return self._board.picture()

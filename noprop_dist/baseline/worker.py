@@ -1,0 +1,131 @@
+"""What each process of a Ray Train group does: the back-propagation baseline, data-parallel."""
+
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed
+
+from noprop_dist.data.dataset import HeldOut
+from noprop_dist.engines.core.round_queue import StageQueue
+from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.storage.snapshot import Snapshot
+from noprop_dist.storage.snapshot_files import OPTIMIZER, WEIGHTS, from_files, to_files
+from noprop_dist.training.batch_stream import RoundKey
+from noprop_dist.training.checkpoint_evaluation import evaluate_checkpoint
+from noprop_dist.training.finite import NonFiniteError
+from noprop_dist.training.progress import RoundReport
+from noprop_dist.training.replicas import ALONE, ReplicaGroup
+from noprop_dist.training.rounds import train_round
+from noprop_dist.training.run_log import RunLog
+from noprop_dist.training.run_plan import NETWORK, NETWORK_STAGE
+from noprop_dist.training.setup import RunSetup
+
+
+@dataclass(frozen=True)
+class EndToEndJob:
+    """What the driver gives to every process.
+
+    Attributes:
+        setup: of the run.
+        directory: of the run, on storage that the first process reaches.
+        train: reference to the training split.
+        held_out: reference to the data for evaluation.
+    """
+
+    setup: RunSetup
+    directory: str
+    train: Any
+    held_out: Any
+
+
+def train_end_to_end(config: dict[str, EndToEndJob]) -> None:
+    """Train from Ray Train's last checkpoint to the end; every process of the group runs this.
+
+    Args:
+        config: the job under `job`, for Ray Train passes on nothing but a dict.
+    """
+    job, context = config["job"], ray.train.get_context()
+    setup, size = job.setup, context.get_world_size()
+    group = ReplicaGroup(context.get_world_rank(), size) if size > 1 else ALONE
+    split = ray.get(job.train)
+    device = setup.start_computing()
+    setup = replace(setup, on_gpu=device.type == "cuda")
+    samples = setup.training_samples(split.inputs, device)
+    trainer = setup.end_to_end_trainer(samples, device, group, ray.train.torch.prepare_model)
+    last = ray.train.get_checkpoint()
+    if last is not None:
+        trainer.restore(_read(last))
+    done = trainer.snapshot().step
+    records = _Records(job, device, done) if group.rank == 0 else None
+    stream, queue = setup.batch_stream(split.labels), StageQueue(setup.snapshot_steps, setup.round_steps, 1, done)
+    while (work := queue.next_round(unsaved_snapshots=0)) is not None:
+        try:
+            report = train_round(trainer, group.share(stream.round(RoundKey(NETWORK_STAGE, *work))))
+            snapshot = trainer.snapshot() if queue.at_snapshot else None
+        except NonFiniteError as error:  # gradients are averaged: all processes come here at the same step
+            if records is not None:
+                records.failed(error)
+            return  # after an exception Ray Train would only try the same again
+        assert report is not None
+        if records is not None:
+            records.add(report, snapshot)
+        if snapshot is not None:
+            _report(report, snapshot if records is not None else None)
+        queue.round_done(report.steps_done)
+
+
+class _Records:
+    """The first process writes for all: records, checkpoints of the run directory, and figures.
+
+    Args:
+        job: of the group.
+        device: that evaluates, too.
+        done: steps that were done before.
+    """
+
+    def __init__(self, job: EndToEndJob, device: torch.device, done: int) -> None:
+        self._setup, self._device = job.setup, device
+        self._directory = RunDirectory(job.directory)
+        self._held_out: HeldOut = ray.get(job.held_out)
+        self._log = RunLog(job.setup, self._directory, {NETWORK_STAGE: done})
+        self._writer = job.setup.checkpoint_writer(self._directory)
+        self._writer.take_over()
+
+    def add(self, report: RoundReport, snapshot: Snapshot | None) -> None:
+        """A round was done, and perhaps a snapshot made."""
+        self._log.round(report)
+        if snapshot is not None and snapshot.step in self._setup.checkpoint_steps:
+            self._writer.add(snapshot)
+            if self._setup.evaluates and not self._log.evaluated(snapshot.step):
+                figures = evaluate_checkpoint(self._setup, self._held_out, self._directory, snapshot.step, self._device)
+                self._log.evaluation(figures)
+            self._writer.prune(snapshot.step)
+        self._log.flush()
+
+    def failed(self, error: NonFiniteError) -> None:
+        """It cannot go on."""
+        self._log.event("failure", stage=NETWORK, step=error.step, cause=str(error))
+        self._log.flush()
+
+
+def _report(report: RoundReport, snapshot: Snapshot | None) -> None:
+    """Tell Ray Train, with a checkpoint from the first process; waits for the others."""
+    metrics = {"step": report.steps_done, "loss": report.loss}
+    if snapshot is None:
+        ray.train.report(metrics)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in to_files(snapshot, NETWORK).items():
+            (Path(folder) / name).write_bytes(content)
+        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+def _read(checkpoint: ray.train.Checkpoint) -> Snapshot:
+    with checkpoint.as_directory() as folder:
+        return from_files(*((Path(folder) / (NETWORK + suffix)).read_bytes() for suffix in (WEIGHTS, OPTIMIZER)))

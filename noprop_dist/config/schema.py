@@ -1,0 +1,474 @@
+"""A run, described completely: one frozen configuration that is enough to reproduce it."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from noprop_dist.diffusion.schedule import Schedule, cosine, equal_probability, linear
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+Probability = Annotated[float, Field(ge=0, lt=1)]
+Width = Annotated[int, Field(ge=1)]
+
+
+class PaperNetwork(Settings):
+    """The paper's block (Figure 6, left), for images of at least 4×4 pixels."""
+
+    kind: Literal["paper"] = "paper"
+    dropout: Probability = Field(0.2, description="rate of dropout in the image path")
+    dropout_unit: Literal["element", "channel"] = Field(
+        "element", description="what is dropped: elements as in the paper, or whole channels (faster on CPU)"
+    )
+
+
+class SmallConvNetwork(Settings):
+    """Two convolutions and a small head, for images of about 8×8 pixels."""
+
+    kind: Literal["small-conv"] = "small-conv"
+    channels: tuple[Width, Width] = Field((16, 32), description="channels of the two convolutions")
+    width: Width = Field(128, description="width of the linear layers")
+
+
+class MlpNetwork(Settings):
+    """Linear layers over the flattened input and z, for vectors."""
+
+    kind: Literal["mlp"] = "mlp"
+    width: Width = Field(256, description="width of the hidden layers")
+    depth: int = Field(2, ge=1, description="hidden layers after input and z are joined")
+
+
+class TorchvisionNetwork(Settings):
+    """Any torchvision classification backbone as the image path."""
+
+    kind: Literal["torchvision"] = "torchvision"
+    backbone: str = Field("resnet18", description="a name that torchvision.models.list_models() prints")
+    width: Width = Field(256, description="width of the backbone's output and of the head")
+
+
+class CustomNetwork(Settings):
+    """Your own torch.nn.Module: (x, z) → logits.
+
+    It is built as Class(input_shape=…, classes=…, embedding_dim=…, **arguments).
+    """
+
+    kind: Literal["custom"] = "custom"
+    path: str = Field(description="import path, package.module:Class")
+    arguments: dict[str, Any] = Field(default_factory=dict, description="further keyword arguments")
+
+
+NetworkSettings = Annotated[
+    PaperNetwork | SmallConvNetwork | MlpNetwork | TorchvisionNetwork | CustomNetwork,
+    Field(discriminator="kind"),
+]
+
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class EngineSettings(Settings):
+    """Where and how the blocks are run; nothing here changes a result."""
+
+    kind: Literal["ray", "sequential"] = "ray"
+    address: str | None = Field(
+        None, description="a running Ray cluster (default: $RAY_ADDRESS, else a Ray of our own)"
+    )
+    workers: Positive | Literal["auto"] = Field("auto", description="block worker actors (auto: one a GPU or core)")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads_per_worker: Positive = Field(1, description="CPU threads of a worker; part of what fixes the bits")
+    round_steps: Positive | Literal["auto"] = Field(
+        "auto", description="steps sent to a block in one message (auto: 16, on a GPU 256)"
+    )
+    prefetch: Positive = Field(2, description="rounds in flight for each block")
+    sampling: Literal["auto", "coordinator", "worker"] = Field(
+        "auto",
+        description="who draws z (auto: the workers where z is large, GPUs are many or cores few); always the same",
+    )
+    cuda_graphs: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="record a block's step on a GPU once, then replay it (auto: if it can be); same bits",
+    )
+    blocks_at_once: Positive | Literal["auto"] = Field(
+        "auto", description="blocks that a worker trains at the same time (auto: up to 8 on a GPU, 1 on a CPU)"
+    )
+    blocks_per_worker: Positive | None = Field(
+        None, description="most blocks that a worker holds at a time; the others wait their turn (default: no limit)"
+    )
+    max_failures: int = Field(
+        8, ge=-1, description="lost workers that one block may have been training on, -1 is any number"
+    )
+    start_timeout_seconds: float = Field(120, gt=0, description="for the first worker to start")
+    move_after_seconds: float = Field(
+        30, gt=0, description="blocks of a lost or missing worker wait so long for it, then they move to others"
+    )
+    hang_seconds: float = Field(
+        20, gt=0, description="without reply, and ten times its slowest round, before a worker counts as hung"
+    )
+    stall_timeout_seconds: float = Field(1800, gt=0, description="the same before a worker's first round is done")
+    grace_seconds: float = Field(
+        30, gt=0, description="for snapshots after SIGTERM or Ctrl-C; a second Ctrl-C ends at once"
+    )
+
+
+class EvaluationSettings(Settings):
+    """What the evaluator does while training goes on."""
+
+    samples: int = Field(
+        512, ge=0, description="of the test and of the validation set, at each checkpoint; 0 is no evaluation at all"
+    )
+
+
+class CheckpointSettings(Settings):
+    """When the state of all blocks is kept."""
+
+    every_steps: Positive | None = Field(None, description="default: an epoch, but at least five in a run")
+    num_to_keep: Positive = Field(2, description="complete checkpoints kept in the run directory")
+    snapshot_every_steps: Positive | Literal["auto"] = Field(
+        "auto", description="each block's own snapshots between checkpoints, from which it recovers"
+    )
+    storage_timeout_seconds: float = Field(
+        600, gt=0, description="training goes on in memory for so long while the run directory cannot be written"
+    )
+
+    def steps_between(self, total_steps: int, steps_per_epoch: int) -> int:
+        """Steps from one checkpoint to the next."""
+        return self.every_steps or min(max(steps_per_epoch, 1), -(-total_steps // 5))
+
+
+class MetricsSettings(Settings):
+    """The Prometheus endpoint on the coordinator's node."""
+
+    port: int | None = Field(
+        9464,
+        ge=0,
+        le=65535,
+        description="0 is any free port, null is no endpoint; a taken port moves to a free one",
+    )
+    host: str = Field("127.0.0.1", description="the address to listen on; 0.0.0.0 is every network of the node")
+    discovery: str | None = Field(
+        None, description="a folder for Prometheus's file_sd_configs, where a file tells of this run's endpoint"
+    )
+    linger_seconds: float = Field(
+        0, ge=0, description="the endpoint stays so long after the end, for a last scrape of the final figures"
+    )
+
+
+class BlockTrainingSettings(Settings):
+    """What may differ for a single block; what is not given is as in `training`."""
+
+    learning_rate: float | None = Field(None, gt=0)
+    weight_decay: float | None = Field(None, ge=0)
+    gradient_clip: float | None = Field(None, gt=0, description="largest gradient norm")
+
+
+class BlockSettings(Settings):
+    """The T denoising blocks and their networks."""
+
+    count: int = Field(10, ge=1, le=10_000, description="T")
+    only: tuple[Positive, ...] | None = Field(
+        None, description="train these blocks alone, e.g. [1, 2, 5] or 1-5,8 (default: all)"
+    )
+    network: NetworkSettings = SmallConvNetwork()
+    networks: dict[int, NetworkSettings] = Field(
+        default_factory=dict, description="another network for single blocks, by block number"
+    )
+    training: dict[int, BlockTrainingSettings] = Field(
+        default_factory=dict, description="another learning rate, decay or clipping for single blocks, by block number"
+    )
+
+    @field_validator("only", mode="before")
+    @classmethod
+    def _ranges(cls, value: Any) -> Any:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return (value,)
+        return _parse_ranges(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _blocks_exist(self) -> "BlockSettings":
+        named = {"only": self.only or (), "networks": tuple(self.networks), "training": tuple(self.training)}
+        for field, numbers in named.items():
+            for number in numbers:
+                if not 1 <= number <= self.count:
+                    raise ValueError(f"{field} names block {number}, blocks are 1..{self.count}")
+        if self.only is not None and (not self.only or len(set(self.only)) < len(self.only)):
+            raise ValueError("only must name at least one block, and none twice")
+        return self
+
+    def trained(self) -> tuple[int, ...]:
+        """The blocks that this run trains, in rising order."""
+        return tuple(sorted(self.only)) if self.only is not None else tuple(range(1, self.count + 1))
+
+    def network_of(self, block: int) -> NetworkSettings:
+        """The network settings of one block."""
+        return self.networks.get(block, self.network)
+
+
+def _parse_ranges(text: str) -> tuple[int, ...]:
+    """'1-3,8' → (1, 2, 3, 8)."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise ValueError(f"{text!r} is no list of blocks such as 1-5,8")
+        numbers += range(int(first), int(last if dash else first) + 1)
+    return tuple(numbers)
+
+
+Precision = Literal["float32", "tf32", "bfloat16"]
+
+
+class LearningRateSchedule(Settings):
+    """How the learning rates of blocks and classifier move over the run (torch.optim.lr_scheduler)."""
+
+    kind: Literal["constant", "cosine", "step", "one-cycle"] = "constant"
+    warmup_steps: int = Field(0, ge=0, description="rise linearly over so many steps first")
+    step_size: Positive = Field(1000, description="kind step: steps between two drops")
+    gamma: float = Field(0.1, gt=0, le=1, description="kind step: factor of each drop")
+
+    @model_validator(mode="after")
+    def _one_cycle_warms_up_itself(self) -> "LearningRateSchedule":
+        if self.kind == "one-cycle" and self.warmup_steps:
+            raise ValueError("warmup_steps must be 0 for kind one-cycle, which warms up by itself")
+        return self
+
+
+class TrainingSettings(Settings):
+    """Steps, batches and the optimiser; the defaults are the paper's."""
+
+    epochs: Positive = Field(40, description="passes over the training set")
+    max_steps: Positive | None = Field(None, description="steps of every block; where given, epochs is not used")
+    batch_size: int = Field(128, ge=2)
+    replicas_per_block: Positive = Field(
+        1, description="processes that train each block together, each on its share of every batch"
+    )
+    precision: Precision = Field(
+        "float32",
+        description="that networks multiply in; weights, losses and optimiser stay float32 (tf32 only differs on GPUs)",
+    )
+    channels_last: bool | Literal["auto"] = Field(
+        "auto", description="how images lie in memory (auto: yes on a CPU, and for tf32 or bfloat16 on a GPU)"
+    )
+    compile: bool = Field(
+        False, description="let torch.compile fuse each block's network; needs a C++ compiler or Triton"
+    )
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-3, ge=0)
+    gradient_clip: float | None = Field(None, gt=0, description="largest gradient norm of a block (default: none)")
+    lr_schedule: LearningRateSchedule = LearningRateSchedule()
+
+    def wants_channels_last(self, on_gpu: bool) -> bool:
+        """Whether images lie in memory with all channels of a pixel side by side."""
+        if self.channels_last == "auto":
+            return not on_gpu or self.precision != "float32"
+        return self.channels_last
+
+    def steps(self, training_samples: int) -> int:
+        """Steps of every block; an epoch's last, incomplete batch is left out."""
+        return self.max_steps or self.epochs * (training_samples // self.batch_size)
+
+
+OpenUnit = Annotated[float, Field(gt=0, lt=1)]
+
+
+class AugmentSettings(Settings):
+    """Random changes to training images, keyed by (seed, epoch, sample)."""
+
+    crop_padding: int = Field(0, ge=0, description="pad by so many pixels, then crop back at random; 0 is off")
+    flip: bool = Field(False, description="mirror left-right with probability 1/2")
+
+
+class DataSettings(Settings):
+    """What is learned from."""
+
+    name: Literal["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "image-folder", "npz", "packed"] = "digits"
+    root: str | None = Field(
+        None,
+        description="torchvision's root folder (default: data), the image folder, the .npz file, or a packed folder",
+    )
+    download: bool = Field(True, description="let torchvision download what is missing under root")
+    validation_fraction: float = Field(0.1, gt=0, lt=0.5, description="held out of the training set")
+    test_fraction: float = Field(
+        0.2, gt=0, lt=0.9, description="held out as test set where the data brings none (image-folder, npz)"
+    )
+    image_size: Positive | None = Field(None, description="image-folder: resize to this many pixels a side")
+    classes: Positive | None = Field(None, description="npz: number of classes (default: the largest label + 1)")
+    augment: AugmentSettings = AugmentSettings()
+
+    @model_validator(mode="after")
+    def _root_is_given(self) -> "DataSettings":
+        if self.name in ("image-folder", "npz", "packed") and self.root is None:
+            raise ValueError(f"root must be given for data.name={self.name}")
+        return self
+
+
+class ScheduleSettings(Settings):
+    """The noise schedule ᾱ_0 < … < ᾱ_T (docs/mathematics.md)."""
+
+    kind: Literal["cosine", "linear", "equal-probability", "list"] = "cosine"
+    alpha_bar_min: OpenUnit | None = Field(None, description="ᾱ_0 (default 1e-4, lower for very many blocks)")
+    alpha_bar_max: OpenUnit | None = Field(None, description="ᾱ_T (default 0.999, higher for very many blocks)")
+    alpha_bar: tuple[float, ...] | None = Field(None, description="kind list: the T + 1 values, rising")
+
+    @model_validator(mode="after")
+    def _list_has_values(self) -> "ScheduleSettings":
+        if (self.kind == "list") != (self.alpha_bar is not None):
+            raise ValueError("alpha_bar is given exactly where schedule.kind=list")
+        return self
+
+
+class EmbeddingSettings(Settings):
+    """The class embeddings W_embed (m × d)."""
+
+    kind: Literal["onehot", "learned", "prototype"] = Field(
+        "onehot", description="the identity; learned from a random start; learned from a typical image of each class"
+    )
+    dim: Positive | None = Field(None, description="kind learned: d (default 20)")
+    learning_rate: float = Field(1e-3, gt=0, description="of W_embed, where it is learned")
+    sync_steps: Positive = Field(
+        32, description="steps that a version of W_embed lasts where it is learned; 1 is a joint update at every step"
+    )
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether blocks share something that moves."""
+        return self.kind != "onehot"
+
+    @model_validator(mode="after")
+    def _dim_fits(self) -> "EmbeddingSettings":
+        if self.dim is not None and self.kind != "learned":
+            raise ValueError(f"embedding.dim={self.dim} is only for embedding.kind=learned; {self.kind} has its own")
+        return self
+
+
+class ClassifierSettings(Settings):
+    """The classifier on z_T; its steps cost next to nothing and it needs a learning rate of its own."""
+
+    kind: Literal["linear", "radial"] = Field("linear", description="softmax over f(z_T), or distances to embeddings")
+    learning_rate: float = Field(2e-2, gt=0)
+    sigma: float = Field(0.5, gt=0, description="kind radial: σ of Eq. 15, in units of the embeddings")
+
+
+class ObjectiveSettings(Settings):
+    """Eq. 8."""
+
+    eta: float = Field(0.1, gt=0, description="η, the weight of the denoising term")
+
+
+class RunConfig(Settings):
+    """Everything that describes a run."""
+
+    seed: int = Field(0, ge=0, lt=2**63)
+    method: Literal["noprop", "backprop"] = Field(
+        "noprop", description="backprop: the paper's baseline, the same blocks trained end to end (Eqs. 17-19)"
+    )
+    data: DataSettings = DataSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    embedding: EmbeddingSettings = EmbeddingSettings()
+    blocks: BlockSettings = BlockSettings()
+    classifier: ClassifierSettings = ClassifierSettings()
+    objective: ObjectiveSettings = ObjectiveSettings()
+    training: TrainingSettings = TrainingSettings()
+    engine: EngineSettings = EngineSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    metrics: MetricsSettings = MetricsSettings()
+
+    @model_validator(mode="after")
+    def _schedule_is_valid(self) -> "RunConfig":
+        self.noise_schedule()
+        return self
+
+    @property
+    def shares_embedding(self) -> bool:
+        """Whether stages that are trained apart share a W_embed that moves."""
+        return self.method == "noprop" and self.embedding.is_learned
+
+    @model_validator(mode="after")
+    def _backprop_needs_every_block_and_ray(self) -> "RunConfig":
+        if self.method == "backprop" and self.blocks.only is not None:
+            raise ValueError("blocks.only is not allowed with method=backprop, which trains all blocks end to end")
+        if self.method == "backprop" and self.blocks.training:
+            raise ValueError("blocks.training is not allowed with method=backprop, which has one optimiser for all")
+        if self.method == "backprop" and self.engine.kind == "sequential":
+            raise ValueError("engine.kind=sequential is not allowed with method=backprop, which Ray Train runs")
+        return self
+
+    @model_validator(mode="after")
+    def _replicas_share_batches_evenly(self) -> "RunConfig":
+        replicas, batch_size = self.training.replicas_per_block, self.training.batch_size
+        if batch_size % replicas or batch_size // replicas < 2:
+            raise ValueError(
+                f"training.replicas_per_block={replicas} must divide training.batch_size={batch_size}, "
+                "into shares of at least 2"
+            )
+        if replicas > 1 and self.engine.blocks_at_once not in ("auto", 1):
+            raise ValueError(
+                f"engine.blocks_at_once={self.engine.blocks_at_once} is not allowed with training.replicas_per_block="
+                f"{replicas}, whose processes do their sums in one order"
+            )
+        if replicas > 1 and (self.engine.kind == "sequential" or self.method == "backprop"):
+            raise ValueError(
+                f"training.replicas_per_block={replicas} needs engine.kind=ray and method=noprop; the baseline has "
+                "engine.workers for its processes"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _steps_can_be_recorded(self) -> "RunConfig":
+        if self.engine.cuda_graphs != "always":
+            return self
+        if self.training.replicas_per_block > 1:
+            raise ValueError(
+                "engine.cuda_graphs=always is not allowed with training.replicas_per_block > 1; use auto or never"
+            )
+        if self.training.lr_schedule.kind == "one-cycle":
+            raise ValueError(
+                "engine.cuda_graphs=always is not allowed with training.lr_schedule.kind=one-cycle, which changes more "
+                "of the optimiser than its learning rate; use auto or never"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_learned_embedding_needs_every_block(self) -> "RunConfig":
+        if self.shares_embedding and self.blocks.only is not None:
+            raise ValueError(
+                f"blocks.only is not allowed with embedding.kind={self.embedding.kind}: all blocks learn W_embed "
+                "together; embedding.kind=onehot lets blocks be trained apart"
+            )
+        return self
+
+    def training_of(self, block: int) -> TrainingSettings:
+        """The training settings of one block."""
+        own = self.blocks.training.get(block)
+        return self.training.model_copy(update=own.model_dump(exclude_none=True)) if own else self.training
+
+    def noise_schedule(self) -> Schedule:
+        """The schedule of T = blocks.count blocks.
+
+        Raises:
+            UserError: ᾱ does not rise strictly within (0, 1), or a list has not T + 1 entries.
+        """
+        schedule, T = self.schedule, self.blocks.count
+        ends = {
+            name: value for name in ("alpha_bar_min", "alpha_bar_max") if (value := getattr(schedule, name)) is not None
+        }
+        match schedule.kind:
+            case "cosine":
+                return cosine(T, **ends)
+            case "linear":
+                return linear(T, **ends)
+            case "equal-probability":
+                return equal_probability(T, **ends)
+            case "list":
+                values = schedule.alpha_bar or ()
+                if len(values) != T + 1:
+                    raise ValueError(
+                        f"schedule.alpha_bar has {len(values)} values, blocks.count={T} needs {T + 1} (t = 0..T)"
+                    )
+                return Schedule(values)

@@ -1,5 +1,0 @@
-"""What describes a run completely: typed settings, and the layers they are read from."""
-
-from noprop_dist.configuration.settings import RunConfig
-
-__all__ = ["RunConfig"]

@@ -1,1 +1,0 @@
-"""The Ray engine: coordinator, block workers, classifier worker and evaluator. Only this package imports ray."""

@@ -1,0 +1,1 @@
+"""What trains a run: the sequential engine, and the Ray engine, whose decisions are in `core`."""

@@ -1,0 +1,1 @@
+"""The decisions of the coordinator, without Ray, clock, thread or disk."""

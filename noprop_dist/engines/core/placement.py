@@ -1,0 +1,135 @@
+"""Which block goes to which worker, and what each worker asks of the cluster: pure functions."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from math import ceil
+
+from noprop_dist.config.schema import EngineSettings, RunConfig
+from noprop_dist.errors import UserError
+
+GPU_SHARE_OF_BLOCKS = 0.9
+"""The rest of a GPU leaves room for evaluator and classifier worker."""
+GPU_LANES = 8
+"""Kernels of one block fill a small part of a large GPU; each lane is a thread, and Python runs one at a time."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a machine or cluster has."""
+
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True)
+class WorkerPlace:
+    """One block worker.
+
+    Attributes:
+        blocks: that live in it.
+        cpus: share of cores that it asks for; less than its threads where cores are shared.
+        gpus: share of a GPU that it asks for.
+        threads: CPU threads that it computes with.
+    """
+
+    blocks: tuple[int, ...]
+    cpus: float
+    gpus: float
+    threads: int
+
+
+@dataclass(frozen=True)
+class Placement:
+    """All block workers, and what they have in common.
+
+    Attributes:
+        workers: block workers.
+        side_gpus: share of a GPU that evaluator and classifier worker ask for, each.
+        lanes: blocks that a worker trains at the same time.
+        spare_cpus: cores that no worker asks for.
+        reason: for people.
+    """
+
+    workers: tuple[WorkerPlace, ...]
+    side_gpus: float
+    lanes: int
+    spare_cpus: float
+    reason: str
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the run computes on GPUs."""
+        return self.side_gpus > 0
+
+
+def place(blocks: tuple[int, ...], engine: EngineSettings, resources: Resources, replicas: int = 1) -> Placement:
+    """One worker per block where there is a GPU or core for each, else several blocks to a worker.
+
+    Args:
+        blocks: that are trained.
+        engine: settings.
+        resources: of the cluster.
+        replicas: processes of each worker; what a `WorkerPlace` asks for is for each of them.
+
+    Raises:
+        UserError: GPUs are asked for and there are none.
+    """
+    on_gpu = uses_gpus(engine, resources)
+    if on_gpu and resources.gpus < 1:
+        raise UserError("engine.device=cuda: there is no GPU here; use engine.device=cpu or auto")
+    threads = engine.threads_per_worker
+    slots = room(engine, resources)
+    wanted = max(1, slots // replicas) if engine.workers == "auto" else engine.workers
+    workers = min(wanted, len(blocks))
+    processes = workers * replicas
+    crowd = ceil(processes / slots)
+    unit = "GPU" if on_gpu else f"group of {threads} cores" if threads > 1 else "core"
+    cpus = min(float(threads), resources.cpus / processes) if on_gpu else threads / crowd
+    gpus = GPU_SHARE_OF_BLOCKS / crowd if on_gpu else 0.0
+    each = f" of {replicas} replicas" if replicas > 1 else ""
+    shared = f", each shared by {crowd} processes" if crowd > 1 else ""
+    plural = "s" if slots > 1 else ""
+    lanes = _lanes(engine, on_gpu, ceil(len(blocks) / workers)) if replicas == 1 else 1
+    together = f", up to {lanes} blocks of a worker at the same time" if lanes > 1 else ""
+    reason = f"{len(blocks)} block(s) on {workers} worker(s){each}: {slots} {unit}{plural} available{shared}{together}"
+    places = (WorkerPlace(part, ray_share(cpus), ray_share(gpus), threads) for part in _deal(blocks, workers))
+    side_gpus = ray_share((1 - GPU_SHARE_OF_BLOCKS) / 2) if on_gpu else 0.0
+    return Placement(tuple(places), side_gpus, lanes, resources.cpus - processes * cpus, reason)
+
+
+def _lanes(engine: EngineSettings, on_gpu: bool, blocks: int) -> int:
+    """Blocks that a worker of so many trains at the same time."""
+    if engine.blocks_at_once != "auto":
+        return engine.blocks_at_once
+    return min(GPU_LANES, blocks) if on_gpu else 1
+
+
+def place_run(config: RunConfig, resources: Resources) -> Placement:
+    """The placement of a run's blocks.
+
+    Raises:
+        UserError: GPUs are asked for and there are none.
+    """
+    return place(config.blocks.trained(), config.engine, resources, config.training.replicas_per_block)
+
+
+def uses_gpus(engine: EngineSettings, resources: Resources) -> bool:
+    """Whether a run computes on GPUs."""
+    return engine.device == "cuda" or (engine.device == "auto" and resources.gpus >= 1)
+
+
+def room(engine: EngineSettings, resources: Resources) -> int:
+    """How many processes have a GPU, or all of their cores, to themselves; at least one."""
+    slots = resources.gpus if uses_gpus(engine, resources) else resources.cpus // engine.threads_per_worker
+    return max(1, int(slots))
+
+
+def _deal(blocks: tuple[int, ...], workers: int) -> list[tuple[int, ...]]:
+    """Neighbouring blocks together, the counts of any two workers differing by at most one."""
+    bounds = [len(blocks) * worker // workers for worker in range(workers + 1)]
+    return [blocks[first:last] for first, last in pairwise(bounds)]
+
+
+def ray_share(amount: float) -> float:
+    """Ray counts resources in ten-thousandths; rounded down, so that the shares of a whole fit into it."""
+    return int(amount * 10_000) / 10_000

@@ -1,0 +1,124 @@
+"""Connecting to a Ray: one of our own on this machine, or a running cluster by address."""
+
+import logging
+import os
+import re
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from noprop_dist.engines.core.placement import Resources
+from noprop_dist.errors import UserError
+
+CONNECT_TIMEOUT_SECONDS = 3.0
+HTTP2_SETTINGS_TYPE = b"\x04"
+
+
+@contextmanager
+def ray_session(address: str | None) -> Iterator[None]:
+    """Ray for the length of a `with`: the one this process is already connected to, or a new connection.
+
+    Args:
+        address: of a running cluster; without it $RAY_ADDRESS, and without that a Ray of our own.
+
+    Raises:
+        UserError: nobody answers at the address.
+    """
+    if ray.is_initialized() and address is None:
+        yield
+        return
+    address = _resolved(address)
+    own = {"include_dashboard": False} if address == "local" else {}
+    _check_somebody_listens(address)
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        with _own_signal_handlers():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+    except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"--address {address}: no Ray cluster could be reached there: {reason}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _own_signal_handlers() -> Iterator[None]:
+    """Ray's connecting puts a handler of its own in the place of ours, which ends the process at once."""
+    ours = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in ours.items():
+            if callable(handler):
+                signal.signal(number, handler)
+
+
+def is_remote(address: str | None) -> bool:
+    """Whether a session at this address means a cluster that is already running."""
+    return _resolved(address) != "local"
+
+
+def cluster_resources() -> Resources:
+    """What the connected cluster has in all."""
+    found = ray.cluster_resources()
+    return Resources(found.get("CPU", 0.0), found.get("GPU", 0.0))
+
+
+def draining_nodes() -> frozenset[str]:
+    """Ids of the nodes that are about to leave the cluster (preemption, scale-down)."""
+    # The only way there is; Ray Train and Serve ask the same way.
+    return frozenset(ray._private.state.state.get_draining_nodes())
+
+
+def cause_of_loss(error: RayError) -> str:
+    """One line of why an actor is gone: what it raised, or how its process ended."""
+    if isinstance(error, RayTaskError):
+        return repr(error.cause)
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
+    if raised_by_constructor(error):
+        return lines[-1]
+    reason = re.search(r"because (its [^.]*)\.", " ".join(lines))
+    return reason[1] if reason else lines[0]
+
+
+def raised_by_constructor(error: RayError) -> bool:
+    """Whether an actor's own constructor raised; another incarnation would only do so again."""
+    return isinstance(error, RayActorError) and "creation task" in str(error)
+
+
+def _resolved(address: str | None) -> str:
+    return address or os.environ.get("RAY_ADDRESS") or "local"
+
+
+def _check_somebody_listens(address: str) -> None:
+    """Ray itself takes minutes to give up on an address where nothing listens."""
+    if address in ("local", "auto"):
+        return
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if host is None or port is None:
+        raise UserError(f"--address {address}: is no address; write HOST:PORT, ray://HOST:PORT or auto")
+    try:
+        with socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_SECONDS) as connection:
+            answer = b"" if os.environ.get("RAY_USE_TLS") == "1" else _first_http2_frame(connection)
+    except OSError as error:
+        raise UserError(f"--address {address}: nobody answers there: {error}") from error
+    if answer and answer[3:4] != HTTP2_SETTINGS_TYPE:
+        raise UserError(f"--address {address}: what answers there is no Ray cluster")
+
+
+def _first_http2_frame(connection: socket.socket) -> bytes:
+    """What a server makes of an HTTP/2 greeting; Ray speaks gRPC, whose first frame is SETTINGS (RFC 9113, 3.4)."""
+    empty_settings = b"\x00\x00\x00" + HTTP2_SETTINGS_TYPE + b"\x00\x00\x00\x00\x00"
+    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + empty_settings)
+    return connection.recv(9) or b"closed"

@@ -1,0 +1,126 @@
+"""A block worker of several processes: a leader, which the coordinator knows, and the replicas that it made.
+
+    Fleet ──► BlockGroup (rank 0) ──► Replica (rank 1), Replica (rank 2), …
+                    └──── gradients, batch statistics ────┘   torch.distributed, within the group alone
+
+To everybody else a group is one worker. It lives and dies as one: a replica that is lost takes the leader with it
+(its next sum over the group fails), and the replicas of a lost leader are ended by Ray, for they are its own.
+The coordinator makes another group, as it would another worker, and other blocks do not notice.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import ray
+import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+from noprop_dist.data.dataset import Labels
+from noprop_dist.data.inputs import Inputs
+from noprop_dist.engines.ray.block_worker import BlockWorker
+from noprop_dist.storage.snapshot import Snapshot
+from noprop_dist.training.batch_stream import Round, RoundKey
+from noprop_dist.training.messages import StageFailure, WorkerFacts
+from noprop_dist.training.progress import RoundReport
+from noprop_dist.training.replicas import GroupLostError, ReplicaGroup
+from noprop_dist.training.setup import RunSetup
+
+
+class Replica(BlockWorker):
+    """One process of a group.
+
+    Args:
+        setup: of the run.
+        inputs: of the training split.
+        labels: of the same samples.
+        rank: of the process in its group; 0 is the leader.
+    """
+
+    def __init__(self, setup: RunSetup, inputs: Inputs, labels: Labels, rank: int) -> None:
+        super().__init__(setup, inputs, labels, ReplicaGroup(rank, setup.config.training.replicas_per_block))
+
+    def join(self, host: str, port: int) -> None:
+        """Form the group with the others, whose leader listens there.
+
+        Raises:
+            RuntimeError: not all came in time.
+        """
+        timeout = timedelta(seconds=self._setup.config.engine.start_timeout_seconds)
+        self._form(TCPStore(host, port, self._group.size, is_master=False, timeout=timeout))
+
+    def _form(self, store: TCPStore) -> None:
+        engine = self._setup.config.engine
+        dist.init_process_group(
+            "nccl" if self._device.type == "cuda" else "gloo",
+            store=store,
+            rank=self._group.rank,
+            world_size=self._group.size,
+            timeout=timedelta(seconds=engine.stall_timeout_seconds),
+        )
+
+
+class BlockGroup(Replica):
+    """The leader: does as a block worker does, and has its replicas do the same.
+
+    Args:
+        setup: of the run.
+        data: references to inputs and labels of the training split.
+        options: what each replica asks of the cluster.
+    """
+
+    def __init__(self, setup: RunSetup, data: Sequence[Any], options: Mapping[str, Any]) -> None:
+        inputs, labels = ray.get(list(data))
+        super().__init__(setup, inputs, labels, rank=0)
+        actor = ray.remote(**options)(Replica)
+        self._others = [actor.remote(setup, *data, rank) for rank in range(1, self._group.size)]
+        self._ended = False
+
+    def facts(self) -> WorkerFacts:
+        """Form the group, and say where its leader and its other processes are."""
+        timeout = timedelta(seconds=self._setup.config.engine.start_timeout_seconds)
+        host = ray.util.get_node_ip_address()
+        store = TCPStore(host, 0, self._group.size, is_master=True, timeout=timeout, wait_for_workers=False)
+        joining = [other.join.remote(host, store.port) for other in self._others]
+        self._form(store)
+        self._wait(joining)
+        others = self._wait([other.facts.remote() for other in self._others])
+        return super().facts().with_replicas(tuple(other.pid for other in others))
+
+    def hold(self, stage: int, snapshot: Snapshot | None) -> StageFailure | None:
+        """Take a stage in, all of the group."""
+        kept = ray.put(snapshot)
+        told = [other.hold.remote(stage, kept) for other in self._others]
+        failure = super().hold(stage, snapshot)
+        self._wait(told)
+        return failure
+
+    def release(self, stage: int) -> None:
+        """Let a stage go, all of the group."""
+        self._wait([other.release.remote(stage) for other in self._others])
+        super().release(stage)
+
+    def train(self, work: Round | RoundKey) -> RoundReport | StageFailure | None:
+        """Do the steps of a round together; None where the group was told to stop before the first."""
+        if self._ended:
+            return None
+        told = [other.train.remote(work) for other in self._others]
+        done = super().train(work)
+        self._wait(told)
+        return done
+
+    def stop(self) -> None:
+        """Begin no further round; one that is under way is done to its end, for all have to do the same steps."""
+        self._ended = True
+
+    def _wait(self, told: Sequence[Any]) -> list[Any]:
+        """The answers of the others, who do what the leader does.
+
+        Raises:
+            GroupLostError: one of them is gone, or silent.
+        """
+        try:
+            answers: list[Any] = ray.get(list(told), timeout=self._setup.config.engine.stall_timeout_seconds)
+        except ray.exceptions.RayError as error:
+            raise GroupLostError(f"a replica was lost: {str(error).strip().splitlines()[0]}") from error
+        return answers

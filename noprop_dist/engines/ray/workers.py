@@ -1,0 +1,109 @@
+"""What block workers and the classifier worker have in common: they hold stages and train their rounds."""
+
+import os
+import socket
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import ray
+import torch
+
+from noprop_dist.storage.snapshot import Snapshot
+from noprop_dist.training.batch_stream import BatchStream, Round, RoundKey
+from noprop_dist.training.device import start_thread
+from noprop_dist.training.messages import StageFailure, WorkerFacts
+from noprop_dist.training.progress import RoundReport
+from noprop_dist.training.replicas import GroupLostError
+from noprop_dist.training.rounds import train_round
+from noprop_dist.training.setup import RunSetup
+
+Result = TypeVar("Result")
+WORKER_ERRORS = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError), GroupLostError)
+"""These end the worker, and a new one tries again. Any other error would come again: same batches, same bits."""
+
+
+class StageWorker:
+    """Stages on one device; calls of a stage are done in the order in which they arrive, all by the same thread.
+
+    Only `stop` does not wait for the calls before it.
+
+    Args:
+        setup: of the run.
+        stream: of the batches, for rounds of which only the keys come.
+        device: that it computes on.
+        build: makes the trainer of a stage at step 0: a `StageTrainer`, or the `EmbeddingTrainer`.
+    """
+
+    def __init__(self, setup: RunSetup, stream: BatchStream, device: torch.device, build: Callable[[int], Any]) -> None:
+        self._setup = setup
+        self._stream = stream
+        self._device = device
+        self._build = build
+        self._trainers: dict[int, Any] = {}
+        self._stopped = False
+
+    def facts(self) -> WorkerFacts:
+        """Where this worker is; its first reply says that it is ready."""
+        return worker_facts(self._device)
+
+    def hold(self, stage: int, snapshot: Snapshot | None) -> StageFailure | None:
+        """Take a stage in, at a snapshot or (without one) at step 0."""
+        # Ray calls methods from other threads than the constructor; every stage belongs to one of them.
+        start_thread(self._device, self._setup.config.engine.threads_per_worker)
+        try:
+            trainer = self._build(stage)
+            if snapshot is not None:
+                trainer.restore(snapshot)
+        except WORKER_ERRORS:
+            raise
+        except Exception as error:  # whatever a network may raise belongs to this stage alone
+            return StageFailure.of(stage, 0 if snapshot is None else snapshot.step, error)
+        self._trainers[stage] = trainer
+        return None
+
+    def release(self, stage: int) -> None:
+        """Let a stage go: it is done, or goes on elsewhere."""
+        self._trainers.pop(stage, None)
+
+    def train(self, work: Round | RoundKey) -> RoundReport | StageFailure | None:
+        """Do the steps of a round; None where the worker was told to stop before the first."""
+
+        def do(trainer: Any) -> RoundReport | None:
+            drawn = self._stream.round(work) if isinstance(work, RoundKey) else work
+            return train_round(trainer, self.begin(drawn), lambda: self._stopped)
+
+        return self._attempt(work.stage, work.first_step, do)
+
+    def begin(self, work: Round) -> Round:
+        """What this worker is to do of a round."""
+        return work
+
+    def snapshot(self, stage: int) -> Snapshot | StageFailure | None:
+        """A stage's state after the rounds that arrived before; a failure where its weights are not finite."""
+        return self._attempt(stage, 0, lambda trainer: trainer.snapshot())
+
+    def _attempt(self, stage: int, step: int, do: Callable[[Any], Result]) -> Result | StageFailure | None:
+        """Do something with a stage's trainer.
+
+        After a failure the stage is gone from here, and what was still sent for it is answered with None.
+        """
+        trainer = self._trainers.get(stage)
+        if trainer is None:
+            return None
+        try:
+            return do(trainer)
+        except WORKER_ERRORS:
+            raise
+        except Exception as error:
+            del self._trainers[stage]
+            return StageFailure.of(stage, step, error)
+
+    def stop(self) -> None:
+        """Begin no further step; what has been sent is answered with what was done of it."""
+        self._stopped = True
+
+
+def worker_facts(device: torch.device) -> WorkerFacts:
+    """Where this process runs."""
+    node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
+    return WorkerFacts(socket.gethostname(), node, os.getpid(), str(device))

@@ -1,0 +1,322 @@
+"""The records of a run: every line of metrics.jsonl as a frozen type. Read and written here and nowhere else.
+
+A line is a JSON object: `kind`, `time` (Unix seconds, when it was written), and the fields of the record's class.
+What this version does not understand is kept as an `UnreadLine` and never rewritten.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, ClassVar, Literal
+
+from noprop_dist.stages import Stage, StageKind
+
+LossReason = Literal["died", "hung", "node_leaving", "not_started"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerReady:
+    """A process of the run is ready.
+
+    Attributes:
+        worker: its name: "block worker 2", "classifier worker", "evaluator" or "coordinator".
+        incarnation: 1 for the first process of that name, 2 for the next, …
+        host: name of the machine.
+        node_id: Ray's identifier of the node.
+        pid: of the process.
+        device: that it computes on, "cpu" or "cuda:0".
+        replica_pids: of the other processes that train the same blocks, where a block has several.
+        time: Unix seconds.
+    """
+
+    KIND: ClassVar = "worker"
+    worker: str
+    incarnation: int
+    host: str
+    node_id: str
+    pid: int
+    device: str
+    replica_pids: tuple[int, ...] = ()
+    time: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundDone:
+    """A stage trained the steps of one round.
+
+    Attributes:
+        stage: a block, the classifier or the whole network.
+        first_step: 0-based.
+        steps: that were done.
+        step: steps of the stage after this round.
+        loss: what was minimised, mean over the steps.
+        error: ‖û_t − u_y‖² of a block, cross-entropy in nats of the classifier or the network, mean over the steps.
+        gradient_norm: before clipping, mean over the steps.
+        seconds: that the steps took.
+        peak_memory_bytes: most that the process has used so far, of a GPU's memory or else of the machine's.
+        worker: that trained it; None in the sequential engine.
+        queue_seconds: from sending the round to its report, less `seconds`.
+        time: Unix seconds.
+    """
+
+    KIND: ClassVar = "round"
+    stage: Stage
+    first_step: int
+    steps: int
+    step: int
+    loss: float
+    error: float
+    gradient_norm: float
+    seconds: float
+    peak_memory_bytes: int = 0
+    worker: str | None = None
+    queue_seconds: float | None = None
+    time: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingUpdated:
+    """The owner of a learned W_embed made its next version.
+
+    Attributes:
+        first_step: 0-based step of the version before.
+        steps: that the version before lasted.
+        step: from which the new version holds.
+        mean_norm: mean length ‖u_y‖ of the class embeddings.
+        least_distance: between two class embeddings; 0 means that two classes have become one.
+        gradient_norm: of the update, before clipping.
+        seconds: that the update took.
+        worker: that made it; None in the sequential engine.
+        queue_seconds: from sending the update to its report, less `seconds`.
+        time: Unix seconds.
+    """
+
+    KIND: ClassVar = "embedding"
+    first_step: int
+    steps: int
+    step: int
+    mean_norm: float
+    least_distance: float
+    gradient_norm: float
+    seconds: float
+    worker: str | None = None
+    queue_seconds: float | None = None
+    time: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnapshotWritten:
+    """A stage's snapshot is in the run directory; writing `bytes` took `seconds`."""
+
+    KIND: ClassVar = "snapshot"
+    stage: Stage
+    step: int
+    bytes: int
+    seconds: float
+    time: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """Accuracy of a checkpoint on held-out data; see `inference.evaluation.Evaluation`.
+
+    Attributes:
+        step: of the checkpoint.
+        final: whether it is the last one of the run, measured on the whole test set.
+        split: "validation" or "test".
+        accuracy: of the classifier on z_T, a fraction.
+        nearest_embedding_accuracy: of the class embedding nearest to z_T, a fraction.
+        sampler: "mean" or "stochastic".
+        passes: that were averaged.
+        samples: that were classified.
+        time: Unix seconds.
+    """
+
+    KIND: ClassVar = "evaluation"
+    step: int
+    final: bool
+    split: str
+    accuracy: float
+    nearest_embedding_accuracy: float
+    sampler: Literal["stochastic", "mean"]
+    passes: int
+    samples: int
+    time: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveMeasured:
+    """Terms of Eq. 8 of a checkpoint, nats per sample; see `inference.evaluation.ObjectiveTerms`."""
+
+    KIND: ClassVar = "objective"
+    step: int
+    final: bool
+    split: str
+    cross_entropy: float
+    kl: float
+    squared_errors: tuple[float, ...]
+    denoising_terms: tuple[float, ...]
+    denoising: float
+    objective: float
+    elbo: float
+    time: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class News:
+    """A line for people."""
+
+    KIND: ClassVar = "news"
+    text: str
+    time: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerLost:
+    """A process of the run is gone.
+
+    Attributes:
+        worker: its name.
+        incarnation: which process of that name.
+        reason: how it was lost.
+        cause: for people.
+        at_work_on: the stage whose call it was answering.
+        time: Unix seconds.
+    """
+
+    KIND: ClassVar = "lost"
+    worker: str
+    incarnation: int
+    cause: str
+    reason: LossReason = "died"
+    at_work_on: Stage | None = None
+    time: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRecovered:
+    """A stage trains again after the loss of its worker.
+
+    Attributes:
+        stage: that was lost.
+        worker: that it is on now.
+        incarnation: of that worker.
+        seconds: from the loss to the first report.
+        step: of the snapshot that it began again from.
+        replayed_steps: done a second time.
+        time: Unix seconds.
+    """
+
+    KIND: ClassVar = "recovery"
+    stage: Stage
+    worker: str
+    incarnation: int
+    seconds: float
+    step: int
+    replayed_steps: int
+    time: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageFailed:
+    """A stage raised an error at a 0-based step, and takes no further part."""
+
+    KIND: ClassVar = "failure"
+    stage: Stage
+    step: int
+    cause: str
+    trace: str = ""
+    time: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnreadLine:
+    """A line that this version cannot read: of a later version, or damaged."""
+
+    KIND: ClassVar = "unread"
+    line: str
+    time: float = 0.0
+
+
+Record = (
+    WorkerReady
+    | RoundDone
+    | EmbeddingUpdated
+    | SnapshotWritten
+    | Evaluated
+    | ObjectiveMeasured
+    | News
+    | WorkerLost
+    | StageRecovered
+    | StageFailed
+    | UnreadLine
+)
+TYPES: dict[str, Any] = {
+    each.KIND: each
+    for each in (
+        *(WorkerReady, RoundDone, EmbeddingUpdated, SnapshotWritten, Evaluated, ObjectiveMeasured, News),
+        *(WorkerLost, StageRecovered, StageFailed),
+    )
+}
+FIELDS = {kind: {field.name: field.default is MISSING for field in fields(each)} for kind, each in TYPES.items()}
+"""Of each kind: its fields, and whether a line must have them."""
+
+
+def to_line(record: Record) -> str:
+    """The record as one line of metrics.jsonl, without its end."""
+    if isinstance(record, UnreadLine):
+        return record.line
+    values = {name: _plain(getattr(record, name)) for name in FIELDS[record.KIND]}
+    return json.dumps({"kind": record.KIND, **values})
+
+
+def from_line(line: str) -> Record:
+    """The record of one line; an `UnreadLine` where it is of an unknown kind, damaged or incomplete."""
+    try:
+        values = json.loads(line)
+        kind = values["kind"]
+        if kind == "round" and values["stage"] == "embedding":  # written before 2026-11-26
+            kind, values = "embedding", _embedding_update(values)
+        known = FIELDS[kind]
+        record: Record = TYPES[kind](**{name: _typed(name, values[name]) for name in known if name in values})
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return UnreadLine(line=line)
+    return record
+
+
+def to_lines(records: Iterable[Record]) -> bytes:
+    """Records as the bytes of metrics.jsonl."""
+    return "".join(to_line(record) + "\n" for record in records).encode()
+
+
+def complete_lines(content: bytes) -> Iterator[str]:
+    """The lines of metrics.jsonl; a last one that was cut off by the end of a process is left out."""
+    return (line for line in content.decode(errors="replace").split("\n")[:-1] if line)
+
+
+def _plain(value: Any) -> Any:
+    return {"kind": value.kind, "index": value.index} if isinstance(value, Stage) else value
+
+
+def _typed(name: str, value: Any) -> Any:
+    if name in ("stage", "at_work_on"):
+        return None if value is None else _stage(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _stage(value: Mapping[str, Any] | str) -> Stage:
+    if isinstance(value, str):  # "block 3" or "classifier": written before 2026-11-26
+        kind, _, index = value.partition(" ")
+        value = {"kind": kind, "index": int(index or 0)}
+    kinds: dict[str, StageKind] = {
+        "block": "block",
+        "classifier": "classifier",
+        "embedding": "embedding",
+        "network": "network",
+    }
+    return Stage(kinds[value["kind"]], int(value["index"]))
+
+
+def _embedding_update(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Versions of W_embed were written as rounds, whose loss and error meant something else."""
+    return {**values, "mean_norm": values["loss"], "least_distance": values["error"]}
