@@ -1,31 +1,56 @@
 """Seconds of training until a network is as good as wanted, against end-to-end back-propagation.
 
-Time counts while any stage is at work: starting processes is not part of it, nor is what the baseline's own process
-takes for evaluation (NoProp's evaluator runs beside training, and takes its share of the machine from it).
+Time counts while at least one stage trains. So it leaves out the start of processes, and evaluation by the baseline's
+own process. NoProp's evaluator runs beside training, and takes its share of the machine from it.
 """
 
-import statistics
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import inf, isfinite
 
-from noprop_dist.bench.rates import busy_seconds, ray_records
+from noprop_dist.bench.harness import Say, Spread, alternate
+from noprop_dist.bench.rates import ray_records
 from noprop_dist.config.layers import load_config
 from noprop_dist.engines.ray.cluster import ray_session
-from noprop_dist.storage.checkpoint_files import Record
+from noprop_dist.records import Evaluated, Record, RoundDone
+from noprop_dist.report.summary import busy_seconds, of_kind
 
 METHODS = ("noprop", "backprop")
 
 
+@dataclass(frozen=True)
+class Reached:
+    """When a run came to the target.
+
+    Attributes:
+        seconds: of training until its first checkpoint that is good enough; infinite where none is.
+        step: of that checkpoint; infinite where there is none.
+        final: accuracy of its last checkpoint, a fraction.
+    """
+
+    seconds: float
+    step: float
+    final: float
+
+
+@dataclass(frozen=True)
+class AccuracyRow:
+    """Medians of a method over all turns; None where the median turn never came to the target."""
+
+    method: str
+    seconds_to_target: float | None
+    least: float | None
+    most: float | None
+    steps: float | None
+    final_percent: float
+    turns: Sequence[float | None]
+
+
 def bench_accuracy(
-    preset: str,
-    settings: Sequence[str],
-    target: float,
-    steps: int,
-    every: int,
-    repeats: int,
-    say: Callable[[str], None],
-) -> list[dict[str, Any]]:
-    """Train both, in turns, every turn with a seed of its own; a row for each.
+    preset: str, settings: Sequence[str], target: float, steps: int, every: int, repeats: int, say: Say
+) -> list[AccuracyRow]:
+    """Train both methods in turns, every turn with a seed of its own; a row for each method.
 
     Args:
         preset: data and network.
@@ -37,52 +62,47 @@ def bench_accuracy(
         say: told what is being measured.
     """
     fixed = [f"training.max_steps={steps}", f"checkpoint.every_steps={every}", "metrics.port=null"]
-    turns: dict[str, list[tuple[float | None, int | None, float]]] = {method: [] for method in METHODS}
+
+    def measure(method: str, turn: int) -> Reached:
+        config = load_config(preset, None, [*settings, *fixed, f"method={method}", f"seed={turn}"])
+        return until(target, ray_records(config))
+
+    def told(reached: Reached) -> str:
+        when = f"after {reached.seconds:.1f} s, {reached.step} steps" if isfinite(reached.seconds) else "never"
+        return f"{target:.0%} {when}; {reached.final:.2%} at the end"
+
     with ray_session(None):
-        for turn in range(repeats):
-            for method, measured in turns.items():
-                config = load_config(preset, None, [*settings, *fixed, f"method={method}", f"seed={turn}"])
-                measured.append(until(target, ray_records(config)))
-                seconds, step, final = measured[-1]
-                reached = "never" if seconds is None else f"after {seconds:.1f} s, {step} steps"
-                say(f"turn {turn + 1} of {repeats}, {method}: {target:.0%} {reached}; {final:.2%} at the end")
+        turns = alternate({method: partial(measure, method) for method in METHODS}, repeats, say, told)
     return [_row(method, each) for method, each in turns.items()]
 
 
-def until(target: float, records: Sequence[Record]) -> tuple[float | None, int | None, float]:
-    """(seconds of training, step) of the first checkpoint that is good enough, and the last accuracy of a run."""
-    measured = [
-        (record["step"], record["accuracy"])
-        for record in records
-        if record["kind"] == "evaluation" and record["split"] == "test" and record["sampler"] == "mean"
-    ]
-    rounds = [record for record in records if record["kind"] == "round"]
-    step = min((step for step, accuracy in measured if accuracy >= target), default=None)
-    seconds = None if step is None else busy_seconds([r for r in rounds if r["time"] <= _there(step, rounds)])
-    return seconds, step, max(measured)[1]
+def until(target: float, records: Sequence[Record]) -> Reached:
+    """When the run of these records came to the target."""
+    measured = [each for each in of_kind(records, Evaluated) if (each.split, each.sampler) == ("test", "mean")]
+    final = max(measured, key=lambda each: each.step).accuracy
+    good = [each.step for each in measured if each.accuracy >= target]
+    if not good:
+        return Reached(inf, inf, final)
+    step, rounds = min(good), of_kind(records, RoundDone)
+    there = _all_stages_at(step, rounds)
+    return Reached(busy_seconds(each for each in rounds if each.time <= there), step, final)
 
 
-def _there(step: int, rounds: Sequence[Record]) -> float:
-    """When the last stage had come to a step."""
-    stages = {record["stage"] for record in rounds}
-    first: list[float] = [min(r["time"] for r in rounds if r["stage"] == s and r["step"] >= step) for s in stages]
-    return max(first)
+def _all_stages_at(step: int, rounds: Sequence[RoundDone]) -> float:
+    """When the last stage came to a step, Unix seconds."""
+    stages = {each.stage for each in rounds}
+    return max(min(r.time for r in rounds if r.stage == stage and r.step >= step) for stage in stages)
 
 
-def _row(method: str, turns: Sequence[tuple[float | None, int | None, float]]) -> dict[str, Any]:
-    """Medians over all turns; None where the median turn never came to the target."""
-    seconds = sorted(float("inf") if each is None else each for each, _, _ in turns)
-    steps = sorted(float("inf") if step is None else step for _, step, _ in turns)
-    return {
-        "method": method,
-        "seconds_to_target": _finite(statistics.median(seconds)),
-        "least": _finite(seconds[0]),
-        "most": _finite(seconds[-1]),
-        "steps": _finite(statistics.median(steps)),
-        "final_percent": 100 * statistics.median(final for _, _, final in turns),
-        "turns": [each for each, _, _ in turns],
-    }
+def _row(method: str, turns: Sequence[Reached]) -> AccuracyRow:
+    seconds, steps = Spread([each.seconds for each in turns]), Spread([each.step for each in turns])
+    return AccuracyRow(
+        method,
+        *(_finite(each) for each in (seconds.median, seconds.least, seconds.most, steps.median)),
+        final_percent=100 * Spread([each.final for each in turns]).median,
+        turns=[_finite(each) for each in seconds.turns],
+    )
 
 
 def _finite(value: float) -> float | None:
-    return value if value < float("inf") else None
+    return value if isfinite(value) else None

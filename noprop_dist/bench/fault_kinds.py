@@ -1,6 +1,6 @@
-"""What a campaign breaks, from outside, in a run that knows nothing of it: signals to processes, damage to files.
+"""The kinds of fault that a campaign injects into a run from outside: signals to processes, damage to files.
 
-Each kind says how it breaks something, and when what it hit worked again.
+Each kind says how it breaks something, and when what it hit worked again. The run knows nothing of them.
 """
 
 import os
@@ -16,7 +16,8 @@ from functools import partial
 from pathlib import Path
 
 from noprop_dist.bench.live_run import LiveRun
-from noprop_dist.storage.checkpoint_files import Record
+from noprop_dist.records import News, RoundDone, StageFailed, StageRecovered, WorkerReady
+from noprop_dist.stages import Stage, block
 
 NODES = 2
 BLOCKS = 4
@@ -43,29 +44,29 @@ class Kind:
     last: bool = False
 
 
-def victim_block(pick: int) -> int:
+def victim_block(pick: int) -> Stage:
     """The block that a number picks."""
-    return 1 + pick % BLOCKS
+    return block(1 + pick % BLOCKS)
 
 
-def trigger(run_folder: Path, block: int) -> Path:
+def trigger(run_folder: Path, victim: Stage) -> Path:
     """The file that makes a block's next step not finite."""
-    return run_folder.with_suffix(f".nan-{block}")
+    return run_folder.with_suffix(f".nan-{victim.index}")
 
 
 def may_mount() -> bool:
-    """Whether this process may mount a small file system of its own, which is what a full disk takes."""
+    """Return True if this process may mount a small file system of its own, which is what a full disk takes."""
+    if shutil.which("unshare") is None:
+        return False
     try_it = ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", tempfile.gettempdir()]
-    return (
-        shutil.which("unshare") is not None and subprocess.run(try_it, capture_output=True, check=False).returncode == 0
-    )
+    return subprocess.run(try_it, capture_output=True, check=False).returncode == 0
 
 
 def signal_worker(run: LiveRun, worker: str, number: signal.Signals = signal.SIGKILL) -> float:
-    """Send a signal to a worker's process, once there is one that lives: it may have been lost with its node just now.
+    """Send a signal to a worker's process; first wait for a living one, for it may have been lost just now.
 
     Returns:
-        The time of it.
+        When it was sent, Unix seconds.
     """
     begun = 0.0
 
@@ -107,8 +108,8 @@ def _kill_node(run: LiveRun, pick: int) -> float:
 
 
 def _flip_bit(run: LiveRun, pick: int) -> float:
-    """In the weights of a block's newest snapshot; then the coordinator is killed, so that it is read."""
-    name = f"block-{victim_block(pick):02d}"
+    """Flip a bit in the weights of a block's newest snapshot; then kill the coordinator, so that it is read."""
+    name = victim_block(pick).file(BLOCKS)
     while True:
         step = run.directory.checkpoints.saved_steps()[name][-1]
         file = run.folder / f"checkpoints/step-{step:08d}/{name}.safetensors"
@@ -120,7 +121,7 @@ def _flip_bit(run: LiveRun, pick: int) -> float:
 
 
 def _truncate_manifest(run: LiveRun, _: int) -> float:
-    """Cut the newest manifest in half; then the coordinator is killed, so that it is read."""
+    """Cut the newest manifest in half; then kill the coordinator, so that it is read."""
     while True:
         step = run.directory.checkpoints.steps()[-1]
         file = run.folder / f"checkpoints/step-{step:08d}/manifest.json"
@@ -150,28 +151,23 @@ def _poison(run: LiveRun, pick: int) -> float:
 
 def _trains_again(run: LiveRun, begun: float) -> float | None:
     """The first round of what was hit; after the loss of the coordinator, of any stage."""
-    times = [record["time"] for record in _since(run, "recovery", begun)]
-    coordinators = [r["time"] for r in _since(run, "worker", begun) if r["worker"] == "coordinator"]
-    if coordinators:
-        times += [record["time"] for record in _since(run, "round", coordinators[0])]
-    return min(times, default=None)
+    times = [each.time for each in run.records(StageRecovered)]
+    coordinator = _is_back("coordinator", run, begun)
+    if coordinator is not None:
+        times += [each.time for each in run.records(RoundDone) if each.time > coordinator]
+    return min((time for time in times if time > begun), default=None)
 
 
 def _is_back(worker: str, run: LiveRun, begun: float) -> float | None:
-    return next((r["time"] for r in _since(run, "worker", begun) if r["worker"] == worker), None)
+    return next((r.time for r in run.records(WorkerReady) if r.time > begun and r.worker == worker), None)
 
 
 def _writes_again(run: LiveRun, begun: float) -> float | None:
-    lines = (record for record in _since(run, "news", begun) if "can be written again" in record["text"])
-    return next((record["time"] for record in lines), None)
+    return next((r.time for r in run.records(News) if r.time > begun and "can be written again" in r.text), None)
 
 
 def _is_stopped(run: LiveRun, begun: float) -> float | None:
-    return next((r["time"] for r in _since(run, "failure", begun) if "NonFiniteError" in r["cause"]), None)
-
-
-def _since(run: LiveRun, kind: str, begun: float) -> list[Record]:
-    return [record for record in run.records(kind) if record["time"] > begun]
+    return next((r.time for r in run.records(StageFailed) if r.time > begun and "NonFiniteError" in r.cause), None)
 
 
 FULL_DISK = "disk full"

@@ -5,24 +5,25 @@ import statistics
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from noprop_dist.bench.fault_kinds import BLOCKS, FULL_DISK, KINDS, NODES, Kind, may_mount, trigger, victim_block
+from noprop_dist.bench.harness import Say
 from noprop_dist.bench.live_run import LiveRun
 from noprop_dist.config.layers import load_config
 from noprop_dist.engines.ray.loopback import loopback_cluster
 from noprop_dist.engines.sequential import train_sequentially
-from noprop_dist.storage.checkpoint_files import Record
+from noprop_dist.records import RoundDone
+from noprop_dist.stages import CLASSIFIER, Stage, block
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.preparation import prepare
 
 BETWEEN_SECONDS = 1.0
 DISK_BYTES = 128 * 2**20
-STAGES = (*(f"block {block}" for block in range(1, BLOCKS + 1)), "classifier")
+STAGES = (*(block(t) for t in range(1, BLOCKS + 1)), CLASSIFIER)
 LAST_SHARE = 0.8
 """No fault is injected after this share of the steps: there has to be something left to recover for."""
 
@@ -52,6 +53,19 @@ class Outcome:
     equal: bool = False
 
 
+@dataclass(frozen=True)
+class FaultRow:
+    """What became of the faults of one kind; `recovered` are those whose runs lost no bit and no step."""
+
+    fault: str
+    injected: int
+    recovered: int
+    median_seconds: float | None
+    most_seconds: float | None
+    lost_steps: int
+    equal_fingerprints: bool
+
+
 def plan_faults(count: int, seed: int, kinds: Sequence[Kind] = KINDS) -> list[Fault]:
     """A seeded order of faults in which every kind has its turn as often as any other."""
     generator = random.Random(seed)
@@ -61,7 +75,7 @@ def plan_faults(count: int, seed: int, kinds: Sequence[Kind] = KINDS) -> list[Fa
     return [Fault(kind, generator.randrange(1000)) for kind in planned[:count]]
 
 
-def bench_faults(count: int, seed: int, steps: int, folder: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
+def bench_faults(count: int, seed: int, steps: int, folder: Path, say: Say) -> list[FaultRow]:
     """Run until all faults are injected, run after run; a row for each kind.
 
     Args:
@@ -74,7 +88,7 @@ def bench_faults(count: int, seed: int, steps: int, folder: Path, say: Callable[
     kinds = KINDS if may_mount() else tuple(kind for kind in KINDS if kind.name != FULL_DISK)
     if kinds != KINDS:
         say(f"left out: {FULL_DISK} (it takes a small file system, which this user may not mount)")
-    expected = _undisturbed(steps, folder / "undisturbed")
+    expected = sequential_fingerprints(_settings(steps), folder / "undisturbed")
     say("the undisturbed run is done (sequential engine)")
     waiting, outcomes, number = plan_faults(count, seed, kinds), list[Outcome](), 0
     with loopback_cluster(NODES) as cluster:
@@ -89,29 +103,35 @@ def bench_faults(count: int, seed: int, steps: int, folder: Path, say: Callable[
     return [_row(kind, [each for each in outcomes if each.fault.kind is kind]) for kind in kinds]
 
 
-def fingerprints(directory: RunDirectory) -> dict[str, str]:
-    """SHA-256 of every stage's final weights, by file name."""
-    return {entry["name"]: entry["sha256"] for entry in directory.checkpoints.manifest()["stages"]}
+def fingerprints(directory: RunDirectory) -> dict[Stage, str]:
+    """SHA-256 of every stage's final weights."""
+    return {entry.stage: entry.sha256 for entry in directory.checkpoints.manifest().stages}
+
+
+def sequential_fingerprints(settings: Sequence[str], folder: Path) -> dict[Stage, str]:
+    """The fingerprints that the sequential engine gives for digits with these settings.
+
+    Args:
+        settings: as for `train`.
+        folder: of the run, not yet there.
+    """
+    setup, data = prepare(load_config("digits", None, [*settings, "engine.kind=sequential"]))
+    directory = RunDirectory(str(folder))
+    directory.create(setup.config, setup.facts)
+    train_sequentially(setup, data, directory, lambda _: None)
+    return fingerprints(directory)
 
 
 def _settings(steps: int, run_folder: Path | None = None) -> list[str]:
     """Of a run whose blocks can be poisoned; without a folder, of the undisturbed one."""
     settings = [f"blocks.count={BLOCKS}", "checkpoint.every_steps=100", f"training.max_steps={steps}"]
     if run_folder is None:
-        return [*settings, "evaluation.samples=0", "engine.kind=sequential"]
+        return [*settings, "evaluation.samples=0"]
     settings += ["evaluation.samples=16", "engine.hang_seconds=4", "engine.max_failures=-1", "metrics.port=null"]
     network = "{{kind: custom, path: 'noprop_dist.bench.networks:PoisonedNetwork', arguments: {{trigger: '{}'}}}}"
     return settings + [
-        f"blocks.networks.{block}={network.format(trigger(run_folder, block))}" for block in range(1, BLOCKS + 1)
+        f"blocks.networks.{t}={network.format(trigger(run_folder, block(t)))}" for t in range(1, BLOCKS + 1)
     ]
-
-
-def _undisturbed(steps: int, folder: Path) -> dict[str, str]:
-    setup, data = prepare(load_config("digits", None, _settings(steps)))
-    directory = RunDirectory(str(folder))
-    directory.create(setup.config, setup.facts)
-    train_sequentially(setup, data, directory, lambda _: None)
-    return fingerprints(directory)
 
 
 @contextmanager
@@ -128,9 +148,7 @@ def _disk(folder: Path, small: bool) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def _one_run(
-    run: LiveRun, steps: int, waiting: list[Fault], expected: dict[str, str], say: Callable[[str], None]
-) -> list[Outcome]:
+def _one_run(run: LiveRun, steps: int, waiting: list[Fault], expected: dict[Stage, str], say: Say) -> list[Outcome]:
     """One run with as many of the waiting faults as it lives to see; they are taken off the list."""
     outcomes: list[Outcome] = []
     documented = True
@@ -147,15 +165,15 @@ def _one_run(
         run.finish()
     finally:
         run.end()
-    equal, wrong = documented and fingerprints(run.directory) == expected, _miscounted(run.records("round"), steps)
-    if wrong:
-        say(f"steps written down too often (+) or not at all (−): {wrong}")
+    equal, wrong = documented and fingerprints(run.directory) == expected, _miscounted(run.records(RoundDone), steps)
+    for stage, extra in wrong.items():
+        say(f"{stage.name}: {extra:+d} steps are written down too often (+) or not at all (−)")
     lost = sum(map(abs, wrong.values()))
     return [Outcome(each.fault, each.seconds, lost, equal) for each in outcomes]
 
 
 def inject(run: LiveRun, fault: Fault) -> float:
-    """Break one thing, and wait until what it hit works again; the seconds that took."""
+    """Break one thing and wait until what it hit works again; returns the seconds that this took."""
     begun = fault.kind.inject(run, fault.pick)
     run.wait_for(f"recovery from: {fault.kind.name}", lambda: fault.kind.recovered(run, begun) is not None)
     again = fault.kind.recovered(run, begun)
@@ -171,33 +189,34 @@ def _next(run: LiveRun, steps: int, waiting: Sequence[Fault], early: bool) -> Fa
     fault = next((fault for fault in waiting if not fault.kind.early), None)
     if fault is not None:
         run.wait_for("a checkpoint", lambda: not run.running or len(run.directory.checkpoints.steps()) > 0)
-    reached = max((r["step"] for r in run.records("round") if r["stage"].startswith("block")), default=0)
+    reached = max((each.step for each in run.records(RoundDone) if each.stage.is_block), default=0)
     return fault if run.running and reached < LAST_SHARE * steps else None
 
 
-def _ends_without(run: LiveRun, block: int, steps: int, expected: dict[str, str]) -> bool:
-    """Whether a run ended as documented without one block: it is named, and all others have their bits."""
-    named = run.ended() == 1 and f"not trained to the end: block {block} (NonFiniteError" in run.log()
-    others = {name: sha256 for name, sha256 in expected.items() if name != f"block-{block:02d}"}
-    return named and {name: run.directory.checkpoints.entry(steps, name)["sha256"] for name in others} == others
+def _ends_without(run: LiveRun, failed: Stage, steps: int, expected: dict[Stage, str]) -> bool:
+    """Return True if a run ended as documented without one block: it is named, and all others have their bits."""
+    named = run.ended() == 1 and f"not trained to the end: {failed.name} (NonFiniteError" in run.log()
+    others = {stage: sha256 for stage, sha256 in expected.items() if stage != failed}
+    entry = run.directory.checkpoints.entry
+    return named and {stage: entry(steps, stage.file(BLOCKS)).sha256 for stage in others} == others
 
 
-def _miscounted(records: Sequence[Record], steps: int) -> dict[str, int]:
+def _miscounted(rounds: Sequence[RoundDone], steps: int) -> dict[Stage, int]:
     """Stages whose rounds, as written down, are not all the steps exactly once: steps too many (+) or too few (−)."""
-    done = Counter[str](dict.fromkeys(STAGES, 0))
-    for record in records:
-        done[record["stage"]] += record["steps"]
-    return {name: each - steps for name, each in done.items() if each != steps}
+    done = Counter[Stage](dict.fromkeys(STAGES, 0))
+    for each in rounds:
+        done[each.stage] += each.steps
+    return {stage: each - steps for stage, each in done.items() if each != steps}
 
 
-def _row(kind: Kind, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def _row(kind: Kind, outcomes: Sequence[Outcome]) -> FaultRow:
     seconds = [each.seconds for each in outcomes]
-    return {
-        "fault": kind.name,
-        "injected": len(outcomes),
-        "recovered": sum(each.equal and each.lost_steps == 0 for each in outcomes),
-        "median_seconds": statistics.median(seconds) if seconds else None,
-        "most_seconds": max(seconds, default=None),
-        "lost_steps": sum(each.lost_steps for each in outcomes),
-        "equal_fingerprints": all(each.equal for each in outcomes),
-    }
+    return FaultRow(
+        fault=kind.name,
+        injected=len(outcomes),
+        recovered=sum(each.equal and each.lost_steps == 0 for each in outcomes),
+        median_seconds=statistics.median(seconds) if seconds else None,
+        most_seconds=max(seconds, default=None),
+        lost_steps=sum(each.lost_steps for each in outcomes),
+        equal_fingerprints=all(each.equal for each in outcomes),
+    )

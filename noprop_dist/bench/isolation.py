@@ -6,23 +6,22 @@ worker 2 killed whenever it trains again. The rate is that of worker 1's blocks.
 
 import os
 import signal
-import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from noprop_dist.bench.harness import Say, SideRow, Spread, alternate
 from noprop_dist.bench.live_run import LiveRun
-from noprop_dist.bench.spread import spread
 from noprop_dist.engines.ray.loopback import loopback_cluster
-from noprop_dist.storage.checkpoint_files import Record
+from noprop_dist.records import RoundDone, StageRecovered, WorkerLost, WorkerReady
+from noprop_dist.stages import block
 
 SETTINGS = [
     *("blocks.count=4", "engine.blocks_per_worker=2", "engine.max_failures=-1", "training.max_steps=1000000"),
     *("checkpoint.every_steps=1000000", "evaluation.samples=0", "metrics.port=null"),
 ]
-OTHERS = ("block 1", "block 2")
+OTHERS = (block(1), block(2))
 VICTIM = "block worker 2"
 SETTLE_SECONDS = 2.0
 """After it trains again, before it is killed again; and between phases."""
@@ -48,28 +47,35 @@ class Absence:
         return self.noticed + self.started + self.trained
 
 
-@dataclass
+@dataclass(frozen=True)
 class IsolationResult:
     """Block-steps per second of the others in each phase, and each absence of the killed worker."""
 
-    undisturbed: list[float] = field(default_factory=list)
-    killing: list[float] = field(default_factory=list)
-    absences: list[Absence] = field(default_factory=list)
+    undisturbed: Spread
+    killing: Spread
+    absences: tuple[Absence, ...]
 
     @property
     def ratio(self) -> float:
         """Median while killing over median undisturbed."""
-        return statistics.median(self.killing) / statistics.median(self.undisturbed)
+        return self.killing.median / self.undisturbed.median
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[SideRow]:
         """Rates of the others, then the parts of the absences (seconds)."""
-        named = {"others undisturbed (block-steps/s)": self.undisturbed, "others while killing": self.killing}
-        for part in ("noticed", "started", "trained", "total"):
-            named[f"killed worker: {part} (s)"] = [getattr(each, part) for each in self.absences]
-        return [spread(side, values) for side, values in named.items()]
+        parts = {
+            "noticed": [each.noticed for each in self.absences],
+            "started": [each.started for each in self.absences],
+            "trained": [each.trained for each in self.absences],
+            "total": [each.total for each in self.absences],
+        }
+        return [
+            SideRow("others undisturbed (block-steps/s)", self.undisturbed),
+            SideRow("others while killing", self.killing),
+            *(SideRow(f"killed worker: {part} (s)", Spread(seconds)) for part, seconds in parts.items()),
+        ]
 
 
-def bench_isolation(seconds: float, repeats: int, folder: Path, say: Callable[[str], None]) -> IsolationResult:
+def bench_isolation(seconds: float, repeats: int, folder: Path, say: Say) -> IsolationResult:
     """Measure both kinds of phase in turns within one run.
 
     Args:
@@ -78,22 +84,24 @@ def bench_isolation(seconds: float, repeats: int, folder: Path, say: Callable[[s
         folder: for the run.
         say: told what is being measured.
     """
-    result = IsolationResult()
+    absences: list[Absence] = []
     with loopback_cluster(2) as cluster:
         run = LiveRun(folder / "run", SETTINGS, cluster)
+
+        def undisturbed(_: int) -> float:
+            time.sleep(SETTLE_SECONDS)
+            return _rate(run, seconds, lambda _: None)
+
+        def killing(_: int) -> float:
+            return _rate(run, seconds, lambda end: _kill_until(end, run, absences))
+
         try:
-            run.wait_for("all blocks to train", lambda: len({r["stage"] for r in run.records("round")}) == 5)
-            for turn in range(repeats):
-                time.sleep(SETTLE_SECONDS)
-                result.undisturbed.append(_rate(run, seconds, lambda _: None))
-                result.killing.append(_rate(run, seconds, lambda end: _kill_until(end, run, result.absences)))
-                say(
-                    f"turn {turn + 1} of {repeats}: undisturbed {result.undisturbed[-1]:.1f}, while killing "
-                    f"{result.killing[-1]:.1f} block-steps/s of the others; {len(result.absences)} kills so far"
-                )
+            run.wait_for("all blocks to train", lambda: len({each.stage for each in run.records(RoundDone)}) == 5)
+            sides = {"undisturbed": undisturbed, "while killing": killing}
+            rates = alternate(sides, repeats, say, lambda rate: f"{rate:.1f} block-steps/s of the others")
         finally:
             run.end()
-    return result
+    return IsolationResult(Spread(rates["undisturbed"]), Spread(rates["while killing"]), tuple(absences))
 
 
 def _rate(run: LiveRun, seconds: float, meanwhile: Callable[[float], None]) -> float:
@@ -101,10 +109,9 @@ def _rate(run: LiveRun, seconds: float, meanwhile: Callable[[float], None]) -> f
     meanwhile(begun + seconds)
     time.sleep(max(0.0, begun + seconds - time.time()))
     ended = time.time()
-    run.wait_for("later records", lambda: run.records("round")[-1]["time"] > ended)
-    rounds = [r for r in run.records("round") if r["stage"] in OTHERS and begun < r["time"] <= ended]
-    steps: int = sum(record["steps"] for record in rounds)
-    return steps / (ended - begun)
+    run.wait_for("later records", lambda: run.records(RoundDone)[-1].time > ended)
+    rounds = [each for each in run.records(RoundDone) if each.stage in OTHERS and begun < each.time <= ended]
+    return sum(each.steps for each in rounds) / (ended - begun)
 
 
 def _kill_until(end: float, run: LiveRun, absences: list[Absence]) -> None:
@@ -112,11 +119,16 @@ def _kill_until(end: float, run: LiveRun, absences: list[Absence]) -> None:
         pid, killed = run.pid(VICTIM), time.time()
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
-        run.wait_for("the killed worker to train again", lambda at=killed: bool(_since(run, "recovery", at)))  # type: ignore[misc]
-        lost, ready, trained = (_since(run, kind, killed)[0]["time"] for kind in ("lost", "worker", "recovery"))
-        absences.append(Absence(lost - killed, ready - lost, trained - ready))
+        absences.append(_absence(run, killed))
         time.sleep(SETTLE_SECONDS)
 
 
-def _since(run: LiveRun, kind: str, begun: float) -> list[Record]:
-    return [record for record in run.records(kind) if record["time"] > begun and record["worker"] == VICTIM]
+def _absence(run: LiveRun, killed: float) -> Absence:
+    """Wait until the worker that was killed at `killed` (Unix seconds) trains again."""
+
+    def times(kind: type[WorkerLost | WorkerReady | StageRecovered]) -> list[float]:
+        return [each.time for each in run.records(kind) if each.time > killed and each.worker == VICTIM]
+
+    run.wait_for("the killed worker to train again", lambda: bool(times(StageRecovered)))
+    lost, ready, trained = (times(kind)[0] for kind in (WorkerLost, WorkerReady, StageRecovered))
+    return Absence(lost - killed, ready - lost, trained - ready)

@@ -5,12 +5,15 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from noprop_dist.engines.ray.loopback import LoopbackCluster
 from noprop_dist.errors import TrainingError
-from noprop_dist.storage.checkpoint_files import Record
+from noprop_dist.records import RoundDone, WorkerReady
+from noprop_dist.report.summary import of_kind
 from noprop_dist.storage.run_directory import RunDirectory
 
+Kind = TypeVar("Kind")
 POLL_SECONDS = 0.1
 WAIT_SECONDS = 120.0
 
@@ -33,7 +36,7 @@ class LiveRun:
 
     @property
     def running(self) -> bool:
-        """Whether the driver is still there."""
+        """Return True if the driver is still there."""
         return self._driver.poll() is None
 
     @property
@@ -42,7 +45,7 @@ class LiveRun:
         return self._driver.pid
 
     def resume(self) -> None:
-        """Start another driver, after the one before is dead."""
+        """Wait until the driver is dead, and start another one."""
         self._driver.wait(timeout=WAIT_SECONDS)
         self._driver = self._start("resume", str(self.folder))
 
@@ -70,20 +73,20 @@ class LiveRun:
             self._driver.kill()
             self._driver.wait(timeout=WAIT_SECONDS)
 
-    def records(self, kind: str) -> list[Record]:
-        """Records of one kind, so far."""
-        return [record for record in self.directory.metrics() if record["kind"] == kind]
+    def records(self, kind: type[Kind]) -> list[Kind]:
+        """The records of one class so far."""
+        return of_kind(self.directory.metrics(), kind)
 
     def pid(self, worker: str) -> int | None:
         """Process of a worker's latest incarnation; None before the first."""
-        pids = [record["pid"] for record in self.records("worker") if record["worker"] == worker]
+        pids = [each.pid for each in self.records(WorkerReady) if each.worker == worker]
         return pids[-1] if pids else None
 
     def wait_for(self, what: str, found: Callable[[], bool]) -> None:
-        """Wait until `found`.
+        """Wait until `found` returns True.
 
         Raises:
-            TrainingError: not within two minutes.
+            TrainingError: it does not within two minutes.
         """
         deadline = time.monotonic() + WAIT_SECONDS
         while not found():
@@ -94,11 +97,10 @@ class LiveRun:
     def _latest(self) -> str:
         """The ends of its log and of its records, and each stage's slowest steps: the folder may be gone soon."""
         records = self.directory.metrics()
-        others = [str(record) for record in records if record["kind"] != "round"]
+        others = [str(record) for record in records if not isinstance(record, RoundDone)]
         slowest: dict[str, float] = {}
-        for record in (each for each in records if each["kind"] == "round"):
-            each = record["seconds"] / record["steps"]
-            slowest[record["stage"]] = max(slowest.get(record["stage"], 0.0), each)
+        for each in of_kind(records, RoundDone):
+            slowest[each.stage.name] = max(slowest.get(each.stage.name, 0.0), each.seconds / each.steps)
         return "\n".join([*self.log().splitlines()[-10:], *others[-10:], f"slowest steps (s): {slowest}"])
 
     def _start(self, *arguments: str) -> "subprocess.Popen[bytes]":

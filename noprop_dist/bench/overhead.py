@@ -5,19 +5,19 @@ processes and threads.
 """
 
 import multiprocessing
-import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
+from noprop_dist.bench.harness import Say, SideRow, Spread, alternate, rate_in_words
 from noprop_dist.bench.rates import RoundTime, placed, rate, ray_rate, undisturbed
-from noprop_dist.bench.spread import spread
 from noprop_dist.config.layers import load_config
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.engines.ray.cluster import ray_session
 from noprop_dist.errors import TrainingError
+from noprop_dist.stages import block
 from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.device import start_thread
 from noprop_dist.training.preparation import prepare
@@ -28,33 +28,22 @@ PROCESS_TIMEOUT_SECONDS = 3600
 
 @dataclass(frozen=True)
 class OverheadResult:
-    """Block-steps per second of each turn."""
+    """Block-steps per second of both sides."""
 
-    ray: list[float]
-    bare: list[float]
+    ray: Spread
+    bare: Spread
 
     @property
     def ratio(self) -> float:
         """Median of the Ray engine over median of the bare processes."""
-        return statistics.median(self.ray) / statistics.median(self.bare)
+        return self.ray.median / self.bare.median
 
-    def rows(self) -> list[dict[str, Any]]:
-        """A row for each side."""
-        return [spread("Ray engine", self.ray), spread("bare processes", self.bare)]
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return {"rows": self.rows(), "ratio": self.ratio}
+    def rows(self) -> list[SideRow]:
+        return [SideRow("Ray engine", self.ray), SideRow("bare processes", self.bare)]
 
 
 def bench_overhead(
-    preset: str,
-    settings: Sequence[str],
-    device: str,
-    steps: int,
-    repeats: int,
-    workers: int,
-    say: Callable[[str], None],
+    preset: str, settings: Sequence[str], device: str, steps: int, repeats: int, workers: int, say: Say
 ) -> OverheadResult:
     """Measure both sides in turns.
 
@@ -68,13 +57,13 @@ def bench_overhead(
         say: told what is being measured.
     """
     config = load_config(preset, None, [*settings, *undisturbed(steps, workers), f"engine.device={device}"])
-    result = OverheadResult([], [])
+    sides = {
+        "bare processes": lambda _: rate(_bare_turn(config, workers)),
+        "Ray engine": lambda _: ray_rate(config, workers),
+    }
     with ray_session(None):
-        for turn in range(repeats):
-            result.bare.append(rate(_bare_turn(config, workers)))
-            result.ray.append(ray_rate(config, workers))
-            say(f"turn {turn + 1} of {repeats}: bare {result.bare[-1]:.2f}, Ray {result.ray[-1]:.2f} block-steps/s")
-    return result
+        bare, ray = alternate(sides, repeats, say, rate_in_words).values()
+    return OverheadResult(Spread(ray), Spread(bare))
 
 
 def _bare_turn(config: RunConfig, workers: int) -> list[RoundTime]:
@@ -105,11 +94,11 @@ def _bare_process(config: RunConfig, process: int, blocks: tuple[int, ...], lane
 
     def train(part: tuple[int, ...]) -> list[RoundTime]:
         start_thread(device, config.engine.threads_per_worker)
-        trainers = {block: setup.block_trainer(block, samples, device) for block in part}
+        trainers = {t: setup.block_trainer(t, samples, device) for t in part}
         times = []
         for first, steps in _rounds(setup.total_steps, setup.round_steps):
-            for block, trainer in trainers.items():
-                train_round(trainer, stream.round(RoundKey(block, first, steps)))
+            for t, trainer in trainers.items():
+                train_round(trainer, stream.round(RoundKey(block(t), first, steps)))
                 times.append(RoundTime(process, time.time(), steps))
         return times
 

@@ -1,7 +1,7 @@
-"""Block-steps per second of several processes, taken while all of them are at work.
+"""Runs of the Ray engine that are measured, and block-steps per second while all of their processes are at work.
 
-The window goes from the moment when the last of them has finished a quarter of its rounds (start-up is over, in the
-other actors of the engine too) to the moment when the first of them is done.
+The window begins when the last process has finished a quarter of its rounds: by then start-up is over, in the engine's
+other actors too. It ends when the first process is done.
 """
 
 import tempfile
@@ -14,7 +14,7 @@ from noprop_dist.config.schema import RunConfig
 from noprop_dist.engines.core.placement import Placement, Resources, place_run
 from noprop_dist.engines.ray.driver import train_on_ray
 from noprop_dist.errors import UserError
-from noprop_dist.storage.checkpoint_files import Record
+from noprop_dist.records import Record, RoundDone
 from noprop_dist.storage.run_directory import RunDirectory
 
 
@@ -31,7 +31,7 @@ def rate(rounds: Sequence[RoundTime]) -> float:
     """Block-steps per second while all processes were at work.
 
     Raises:
-        UserError: they never were, for some had ended before others had begun.
+        UserError: they never were: some had ended before others had begun.
     """
     processes = {each.process for each in rounds}
     times = [sorted(r.time for r in rounds if r.process == p) for p in processes]
@@ -42,7 +42,12 @@ def rate(rounds: Sequence[RoundTime]) -> float:
 
 
 def undisturbed(steps: int, workers: int | None = None) -> list[str]:
-    """Settings of a run of so many steps that nobody evaluates or scrapes, with one checkpoint, at its end."""
+    """Settings of a run that nobody evaluates or scrapes, with one checkpoint, at its end.
+
+    Args:
+        steps: of every block.
+        workers: processes that train blocks, one thread each; as many as fit the machine by default.
+    """
     placed_on = [] if workers is None else [f"engine.workers={workers}", "engine.threads_per_worker=1"]
     once = [f"training.max_steps={steps}", f"checkpoint.every_steps={steps}"]
     return [*once, *placed_on, "evaluation.samples=0", "metrics.port=null"]
@@ -54,30 +59,22 @@ def ray_rate(config: RunConfig, workers: int) -> float:
 
 
 def ray_records(config: RunConfig) -> list[Record]:
-    """What one run of the Ray engine, in a folder that is deleted again, wrote down."""
+    """The records of one run of the Ray engine in a folder that is deleted again."""
     with tempfile.TemporaryDirectory(prefix="noprop-dist-bench-") as folder:
         train_on_ray(config, f"{folder}/run", lambda _: None)
         return RunDirectory(f"{folder}/run").metrics()
 
 
 def block_rate(records: Sequence[Record], blocks_of_workers: Sequence[tuple[int, ...]]) -> float:
-    """Block-steps per second from a run's records."""
-    process_of = {block: process for process, part in enumerate(blocks_of_workers) for block in part}
-    blocks = [r for r in records if r["kind"] == "round" and r["stage"].startswith("block")]
-    return rate([RoundTime(process_of[int(r["stage"].split()[1])], r["time"], r["steps"]) for r in blocks])
-
-
-def busy_seconds(rounds: Sequence[Record]) -> float:
-    """By the clock, while any stage was at work: interruptions do not count.
+    """Block-steps per second from a run's records.
 
     Args:
-        rounds: records of them.
+        records: of the run.
+        blocks_of_workers: which blocks each process trained.
     """
-    busy, until = 0.0, 0.0
-    for begun, ended in sorted((record["time"] - record["seconds"], record["time"]) for record in rounds):
-        busy += max(0.0, ended - max(begun, until))
-        until = max(until, ended)
-    return busy
+    process_of = {block: process for process, part in enumerate(blocks_of_workers) for block in part}
+    blocks = [record for record in records if isinstance(record, RoundDone) and record.stage.is_block]
+    return rate([RoundTime(process_of[each.stage.index], each.time, each.steps) for each in blocks])
 
 
 def placed(config: RunConfig, workers: int) -> Placement:

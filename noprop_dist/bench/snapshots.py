@@ -4,13 +4,12 @@ A dense cadence makes the cost large enough to be seen over the noise; what one 
 from that the share at any cadence.
 """
 
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
+from noprop_dist.bench.harness import Say, SideRow, Spread, alternate, rate_in_words
 from noprop_dist.bench.rates import ray_rate, undisturbed
-from noprop_dist.bench.spread import spread
 from noprop_dist.config.layers import load_config
 from noprop_dist.engines.ray.cluster import ray_session
 from noprop_dist.training.run_plan import SNAPSHOT_EVERY_STEPS
@@ -18,7 +17,7 @@ from noprop_dist.training.run_plan import SNAPSHOT_EVERY_STEPS
 
 @dataclass(frozen=True)
 class SnapshotCost:
-    """Block-steps per second of each turn, and what follows from their medians.
+    """What snapshots cost.
 
     Attributes:
         every: steps from a snapshot to the next.
@@ -28,41 +27,33 @@ class SnapshotCost:
     """
 
     every: int
-    with_snapshots: list[float]
-    without: list[float]
+    with_snapshots: Spread
+    without: Spread
     workers: int
 
     @property
     def seconds(self) -> float:
         """That one snapshot takes from its worker's training."""
-        medians = statistics.median(self.with_snapshots), statistics.median(self.without)
-        return self.every * self.workers * (1 / medians[0] - 1 / medians[1])
+        return self.every * self.workers * (1 / self.with_snapshots.median - 1 / self.without.median)
 
     def share(self, every: int) -> float:
-        """Of the throughput at a cadence."""
-        step_seconds = self.workers / statistics.median(self.without)
+        """Of the throughput that snapshots take, with `every` steps between them."""
+        step_seconds = self.workers / self.without.median
         return self.seconds / (every * step_seconds + self.seconds)
 
-    def rows(self) -> list[dict[str, Any]]:
-        """A row for each side."""
-        return [spread(f"every {self.every} steps", self.with_snapshots), spread("none", self.without)]
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        default = default_cadence()
-        shares = {"share_as_measured": self.share(self.every), "share_at_default": self.share(default)}
-        return {"rows": self.rows(), "seconds_per_snapshot": self.seconds, "default_every": default, **shares}
+    def rows(self) -> list[SideRow]:
+        return [SideRow(f"every {self.every} steps", self.with_snapshots), SideRow("none", self.without)]
 
 
 def default_cadence() -> int:
-    """checkpoint.snapshot_every_steps where nothing is said of it."""
+    """`checkpoint.snapshot_every_steps` of a run on CPUs, unless something else is set."""
     return SNAPSHOT_EVERY_STEPS[False]
 
 
 def bench_snapshots(
-    preset: str, settings: Sequence[str], every: int, steps: int, repeats: int, workers: int, say: Callable[[str], None]
+    preset: str, settings: Sequence[str], every: int, steps: int, repeats: int, workers: int, say: Say
 ) -> SnapshotCost:
-    """Measure both sides in turns, with the same rounds.
+    """Measure runs with and without snapshots in turns, with the same rounds.
 
     Args:
         preset: data and network.
@@ -75,17 +66,11 @@ def bench_snapshots(
     """
     fixed = [*undisturbed(steps, workers), "engine.device=cpu", f"engine.round_steps={min(every, 16)}"]
 
-    def measure(cadence: int) -> float:
+    def measure(cadence: int, _: int) -> float:
         options = [*settings, *fixed, f"checkpoint.snapshot_every_steps={cadence}"]
         return ray_rate(load_config(preset, None, options), workers)
 
-    cost = SnapshotCost(every, [], [], workers)
+    sides = {"none": partial(measure, steps), f"every {every} steps": partial(measure, every)}
     with ray_session(None):
-        for turn in range(repeats):
-            cost.without.append(measure(steps))
-            cost.with_snapshots.append(measure(every))
-            say(
-                f"turn {turn + 1} of {repeats}: none {cost.without[-1]:.2f}, every {every} steps "
-                f"{cost.with_snapshots[-1]:.2f} block-steps/s"
-            )
-    return cost
+        without, with_snapshots = alternate(sides, repeats, say, rate_in_words).values()
+    return SnapshotCost(every, Spread(with_snapshots), Spread(without), workers)

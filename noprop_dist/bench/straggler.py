@@ -5,15 +5,17 @@ The others run ahead of it without end; what they leave behind must not pile up 
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
+from noprop_dist.bench.harness import Say
 from noprop_dist.bench.live_run import LiveRun
 from noprop_dist.engines.ray.loopback import loopback_cluster
+from noprop_dist.records import RoundDone
+from noprop_dist.stages import Stage
 
 BLOCKS = 4
 SLOW_BLOCK = 2
@@ -48,11 +50,22 @@ class MemorySample:
     slowest_step: int
 
 
-def bench_straggler(seconds: float, folder: Path, say: Callable[[str], None]) -> list[MemorySample]:
+@dataclass(frozen=True)
+class StragglerRow:
+    """The most memory that was in use in one part of the time, and the steps at its end."""
+
+    until_seconds: float
+    coordinator_mib: float
+    object_store_mib: float
+    fastest_step: int
+    slowest_step: int
+
+
+def bench_straggler(seconds: float, folder: Path, say: Say) -> list[MemorySample]:
     """Sample memory about once a second.
 
     Args:
-        seconds: for so long.
+        seconds: how long.
         folder: for the run.
         say: told what is being measured.
     """
@@ -77,18 +90,18 @@ def bench_straggler(seconds: float, folder: Path, say: Callable[[str], None]) ->
     return samples
 
 
-def summary(samples: list[MemorySample]) -> list[dict[str, Any]]:
-    """A row for each fifth of the time: the most that was in use."""
+def summary(samples: Sequence[MemorySample]) -> list[StragglerRow]:
+    """A row for each fifth of the time."""
     fifth = max(1, len(samples) // 5)
     parts = [samples[first : first + fifth] for first in range(0, fifth * 5, fifth)]
     return [
-        {
-            "until_seconds": part[-1].seconds,
-            "coordinator_mib": max(each.coordinator_bytes for each in part) / 2**20,
-            "object_store_mib": max(each.object_store_bytes for each in part) / 2**20,
-            "fastest_step": part[-1].fastest_step,
-            "slowest_step": part[-1].slowest_step,
-        }
+        StragglerRow(
+            until_seconds=part[-1].seconds,
+            coordinator_mib=max(each.coordinator_bytes for each in part) / 2**20,
+            object_store_mib=max(each.object_store_bytes for each in part) / 2**20,
+            fastest_step=part[-1].fastest_step,
+            slowest_step=part[-1].slowest_step,
+        )
         for part in parts
         if part
     ]
@@ -110,8 +123,9 @@ def straggler_figure(samples: Sequence[MemorySample]) -> Figure:
     return figure
 
 
-def _steps(run: LiveRun) -> dict[str, int]:
-    return {r["stage"]: r["step"] for r in run.records("round") if r["stage"].startswith("block")}
+def _steps(run: LiveRun) -> dict[Stage, int]:
+    """The last step of every block that trained."""
+    return {each.stage: each.step for each in run.records(RoundDone) if each.stage.is_block}
 
 
 def _shared_bytes() -> int:

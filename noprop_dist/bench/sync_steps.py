@@ -1,22 +1,43 @@
-"""How accuracy and throughput depend on how long a version of a learned W_embed lasts."""
+"""Accuracy and throughput against `embedding.sync_steps`: how many steps a version of a learned W_embed lasts."""
 
-import statistics
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 
+from noprop_dist.bench.harness import Say, Spread, alternate
 from noprop_dist.bench.rates import block_rate, parts, ray_records
 from noprop_dist.config.layers import load_config
 from noprop_dist.engines.ray.cluster import ray_session
-from noprop_dist.storage.checkpoint_files import Record
+from noprop_dist.records import Evaluated, Record
+from noprop_dist.report.summary import of_kind
 
 SYNC_STEPS = (1, 8, 32, 128)
 FIXED = "one-hot, fixed"
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """Of one run: block-steps per second, and final accuracy on the test set by sampler, fractions."""
+
+    rate: float
+    mean: float
+    stochastic: float
+
+
+@dataclass(frozen=True)
+class SyncRow:
+    """Medians over all turns with one kind of W_embed."""
+
+    w_embed: str
+    block_steps_per_second: Spread
+    mean_sampler_percent: float
+    stochastic_percent: float
+
+
 def bench_sync_steps(
-    preset: str, settings: Sequence[str], kind: str, steps: int, repeats: int, workers: int, say: Callable[[str], None]
-) -> list[dict[str, Any]]:
-    """Train with each, in turns, every turn with a seed of its own; a row for each.
+    preset: str, settings: Sequence[str], kind: str, steps: int, repeats: int, workers: int, say: Say
+) -> list[SyncRow]:
+    """Train with each kind of W_embed, in turns, every turn with a seed of its own; a row for each.
 
     Args:
         preset: data and network.
@@ -34,31 +55,31 @@ def bench_sync_steps(
         *(f"training.max_steps={steps}", f"checkpoint.every_steps={steps}", f"engine.workers={workers}"),
         *("engine.threads_per_worker=1", "engine.device=cpu", "metrics.port=null"),
     ]
-    measured: dict[str, list[tuple[float, float, float]]] = {name: [] for name in embeddings}
+
+    def measure(embedding: str, turn: int) -> Outcome:
+        config = load_config(preset, None, [*common, *settings, embedding, f"seed={turn}"])
+        records = ray_records(config)
+        return Outcome(block_rate(records, parts(config, workers)), *_accuracies(records))
+
+    def told(outcome: Outcome) -> str:
+        return f"{outcome.rate:.1f} block-steps/s, mean {outcome.mean:.2%}"
+
     with ray_session(None):
-        for turn in range(repeats):
-            for name, embedding in embeddings.items():
-                config = load_config(preset, None, [*common, *settings, embedding, f"seed={turn}"])
-                records = ray_records(config)
-                figures = (block_rate(records, parts(config, workers)), *_accuracies(records))
-                measured[name].append(figures)
-                say(f"turn {turn + 1} of {repeats}, {name}: {figures[0]:.1f} block-steps/s, mean {figures[1]:.2%}")
-    return [_row(name, each) for name, each in measured.items()]
+        sides = {name: partial(measure, embedding) for name, embedding in embeddings.items()}
+        turns = alternate(sides, repeats, say, told)
+    return [_row(name, each) for name, each in turns.items()]
 
 
 def _accuracies(records: Sequence[Record]) -> tuple[float, float]:
     """On the whole test set at the end: (mean, stochastic) sampler."""
-    final = {r["sampler"]: r["accuracy"] for r in records if r["kind"] == "evaluation" and r["split"] == "test"}
+    final = {each.sampler: each.accuracy for each in of_kind(records, Evaluated) if each.split == "test"}
     return final["mean"], final["stochastic"]
 
 
-def _row(name: str, figures: Sequence[tuple[float, float, float]]) -> dict[str, Any]:
-    rates, means, stochastic = zip(*figures, strict=True)
-    return {
-        "w_embed": name,
-        "block_steps_per_second": statistics.median(rates),
-        "least": min(rates),
-        "most": max(rates),
-        "mean_sampler_percent": 100 * statistics.median(means),
-        "stochastic_percent": 100 * statistics.median(stochastic),
-    }
+def _row(name: str, outcomes: Sequence[Outcome]) -> SyncRow:
+    return SyncRow(
+        name,
+        Spread([each.rate for each in outcomes]),
+        100 * Spread([each.mean for each in outcomes]).median,
+        100 * Spread([each.stochastic for each in outcomes]).median,
+    )

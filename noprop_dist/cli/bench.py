@@ -1,15 +1,252 @@
-"""`bench`: what the project measures of itself."""
+"""`bench`: what the project measures of itself. A command shows the rows of the benchmark of the same name."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
 
 import typer
+from rich.console import Console
 
-from noprop_dist.cli import bench_failures, bench_speed
+from noprop_dist.cli.tables import check_plot, draw, show_rows
+from noprop_dist.errors import UserError
+
+Preset = Annotated[str, typer.Option(help="Data and network of the block-steps.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="As for train.", metavar="KEY.PATH=VALUE")]
+Steps = Annotated[int, typer.Option(help="Steps of every block in one turn.", min=16)]
+Repeats = Annotated[int, typer.Option(help="Turns of each side.", min=1)]
+Workers = Annotated[int, typer.Option(help="Worker processes on each side, one thread each.", min=1)]
+Plot = Annotated[Path | None, typer.Option(help="Also draw it into this PNG file.", metavar="FILE")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object with `rows`.")]
 
 bench_app = typer.Typer(help="Benchmarks: both sides in one run, in turns.", no_args_is_help=True)
+progress = Console(stderr=True, highlight=False)
 
-for command in (
-    *(bench_speed.overhead, bench_speed.dispatch, bench_speed.scaling, bench_speed.memory, bench_speed.accuracy),
-    bench_speed.device,
-    *(bench_speed.sync_steps, bench_failures.faults, bench_failures.isolation, bench_failures.snapshots),
-    bench_failures.straggler,
-):
-    bench_app.command()(command)
+
+@bench_app.command()
+def overhead(
+    preset: Preset = "digits",
+    set_: Set = None,
+    steps: Steps = 640,
+    repeats: Repeats = 5,
+    workers: Workers = 2,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Block-steps per second of the Ray engine against bare torch processes that do the same block-steps."""
+    from noprop_dist.bench.overhead import bench_overhead
+
+    _check_choice("--device", device, ("cpu", "cuda"))
+    result = bench_overhead(preset, set_ or [], device, steps, repeats, workers, progress.print)
+    title = f"block-steps per second, {workers} one-thread workers, {preset}, {device}"
+    line = f"ratio of the medians, Ray engine to bare: {result.ratio:.3f}"
+    show_rows(title, result.rows(), as_json, line, ratio=result.ratio)
+
+
+@bench_app.command()
+def dispatch(
+    rounds: Annotated[int, typer.Option(help="Of all blocks together, in one turn.", min=2000)] = 20_000,
+    round_steps: Annotated[int, typer.Option(help="Steps in one round.", min=1)] = 128,
+    sampling: Annotated[str, typer.Option(help="Who draws z: worker (which then does not) or coordinator.")] = "worker",
+    repeats: Repeats = 3,
+    workers: Workers = 2,
+    plot: Plot = None,
+    as_json: Json = False,
+) -> None:
+    """What the engine costs for each block-step, with 10 to 200 blocks that do nothing."""
+    from noprop_dist.bench.dispatch import bench_dispatch, dispatch_figure
+
+    _check_choice("--sampling", sampling, ("worker", "coordinator"))
+    check_plot(plot)
+    rows = bench_dispatch(rounds, round_steps, sampling, workers, repeats, progress.print)
+    growth = rows[-1].microseconds_per_block_step / rows[0].microseconds_per_block_step
+    line = f"time per block-step, {rows[-1].blocks} blocks to {rows[0].blocks}: {growth:.2f}"
+    title = f"no-op blocks in rounds of {round_steps}, {workers} workers, z drawn by the {sampling}"
+    show_rows(title, rows, as_json, line, growth=growth)
+    draw(plot, dispatch_figure, rows)
+
+
+@bench_app.command()
+def scaling(
+    preset: Preset = "digits",
+    set_: Set = None,
+    steps: Steps = 1600,
+    most: Annotated[int, typer.Option(help="Most workers whose blocks sleep.", min=1)] = 32,
+    repeats: Repeats = 3,
+    plot: Plot = None,
+    as_json: Json = False,
+) -> None:
+    """Block-steps per second against the number of workers, against ideal; also with blocks that only sleep."""
+    from noprop_dist.bench.scaling import bench_scaling, scaling_figure
+
+    check_plot(plot)
+    rows = bench_scaling(preset, set_ or [], steps, most, repeats, progress.print)
+    show_rows(f"one block for each worker, {preset} and 20 ms of sleep a step", rows, as_json)
+    draw(plot, scaling_figure, rows)
+
+
+@bench_app.command()
+def memory(
+    preset: Preset = "mnist",
+    set_: Set = None,
+    steps: Annotated[int, typer.Option(help="Of every block, and of the baseline.", min=2)] = 4,
+    repeats: Repeats = 3,
+    plot: Plot = None,
+    as_json: Json = False,
+) -> None:
+    """Peak memory of a block worker against end-to-end back-propagation, with 10 and 50 blocks."""
+    from noprop_dist.bench.memory import bench_memory, growth, memory_figure
+
+    check_plot(plot)
+    rows = bench_memory(preset, set_ or [], steps, repeats, progress.print)
+    grown = growth(rows)
+    line = f"50 blocks to 10: block worker {grown['block_worker']:.3f}, baseline {grown['baseline']:.3f}"
+    show_rows(f"peak memory, {preset}", rows, as_json, line, growth=grown)
+    draw(plot, memory_figure, rows)
+
+
+@bench_app.command()
+def accuracy(
+    preset: Preset = "digits",
+    set_: Set = None,
+    target: Annotated[float, typer.Option(help="Accuracy on the test set, 0 to 1.", min=0, max=1)] = 0.98,
+    steps: Steps = 400,
+    every: Annotated[int, typer.Option(help="Steps from one evaluation to the next.", min=1)] = 20,
+    repeats: Repeats = 3,
+    as_json: Json = False,
+) -> None:
+    """Seconds of training until a network is as good as wanted, against end-to-end back-propagation."""
+    from noprop_dist.bench.accuracy import bench_accuracy
+
+    rows = bench_accuracy(preset, set_ or [], target, steps, every, repeats, progress.print)
+    show_rows(f"seconds to {target:.1%} on {preset}, mean sampler", rows, as_json, target=target)
+
+
+@bench_app.command()
+def device(
+    preset: Preset = "digits",
+    set_: Set = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    made_up: Annotated[bool, typer.Option("--made-up", help="Random images of the data's size.")] = False,
+    steps: Steps = 64,
+    repeats: Repeats = 3,
+    plot: Plot = None,
+    as_json: Json = False,
+) -> None:
+    """Block-steps per second on one device, for each way of running the blocks, against a plain loop over them."""
+    from noprop_dist.bench.device import bench_device, device_figure
+
+    _check_choice("--device", device, ("auto", "cpu", "cuda"))
+    check_plot(plot)
+    rows = bench_device(preset, set_ or [], device, made_up, steps, repeats, progress.print)
+    show_rows(f"one device, {preset}, {steps} steps of every block a turn", rows, as_json)
+    draw(plot, device_figure, rows)
+
+
+@bench_app.command()
+def sync_steps(
+    preset: Preset = "digits",
+    set_: Set = None,
+    kind: Annotated[str, typer.Option(help="learned or prototype.")] = "learned",
+    steps: Steps = 384,
+    repeats: Repeats = 3,
+    workers: Workers = 2,
+    as_json: Json = False,
+) -> None:
+    """Accuracy and throughput against embedding.sync_steps: how long a version of a learned W_embed lasts."""
+    from noprop_dist.bench.sync_steps import bench_sync_steps
+
+    _check_choice("--kind", kind, ("learned", "prototype"))
+    rows = bench_sync_steps(preset, set_ or [], kind, steps, repeats, workers, progress.print)
+    show_rows(f"{steps} steps of {preset}, {workers} one-thread workers", rows, as_json)
+
+
+@bench_app.command()
+def faults(
+    count: Annotated[int, typer.Option(help="Faults to inject.", min=1)] = 100,
+    seed: Annotated[int, typer.Option(help="Of what is broken, and in which order.")] = 0,
+    steps: Annotated[int, typer.Option(help="Of every block in each run.", min=200)] = 3000,
+    as_json: Json = False,
+) -> None:
+    """Break a run on a real multi-node cluster on this machine, again and again, and compare every bit at its end."""
+    from noprop_dist.bench.faults import bench_faults
+
+    with _folder("faults") as folder:
+        rows = bench_faults(count, seed, steps, folder, progress.print)
+    show_rows(f"{count} faults, seed {seed}", rows, as_json, seed=seed)
+
+
+@bench_app.command()
+def isolation(
+    seconds: Annotated[float, typer.Option(help="Of one phase.", min=10)] = 40,
+    repeats: Repeats = 3,
+    as_json: Json = False,
+) -> None:
+    """Block-steps per second of the others while one worker is killed again and again, against undisturbed."""
+    from noprop_dist.bench.isolation import bench_isolation
+
+    with _folder("isolation") as folder:
+        result = bench_isolation(seconds, repeats, folder, progress.print)
+    title = f"one of two workers killed {len(result.absences)} times"
+    line = f"ratio of the medians, while killing to undisturbed: {result.ratio:.3f}"
+    show_rows(title, result.rows(), as_json, line, ratio=result.ratio)
+
+
+@bench_app.command()
+def snapshots(
+    preset: Preset = "mnist",
+    set_: Set = None,
+    every: Annotated[int, typer.Option(help="Steps from a snapshot to the next.", min=1)] = 8,
+    steps: Steps = 64,
+    repeats: Repeats = 5,
+    workers: Workers = 2,
+    as_json: Json = False,
+) -> None:
+    """What a block's snapshots cost of its throughput, at a dense cadence and, from that, at the default one."""
+    from noprop_dist.bench.snapshots import bench_snapshots, default_cadence
+
+    cost, default = (
+        bench_snapshots(preset, set_ or [], every, steps, repeats, workers, progress.print),
+        default_cadence(),
+    )
+    line = (
+        f"one snapshot takes {1000 * cost.seconds:.0f} ms of training: {cost.share(every):.2%} of the throughput at "
+        f"every {every} steps, {cost.share(default):.2%} at every {default} (the default)"
+    )
+    shares = {"share_as_measured": cost.share(every), "share_at_default": cost.share(default)}
+    further = {"seconds_per_snapshot": cost.seconds, "default_every": default, **shares}
+    show_rows(f"block-steps per second, {workers} one-thread workers, {preset}", cost.rows(), as_json, line, **further)
+
+
+@bench_app.command()
+def straggler(
+    seconds: Annotated[float, typer.Option(help="To watch for.", min=10)] = 300,
+    plot: Plot = None,
+    as_json: Json = False,
+) -> None:
+    """Memory of coordinator and object store while one block is ten times slower than the others."""
+    from noprop_dist.bench.straggler import bench_straggler, straggler_figure, summary
+
+    check_plot(plot)
+    with _folder("straggler") as folder:
+        samples = bench_straggler(seconds, folder, progress.print)
+    show_rows("most memory in use in each fifth of the time", summary(samples), as_json)
+    draw(plot, straggler_figure, samples)
+
+
+@contextmanager
+def _folder(name: str) -> Iterator[Path]:
+    """A folder for runs, which is deleted again."""
+    with tempfile.TemporaryDirectory(prefix=f"noprop-dist-{name}-") as folder:
+        yield Path(folder)
+
+
+def _check_choice(option: str, value: str, allowed: Sequence[str]) -> None:
+    """Refuse a value that an option does not know.
+
+    Raises:
+        UserError: names what is allowed.
+    """
+    if value not in allowed:
+        raise UserError(f"{option} {value}: allowed are {', '.join(allowed[:-1])} and {allowed[-1]}")

@@ -1,13 +1,17 @@
 """`inspect`: what a run directory holds."""
 
 import json
+from dataclasses import fields
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from noprop_dist.config.layers import to_yaml
-from noprop_dist.storage.checkpoint_files import Record
+from noprop_dist.records import Record, RoundDone
+from noprop_dist.report.summary import LatestMetrics, latest_metrics
+from noprop_dist.stages import Stage
+from noprop_dist.storage.checkpoints import Manifest, SnapshotEntry
 from noprop_dist.storage.run_directory import RunDirectory
 
 console = Console(highlight=False, soft_wrap=True)
@@ -16,46 +20,57 @@ console = Console(highlight=False, soft_wrap=True)
 def show_run(run_dir: str, as_json: bool) -> None:
     """Print configuration, steps, metrics and fingerprints."""
     directory = RunDirectory(run_dir)
-    config = directory.config()
-    manifest = directory.checkpoints.manifest()
+    config, manifest = directory.config(), directory.checkpoints.manifest()
     metrics = latest_metrics(directory.metrics())
-    blocks = [entry for entry in manifest["stages"] if entry["name"].startswith("block")]
-    others = {entry["name"]: entry for entry in manifest["stages"] if entry not in blocks}
     if as_json:
         whole = {
-            "blocks": [{"block": block["stage"], **_fingerprint(block)} for block in blocks],
-            **{name: _fingerprint(entry) for name, entry in others.items()},
+            **_fingerprints(manifest),
             "config": config.model_dump(mode="json"),
-            "metrics": metrics,
+            "metrics": _plain_metrics(metrics),
             "data": directory.facts().to_json(),
-            "software": manifest["software"],
+            "software": dict(manifest.software),
         }
         print(json.dumps(whole))
         return
     console.print(to_yaml(config), markup=False)
-    table = Table(title=f"checkpoint of step {manifest['step']}", title_justify="left")
+    # A fingerprint is no use in pieces, even where the output is narrow.
+    console.print(_table(manifest, metrics), width=max(console.width, 100), crop=False)
+    for each in metrics.evaluations:
+        console.print(f"{each.split} ({each.sampler}): {each.accuracy:.2%} after {each.step} steps")
+
+
+def _table(manifest: Manifest, metrics: LatestMetrics) -> Table:
+    table = Table(title=f"checkpoint of step {manifest.step}", title_justify="left")
     for column in ("", "step", "loss", "sha256 of the weights"):
         table.add_column(column)
-    for stage in manifest["stages"]:
-        name = stage["name"] if stage["name"] in others else f"block {stage['stage']}"
-        loss = metrics["stages"].get(name, {}).get("loss")
-        table.add_row(name, str(stage["step"]), "" if loss is None else f"{loss:.4g}", stage["sha256"])
-    # A fingerprint is no use in pieces, even where the output is narrow.
-    console.print(table, width=max(console.width, 100), crop=False)
-    for record in metrics["evaluations"]:
-        console.print(f"{record['split']} ({record['sampler']}): {record['accuracy']:.2%} after {record['step']} steps")
+    for entry in manifest.stages:
+        last = metrics.stages.get(entry.stage)
+        loss = f"{last.loss:.4g}" if isinstance(last, RoundDone) else ""
+        table.add_row(entry.stage.name, str(entry.step), loss, entry.sha256)
+    return table
 
 
-def latest_metrics(records: list[Record]) -> dict[str, Any]:
-    """The last round of every stage, and the last checkpoint's evaluations and terms of Eq. 8."""
-    measured = [record for record in records if record["kind"] in ("evaluation", "objective")]
-    last = [record for record in measured if record["step"] == measured[-1]["step"]]
+def _fingerprints(manifest: Manifest) -> dict[str, Any]:
+    """Step and fingerprint of every stage: `blocks` is a list, the others go by their names."""
+    blocks = [{"block": entry.stage.index, **_fingerprint(entry)} for entry in manifest.stages if entry.stage.is_block]
+    others = {entry.stage.name: _fingerprint(entry) for entry in manifest.stages if not entry.stage.is_block}
+    return {"blocks": blocks, **others}
+
+
+def _fingerprint(entry: SnapshotEntry) -> dict[str, Any]:
+    return {"step": entry.step, "sha256": entry.sha256}
+
+
+def _plain_metrics(metrics: LatestMetrics) -> dict[str, Any]:
     return {
-        "stages": {record["stage"]: record for record in records if record["kind"] == "round"},
-        "evaluations": [record for record in last if record["kind"] == "evaluation"],
-        "objective": next((record for record in last if record["kind"] == "objective"), None),
+        "stages": {stage.name: {**_plain(record), "stage": stage.name} for stage, record in metrics.stages.items()},
+        "evaluations": [_plain(record) for record in metrics.evaluations],
+        "objective": None if metrics.objective is None else _plain(metrics.objective),
     }
 
 
-def _fingerprint(entry: Record) -> Record:
-    return {"step": entry["step"], "sha256": entry["sha256"]}
+def _plain(record: Record) -> dict[str, Any]:
+    """A record as JSON has it, stages by their names; what was not measured is left out."""
+    values = {field.name: getattr(record, field.name) for field in fields(record)}
+    plain = {name: value.name if isinstance(value, Stage) else value for name, value in values.items()}
+    return {"kind": record.KIND, **{name: value for name, value in plain.items() if value is not None}}

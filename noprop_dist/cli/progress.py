@@ -105,7 +105,7 @@ def progress_table(progress: RunProgress) -> Group:
     for stage in progress.stages if len(progress.stages) <= MAX_ROWS else progress.stages[-1:]:
         loss = "" if stage.loss is None else f"{stage.loss:.4g}"
         rate = f"{stage.steps_per_second:.1f}" if stage.state == "training" else ""
-        table.add_row(stage.name, f"{stage.step}/{progress.total_steps}", loss, rate, stage.state)
+        table.add_row(stage.stage.name, f"{stage.step}/{progress.total_steps}", loss, rate, stage.state)
     bar = Padding(ProgressBar(total=1.0, completed=progress.fraction, width=60), 0)  # a bare bar ends without a newline
     news = Text("\n".join(progress.news[-NEWS_LINES:]), style="dim")
     return Group(table, bar, Text(progress_line(progress)), news)

@@ -6,7 +6,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from noprop_dist.cli.inspect import latest_metrics
 from noprop_dist.cli.trained import TrainedRun, load_run, working
 from noprop_dist.config.layers import to_yaml
 from noprop_dist.data.dataset import HeldOut, Split
@@ -14,11 +13,13 @@ from noprop_dist.data.load import load_data
 from noprop_dist.data.samples import Samples
 from noprop_dist.errors import UserError
 from noprop_dist.inference.evaluation import evaluate_blocks
+from noprop_dist.records import EmbeddingUpdated, Evaluated, ObjectiveMeasured, Record, RoundDone
 from noprop_dist.report import plots
 from noprop_dist.report.page import html_page
-from noprop_dist.storage.checkpoint_files import Record
+from noprop_dist.report.summary import latest_metrics, of_kind
+from noprop_dist.stages import EMBEDDING
+from noprop_dist.storage.checkpoints import Manifest
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.training.run_plan import EMBEDDING
 from noprop_dist.training.setup import RunSetup
 
 PARTS_SAMPLES = 1000
@@ -53,17 +54,15 @@ def write_report(run_dir: str) -> None:
         headline=_headline(metrics),
         pictures=[(heading, text, png) for _, heading, text, png in rendered],
         facts=_facts(setup, metrics, manifest),
-        fingerprints={entry["name"]: entry["sha256"] for entry in manifest["stages"]},
+        fingerprints={entry.name: entry.sha256 for entry in manifest.stages},
         config=to_yaml(config),
     )
     console.print(directory.write_file("report.html", page.encode()))
 
 
 def _training_pictures(setup: RunSetup, metrics: list[Record]) -> Pictures:
-    rounds = [record for record in metrics if record["kind"] == "round"]
-    evaluations = [record for record in metrics if record["kind"] == "evaluation"]
-    objectives = [record for record in metrics if record["kind"] == "objective"]
-    versions = [record for record in rounds if record["stage"] == EMBEDDING]
+    rounds, evaluations = of_kind(metrics, RoundDone), of_kind(metrics, Evaluated)
+    objectives, updates = of_kind(metrics, ObjectiveMeasured), of_kind(metrics, EmbeddingUpdated)
     text = "One loss for all blocks." if setup.end_to_end else "Every block minimises its own error."
     pictures = [("loss", "Loss over steps", text, plots.loss_over_steps(rounds))]
     if evaluations:
@@ -75,16 +74,16 @@ def _training_pictures(setup: RunSetup, metrics: list[Record]) -> Pictures:
         pictures.append(("denoising", "Denoising error against noise level", text, figure))
         text = "Cross-entropy of the classifier, KL of z_0 to noise, and the denoising terms of all blocks together."
         pictures.append(("terms", "The objective", text, plots.terms_over_steps(objectives)))
-    if versions:
+    if updates:
         text = "Embeddings that shrink or come together make denoising easy and classification hard."
-        pictures.append(("embedding", "The learned class embeddings", text, plots.embedding_over_steps(versions)))
+        pictures.append(("embedding", "The learned class embeddings", text, plots.embedding_over_steps(updates)))
     return pictures
 
 
 def _between_blocks(setup: RunSetup) -> str:
     if setup.end_to_end:
         return "trained end to end"
-    return "that share W_embed alone" if setup.embedding_stage is not None else "without a gradient between them"
+    return "that share W_embed alone" if EMBEDDING in setup.stages else "without a gradient between them"
 
 
 def _network_pictures(run: TrainedRun, held_out: HeldOut) -> Pictures:
@@ -103,26 +102,26 @@ def _network_pictures(run: TrainedRun, held_out: HeldOut) -> Pictures:
 
 
 def _headline(metrics: list[Record]) -> dict[str, str]:
-    last = latest_metrics(metrics)["evaluations"]
-    return {f"{r['split']} accuracy, {r['sampler']} sampler": f"{r['accuracy']:.2%}" for r in last}
+    last = latest_metrics(metrics).evaluations
+    return {f"{each.split} accuracy, {each.sampler} sampler": f"{each.accuracy:.2%}" for each in last}
 
 
-def _facts(setup: RunSetup, metrics: list[Record], manifest: Record) -> dict[str, str]:
-    rounds = [record for record in metrics if record["kind"] == "round"]
-    blocks = [record for record in rounds if record["stage"].startswith(("block", "network"))]
-    seconds = max(record["time"] for record in rounds) - min(record["time"] for record in rounds)
-    busy = sum(record["seconds"] for record in blocks)
+def _facts(setup: RunSetup, metrics: list[Record], manifest: Manifest) -> dict[str, str]:
+    rounds = of_kind(metrics, RoundDone)
+    seconds = max(each.time for each in rounds) - min(each.time for each in rounds)
+    blocks = [each for each in rounds if each.stage.kind in ("block", "network")]
+    steps, busy = sum(each.steps for each in blocks), sum(each.seconds for each in blocks)
     facts = {
         "data": f"{setup.facts.name}: " + ", ".join(f"{n:,} {part}" for part, n in setup.facts.samples.items()),
-        "steps": f"{manifest['step']:,} of batch {setup.config.training.batch_size} for every block",
-        "block-steps": f"{sum(record['steps'] for record in blocks):,} in {seconds:.1f} s of training",
-        "time of a block-step": f"{1000 * busy / max(1, sum(r['steps'] for r in blocks)):.2f} ms, mean",
-        "software": ", ".join(f"{name} {version}" for name, version in manifest["software"].items()),
+        "steps": f"{manifest.step:,} of batch {setup.config.training.batch_size} for every block",
+        "block-steps": f"{steps:,} in {seconds:.1f} s of training",
+        "time of a block-step": f"{1000 * busy / max(1, steps):.2f} ms, mean",
+        "software": ", ".join(f"{name} {version}" for name, version in manifest.software.items()),
     }
-    objective = latest_metrics(metrics)["objective"]
-    if objective:
+    objective = latest_metrics(metrics).objective
+    if objective is not None:
         terms = ("cross_entropy", "kl", "denoising", "objective", "elbo")
-        facts["Eq. 8 (validation, nats)"] = ", ".join(f"{term} {objective[term]:.4g}" for term in terms)
+        facts["Eq. 8 (validation, nats)"] = ", ".join(f"{term} {getattr(objective, term):.4g}" for term in terms)
     return facts
 
 

@@ -7,15 +7,16 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
-from noprop_dist.bench.rates import busy_seconds
-from noprop_dist.cli.figures import print_figures
+from noprop_dist.cli.tables import print_tables
 from noprop_dist.cli.trained import load_run, working
 from noprop_dist.cli.training import check_same_run, configured, resume_run, start_run
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.load import load_data
 from noprop_dist.errors import UserError
 from noprop_dist.inference.evaluation import evaluate
+from noprop_dist.records import RoundDone
 from noprop_dist.report.paper_table import COLUMNS, NAMES, PAPER, Cell, markdown, table_rows
+from noprop_dist.report.summary import busy_seconds, of_kind
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.store import Store
 
@@ -74,14 +75,14 @@ def _measure(directory: RunDirectory) -> Cell:
     with working(f"{PASSES + 1} passes over {len(test):,} test samples"):
         mean = evaluate(run.network, test, "mean").accuracy
         passes = [evaluate(run.network, test, "stochastic", first_pass=i).accuracy for i in range(PASSES)]
-    rounds = [record for record in directory.metrics() if record["kind"] == "round"]
+    rounds = of_kind(directory.metrics(), RoundDone)
     return Cell(
         seed=run.setup.config.seed,
         epochs=run.setup.total_steps / run.setup.steps_per_epoch,
         stochastic=tuple(passes),
         mean=mean,
         training_seconds=busy_seconds(rounds),
-        peak_memory_bytes=max(record["peak_memory_bytes"] for record in rounds),
+        peak_memory_bytes=max(each.peak_memory_bytes for each in rounds),
     )
 
 
@@ -101,4 +102,4 @@ def _show(data: str, cells: dict[tuple[str, str], list[Cell]]) -> None:
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     for row in table_rows(data, cells):
         table.add_row(*row)
-    print_figures(table)
+    print_tables(table)

@@ -1,7 +1,6 @@
-"""The metrics of one run: a fold over the records of metrics.jsonl, and a look at what goes on.
+"""The metrics of one run: a fold over its records, and the present state of its stages at every scrape.
 
-A coordinator that goes on with a run folds the records of the one before it, too, so that counters go on and do not
-begin again.
+A coordinator that resumes a run folds the records of the one before it, too. So counters go on from where they stood.
 """
 
 import platform
@@ -17,13 +16,25 @@ from noprop_dist.config.schema import MetricsSettings
 from noprop_dist.errors import UserError
 from noprop_dist.metrics.discovery import DiscoveryFile
 from noprop_dist.metrics.endpoint import Endpoint
-from noprop_dist.metrics.families import Families, block_label
+from noprop_dist.metrics.families import Families
 from noprop_dist.metrics.live import LiveCollector, LiveStage
-from noprop_dist.storage.checkpoint_files import Record
+from noprop_dist.records import (
+    EmbeddingUpdated,
+    Evaluated,
+    ObjectiveMeasured,
+    Record,
+    RoundDone,
+    SnapshotWritten,
+    StageFailed,
+    StageRecovered,
+    WorkerLost,
+    WorkerReady,
+)
+from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.training.setup import RunSetup
 
 HEALTHY_SECONDS = 60.0
-"""A coordinator whose loop has not turned for so long is stuck."""
+"""A coordinator whose loop has not turned once in this time is stuck."""
 ANY_ADDRESS = ("0.0.0.0", "::", "")
 
 
@@ -47,7 +58,8 @@ class MetricsExporter:
         self._registry = CollectorRegistry()
         self._families = Families(self._registry)
         self._describe(setup)
-        self._had_coordinator, self._turned, self._trains = False, time.monotonic(), False
+        self._had_coordinator, self._trains = False, False
+        self._last_turn = time.monotonic()
         self._endpoint = Endpoint(self._registry, settings.host, settings.port, self._healthy, lambda: self._trains)
         reached_at = node_address or socket.gethostname() if settings.host in ANY_ADDRESS else settings.host
         self.address = f"http://{reached_at}:{self._endpoint.port}/metrics"
@@ -58,37 +70,40 @@ class MetricsExporter:
             self._endpoint.close()
             raise
 
-    def watch(self, look: Callable[[], Sequence[LiveStage]]) -> None:
-        """Show what `look` says at every scrape."""
-        self._registry.register(LiveCollector(self._run, look))
+    def show_live(self, stages: Callable[[], Sequence[LiveStage]]) -> None:
+        """Show at every scrape what `stages` returns; it is called from the endpoint's thread."""
+        self._registry.register(LiveCollector(self._run, stages))
 
-    def turned(self) -> None:
-        """The coordinator's loop has turned once more."""
-        self._turned = time.monotonic()
+    def loop_turned(self) -> None:
+        """Note that the coordinator's loop runs: /healthz fails once this is not called for `HEALTHY_SECONDS`."""
+        self._last_turn = time.monotonic()
 
     def record(self, record: Record) -> None:
-        """Take in one record of metrics.jsonl."""
-        match record["kind"]:
-            case "round":
+        """Fold one record of metrics.jsonl into the metrics."""
+        families = self._families
+        match record:
+            case RoundDone():
                 self._round(record)
-            case "snapshot":
-                labels = self._labels(record)
-                self._families.snapshots.labels(*labels).observe(record["seconds"])
-                self._families.snapshot_bytes.labels(*labels).inc(record["bytes"])
-            case "recovery":
-                labels = self._labels(record)
-                self._families.recovery_seconds.labels(*labels).observe(record["seconds"])
-                self._families.replayed.labels(*labels).inc(max(0, record["replayed_steps"]))
-            case "lost":
-                self._families.restarts.labels(self._run, record["worker"], record.get("reason", "died")).inc()
-            case "worker":
-                self._started(record["worker"])
-            case "failure":
-                cause = record["cause"].partition(":")[0]
-                self._families.failures.labels(*self._labels(record), cause).inc()
-            case "evaluation":
-                self._families.accuracy.labels(self._run, record["split"], record["sampler"]).set(record["accuracy"])
-            case "objective":
+            case EmbeddingUpdated():
+                self._embedding(record)
+            case SnapshotWritten():
+                labels = self._labels(record.stage)
+                families.snapshots.labels(*labels).observe(record.seconds)
+                families.snapshot_bytes.labels(*labels).inc(record.bytes)
+            case StageRecovered():
+                labels = self._labels(record.stage)
+                families.recovery_seconds.labels(*labels).observe(record.seconds)
+                families.replayed.labels(*labels).inc(max(0, record.replayed_steps))
+            case WorkerLost():
+                families.restarts.labels(self._run, record.worker, record.reason).inc()
+            case WorkerReady():
+                self._started(record.worker)
+            case StageFailed():
+                error_type = record.cause.partition(":")[0]
+                families.failures.labels(*self._labels(record.stage), error_type).inc()
+            case Evaluated():
+                families.accuracy.labels(self._run, record.split, record.sampler).set(record.accuracy)
+            case ObjectiveMeasured():
                 self._objective(record)
 
     def close(self) -> None:
@@ -103,8 +118,8 @@ class MetricsExporter:
         self._families.run.labels(self._run, *labels).set(1)
         self._families.build.labels(version("noprop-dist"), platform.python_version(), torch.__version__).set(1)
         self._families.target_steps.labels(self._run).set(setup.total_steps)
-        for stage in setup.stages:  # a counter that begins at one, and not at nought, has never increased
-            self._families.begin(self._run, block_label(setup.stage_name(stage)))
+        for stage in setup.stages:
+            self._families.show_zero(self._run, stage)
 
     def _started(self, worker: str) -> None:
         restarts = self._families.restarts
@@ -117,29 +132,38 @@ class MetricsExporter:
             resumed.inc()
         self._had_coordinator = True
 
-    def _round(self, record: Record) -> None:
-        families, labels = self._families, self._labels(record)
+    def _round(self, record: RoundDone) -> None:
+        families, labels = self._families, self._labels(record.stage)
         self._trains = True
-        families.steps.labels(*labels).inc(record["steps"])
-        families.samples.labels(*labels).inc(record["steps"] * self._batch_size)
-        families.loss.labels(*labels).set(record["loss"])
-        families.gradient_norm.labels(*labels).set(record["gradient_norm"])
-        families.step_seconds.labels(*labels).observe(record["seconds"] / record["steps"])
-        if record["stage"].startswith("block"):
-            families.error.labels(*labels).set(record["error"])
-        if "worker" in record:
-            families.queue_seconds.labels(*labels).observe(record["queue_seconds"])
-            families.memory.labels(self._run, record["worker"]).set(record["peak_memory_bytes"])
+        families.steps.labels(*labels).inc(record.steps)
+        families.samples.labels(*labels).inc(record.steps * self._batch_size)
+        families.loss.labels(*labels).set(record.loss)
+        families.gradient_norm.labels(*labels).set(record.gradient_norm)
+        families.step_seconds.labels(*labels).observe(record.seconds / record.steps)
+        if record.stage.is_block:
+            families.error.labels(*labels).set(record.error)
+        if record.queue_seconds is not None:
+            families.queue_seconds.labels(*labels).observe(record.queue_seconds)
+        if record.worker is not None:
+            families.memory.labels(self._run, record.worker).set(record.peak_memory_bytes)
 
-    def _objective(self, record: Record) -> None:
+    def _embedding(self, record: EmbeddingUpdated) -> None:
+        families, labels = self._families, self._labels(EMBEDDING)
+        families.steps.labels(*labels).inc(record.steps)
+        families.embedding_mean_norm.labels(self._run).set(record.mean_norm)
+        families.embedding_least_distance.labels(self._run).set(record.least_distance)
+        if record.queue_seconds is not None:
+            families.queue_seconds.labels(*labels).observe(record.queue_seconds)
+
+    def _objective(self, record: ObjectiveMeasured) -> None:
         objective = self._families.objective
-        for term in ("cross_entropy", "kl", "elbo"):
-            objective.labels(self._run, term, "").set(record[term])
-        for block, value in enumerate(record["denoising_terms"], start=1):
+        for term, value in (("cross_entropy", record.cross_entropy), ("kl", record.kl), ("elbo", record.elbo)):
+            objective.labels(self._run, term, "").set(value)
+        for block, value in enumerate(record.denoising_terms, start=1):
             objective.labels(self._run, "denoising", str(block)).set(value)
 
-    def _labels(self, record: Record) -> tuple[str, str]:
-        return self._run, block_label(record["stage"])
+    def _labels(self, stage: Stage) -> tuple[str, str]:
+        return self._run, stage.label
 
     def _healthy(self) -> bool:
-        return time.monotonic() - self._turned < HEALTHY_SECONDS
+        return time.monotonic() - self._last_turn < HEALTHY_SECONDS

@@ -1,4 +1,4 @@
-"""What is looked up at the moment of a scrape: states, lag, and what is under way."""
+"""What is asked at the moment of a scrape: the stages' states, their lag, and the rounds under way."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,22 +9,23 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from noprop_dist.metrics.families import BLOCK
+from noprop_dist.stages import Stage
 from noprop_dist.training.progress import StageState
 
 
 @dataclass(frozen=True)
 class LiveStage:
-    """One block, or the classifier, as it stands.
+    """The present state of a stage.
 
     Attributes:
-        block: value of the label.
-        state: of the progress table.
-        step: that it has done.
-        rounds_in_flight: sent and not answered.
+        stage: a block, the classifier or W_embed.
+        state: as in the progress table.
+        step: steps done.
+        rounds_in_flight: rounds that were sent and are not answered yet.
         sent_bytes: of all rounds so far.
     """
 
-    block: str
+    stage: Stage
     state: StageState
     step: int
     rounds_in_flight: int
@@ -32,30 +33,29 @@ class LiveStage:
 
 
 class LiveCollector(Collector):
-    """Asks at every scrape.
+    """Asks for the present state of all stages at every scrape.
 
     Args:
         run: value of the label `run`.
-        look: called from the endpoint's thread.
+        stages: returns them; called from the endpoint's thread.
     """
 
-    def __init__(self, run: str, look: Callable[[], Sequence[LiveStage]]) -> None:
+    def __init__(self, run: str, stages: Callable[[], Sequence[LiveStage]]) -> None:
         self._run = run
-        self._look = look
+        self._stages = stages
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics of this moment."""
         state = GaugeMetricFamily("noprop_block_state", "1 for the state of a block.", labels=(*BLOCK, "state"))
         lag = GaugeMetricFamily("noprop_block_lag_steps", "Steps behind the fastest block.", labels=BLOCK)
         flight = GaugeMetricFamily("noprop_rounds_in_flight", "Rounds sent and not answered yet.", labels=BLOCK)
         sent = CounterMetricFamily("noprop_sent_bytes", "Bytes of the rounds that were sent.", labels=BLOCK)
-        stages = self._look()
-        fastest = max((stage.step for stage in stages), default=0)
-        for stage in stages:
-            labels = (self._run, stage.block)
+        stages = self._stages()
+        fastest = max((each.step for each in stages), default=0)
+        for each in stages:
+            labels = (self._run, each.stage.label)
             for name in get_args(StageState):
-                state.add_metric((*labels, name), float(stage.state == name))
-            lag.add_metric(labels, fastest - stage.step)
-            flight.add_metric(labels, stage.rounds_in_flight)
-            sent.add_metric(labels, stage.sent_bytes)
+                state.add_metric((*labels, name), float(each.state == name))
+            lag.add_metric(labels, fastest - each.step)
+            flight.add_metric(labels, each.rounds_in_flight)
+            sent.add_metric(labels, each.sent_bytes)
         yield from (state, lag, flight, sent)

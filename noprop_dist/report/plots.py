@@ -11,42 +11,43 @@ from numpy.typing import NDArray
 from noprop_dist.diffusion.schedule import Schedule
 from noprop_dist.inference.evaluation import BlockEvaluation
 from noprop_dist.inference.network import NoPropNetwork, Sampler
-from noprop_dist.storage.checkpoint_files import Record
+from noprop_dist.records import EmbeddingUpdated, Evaluated, ObjectiveMeasured, RoundDone
+from noprop_dist.stages import CLASSIFIER, NETWORK, Stage
 
 BLOCK_COLOURS = mpl.colormaps["viridis"]
 
 
-def loss_over_steps(rounds: Sequence[Record]) -> Figure:
+def loss_over_steps(rounds: Sequence[RoundDone]) -> Figure:
     """Squared error of every block and cross-entropy of the classifier, a point per round."""
-    by_stage: dict[str, list[Record]] = {}
+    by_stage: dict[Stage, list[RoundDone]] = {}
     for record in rounds:
-        by_stage.setdefault(record["stage"], []).append(record)
-    if "network" in by_stage:
+        by_stage.setdefault(record.stage, []).append(record)
+    if NETWORK in by_stage:
         figure, (axes,) = _figure()
-        axes.plot(*_curve(by_stage["network"], "error"), color="tab:red", linewidth=1.2)
+        axes.plot(*_errors(by_stage[NETWORK]), color="tab:red", linewidth=1.2)
         axes.set(title="Network, end to end", xlabel="step", ylabel="cross-entropy (nats)", yscale="log")
         return figure
     figure, (left, right) = _figure(columns=2)
-    blocks = sorted((name for name in by_stage if name.startswith("block")), key=lambda name: int(name.split()[1]))
-    for number, name in enumerate(blocks):
+    blocks = sorted(stage for stage in by_stage if stage.is_block)
+    for number, block in enumerate(blocks):
         colour = BLOCK_COLOURS(number / max(1, len(blocks) - 1) * 0.9)
-        label = name if len(blocks) <= 12 or number in (0, len(blocks) - 1) else None
-        left.plot(*_curve(by_stage[name], "error"), color=colour, linewidth=1.2, label=label)
+        label = block.name if len(blocks) <= 12 or number in (0, len(blocks) - 1) else None
+        left.plot(*_errors(by_stage[block]), color=colour, linewidth=1.2, label=label)
     left.set(title="Blocks", xlabel="step", ylabel="‖û − u_y‖²", yscale="log")
     left.legend(fontsize=7, ncols=2)
-    right.plot(*_curve(by_stage.get("classifier", []), "error"), color="tab:red", linewidth=1.2)
+    right.plot(*_errors(by_stage.get(CLASSIFIER, [])), color="tab:red", linewidth=1.2)
     right.set(title="Classifier on z_T", xlabel="step", ylabel="cross-entropy (nats)", yscale="log")
     return figure
 
 
-def accuracy_over_steps(evaluations: Sequence[Record]) -> Figure:
+def accuracy_over_steps(evaluations: Sequence[Evaluated]) -> Figure:
     """Accuracy of the whole network at each checkpoint."""
     figure, (axes,) = _figure()
-    for split, sampler in dict.fromkeys((record["split"], record["sampler"]) for record in evaluations):
-        line = [r for r in evaluations if (r["split"], r["sampler"]) == (split, sampler)]
+    for split, sampler in dict.fromkeys((each.split, each.sampler) for each in evaluations):
+        line = [each for each in evaluations if (each.split, each.sampler) == (split, sampler)]
         axes.plot(
-            [r["step"] for r in line],
-            [100 * r["accuracy"] for r in line],
+            [each.step for each in line],
+            [100 * each.accuracy for each in line],
             marker="o",
             label=f"{split} ({sampler})",
         )
@@ -55,10 +56,10 @@ def accuracy_over_steps(evaluations: Sequence[Record]) -> Figure:
     return figure
 
 
-def denoising_of_blocks(schedule: Schedule, objective: Record) -> Figure:
+def denoising_of_blocks(schedule: Schedule, objective: ObjectiveMeasured) -> Figure:
     """Denoising error of every block over the noise level of its input, and its term of Eq. 8, on held-out data."""
     figure, (left, right) = _figure(columns=2)
-    errors, blocks = objective["squared_errors"], range(1, schedule.T + 1)
+    errors, blocks = objective.squared_errors, range(1, schedule.T + 1)
     snr = [schedule.snr(t - 1) for t in blocks]
     left.plot(snr, errors, marker="o")
     for t, x, y in zip(blocks, snr, errors, strict=True):
@@ -70,28 +71,30 @@ def denoising_of_blocks(schedule: Schedule, objective: Record) -> Figure:
         xscale="log",
         yscale="log",
     )
-    right.bar(blocks, objective["denoising_terms"], color="tab:blue")
+    right.bar(blocks, objective.denoising_terms, color="tab:blue")
     right.set(title="Its term of Eq. 8", xlabel="block t", ylabel="½ η (SNR(t) − SNR(t−1)) ‖û − u_y‖² (nats)")
     return figure
 
 
-def terms_over_steps(objectives: Sequence[Record]) -> Figure:
+def terms_over_steps(objectives: Sequence[ObjectiveMeasured]) -> Figure:
     """The terms of Eq. 8 and −ELBO at each checkpoint."""
     figure, (axes,) = _figure()
-    steps = [record["step"] for record in objectives]
-    for term, label in (("cross_entropy", "cross-entropy"), ("kl", "KL"), ("denoising", "denoising, all blocks")):
-        axes.plot(steps, [record[term] for record in objectives], marker="o", label=label)
-    axes.plot(steps, [-record["elbo"] for record in objectives], marker="s", linestyle="--", label="−ELBO (η = 1)")
+    steps = [each.step for each in objectives]
+    axes.plot(steps, [each.cross_entropy for each in objectives], marker="o", label="cross-entropy")
+    axes.plot(steps, [each.kl for each in objectives], marker="o", label="KL")
+    axes.plot(steps, [each.denoising for each in objectives], marker="o", label="denoising, all blocks")
+    axes.plot(steps, [-each.elbo for each in objectives], marker="s", linestyle="--", label="−ELBO (η = 1)")
     axes.set(title="Terms of Eq. 8 (held-out data)", xlabel="step", ylabel="nats per sample", yscale="log")
     axes.legend()
     return figure
 
 
-def embedding_over_steps(rounds: Sequence[Record]) -> Figure:
+def embedding_over_steps(updates: Sequence[EmbeddingUpdated]) -> Figure:
     """Length of the class embeddings and the least distance between two of them, a point per version of W_embed."""
     figure, (axes,) = _figure()
-    axes.plot(*_curve(rounds, "loss"), label="mean length ‖u_y‖")
-    axes.plot(*_curve(rounds, "error"), label="least distance of two classes")
+    axes.plot([each.step for each in updates], [each.mean_norm for each in updates], label="mean length ‖u_y‖")
+    distances = [each.least_distance for each in updates]
+    axes.plot([each.step for each in updates], distances, label="least distance of two classes")
     axes.set(title="W_embed", xlabel="step", ylim=(0, None))
     axes.legend()
     return figure
@@ -140,9 +143,9 @@ def path_of_z(network: NoPropNetwork, image: NDArray[np.uint8], x: torch.Tensor,
     return figure
 
 
-def _curve(records: Sequence[Record], value: str) -> tuple[list[float], list[float]]:
-    """Each round's mean at the middle of its steps."""
-    return [r["step"] - r["steps"] / 2 for r in records], [r[value] for r in records]
+def _errors(rounds: Sequence[RoundDone]) -> tuple[list[float], list[float]]:
+    """(step, error): each round's mean, at the middle of its steps."""
+    return [each.step - each.steps / 2 for each in rounds], [each.error for each in rounds]
 
 
 def _figure(columns: int = 1, width: float | None = None) -> tuple[Figure, list[mpl.axes.Axes]]:

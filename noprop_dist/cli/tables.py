@@ -1,0 +1,72 @@
+"""Tables of figures on standard output, and pictures of them."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from rich.console import Console
+from rich.table import Table
+
+from noprop_dist.bench.harness import Cell, columns
+from noprop_dist.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WIDTH = 140
+Measured = TypeVar("Measured")
+
+
+def print_tables(*parts: object) -> None:
+    """Print tables and lines, wider than the terminal where that is narrow: rows are no use in pieces."""
+    Console(highlight=False, width=max(Console().width, WIDTH)).print(*parts, sep="\n")
+
+
+def show_rows(title: str, rows: Sequence[Any], as_json: bool, *lines: str, **further: Any) -> None:
+    """Print a table and lines below it, or all of it as JSON.
+
+    Args:
+        title: of the table.
+        rows: dataclasses of one class; see `bench.harness.columns`. Columns of lists are shown in JSON alone.
+        as_json: print one JSON object with `rows` and what is in `further`.
+        lines: below the table.
+        further: values for JSON alone.
+    """
+    cells = [columns(row) for row in rows]
+    if as_json:
+        print(json.dumps({"rows": cells, **further}))
+        return
+    table = Table(title=title, title_justify="left")
+    shown = [name for name, value in cells[0].items() if not isinstance(value, list | tuple)]
+    for column in shown:
+        is_text = isinstance(cells[0][column], str)
+        justify: Literal["left", "right"] = "left" if is_text else "right"
+        table.add_column(column.replace("_", " "), justify=justify, no_wrap=is_text)  # long headings may wrap
+    for row in cells:
+        table.add_row(*(_cell(row[column]) for column in shown))
+    print_tables(table, *lines)
+
+
+def check_plot(plot: Path | None) -> None:
+    """Refuse a place for a picture before anything is measured.
+
+    Raises:
+        UserError: its folder is not there.
+    """
+    if plot is not None and not plot.parent.is_dir():
+        raise UserError(f"--plot {plot}: there is no folder {plot.parent}")
+
+
+def draw(plot: Path | None, figure_of: "Callable[[Measured], Figure]", measured: Measured) -> None:
+    """Draw what was measured into a PNG file, if that is asked for."""
+    if plot is not None:
+        figure_of(measured).savefig(plot, dpi=110)
+
+
+def _cell(value: Cell) -> str:
+    if value is None:
+        return "never"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
