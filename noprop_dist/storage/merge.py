@@ -3,14 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from noprop_dist.config.bits import what_changes_bits
 from noprop_dist.config.layers import validated
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.errors import UserError
 from noprop_dist.storage.checkpoint_files import Record
 from noprop_dist.storage.run_directory import RunDirectory
-
-OPERATION = ("engine", "evaluation", "checkpoint", "metrics")
-"""Sections of a configuration that change no result."""
 
 
 def merge_runs(out: RunDirectory, runs: Sequence[RunDirectory]) -> list[str]:
@@ -29,7 +27,7 @@ def merge_runs(out: RunDirectory, runs: Sequence[RunDirectory]) -> list[str]:
     """
     out.check_unused()
     configs = [run.config() for run in runs]
-    _check_agreement(runs, [_result_settings(config) for config in configs])
+    _check_agreement(runs, [what_changes_bits(config) for config in configs])  # each has blocks.only of its own
     _check_agreement(runs, [dict(_flat(run.facts().to_json())) for run in runs])
     manifests = [run.checkpoints.manifest() for run in runs]
     _check_agreement(runs, [{"steps trained": manifest["step"]} for manifest in manifests])
@@ -44,12 +42,6 @@ def merge_runs(out: RunDirectory, runs: Sequence[RunDirectory]) -> list[str]:
         sources = {entry["name"]: str(run) for run, entry in chosen}
         out.checkpoints.complete(manifests[0]["step"], entries, {"changes": [], "merged_from": sources})
     return warnings
-
-
-def _result_settings(config: RunConfig) -> dict[str, Any]:
-    values = config.model_dump(mode="json", exclude=set(OPERATION))
-    values["blocks"].pop("only")
-    return dict(_flat(values))
 
 
 def _of_all_blocks(config: RunConfig) -> RunConfig:
