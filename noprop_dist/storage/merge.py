@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from noprop_dist.config.bits import what_changes_bits
 from noprop_dist.config.layers import validated
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.errors import UserError
@@ -11,8 +12,6 @@ from noprop_dist.stages import CLASSIFIER, Stage, block
 from noprop_dist.storage.checkpoints import Manifest, SnapshotEntry
 from noprop_dist.storage.run_directory import RunDirectory
 
-OPERATION = ("engine", "evaluation", "checkpoint", "metrics")
-"""Sections of a configuration that change no result."""
 Chosen = tuple[RunDirectory, SnapshotEntry]
 """A snapshot, and the run that it is taken from."""
 
@@ -33,7 +32,7 @@ def merge_runs(out: RunDirectory, runs: Sequence[RunDirectory]) -> list[str]:
     """
     out.check_unused()
     configs = [run.config() for run in runs]
-    _check_agreement(runs, [_result_settings(config) for config in configs])
+    _check_agreement(runs, [what_changes_bits(config) for config in configs])  # each has blocks.only of its own
     _check_agreement(runs, [dict(_flat(run.facts().to_json())) for run in runs])
     manifests = [run.checkpoints.manifest() for run in runs]
     _check_agreement(runs, [{"steps trained": manifest.step} for manifest in manifests])
@@ -46,12 +45,6 @@ def merge_runs(out: RunDirectory, runs: Sequence[RunDirectory]) -> list[str]:
         sources = {entry.name: str(run) for run, entry in chosen}
         out.checkpoints.complete(entries, blocks, merged_from=sources)
     return warnings
-
-
-def _result_settings(config: RunConfig) -> dict[str, Any]:
-    values = config.model_dump(mode="json", exclude=set(OPERATION))
-    values["blocks"].pop("only")
-    return dict(_flat(values))
 
 
 def _of_all_blocks(config: RunConfig) -> RunConfig:
