@@ -12,7 +12,7 @@ import torch
 import torch.distributed
 
 from noprop_dist.data.dataset import HeldOut
-from noprop_dist.engines.core.round_queue import StageQueue
+from noprop_dist.engines.core.round_queue import RoundQueue
 from noprop_dist.records import StageFailed
 from noprop_dist.stages import NETWORK
 from noprop_dist.storage.run_directory import RunDirectory
@@ -63,7 +63,7 @@ def train_end_to_end(config: dict[str, EndToEndJob]) -> None:
         trainer.restore(_read(last))
     done = trainer.snapshot().step
     records = _Records(job, device, done) if group.rank == 0 else None
-    stream, queue = setup.batch_stream(split.labels), StageQueue(setup.snapshot_steps, setup.round_steps, 1, done)
+    stream, queue = setup.batch_stream(split.labels), RoundQueue(setup.snapshot_steps, setup.round_steps, 1, done)
     while (work := queue.next_round(unsaved_snapshots=0)) is not None:
         try:
             report = train_round(trainer, group.share(stream.round(RoundKey(NETWORK, *work))))

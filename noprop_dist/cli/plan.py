@@ -88,8 +88,8 @@ def _print_arithmetic(setup: RunSetup) -> None:
     training, on_gpu = setup.config.training, setup.on_gpu
     layout = "channels last" if training.wants_channels_last(on_gpu) else "channels first"
     compiled = ", compiled" if training.compile else ""
-    recorded = sum(setup.records_steps_of(block) for block in setup.config.blocks.trained()) if on_gpu else 0
-    graphs = f"; steps of {recorded} block(s) recorded as CUDA graphs" if on_gpu else ""
+    captured = sum(setup.captures_steps_of(stage) for stage in setup.stages if stage.is_block) if on_gpu else 0
+    graphs = f"; steps of {captured} block(s) captured as CUDA graphs" if on_gpu else ""
     console.print(f"arithmetic: {training.precision}, {layout}{compiled}{graphs}")
 
 

@@ -13,6 +13,7 @@ from noprop_dist.config.bits import changed_bits, continued, setting_at, shown
 from noprop_dist.config.layers import load_config
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.errors import TrainingError, UserError
+from noprop_dist.records import Evaluated
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.training.device import choose_device
@@ -91,7 +92,7 @@ def _continue(config: RunConfig, directory: RunDirectory, changes: list[str]) ->
 
 def _is_finished(directory: RunDirectory, setup: RunSetup) -> bool:
     steps = directory.checkpoints.steps()
-    measured = any(record["kind"] == "evaluation" and record["final"] for record in directory.metrics())
+    measured = any(isinstance(record, Evaluated) and record.final for record in directory.metrics())
     return bool(steps) and steps[-1] >= setup.total_steps and (measured or not setup.evaluates)
 
 

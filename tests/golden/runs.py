@@ -9,21 +9,23 @@ import numpy as np
 import torch
 from comparison import Decisions, Outcome, Trajectory
 
-from noprop_dist.configuration.layers import load_config
-from noprop_dist.configuration.settings import RunConfig
+from noprop_dist.config.layers import load_config
+from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.dataset import DataSet
 from noprop_dist.data.samples import Samples
 from noprop_dist.diffusion.objective import kl_to_prior
 from noprop_dist.diffusion.schedule import Schedule
+from noprop_dist.engines.sequential import train_sequentially
 from noprop_dist.random_streams import Purpose, stream
+from noprop_dist.records import EmbeddingUpdated, RoundDone
+from noprop_dist.stages import NETWORK, Stage
 from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.training import batch_stream, trainers
 from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.preparation import prepare
 from noprop_dist.training.replicas import ALONE
 from noprop_dist.training.rounds import train_round
-from noprop_dist.training.run_plan import NETWORK, NETWORK_STAGE
-from noprop_dist.training.sequential import train_sequentially
 from noprop_dist.training.setup import RunSetup
 
 TEST_IMAGES = 64
@@ -115,12 +117,16 @@ def _train_blocks(config: RunConfig) -> Outcome:
         directory = RunDirectory(folder)
         directory.create(setup.config, setup.facts)
         train_sequentially(setup, data, directory, lambda _: None)
-        rounds = [record for record in directory.metrics() if record["kind"] == "round"]
+        records = directory.metrics()
         snapshots = directory.checkpoints.load_all(setup.total_steps)
-    losses = {setup.stage_name(stage): Trajectory() for stage in setup.stages}
-    for record in rounds:
-        losses[record["stage"]].add(record["loss"], record["error"])
-    fingerprints = {setup.stage_name(stage): snapshot.fingerprint() for stage, snapshot in snapshots.items()}
+    losses = {stage.name: Trajectory() for stage in setup.stages}
+    for record in records:
+        match record:
+            case RoundDone(stage=stage):
+                losses[stage.name].add(record.loss, record.error)
+            case EmbeddingUpdated():
+                losses["embedding"].add(record.mean_norm, record.least_distance)
+    fingerprints = {stage.name: snapshot.fingerprint() for stage, snapshot in snapshots.items()}
     return Outcome(losses, _decisions(setup, data, snapshots), fingerprints)
 
 
@@ -131,15 +137,15 @@ def _train_end_to_end(config: RunConfig) -> Outcome:
     trainer = setup.end_to_end_trainer(samples, device, ALONE, wrap=lambda network: network)
     batches, losses = setup.batch_stream(data.train.labels), Trajectory()
     for first in range(0, setup.total_steps, setup.round_steps):
-        report = train_round(trainer, batches.round(RoundKey(NETWORK_STAGE, first, setup.round_steps)))
+        report = train_round(trainer, batches.round(RoundKey(NETWORK, first, setup.round_steps)))
         losses.add(report.loss, report.error)
     snapshot = trainer.snapshot()
-    decisions = _decisions(setup, data, {NETWORK_STAGE: snapshot})
-    return Outcome({NETWORK: losses}, decisions, {NETWORK: snapshot.fingerprint()})
+    decisions = _decisions(setup, data, {NETWORK: snapshot})
+    return Outcome({NETWORK.name: losses}, decisions, {NETWORK.name: snapshot.fingerprint()})
 
 
 @torch.inference_mode()
-def _decisions(setup: RunSetup, data: DataSet, snapshots: dict) -> dict[str, Decisions]:
+def _decisions(setup: RunSetup, data: DataSet, snapshots: dict[Stage, Snapshot]) -> dict[str, Decisions]:
     network = setup.network(snapshots, torch.device("cpu"))
     images = Samples(data.held_out.test.inputs, setup.facts, network.device).batch(np.arange(TEST_IMAGES))
     return {

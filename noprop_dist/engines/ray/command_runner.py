@@ -15,7 +15,7 @@ from noprop_dist.engines.core.events import ClusterSeen, Event
 from noprop_dist.engines.ray.actors import RayActors
 from noprop_dist.engines.ray.cluster import cluster_resources, draining_nodes
 from noprop_dist.engines.ray.storage_thread import StorageThread
-from noprop_dist.storage.checkpoints import CheckpointWriter
+from noprop_dist.storage.checkpoint_writer import CheckpointWriter
 from noprop_dist.training.run_log import RunLog
 
 

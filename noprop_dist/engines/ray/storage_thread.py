@@ -5,7 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from noprop_dist.engines.core.commands import FlushLog, Prune, StorageTask, WriteSnapshot
 from noprop_dist.engines.core.events import Event, StorageDone, StorageFailed
-from noprop_dist.storage.checkpoints import CheckpointWriter
+from noprop_dist.storage.checkpoint_writer import CheckpointWriter
 from noprop_dist.training.run_log import RunLog
 
 
