@@ -23,6 +23,11 @@ SMALL = ["blocks.count=3", "blocks.network={kind: mlp, width: 16, depth: 1}", "t
 """Digits on three tiny blocks: a whole run takes a fraction of a second."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    # Here and not in golden/, because pytest reads the options of the outermost conftest alone.
+    parser.addoption("--rewrite-golden", action="store_true", help="pin the runs of tests/golden as they are now")
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Bits depend on the number of threads."""

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,12 +17,13 @@ from noprop_dist.data.dataset import DataSet
 from noprop_dist.engines.core.placement import Resources, ray_share, room, uses_gpus
 from noprop_dist.engines.ray.cluster import cluster_resources
 from noprop_dist.errors import TrainingError, UserError
+from noprop_dist.records import RoundDone, StageFailed
+from noprop_dist.stages import NETWORK
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.preparation import prepare
-from noprop_dist.training.progress import ProgressBoard, RoundReport, RunProgress
-from noprop_dist.training.run_plan import NETWORK, NETWORK_STAGE
+from noprop_dist.training.progress import ProgressBoard, RunProgress
 from noprop_dist.training.setup import RunSetup
 
 POLL_SECONDS = 0.5
@@ -50,7 +52,7 @@ class EndToEndCoordinator:
 
     def progress(self) -> RunProgress | None:
         """The progress table; None until the data is loaded."""
-        return self._watch.look() if self._watch is not None else None
+        return self._watch.progress() if self._watch is not None else None
 
     def stop(self) -> None:
         """Let `run` return; the run goes on from Ray Train's last checkpoint."""
@@ -75,14 +77,14 @@ class EndToEndCoordinator:
             with _fitting(trainer) as (thread, outcome):
                 while thread.is_alive() and not self._stop.is_set():
                     thread.join(POLL_SECONDS)
-            watch.look()
+            watch.progress()
             if thread.is_alive():
                 return RunOutcome(str(self._directory), watch.step, None, stopped=True)
         if isinstance(outcome[0], Exception):
             raise TrainingError(f"Ray Train gave up: {outcome[0]}; `noprop-dist resume {self._directory}` tries again")
         records = self._directory.metrics()
         if watch.step < setup.total_steps:
-            causes = [record["cause"] for record in records if record["kind"] == "failure"]
+            causes = [record.cause for record in records if isinstance(record, StageFailed)]
             raise TrainingError(f"the network was stopped: {causes[-1]}")
         return RunOutcome(str(self._directory), setup.total_steps, CheckpointEvaluation.last_of(records))
 
@@ -145,18 +147,32 @@ def _fitting(trainer: TorchTrainer) -> Iterator[tuple[threading.Thread, list[ray
 
 
 class _Watch:
-    """Reads the records that the group's first process writes."""
+    """Reads the records that the group's first process appends; may be asked from several threads.
+
+    After a restart that process drops rounds which it does again, so the file may become shorter. What is then read
+    from the middle of a line is an `UnreadLine`, and the rounds that are missed are not the last ones.
+
+    Attributes:
+        step: that the network has come to.
+    """
 
     def __init__(self, setup: RunSetup, directory: RunDirectory) -> None:
         self._directory = directory
-        self._board = ProgressBoard({NETWORK_STAGE: NETWORK}, setup.total_steps, {NETWORK_STAGE: 0})
-        self.step = 0
+        self._reading = threading.Lock()
+        self._offset = 0
+        self.step = max((record.step for record in self._new_rounds()), default=0)
+        self._board = ProgressBoard({NETWORK: self.step}, setup.total_steps, time.monotonic())
+        self._board.news.tell("waiting for room and starting workers")
 
-    def look(self) -> RunProgress:
-        """How far it is."""
-        for record in self._directory.metrics():
-            if record["kind"] == "round" and record["step"] > self.step:
-                self.step = record["step"]
-                fields = {name: record[name] for name in ("first_step", "steps", "loss", "error", "gradient_norm")}
-                self._board.update(RoundReport(stage=NETWORK_STAGE, seconds=record["seconds"], **fields))
-        return self._board.picture()
+    def progress(self) -> RunProgress:
+        """How far the run is now."""
+        with self._reading:
+            for record in self._new_rounds():
+                if record.step > self.step:
+                    self.step = record.step
+                    self._board.reported(NETWORK, record.step, record.loss, time.monotonic())
+            return self._board.picture(time.monotonic())
+
+    def _new_rounds(self) -> list[RoundDone]:
+        records, self._offset = self._directory.metrics_from(self._offset)
+        return [record for record in records if isinstance(record, RoundDone)]

@@ -9,9 +9,9 @@ from noprop_dist.config.schema import Precision
 from noprop_dist.data.samples import Samples
 from noprop_dist.diffusion.objective import classifier_loss
 from noprop_dist.random_streams import Purpose, stream_seed
+from noprop_dist.stages import Stage
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.training.batch_stream import Round
-from noprop_dist.training.embedding import EmbeddingReplica
 from noprop_dist.training.execution import CallByCall
 from noprop_dist.training.optimisation import Optimisation
 from noprop_dist.training.replicas import OneReplica
@@ -50,11 +50,10 @@ class EndToEndTrainer:
         self._device = device
         self._precision = precision
         self._execution = CallByCall(device)
-        self.embedding = EmbeddingReplica(torch.empty(0), is_learned=False)
+        self.embedding = None  # W_embed is one of the network's parameters
 
     @property
-    def stage(self) -> int:
-        """The only one."""
+    def stage(self) -> Stage:
         return self._optimisation.stage
 
     def inputs(self, work: Round) -> Iterator[StepInputs]:

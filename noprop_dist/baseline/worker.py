@@ -13,17 +13,17 @@ import torch.distributed
 
 from noprop_dist.data.dataset import HeldOut
 from noprop_dist.engines.core.round_queue import StageQueue
+from noprop_dist.records import StageFailed
+from noprop_dist.stages import NETWORK
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.storage.snapshot import Snapshot
-from noprop_dist.storage.snapshot_files import OPTIMIZER, WEIGHTS, from_files, to_files
+from noprop_dist.storage.snapshot import OPTIMIZER, WEIGHTS, Snapshot, from_files, to_files
 from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.checkpoint_evaluation import evaluate_checkpoint
 from noprop_dist.training.finite import NonFiniteError
-from noprop_dist.training.progress import RoundReport
+from noprop_dist.training.messages import RoundReport
 from noprop_dist.training.replicas import ALONE, ReplicaGroup
 from noprop_dist.training.rounds import train_round
 from noprop_dist.training.run_log import RunLog
-from noprop_dist.training.run_plan import NETWORK, NETWORK_STAGE
 from noprop_dist.training.setup import RunSetup
 
 
@@ -66,7 +66,7 @@ def train_end_to_end(config: dict[str, EndToEndJob]) -> None:
     stream, queue = setup.batch_stream(split.labels), StageQueue(setup.snapshot_steps, setup.round_steps, 1, done)
     while (work := queue.next_round(unsaved_snapshots=0)) is not None:
         try:
-            report = train_round(trainer, group.share(stream.round(RoundKey(NETWORK_STAGE, *work))))
+            report = train_round(trainer, group.share(stream.round(RoundKey(NETWORK, *work))))
             snapshot = trainer.snapshot() if queue.at_snapshot else None
         except NonFiniteError as error:  # gradients are averaged: all processes come here at the same step
             if records is not None:
@@ -76,7 +76,7 @@ def train_end_to_end(config: dict[str, EndToEndJob]) -> None:
         if records is not None:
             records.add(report, snapshot)
         if snapshot is not None:
-            _report(report, snapshot if records is not None else None)
+            _report(report, snapshot if records is not None else None, setup.config.blocks.count)
         queue.round_done(report.steps_done)
 
 
@@ -93,39 +93,41 @@ class _Records:
         self._setup, self._device = job.setup, device
         self._directory = RunDirectory(job.directory)
         self._held_out: HeldOut = ray.get(job.held_out)
-        self._log = RunLog(job.setup, self._directory, {NETWORK_STAGE: done})
+        self._log = RunLog(self._directory, {NETWORK: done})
         self._writer = job.setup.checkpoint_writer(self._directory)
         self._writer.take_over()
 
     def add(self, report: RoundReport, snapshot: Snapshot | None) -> None:
         """A round was done, and perhaps a snapshot made."""
-        self._log.round(report)
+        self._log.add(report.record())
         if snapshot is not None and snapshot.step in self._setup.checkpoint_steps:
             self._writer.add(snapshot)
             if self._setup.evaluates and not self._log.evaluated(snapshot.step):
                 figures = evaluate_checkpoint(self._setup, self._held_out, self._directory, snapshot.step, self._device)
-                self._log.evaluation(figures)
+                for record in figures.records():
+                    self._log.add(record)
             self._writer.prune(snapshot.step)
         self._log.flush()
 
     def failed(self, error: NonFiniteError) -> None:
-        """It cannot go on."""
-        self._log.event("failure", stage=NETWORK, step=error.step, cause=str(error))
+        """Write down that the network cannot be trained any further."""
+        self._log.add(StageFailed(stage=NETWORK, step=error.step, cause=str(error)))
         self._log.flush()
 
 
-def _report(report: RoundReport, snapshot: Snapshot | None) -> None:
+def _report(report: RoundReport, snapshot: Snapshot | None, blocks: int) -> None:
     """Tell Ray Train, with a checkpoint from the first process; waits for the others."""
     metrics = {"step": report.steps_done, "loss": report.loss}
     if snapshot is None:
         ray.train.report(metrics)
         return
     with tempfile.TemporaryDirectory() as folder:
-        for name, content in to_files(snapshot, NETWORK).items():
+        for name, content in to_files(snapshot, blocks).items():
             (Path(folder) / name).write_bytes(content)
         ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
 def _read(checkpoint: ray.train.Checkpoint) -> Snapshot:
+    name = NETWORK.name
     with checkpoint.as_directory() as folder:
-        return from_files(*((Path(folder) / (NETWORK + suffix)).read_bytes() for suffix in (WEIGHTS, OPTIMIZER)))
+        return from_files(name, *((Path(folder) / (name + suffix)).read_bytes() for suffix in (WEIGHTS, OPTIMIZER)))

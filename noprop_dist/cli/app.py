@@ -74,7 +74,7 @@ def resume(
         list[str] | None,
         typer.Option(
             "--set",
-            help="engine.* and metrics.* change no result; blocks.training.N.* and learning rates hold from here on.",
+            help="A setting that changes no bits; blocks.training.N.* and learning rates of stages hold from here on.",
         ),
     ] = None,
     address: Address = None,

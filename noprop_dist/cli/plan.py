@@ -10,8 +10,8 @@ from rich.table import Table
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.dataset import DataSet
 from noprop_dist.data.inputs import MappedInputs
-from noprop_dist.engines.core.drawing import Drawing, who_draws
 from noprop_dist.engines.core.placement import Placement, Resources, WorkerPlace, place_run
+from noprop_dist.engines.core.sampling import Drawing, who_draws
 from noprop_dist.engines.ray.cluster import cluster_resources, is_remote, ray_session
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.footprint import Footprint, block_footprint

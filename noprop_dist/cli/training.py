@@ -9,19 +9,16 @@ from rich.table import Table
 
 from noprop_dist.cli.progress import ProgressView, progress_view
 from noprop_dist.cli.stop_signals import StopRequest, stop_signals
-from noprop_dist.config.layers import load_config, merge, setting_layer, validated
+from noprop_dist.config.bits import changed_bits, continued, setting_at, shown
+from noprop_dist.config.layers import load_config
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.errors import TrainingError, UserError
-from noprop_dist.storage.merge import OPERATION
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.training.device import choose_device
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.preparation import check, prepare
 from noprop_dist.training.setup import RunSetup
-
-STAGE_SETTINGS = ("blocks.training.", "classifier.learning_rate=", "embedding.learning_rate=")
-"""What a `resume` may change for single stages from where they stand."""
 
 messages = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -62,35 +59,25 @@ def start_run(config: RunConfig, run_dir: str | None, or_resume: bool = False) -
 
 
 def check_same_run(directory: RunDirectory, config: RunConfig) -> None:
-    """Whether a run directory holds a run of this configuration, apart from what changes no result.
+    """Check that a run directory holds a run of this configuration, apart from settings that change no bits.
 
     Raises:
         UserError: it does not; names the first difference.
     """
-    before, now = (each.model_dump(mode="json", exclude=set(OPERATION)) for each in (directory.config(), config))
-    differing = [key for key in now if now[key] != before.get(key)]
-    if differing:
-        key = differing[0]
-        raise UserError(
-            f"{directory}: holds a run whose {key} is {before.get(key)}, not {now[key]}; give another folder"
-        )
+    before = directory.config()
+    changed = changed_bits(before, config)
+    if changed:
+        key = changed[0]
+        old, new = (shown(setting_at(each, key)) for each in (before, config))
+        raise UserError(f"{directory}: holds a run whose {key} is {old}, not {new}; give another folder")
 
 
 def resume_run(run_dir: str, settings: Sequence[str], address: str | None) -> None:
-    """Continue a run; where and how it is run may change, and how single stages are trained from here on."""
+    """Continue a run; what changes no bits may change, and how single stages are trained from here on."""
     directory = RunDirectory(run_dir)
-    values = directory.config().model_dump(mode="json")
-    changes = []
-    for setting in [*settings, *([f'engine.address="{address}"'] if address else [])]:
-        if setting.startswith(STAGE_SETTINGS) and values["method"] == "noprop":
-            changes.append(setting)
-        elif setting.partition(".")[0] not in ("engine", "metrics"):
-            raise UserError(
-                f"--set {setting}: resume only takes engine.* and metrics.* settings, blocks.training.N.* for single "
-                "blocks, classifier.learning_rate and embedding.learning_rate; others change the whole run"
-            )
-        values = merge(values, setting_layer(setting))
-    _continue(validated(values), directory, changes)
+    options = [f'engine.address="{address}"'] if address else []
+    config, changes = continued(directory.config(), [*settings, *options])
+    _continue(config, directory, changes)
     print(directory)
 
 
@@ -139,6 +126,8 @@ def _train_sequentially(
     from noprop_dist.engines.sequential import train_sequentially
 
     setup, data = prepare(config)
+    if resume:
+        _check_same_data(directory, setup)
     choose_device(config.engine.device)
     with directory.only_writer():
         if not resume:
@@ -158,10 +147,18 @@ def _train_on_ray(
 
     if not is_remote(config.engine.address):
         view.say("checking data and networks")
-        check(config)  # a mistake is told before Ray takes its seconds to start
+        setup, _ = check(config)  # a mistake is told before Ray takes its seconds to start
+        if resume:
+            _check_same_data(directory, setup)
         view.say(f"run directory: {directory}")
         view.say("starting Ray")
     return train_on_ray(config, str(directory), view.show, resume, request, view.say)
+
+
+def _check_same_data(directory: RunDirectory, setup: RunSetup) -> None:
+    """Check that the training samples are those that the run began with: `data.root` may change, they may not."""
+    if setup.facts.sha256 != directory.facts().sha256:
+        raise UserError(f"{directory}: was trained on other samples than data.root={setup.config.data.root} holds now")
 
 
 def _results(evaluation: CheckpointEvaluation) -> Table:

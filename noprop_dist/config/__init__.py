@@ -1,4 +1,4 @@
-"""What describes a run completely: typed settings, and the layers they are read from."""
+"""What describes a run: typed settings, the layers they are read from, and which of them change bits."""
 
 from noprop_dist.config.schema import RunConfig
 

@@ -79,13 +79,19 @@ def setting_layer(setting: str) -> Layer:
 
 
 def merge(below: Mapping[Any, Any], above: Mapping[Any, Any]) -> Layer:
-    """`above` over `below`, mapping by mapping; a changed `kind` drops the settings of the other kind."""
-    if "kind" in above and "kind" in below and above["kind"] != below["kind"]:
-        return dict(above)
+    """`above` over `below`, mapping by mapping; a changed `kind` drops the settings of the other kind.
+
+    The engine is the exception: both kinds have the same settings.
+    """
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
-        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+        if not (isinstance(old, Mapping) and isinstance(value, Mapping)):
+            merged[key] = value
+        elif key != "engine" and "kind" in value and "kind" in old and value["kind"] != old["kind"]:
+            merged[key] = dict(value)
+        else:
+            merged[key] = merge(old, value)
     return merged
 
 

@@ -1,28 +1,146 @@
-"""A run, described completely: one frozen configuration that is enough to reproduce it."""
+"""The settings of a run: one frozen, typed configuration that is enough to do the run again.
 
-from typing import Annotated, Any, Literal
+Sections stand here in the order of `RunConfig`, which closes the file. Every setting is marked with what it changes
+of a result, and a result is the weights of its stages, bit for bit:
+
+    ChangesBits          other weights: the seed, the batch size, the device
+    ChangesBaselineBits  other weights with method=backprop only: how many processes share a batch
+    ChangesBlocks        no weight, but which blocks the result has
+    KeepsBits            nothing: where, how fast and how safely a run goes, and what is said about it
+
+`config.bits` reads the marks. `train --or-resume`, `resume` and `merge` decide by them alone.
+"""
+
+from enum import Enum
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from noprop_dist.diffusion.schedule import Schedule, cosine, equal_probability, linear
 
 
+class Mark(Enum):
+    """What a setting changes of a result."""
+
+    BITS = "bits"
+    BASELINE_BITS = "bits of the baseline"
+    BLOCKS = "blocks"
+    NOTHING = "nothing"
+
+
+Value = TypeVar("Value")
+ChangesBits = Annotated[Value, Mark.BITS]
+ChangesBaselineBits = Annotated[Value, Mark.BASELINE_BITS]
+ChangesBlocks = Annotated[Value, Mark.BLOCKS]
+KeepsBits = Annotated[Value, Mark.NOTHING]
+
+Positive = Annotated[int, Field(ge=1)]
+OpenUnit = Annotated[float, Field(gt=0, lt=1)]
+
+
 class Settings(BaseModel):
-    """Base of all settings: frozen, unknown keys refused."""
+    """Base of all sections: frozen, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
-Probability = Annotated[float, Field(ge=0, lt=1)]
-Width = Annotated[int, Field(ge=1)]
+# --- data ------------------------------------------------------------------------------------------------------------
+
+
+class AugmentSettings(Settings):
+    """Random changes to training images, keyed by (seed, epoch, sample)."""
+
+    crop_padding: ChangesBits[int] = Field(
+        0, ge=0, description="pad by this many pixels, then crop at random to the old size; 0 is off"
+    )
+    flip: ChangesBits[bool] = Field(False, description="mirror left-right with probability 1/2")
+
+
+class DataSettings(Settings):
+    """The data set. Its samples have a fingerprint of their own, so the place they lie in changes no bits."""
+
+    name: ChangesBits[
+        Literal["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "image-folder", "npz", "packed"]
+    ] = "digits"
+    root: KeepsBits[str | None] = Field(
+        None,
+        description="torchvision's root folder (default: data), the image folder, the .npz file, or a packed folder",
+    )
+    download: KeepsBits[bool] = Field(True, description="let torchvision download what is missing under root")
+    validation_fraction: ChangesBits[float] = Field(0.1, gt=0, lt=0.5, description="held out of the training set")
+    test_fraction: ChangesBits[float] = Field(
+        0.2, gt=0, lt=0.9, description="held out as test set if the data has none (image-folder, npz)"
+    )
+    image_size: ChangesBits[Positive | None] = Field(
+        None, description="image-folder: resize to this many pixels a side"
+    )
+    classes: ChangesBits[Positive | None] = Field(
+        None, description="npz: number of classes (default: the largest label + 1)"
+    )
+    augment: AugmentSettings = AugmentSettings()
+
+    @model_validator(mode="after")
+    def _root_is_given(self) -> "DataSettings":
+        if self.name in ("image-folder", "npz", "packed") and self.root is None:
+            raise ValueError(f"root must be given for data.name={self.name}")
+        return self
+
+
+# --- the mathematics: schedule and class embeddings ------------------------------------------------------------------
+
+
+class ScheduleSettings(Settings):
+    """The noise schedule ᾱ_0 < … < ᾱ_T (docs/mathematics.md)."""
+
+    kind: ChangesBits[Literal["cosine", "linear", "equal-probability", "list"]] = "cosine"
+    alpha_bar_min: ChangesBits[OpenUnit | None] = Field(
+        None, description="ᾱ_0 (default 1e-4, lower for very many blocks)"
+    )
+    alpha_bar_max: ChangesBits[OpenUnit | None] = Field(
+        None, description="ᾱ_T (default 0.999, higher for very many blocks)"
+    )
+    alpha_bar: ChangesBits[tuple[float, ...] | None] = Field(None, description="kind list: the T + 1 values, rising")
+
+    @model_validator(mode="after")
+    def _list_has_values(self) -> "ScheduleSettings":
+        if (self.kind == "list") != (self.alpha_bar is not None):
+            raise ValueError("alpha_bar is given exactly where schedule.kind=list")
+        return self
+
+
+class EmbeddingSettings(Settings):
+    """The class embeddings W_embed (m × d)."""
+
+    kind: ChangesBits[Literal["onehot", "learned", "prototype"]] = Field(
+        "onehot", description="the identity; learned from a random start; learned from a typical image of each class"
+    )
+    dim: ChangesBits[Positive | None] = Field(None, description="kind learned: d (default 20)")
+    learning_rate: ChangesBits[float] = Field(1e-3, gt=0, description="of W_embed, if it is learned")
+    sync_steps: ChangesBits[Positive] = Field(
+        32, description="steps that a version of a learned W_embed lasts; 1 is a joint update at every step"
+    )
+
+    @property
+    def is_learned(self) -> bool:
+        """Return True if W_embed moves, so that the blocks share it."""
+        return self.kind != "onehot"
+
+    @model_validator(mode="after")
+    def _dim_fits(self) -> "EmbeddingSettings":
+        if self.dim is not None and self.kind != "learned":
+            raise ValueError(f"embedding.dim={self.dim} is only for embedding.kind=learned; {self.kind} has its own")
+        return self
+
+
+# --- networks of the blocks ------------------------------------------------------------------------------------------
 
 
 class PaperNetwork(Settings):
     """The paper's block (Figure 6, left), for images of at least 4×4 pixels."""
 
-    kind: Literal["paper"] = "paper"
-    dropout: Probability = Field(0.2, description="rate of dropout in the image path")
-    dropout_unit: Literal["element", "channel"] = Field(
+    kind: ChangesBits[Literal["paper"]] = "paper"
+    dropout: ChangesBits[float] = Field(0.2, ge=0, lt=1, description="rate of dropout in the image path")
+    dropout_unit: ChangesBits[Literal["element", "channel"]] = Field(
         "element", description="what is dropped: elements as in the paper, or whole channels (faster on CPU)"
     )
 
@@ -30,25 +148,25 @@ class PaperNetwork(Settings):
 class SmallConvNetwork(Settings):
     """Two convolutions and a small head, for images of about 8×8 pixels."""
 
-    kind: Literal["small-conv"] = "small-conv"
-    channels: tuple[Width, Width] = Field((16, 32), description="channels of the two convolutions")
-    width: Width = Field(128, description="width of the linear layers")
+    kind: ChangesBits[Literal["small-conv"]] = "small-conv"
+    channels: ChangesBits[tuple[Positive, Positive]] = Field((16, 32), description="channels of the two convolutions")
+    width: ChangesBits[Positive] = Field(128, description="width of the linear layers")
 
 
 class MlpNetwork(Settings):
     """Linear layers over the flattened input and z, for vectors."""
 
-    kind: Literal["mlp"] = "mlp"
-    width: Width = Field(256, description="width of the hidden layers")
-    depth: int = Field(2, ge=1, description="hidden layers after input and z are joined")
+    kind: ChangesBits[Literal["mlp"]] = "mlp"
+    width: ChangesBits[Positive] = Field(256, description="width of the hidden layers")
+    depth: ChangesBits[Positive] = Field(2, description="hidden layers after input and z are joined")
 
 
 class TorchvisionNetwork(Settings):
     """Any torchvision classification backbone as the image path."""
 
-    kind: Literal["torchvision"] = "torchvision"
-    backbone: str = Field("resnet18", description="a name that torchvision.models.list_models() prints")
-    width: Width = Field(256, description="width of the backbone's output and of the head")
+    kind: ChangesBits[Literal["torchvision"]] = "torchvision"
+    backbone: ChangesBits[str] = Field("resnet18", description="a name that torchvision.models.list_models() prints")
+    width: ChangesBits[Positive] = Field(256, description="width of the backbone's output and of the head")
 
 
 class CustomNetwork(Settings):
@@ -57,9 +175,9 @@ class CustomNetwork(Settings):
     It is built as Class(input_shape=…, classes=…, embedding_dim=…, **arguments).
     """
 
-    kind: Literal["custom"] = "custom"
-    path: str = Field(description="import path, package.module:Class")
-    arguments: dict[str, Any] = Field(default_factory=dict, description="further keyword arguments")
+    kind: ChangesBits[Literal["custom"]] = "custom"
+    path: ChangesBits[str] = Field(description="import path, package.module:Class")
+    arguments: ChangesBits[dict[str, Any]] = Field(default_factory=dict, description="further keyword arguments")
 
 
 NetworkSettings = Annotated[
@@ -68,109 +186,22 @@ NetworkSettings = Annotated[
 ]
 
 
-Positive = Annotated[int, Field(ge=1)]
-
-
-class EngineSettings(Settings):
-    """Where and how the blocks are run; nothing here changes a result."""
-
-    kind: Literal["ray", "sequential"] = "ray"
-    address: str | None = Field(
-        None, description="a running Ray cluster (default: $RAY_ADDRESS, else a Ray of our own)"
-    )
-    workers: Positive | Literal["auto"] = Field("auto", description="block worker actors (auto: one a GPU or core)")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads_per_worker: Positive = Field(1, description="CPU threads of a worker; part of what fixes the bits")
-    round_steps: Positive | Literal["auto"] = Field(
-        "auto", description="steps sent to a block in one message (auto: 16, on a GPU 256)"
-    )
-    prefetch: Positive = Field(2, description="rounds in flight for each block")
-    sampling: Literal["auto", "coordinator", "worker"] = Field(
-        "auto",
-        description="who draws z (auto: the workers where z is large, GPUs are many or cores few); always the same",
-    )
-    cuda_graphs: Literal["auto", "always", "never"] = Field(
-        "auto",
-        description="record a block's step on a GPU once, then replay it (auto: if it can be); same bits",
-    )
-    blocks_at_once: Positive | Literal["auto"] = Field(
-        "auto", description="blocks that a worker trains at the same time (auto: up to 8 on a GPU, 1 on a CPU)"
-    )
-    blocks_per_worker: Positive | None = Field(
-        None, description="most blocks that a worker holds at a time; the others wait their turn (default: no limit)"
-    )
-    max_failures: int = Field(
-        8, ge=-1, description="lost workers that one block may have been training on, -1 is any number"
-    )
-    start_timeout_seconds: float = Field(120, gt=0, description="for the first worker to start")
-    move_after_seconds: float = Field(
-        30, gt=0, description="blocks of a lost or missing worker wait so long for it, then they move to others"
-    )
-    hang_seconds: float = Field(
-        20, gt=0, description="without reply, and ten times its slowest round, before a worker counts as hung"
-    )
-    stall_timeout_seconds: float = Field(1800, gt=0, description="the same before a worker's first round is done")
-    grace_seconds: float = Field(
-        30, gt=0, description="for snapshots after SIGTERM or Ctrl-C; a second Ctrl-C ends at once"
-    )
-
-
-class EvaluationSettings(Settings):
-    """What the evaluator does while training goes on."""
-
-    samples: int = Field(
-        512, ge=0, description="of the test and of the validation set, at each checkpoint; 0 is no evaluation at all"
-    )
-
-
-class CheckpointSettings(Settings):
-    """When the state of all blocks is kept."""
-
-    every_steps: Positive | None = Field(None, description="default: an epoch, but at least five in a run")
-    num_to_keep: Positive = Field(2, description="complete checkpoints kept in the run directory")
-    snapshot_every_steps: Positive | Literal["auto"] = Field(
-        "auto", description="each block's own snapshots between checkpoints, from which it recovers"
-    )
-    storage_timeout_seconds: float = Field(
-        600, gt=0, description="training goes on in memory for so long while the run directory cannot be written"
-    )
-
-    def steps_between(self, total_steps: int, steps_per_epoch: int) -> int:
-        """Steps from one checkpoint to the next."""
-        return self.every_steps or min(max(steps_per_epoch, 1), -(-total_steps // 5))
-
-
-class MetricsSettings(Settings):
-    """The Prometheus endpoint on the coordinator's node."""
-
-    port: int | None = Field(
-        9464,
-        ge=0,
-        le=65535,
-        description="0 is any free port, null is no endpoint; a taken port moves to a free one",
-    )
-    host: str = Field("127.0.0.1", description="the address to listen on; 0.0.0.0 is every network of the node")
-    discovery: str | None = Field(
-        None, description="a folder for Prometheus's file_sd_configs, where a file tells of this run's endpoint"
-    )
-    linger_seconds: float = Field(
-        0, ge=0, description="the endpoint stays so long after the end, for a last scrape of the final figures"
-    )
+# --- blocks, classifier, objective -----------------------------------------------------------------------------------
 
 
 class BlockTrainingSettings(Settings):
     """What may differ for a single block; what is not given is as in `training`."""
 
-    learning_rate: float | None = Field(None, gt=0)
-    weight_decay: float | None = Field(None, ge=0)
-    gradient_clip: float | None = Field(None, gt=0, description="largest gradient norm")
+    learning_rate: ChangesBits[float | None] = Field(None, gt=0)
+    weight_decay: ChangesBits[float | None] = Field(None, ge=0)
+    gradient_clip: ChangesBits[float | None] = Field(None, gt=0, description="largest gradient norm")
 
 
 class BlockSettings(Settings):
     """The T denoising blocks and their networks."""
 
-    count: int = Field(10, ge=1, le=10_000, description="T")
-    only: tuple[Positive, ...] | None = Field(
+    count: ChangesBits[int] = Field(10, ge=1, le=10_000, description="T")
+    only: ChangesBlocks[tuple[Positive, ...] | None] = Field(
         None, description="train these blocks alone, e.g. [1, 2, 5] or 1-5,8 (default: all)"
     )
     network: NetworkSettings = SmallConvNetwork()
@@ -219,16 +250,32 @@ def _parse_ranges(text: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-Precision = Literal["float32", "tf32", "bfloat16"]
+class ClassifierSettings(Settings):
+    """The classifier on z_T; its steps cost next to nothing and it needs a learning rate of its own."""
+
+    kind: ChangesBits[Literal["linear", "radial"]] = Field(
+        "linear", description="softmax over f(z_T), or distances to embeddings"
+    )
+    learning_rate: ChangesBits[float] = Field(2e-2, gt=0)
+    sigma: ChangesBits[float] = Field(0.5, gt=0, description="kind radial: σ of Eq. 15, in units of the embeddings")
+
+
+class ObjectiveSettings(Settings):
+    """Eq. 8."""
+
+    eta: ChangesBits[float] = Field(0.1, gt=0, description="η, the weight of the denoising term")
+
+
+# --- training --------------------------------------------------------------------------------------------------------
 
 
 class LearningRateSchedule(Settings):
     """How the learning rates of blocks and classifier move over the run (torch.optim.lr_scheduler)."""
 
-    kind: Literal["constant", "cosine", "step", "one-cycle"] = "constant"
-    warmup_steps: int = Field(0, ge=0, description="rise linearly over so many steps first")
-    step_size: Positive = Field(1000, description="kind step: steps between two drops")
-    gamma: float = Field(0.1, gt=0, le=1, description="kind step: factor of each drop")
+    kind: ChangesBits[Literal["constant", "cosine", "step", "one-cycle"]] = "constant"
+    warmup_steps: ChangesBits[int] = Field(0, ge=0, description="rise linearly over the first so many steps")
+    step_size: ChangesBits[Positive] = Field(1000, description="kind step: steps between two drops")
+    gamma: ChangesBits[float] = Field(0.1, gt=0, le=1, description="kind step: factor of each drop")
 
     @model_validator(mode="after")
     def _one_cycle_warms_up_itself(self) -> "LearningRateSchedule":
@@ -237,33 +284,40 @@ class LearningRateSchedule(Settings):
         return self
 
 
-class TrainingSettings(Settings):
-    """Steps, batches and the optimiser; the defaults are the paper's."""
+Precision = Literal["float32", "tf32", "bfloat16"]
 
-    epochs: Positive = Field(40, description="passes over the training set")
-    max_steps: Positive | None = Field(None, description="steps of every block; where given, epochs is not used")
-    batch_size: int = Field(128, ge=2)
-    replicas_per_block: Positive = Field(
+
+class TrainingSettings(Settings):
+    """Steps, batches, arithmetic and the optimiser; the defaults are the paper's."""
+
+    epochs: ChangesBits[Positive] = Field(40, description="passes over the training set")
+    max_steps: ChangesBits[Positive | None] = Field(
+        None, description="steps of every block; if given, epochs is not used"
+    )
+    batch_size: ChangesBits[int] = Field(128, ge=2)
+    replicas_per_block: ChangesBits[Positive] = Field(
         1, description="processes that train each block together, each on its share of every batch"
     )
-    precision: Precision = Field(
+    precision: ChangesBits[Precision] = Field(
         "float32",
         description="that networks multiply in; weights, losses and optimiser stay float32 (tf32 only differs on GPUs)",
     )
-    channels_last: bool | Literal["auto"] = Field(
+    channels_last: ChangesBits[bool | Literal["auto"]] = Field(
         "auto", description="how images lie in memory (auto: yes on a CPU, and for tf32 or bfloat16 on a GPU)"
     )
-    compile: bool = Field(
+    compile: ChangesBits[bool] = Field(
         False, description="let torch.compile fuse each block's network; needs a C++ compiler or Triton"
     )
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(1e-3, ge=0)
-    gradient_clip: float | None = Field(None, gt=0, description="largest gradient norm of a block (default: none)")
+    optimizer: ChangesBits[Literal["adamw", "adam", "sgd"]] = "adamw"
+    learning_rate: ChangesBits[float] = Field(1e-3, gt=0)
+    weight_decay: ChangesBits[float] = Field(1e-3, ge=0)
+    gradient_clip: ChangesBits[float | None] = Field(
+        None, gt=0, description="largest gradient norm of a block (default: none)"
+    )
     lr_schedule: LearningRateSchedule = LearningRateSchedule()
 
     def wants_channels_last(self, on_gpu: bool) -> bool:
-        """Whether images lie in memory with all channels of a pixel side by side."""
+        """Return True if images lie in memory with all channels of a pixel side by side."""
         if self.channels_last == "auto":
             return not on_gpu or self.precision != "float32"
         return self.channels_last
@@ -273,98 +327,117 @@ class TrainingSettings(Settings):
         return self.max_steps or self.epochs * (training_samples // self.batch_size)
 
 
-OpenUnit = Annotated[float, Field(gt=0, lt=1)]
+# --- where and how a run goes ----------------------------------------------------------------------------------------
 
 
-class AugmentSettings(Settings):
-    """Random changes to training images, keyed by (seed, epoch, sample)."""
+class EngineSettings(Settings):
+    """Where and how the blocks are run. Only the device and its threads change bits: they order the sums."""
 
-    crop_padding: int = Field(0, ge=0, description="pad by so many pixels, then crop back at random; 0 is off")
-    flip: bool = Field(False, description="mirror left-right with probability 1/2")
-
-
-class DataSettings(Settings):
-    """What is learned from."""
-
-    name: Literal["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "image-folder", "npz", "packed"] = "digits"
-    root: str | None = Field(
-        None,
-        description="torchvision's root folder (default: data), the image folder, the .npz file, or a packed folder",
+    kind: KeepsBits[Literal["ray", "sequential"]] = "ray"
+    address: KeepsBits[str | None] = Field(
+        None, description="a running Ray cluster (default: $RAY_ADDRESS, else a Ray of our own)"
     )
-    download: bool = Field(True, description="let torchvision download what is missing under root")
-    validation_fraction: float = Field(0.1, gt=0, lt=0.5, description="held out of the training set")
-    test_fraction: float = Field(
-        0.2, gt=0, lt=0.9, description="held out as test set where the data brings none (image-folder, npz)"
+    # The baseline's processes share every batch, as replicas_per_block do. NoProp's workers share nothing.
+    workers: ChangesBaselineBits[Positive | Literal["auto"]] = Field(
+        "auto", description="block worker actors (auto: one a GPU or core); processes of the baseline"
     )
-    image_size: Positive | None = Field(None, description="image-folder: resize to this many pixels a side")
-    classes: Positive | None = Field(None, description="npz: number of classes (default: the largest label + 1)")
-    augment: AugmentSettings = AugmentSettings()
-
-    @model_validator(mode="after")
-    def _root_is_given(self) -> "DataSettings":
-        if self.name in ("image-folder", "npz", "packed") and self.root is None:
-            raise ValueError(f"root must be given for data.name={self.name}")
-        return self
-
-
-class ScheduleSettings(Settings):
-    """The noise schedule ᾱ_0 < … < ᾱ_T (docs/mathematics.md)."""
-
-    kind: Literal["cosine", "linear", "equal-probability", "list"] = "cosine"
-    alpha_bar_min: OpenUnit | None = Field(None, description="ᾱ_0 (default 1e-4, lower for very many blocks)")
-    alpha_bar_max: OpenUnit | None = Field(None, description="ᾱ_T (default 0.999, higher for very many blocks)")
-    alpha_bar: tuple[float, ...] | None = Field(None, description="kind list: the T + 1 values, rising")
-
-    @model_validator(mode="after")
-    def _list_has_values(self) -> "ScheduleSettings":
-        if (self.kind == "list") != (self.alpha_bar is not None):
-            raise ValueError("alpha_bar is given exactly where schedule.kind=list")
-        return self
-
-
-class EmbeddingSettings(Settings):
-    """The class embeddings W_embed (m × d)."""
-
-    kind: Literal["onehot", "learned", "prototype"] = Field(
-        "onehot", description="the identity; learned from a random start; learned from a typical image of each class"
+    device: ChangesBits[Literal["auto", "cpu", "cuda"]] = Field(
+        "auto", description="that networks compute on (auto: a GPU if there is one); fixes the bits"
     )
-    dim: Positive | None = Field(None, description="kind learned: d (default 20)")
-    learning_rate: float = Field(1e-3, gt=0, description="of W_embed, where it is learned")
-    sync_steps: Positive = Field(
-        32, description="steps that a version of W_embed lasts where it is learned; 1 is a joint update at every step"
+    threads_per_worker: ChangesBits[Positive] = Field(1, description="CPU threads of a worker; fixes the bits")
+    round_steps: KeepsBits[Positive | Literal["auto"]] = Field(
+        "auto", description="steps sent to a block in one message (auto: 16, on a GPU 256)"
+    )
+    prefetch: KeepsBits[Positive] = Field(2, description="rounds in flight for each block")
+    sampling: KeepsBits[Literal["auto", "coordinator", "worker"]] = Field(
+        "auto",
+        description="who draws z (auto: the workers if z is large, GPUs are many or cores few); always the same draws",
+    )
+    cuda_graphs: KeepsBits[Literal["auto", "always", "never"]] = Field(
+        "auto", description="record a block's step on a GPU once, then replay it (auto: if it can be)"
+    )
+    blocks_at_once: KeepsBits[Positive | Literal["auto"]] = Field(
+        "auto", description="blocks that a worker trains at the same time (auto: up to 8 on a GPU, 1 on a CPU)"
+    )
+    blocks_per_worker: KeepsBits[Positive | None] = Field(
+        None, description="most blocks that a worker holds at a time; the others wait their turn (default: no limit)"
+    )
+    max_failures: KeepsBits[int] = Field(
+        8, ge=-1, description="lost workers that one block may have been training on, -1 is any number"
+    )
+    start_timeout_seconds: KeepsBits[float] = Field(120, gt=0, description="for the first worker to start")
+    move_after_seconds: KeepsBits[float] = Field(
+        30, gt=0, description="blocks of a lost or missing worker wait this long for it, then they move to others"
+    )
+    hang_seconds: KeepsBits[float] = Field(
+        20, gt=0, description="without reply, and ten times its slowest round, before a worker counts as hung"
+    )
+    stall_timeout_seconds: KeepsBits[float] = Field(
+        1800, gt=0, description="the same before a worker's first round is done"
+    )
+    grace_seconds: KeepsBits[float] = Field(
+        30, gt=0, description="for snapshots after SIGTERM or Ctrl-C; a second Ctrl-C ends at once"
     )
 
-    @property
-    def is_learned(self) -> bool:
-        """Whether blocks share something that moves."""
-        return self.kind != "onehot"
 
-    @model_validator(mode="after")
-    def _dim_fits(self) -> "EmbeddingSettings":
-        if self.dim is not None and self.kind != "learned":
-            raise ValueError(f"embedding.dim={self.dim} is only for embedding.kind=learned; {self.kind} has its own")
-        return self
+class EvaluationSettings(Settings):
+    """What the evaluator does while training goes on."""
+
+    samples: KeepsBits[int] = Field(
+        512, ge=0, description="of the test and of the validation set, at each checkpoint; 0 is no evaluation at all"
+    )
 
 
-class ClassifierSettings(Settings):
-    """The classifier on z_T; its steps cost next to nothing and it needs a learning rate of its own."""
+class CheckpointSettings(Settings):
+    """When the state of all blocks is kept.
 
-    kind: Literal["linear", "radial"] = Field("linear", description="softmax over f(z_T), or distances to embeddings")
-    learning_rate: float = Field(2e-2, gt=0)
-    sigma: float = Field(0.5, gt=0, description="kind radial: σ of Eq. 15, in units of the embeddings")
+    No cadence changes bits. If W_embed is learned, checkpoints are moved to the ends of its versions
+    (embedding.sync_steps), never the versions to them.
+    """
+
+    every_steps: KeepsBits[Positive | None] = Field(None, description="default: an epoch, but at least five in a run")
+    num_to_keep: KeepsBits[Positive] = Field(2, description="complete checkpoints kept in the run directory")
+    snapshot_every_steps: KeepsBits[Positive | Literal["auto"]] = Field(
+        "auto",
+        description="each block's own snapshots between checkpoints, from which it recovers (auto: 64, on a GPU 2048)",
+    )
+    storage_timeout_seconds: KeepsBits[float] = Field(
+        600, gt=0, description="training goes on in memory this long while the run directory cannot be written"
+    )
+
+    def steps_between(self, total_steps: int, steps_per_epoch: int) -> int:
+        """Steps from one checkpoint to the next."""
+        return self.every_steps or min(max(steps_per_epoch, 1), -(-total_steps // 5))
 
 
-class ObjectiveSettings(Settings):
-    """Eq. 8."""
+class MetricsSettings(Settings):
+    """The Prometheus endpoint on the coordinator's node."""
 
-    eta: float = Field(0.1, gt=0, description="η, the weight of the denoising term")
+    port: KeepsBits[int | None] = Field(
+        9464,
+        ge=0,
+        le=65535,
+        description="0 is any free port, null is no endpoint; a taken port moves to a free one",
+    )
+    host: KeepsBits[str] = Field(
+        "127.0.0.1", description="the address to listen on; 0.0.0.0 is every network of the node"
+    )
+    discovery: KeepsBits[str | None] = Field(
+        None, description="a folder for Prometheus's file_sd_configs, where a file tells of this run's endpoint"
+    )
+    linger_seconds: KeepsBits[float] = Field(
+        0, ge=0, description="the endpoint stays this long after the end, for a last scrape of the final figures"
+    )
+
+
+# --- the whole -------------------------------------------------------------------------------------------------------
 
 
 class RunConfig(Settings):
     """Everything that describes a run."""
 
-    seed: int = Field(0, ge=0, lt=2**63)
-    method: Literal["noprop", "backprop"] = Field(
+    seed: ChangesBits[int] = Field(0, ge=0, lt=2**63, description="of everything that is drawn at random")
+    method: ChangesBits[Literal["noprop", "backprop"]] = Field(
         "noprop", description="backprop: the paper's baseline, the same blocks trained end to end (Eqs. 17-19)"
     )
     data: DataSettings = DataSettings()
@@ -379,15 +452,56 @@ class RunConfig(Settings):
     checkpoint: CheckpointSettings = CheckpointSettings()
     metrics: MetricsSettings = MetricsSettings()
 
+    @property
+    def shares_embedding(self) -> bool:
+        """Return True if stages that are trained apart share a W_embed that moves."""
+        return self.method == "noprop" and self.embedding.is_learned
+
+    def training_of(self, block: int) -> TrainingSettings:
+        """The training settings of one block."""
+        own = self.blocks.training.get(block)
+        return self.training.model_copy(update=own.model_dump(exclude_none=True)) if own else self.training
+
+    def noise_schedule(self) -> Schedule:
+        """The schedule of T = blocks.count blocks.
+
+        Raises:
+            UserError: ᾱ does not rise strictly within (0, 1), or a list has not T + 1 entries.
+        """
+        schedule, T = self.schedule, self.blocks.count
+        ends = {
+            name: value for name in ("alpha_bar_min", "alpha_bar_max") if (value := getattr(schedule, name)) is not None
+        }
+        match schedule.kind:
+            case "cosine":
+                return cosine(T, **ends)
+            case "linear":
+                return linear(T, **ends)
+            case "equal-probability":
+                return equal_probability(T, **ends)
+            case "list":
+                values = schedule.alpha_bar or ()
+                if len(values) != T + 1:
+                    raise ValueError(
+                        f"schedule.alpha_bar has {len(values)} values, blocks.count={T} needs {T + 1} (t = 0..T)"
+                    )
+                return Schedule(values)
+
+    # What no section can check alone:
+
     @model_validator(mode="after")
     def _schedule_is_valid(self) -> "RunConfig":
         self.noise_schedule()
         return self
 
-    @property
-    def shares_embedding(self) -> bool:
-        """Whether stages that are trained apart share a W_embed that moves."""
-        return self.method == "noprop" and self.embedding.is_learned
+    @model_validator(mode="after")
+    def _a_learned_embedding_needs_every_block(self) -> "RunConfig":
+        if self.shares_embedding and self.blocks.only is not None:
+            raise ValueError(
+                f"blocks.only is not allowed with embedding.kind={self.embedding.kind}: all blocks learn W_embed "
+                "together; embedding.kind=onehot lets blocks be trained apart"
+            )
+        return self
 
     @model_validator(mode="after")
     def _backprop_needs_every_block_and_ray(self) -> "RunConfig":
@@ -433,42 +547,3 @@ class RunConfig(Settings):
                 "of the optimiser than its learning rate; use auto or never"
             )
         return self
-
-    @model_validator(mode="after")
-    def _a_learned_embedding_needs_every_block(self) -> "RunConfig":
-        if self.shares_embedding and self.blocks.only is not None:
-            raise ValueError(
-                f"blocks.only is not allowed with embedding.kind={self.embedding.kind}: all blocks learn W_embed "
-                "together; embedding.kind=onehot lets blocks be trained apart"
-            )
-        return self
-
-    def training_of(self, block: int) -> TrainingSettings:
-        """The training settings of one block."""
-        own = self.blocks.training.get(block)
-        return self.training.model_copy(update=own.model_dump(exclude_none=True)) if own else self.training
-
-    def noise_schedule(self) -> Schedule:
-        """The schedule of T = blocks.count blocks.
-
-        Raises:
-            UserError: ᾱ does not rise strictly within (0, 1), or a list has not T + 1 entries.
-        """
-        schedule, T = self.schedule, self.blocks.count
-        ends = {
-            name: value for name in ("alpha_bar_min", "alpha_bar_max") if (value := getattr(schedule, name)) is not None
-        }
-        match schedule.kind:
-            case "cosine":
-                return cosine(T, **ends)
-            case "linear":
-                return linear(T, **ends)
-            case "equal-probability":
-                return equal_probability(T, **ends)
-            case "list":
-                values = schedule.alpha_bar or ()
-                if len(values) != T + 1:
-                    raise ValueError(
-                        f"schedule.alpha_bar has {len(values)} values, blocks.count={T} needs {T + 1} (t = 0..T)"
-                    )
-                return Schedule(values)

@@ -3,16 +3,22 @@
 It is the oracle: the Ray engine's weights must have the same bits.
 """
 
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from noprop_dist.data.dataset import DataSet
 from noprop_dist.errors import TrainingError
+from noprop_dist.records import News
+from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.training.batch_stream import RoundKey
+from noprop_dist.training.batch_stream import Round, RoundKey
 from noprop_dist.training.checkpoint_evaluation import CheckpointEvaluation, evaluate_checkpoint
+from noprop_dist.training.embedding import EmbeddingTrainer
 from noprop_dist.training.finite import NonFiniteError
-from noprop_dist.training.progress import RunProgress
+from noprop_dist.training.messages import RoundReport
+from noprop_dist.training.progress import ProgressBoard, RunProgress
 from noprop_dist.training.rounds import train_round
 from noprop_dist.training.run_log import RunLog
 from noprop_dist.training.setup import RunSetup
@@ -39,15 +45,33 @@ def train_sequentially(
             is learned, the run goes on from the last step that all stages have a snapshot of).
 
     Returns:
-        The figures of the last checkpoint; None where nothing is evaluated.
+        The figures of the last checkpoint; None if nothing was evaluated, or the run was stopped.
 
     Raises:
         TrainingError: the loss or weights of a stage are no longer finite; names it, the step and the likely cause.
     """
-    return _Run(setup, data, directory, on_progress, stopped).train()
+    run = _Run(setup, data, directory, on_progress, stopped)
+    for checkpoint in setup.checkpoint_steps:
+        for end in run.versions_until(checkpoint):  # of W_embed; one, if it is fixed
+            for trainer in run.trainers:  # Algorithm 1: for t = 1, …, T, and then p̂_out
+                with run.saving(trainer, end):
+                    for batches in run.batches(trainer.stage, end):  # for each mini-batch, several in a round
+                        run.trained(train_round(trainer, batches, stopped))
+            run.make_next_version(end)
+        if stopped():
+            return None
+        run.finish_checkpoint(checkpoint)
+    return run.last_evaluation
 
 
 class _Run:
+    """What surrounds the algorithm: where each stage goes on, its snapshots, the versions of W_embed, the records.
+
+    Attributes:
+        trainers: of the blocks, then of the classifier, each where its stage goes on.
+        last_evaluation: the last that this process made; None before that.
+    """
+
     def __init__(
         self,
         setup: RunSetup,
@@ -56,95 +80,113 @@ class _Run:
         on_progress: Callable[[RunProgress], None],
         stopped: Callable[[], bool],
     ) -> None:
-        config = setup.config
         self._device = setup.start_computing()
         self._setup = setup = replace(setup, on_gpu=self._device.type == "cuda")
         self._data, self._directory = data, directory
         self._on_progress, self._stopped = on_progress, stopped
         self._stream = setup.batch_stream(data.train.labels)
         samples = setup.training_samples(data.train.inputs, self._device)
-        self._trainers: dict[int, StageTrainer] = {
-            t: setup.block_trainer(t, samples, self._device) for t in config.blocks.trained()
-        } | {setup.classifier_stage: setup.classifier_trainer(self._device)}
-        self._owner = None if setup.embedding_stage is None else setup.embedding_trainer()
+        self.trainers: list[StageTrainer] = [
+            *(setup.block_trainer(t, samples, self._device) for t in setup.config.blocks.trained()),
+            setup.classifier_trainer(self._device),
+        ]
+        self._owner = setup.embedding_trainer() if setup.learns_embedding else None
         self._checkpoints = setup.checkpoint_writer(directory)
-        self._done = dict.fromkeys(setup.stages, 0)
+        warnings = self._resume()
+        self._log = RunLog(directory, self._done)
+        self._board = ProgressBoard(self._done, setup.total_steps, time.monotonic())
+        self.last_evaluation: CheckpointEvaluation | None = None
+        for warning in warnings:
+            self._board.news.tell(warning)
+            self._log.add(News(text=warning))
+
+    def _resume(self) -> list[str]:
+        """Put every stage at its newest snapshot. Returns warnings of damaged ones."""
         snapshots, warnings = self._checkpoints.take_over()
-        for stage, snapshot in snapshots.items():
-            trainer = self._owner if stage == setup.embedding_stage else self._trainers[stage]
-            assert trainer is not None
-            trainer.restore(snapshot)
-            self._done[stage] = snapshot.step
-        self._exchange = setup.embedding_exchange(snapshots)
-        self._log = RunLog(setup, directory, self._done)
-        self._log.news(*warnings)
+        owners = [] if self._owner is None else [self._owner]
+        trainers: list[StageTrainer | EmbeddingTrainer] = [*self.trainers, *owners]
+        for trainer in trainers:
+            if trainer.stage in snapshots:
+                trainer.restore(snapshots[trainer.stage])
+        self._done = {stage: snapshots[stage].step if stage in snapshots else 0 for stage in self._setup.stages}
+        self._exchange = self._setup.embedding_exchange(snapshots)
+        return warnings
 
-    def train(self) -> CheckpointEvaluation | None:
-        evaluation = None
-        for checkpoint in self._setup.checkpoint_steps:
-            for last in self._versions_until(checkpoint):
-                for stage, trainer in self._trainers.items():  # Algorithm 1: for t = 1 … T, then p̂_out
-                    self._train_until(last, stage, trainer, save=last == checkpoint)
-                self._update_embedding(last, save=last == checkpoint)
-            if self._stopped():
-                return None
-            complete = checkpoint in self._checkpoints.complete_steps
-            if self._setup.evaluates and complete and not self._log.evaluated(checkpoint):
-                evaluation = self._measure(checkpoint)
-            self._checkpoints.prune(up_to=checkpoint)
-        return evaluation
-
-    def _versions_until(self, checkpoint: int) -> Iterator[int]:
-        """Ends of the versions of W_embed up to a checkpoint; the checkpoint alone where W_embed is fixed."""
+    def versions_until(self, checkpoint: int) -> Iterator[int]:
+        """Ends of the versions of W_embed up to a checkpoint; the checkpoint alone if W_embed is fixed."""
         step = min(self._done.values())
         while self._exchange is not None and (step := self._exchange.end_of_version(step)) < checkpoint:
             yield step
         yield checkpoint
 
-    def _train_until(self, last: int, stage: int, trainer: StageTrainer, save: bool) -> None:
-        begun, round_steps = self._done[stage], self._setup.round_steps
+    def batches(self, stage: Stage, end: int) -> Iterator[Round]:
+        """The batches of a stage from where it stands up to a step, in rounds; none after a stop."""
+        while (first := self._done[stage]) < end and not self._stopped():
+            version = None if self._exchange is None else self._exchange.at(first)
+            steps = min(self._setup.round_steps, end - first)
+            yield self._stream.round(RoundKey(stage, first, steps, version))
+
+    def trained(self, report: RoundReport | None) -> None:
+        """Note what was done of a round; None if it was stopped before its first step."""
+        if report is None:
+            return
+        self._done[report.stage] = report.steps_done
+        if self._exchange is not None and report.embedding_gradient is not None:
+            self._exchange.gather(report.stage, report.steps_done, report.embedding_gradient)
+        self._log.add(report.record())
+        self._tell(report.stage, report.loss)
+
+    @contextmanager
+    def saving(self, trainer: StageTrainer | EmbeddingTrainer, end: int) -> Iterator[None]:
+        """Snapshot a stage after what is done within the `with`, if it stands at a checkpoint or was stopped.
+
+        Raises:
+            TrainingError: its loss or weights became infinite or NaN.
+        """
+        stage = trainer.stage
+        begun = self._done[stage]
         try:
-            for first in range(begun, last, round_steps):  # for each mini-batch
-                self._train_round(trainer, first, min(round_steps, last - first))
-            if self._done[stage] > begun and (save or (self._stopped() and self._exchange is None)):
+            yield
+            # Where W_embed is learned, a stage cannot go on from a step that the others have no snapshot of.
+            wanted = end in self._setup.checkpoint_steps or (self._stopped() and self._exchange is None)
+            if wanted and self._done[stage] > begun:
                 self._log.flush()  # no snapshot without the records of the steps that lead to it
                 self._checkpoints.add(trainer.snapshot())
         except NonFiniteError as error:
-            raise TrainingError(f"{self._setup.stage_name(stage)} was stopped: {error}") from error
+            name = "W_embed" if stage == EMBEDDING else stage.name
+            raise TrainingError(f"{name} was stopped: {error}") from error
 
-    def _train_round(self, trainer: StageTrainer, first: int, steps: int) -> None:
-        version = None if self._exchange is None else self._exchange.at(first)
-        key = RoundKey(trainer.stage, first, steps, version)
-        report = train_round(trainer, self._stream.round(key), self._stopped)
-        if report is None:
+    def make_next_version(self, end: int) -> None:
+        """Make the version of W_embed that follows at step `end`, if W_embed is learned."""
+        if self._owner is None or self._exchange is None or self._done[EMBEDDING] >= end:
             return
-        self._done[trainer.stage] = report.steps_done
-        if self._exchange is not None and report.embedding_gradient is not None:
-            self._exchange.gather(trainer.stage, report.steps_done, report.embedding_gradient)
-        self._log.round(report)
-        self._on_progress(self._log.board.picture())
-
-    def _update_embedding(self, last: int, save: bool) -> None:
-        if self._owner is None or self._exchange is None or self._done[self._owner.stage] >= last:
-            return
-        update = self._exchange.update_at(last - 1)
+        update = self._exchange.update_at(end - 1)
         if update is None:
             return  # stopped on the way
-        try:
+        with self.saving(self._owner, end):
             version, report = self._owner.apply(update)
-        except NonFiniteError as error:
-            raise TrainingError(f"W_embed was stopped: {error}") from error
-        self._exchange.publish(version)
-        self._exchange.forget_before(last)
-        self._done[self._owner.stage] = last
-        self._log.round(report)
-        if save:
-            self._log.flush()
-            self._checkpoints.add(self._owner.snapshot())
+            self._exchange.publish(version)
+            self._exchange.forget_before(end)
+            self._done[EMBEDDING] = end
+            self._log.add(report.record())
+            self._tell(EMBEDDING, None)
 
-    def _measure(self, checkpoint: int) -> CheckpointEvaluation:
+    def finish_checkpoint(self, checkpoint: int) -> None:
+        """Measure a checkpoint that is whole, unless an earlier process did; delete what is superseded."""
+        whole = checkpoint in self._checkpoints.complete_steps
+        if whole and self._setup.evaluates and not self._log.evaluated(checkpoint):
+            self._measure(checkpoint)
+        self._checkpoints.prune(up_to=checkpoint)
+
+    def _measure(self, checkpoint: int) -> None:
         figures = evaluate_checkpoint(self._setup, self._data.held_out, self._directory, checkpoint, self._device)
-        self._log.evaluation(figures)
+        self.last_evaluation = figures
+        for record in figures.records():
+            self._log.add(record)
         self._log.flush()
-        self._on_progress(self._log.board.picture())
-        return figures
+        self._board.news.tell(figures.summary())
+        self._on_progress(self._board.picture(time.monotonic()))
+
+    def _tell(self, stage: Stage, loss: float | None) -> None:
+        self._board.reported(stage, self._done[stage], loss, time.monotonic())
+        self._on_progress(self._board.picture(time.monotonic()))

@@ -1,159 +1,304 @@
-"""Snapshots of single stages become checkpoints of the whole network; what nobody needs any more is deleted."""
+"""Snapshots and checkpoints as files.
 
-from bisect import insort
-from collections.abc import Mapping, Sequence
+checkpoints/step-00000300/          what the stages left at one step
+    block-01.safetensors            weights
+    block-01.optimizer.safetensors
+    block-01.json                   the snapshot's entry, written after its files: fingerprint and checksums
+    …  classifier.*
+    manifest.json                   all entries; with it the snapshots of this step are a checkpoint
+"""
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+import torch
+
+import noprop_dist
 from noprop_dist.errors import UserError
-from noprop_dist.storage.checkpoint_files import CheckpointFiles, Record
-from noprop_dist.storage.snapshot import Snapshot
+from noprop_dist.stages import Stage
+from noprop_dist.storage.snapshot import OPTIMIZER, WEIGHTS, Snapshot, from_files, stage_facts, stage_of, to_files
+from noprop_dist.storage.store import Store
 
-SNAPSHOTS_KEPT = 2
-"""Of every stage, whatever else is deleted: the newest, and the one before it in case the newest is damaged."""
+FORMAT = 2
+ENTRY, MANIFEST = ".json", "manifest.json"
 
 
-class CheckpointWriter:
-    """Collects each stage's snapshots, in any order of stages, into whole checkpoints.
+@dataclass(frozen=True)
+class SnapshotEntry:
+    """What is written down of one snapshot.
 
-    Args:
-        files: of the run.
-        names: file name of every stage that the run trains, by stage.
-        checkpoint_steps: steps at which all stages' snapshots make a checkpoint.
-        num_to_keep: complete checkpoints that are kept.
-        notes: further facts for the manifests.
-        together_at: where stages share W_embed, the only steps at which all of them can go on together; snapshots of
-            other steps are not written.
+    Attributes:
+        stage: whose snapshot it is.
+        name: what the names of its files begin with: "block-03", "classifier", "embedding" or "network".
+        step: optimiser steps done.
+        sha256: fingerprint of the weights; see `weights_sha256`.
+        files: SHA-256 of each file, by name.
     """
 
-    def __init__(
-        self,
-        files: CheckpointFiles,
-        names: Mapping[int, str],
-        checkpoint_steps: Sequence[int],
-        num_to_keep: int,
-        notes: Mapping[str, Any] | None = None,
-        together_at: Sequence[int] | None = None,
-    ) -> None:
-        self._files = files
-        self._names = names
-        self._checkpoint_steps = frozenset(checkpoint_steps)
-        self._num_to_keep = num_to_keep
-        self._notes = notes or {}
-        self._together_at = together_at
-        self._saved: dict[int, list[int]] = {stage: [] for stage in names}
-        self._complete: list[int] = []
-        self._given_up: set[int] = set()
+    stage: Stage
+    name: str
+    step: int
+    sha256: str
+    files: Mapping[str, str]
 
-    def take_over(self) -> tuple[dict[int, Snapshot], list[str]]:
-        """Go on where an earlier process stopped, wherever that was.
+    def to_json(self, blocks: int) -> dict[str, Any]:
+        """As plain values, in a run of T = `blocks`."""
+        facts = {"step": self.step, "sha256": self.sha256, "files": dict(self.files)}
+        return {"name": self.name, **stage_facts(self.stage, blocks), **facts}
 
-        A checkpoint whose manifest is missing or damaged though all of its snapshots are there is completed.
-
-        Returns:
-            Each stage's newest snapshot that is whole, and warnings of damaged ones.
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> "SnapshotEntry":
+        """Read back what `to_json` made.
 
         Raises:
-            OSError: the storage cannot be read or written.
+            ValueError: the values are not those of an entry.
+            LookupError: something is missing.
         """
-        found = self._files.saved_steps()
-        steps = {stage: found.get(name, []) for stage, name in self._names.items()}
-        if self._together_at is not None:
-            common = set.intersection(*(set(each) for each in steps.values()))
-            steps = {stage: [step for step in each if step in common] for stage, each in steps.items()}
-        snapshots, warnings = self._newest(steps)
-        for stage, snapshot in snapshots.items():
-            self._saved[stage] = [step for step in steps[stage] if step <= snapshot.step]
-        for step in sorted(self._checkpoint_steps):
-            if all(step in saved for saved in self._saved.values()):
-                self._take_over_checkpoint(step, warnings)
-        return snapshots, warnings
+        name, files = values["name"], values["files"]
+        if not files:
+            raise ValueError("it names no files")
+        return SnapshotEntry(stage_of(values, name), name, values["step"], values["sha256"], files)
 
-    def _newest(self, steps: Mapping[int, Sequence[int]]) -> tuple[dict[int, Snapshot], list[str]]:
-        """Each stage's newest snapshot that is whole, of these steps; of the same step where they go together."""
-        snapshots, warnings = {}, []
-        for stage, name in self._names.items():
-            snapshot, damaged = self._files.newest(name, steps[stage])
-            warnings += damaged
-            if snapshot is not None:
-                snapshots[stage] = snapshot
-        oldest = min((each.step for each in snapshots.values()), default=0)
-        if self._together_at is None or all(each.step == oldest for each in snapshots.values()):
-            return snapshots, warnings
-        again, further = self._newest({stage: [s for s in each if s <= oldest] for stage, each in steps.items()})
-        return again, warnings + further
 
-    @property
-    def complete_steps(self) -> Sequence[int]:
-        """Of the checkpoints that are whole, rising."""
-        return tuple(self._complete)
+@dataclass(frozen=True)
+class SettingChange:
+    """A setting that a `resume` changed.
 
-    def add(self, snapshot: Snapshot) -> bool:
-        """Write a snapshot; whether it was the last one that its checkpoint waited for.
+    Attributes:
+        setting: "key=value".
+        from_step: from which it holds, by the file names of the stages.
+    """
+
+    setting: str
+    from_step: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is written down of one checkpoint.
+
+    Attributes:
+        step: of all its snapshots.
+        stages: the snapshots, blocks first, then the classifier, then a learned W_embed.
+        software: versions that wrote it, by name.
+        changes: of settings, that resumed runs made before it.
+        merged_from: the run directory that each snapshot was taken from, by file name; empty where none was.
+    """
+
+    step: int
+    stages: tuple[SnapshotEntry, ...]
+    software: Mapping[str, str]
+    changes: tuple[SettingChange, ...] = ()
+    merged_from: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self, blocks: int) -> dict[str, Any]:
+        """As plain values, in a run of T = `blocks`."""
+        return {
+            "format": FORMAT,
+            "step": self.step,
+            "stages": [entry.to_json(blocks) for entry in self.stages],
+            "software": self.software,
+            "changes": [asdict(change) for change in self.changes],
+            **({"merged_from": self.merged_from} if self.merged_from else {}),
+        }
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> "Manifest":
+        """Read back what `to_json` made.
 
         Raises:
-            OSError: it cannot be written; the same call may be made again.
+            ValueError: the values are not those of a manifest.
+            LookupError: something is missing.
         """
-        if self._together_at is not None and snapshot.step not in self._together_at:
-            return False
-        self._files.save(snapshot, self._names[snapshot.stage])
-        saved = self._saved[snapshot.stage]
-        if snapshot.step not in saved:
-            insort(saved, snapshot.step)
-        if snapshot.step not in self._checkpoint_steps or any(
-            snapshot.step not in other for other in self._saved.values()
-        ):
-            self._delete_superseded(snapshot.stage)
-            return False
-        self._complete_checkpoint(snapshot.step)
-        return True
-
-    def give_up(self, stage: int) -> None:
-        """A stage takes no further part: later checkpoints will not be whole, and are not kept for it."""
-        self._given_up.add(stage)
-
-    def prune(self, up_to: int) -> None:
-        """Delete complete checkpoints but the last `num_to_keep`, and none after step `up_to`: it may be in use yet.
-
-        Raises:
-            OSError: something cannot be deleted.
-        """
-        for step in self._complete[: -self._num_to_keep]:
-            if step <= up_to:
-                self._files.delete_manifest(step)
-                self._complete.remove(step)
-        for stage in self._names:
-            self._delete_superseded(stage)
-
-    def _take_over_checkpoint(self, step: int, warnings: list[str]) -> None:
-        try:
-            self._files.manifest(step)
-            insort(self._complete, step)
-        except UserError as error:
-            self._complete_checkpoint(step)
-            warnings.append(f"{error}; it was written anew from the snapshots' own entries")
-
-    def _complete_checkpoint(self, step: int) -> None:
-        entries: list[Record] = [self._files.entry(step, name) for name in self._names.values()]
-        self._files.complete(step, entries, self._notes)
-        if step not in self._complete:
-            insort(self._complete, step)
-
-    def _delete_superseded(self, stage: int) -> None:
-        saved = self._saved[stage]
-        for step in saved[: -SNAPSHOTS_KEPT - (self._together_at is not None)]:
-            if not self._needed(step):
-                self._files.delete_snapshot(step, self._names[stage])
-                saved.remove(step)
-                if not any(step in other for other in self._saved.values()):
-                    self._files.delete_step(step)
-
-    def _needed(self, step: int) -> bool:
-        """Whether a step is a checkpoint, or can become one."""
-        if step in self._complete:
-            return True
-        if step not in self._checkpoint_steps or step < max(self._complete, default=0):
-            return False
-        return all(
-            step in saved or (stage not in self._given_up and step > max(saved, default=0))
-            for stage, saved in self._saved.items()
+        return Manifest(
+            values["step"],
+            tuple(SnapshotEntry.from_json(entry) for entry in values["stages"]),
+            values["software"],
+            tuple(SettingChange(**change) for change in values.get("changes", ())),
+            values.get("merged_from", {}),
         )
+
+
+class Checkpoints:
+    """Reads and writes the files above; `CheckpointWriter` decides what is kept, and for how long.
+
+    Args:
+        store: of the run directory.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def save(self, snapshot: Snapshot, blocks: int) -> SnapshotEntry:
+        """Write one stage's snapshot, in a run of T = `blocks`. It counts once its entry is there, which comes last.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        name, folder = snapshot.stage.file(blocks), _folder(snapshot.step)
+        files = to_files(snapshot, blocks)
+        for file, content in files.items():
+            self._store.write(f"{folder}/{file}", content)
+        checksums = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
+        entry = SnapshotEntry(snapshot.stage, name, snapshot.step, snapshot.fingerprint(), checksums)
+        self._store.write(f"{folder}/{name}{ENTRY}", json.dumps(entry.to_json(blocks)).encode())
+        return entry
+
+    def saved_steps(self) -> dict[str, list[int]]:
+        """Steps at which stages left snapshots, rising, by the stages' file names."""
+        saved: dict[str, list[int]] = {}
+        for step in self._all_steps():
+            for file in self._store.names(_folder(step)):
+                if file.endswith(ENTRY) and file != MANIFEST:
+                    saved.setdefault(file.removesuffix(ENTRY), []).append(step)
+        return saved
+
+    def entry(self, step: int, name: str) -> SnapshotEntry:
+        """The entry of a stage's snapshot.
+
+        Raises:
+            UserError: it is missing or damaged.
+        """
+        try:
+            entry = SnapshotEntry.from_json(json.loads(self._store.read(f"{_folder(step)}/{name}{ENTRY}")))
+            if (entry.name, entry.step) != (name, step):
+                raise ValueError("it is of another snapshot")
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise UserError(f"{self._store}: {name}{ENTRY} of step {step} cannot be read: {error}") from error
+        return entry
+
+    def load(self, entry: SnapshotEntry) -> Snapshot:
+        """The snapshot that an entry describes.
+
+        Raises:
+            UserError: a file is missing, does not match its checksum, or is no snapshot.
+        """
+        contents = []
+        for suffix in (WEIGHTS, OPTIMIZER):
+            file = entry.name + suffix
+            try:
+                contents.append(self._store.read(f"{_folder(entry.step)}/{file}"))
+            except OSError as error:
+                raise UserError(f"{self._store}: {file} of step {entry.step} cannot be read: {error}") from error
+            if hashlib.sha256(contents[-1]).hexdigest() != entry.files.get(file):
+                raise UserError(f"{self._store}: {file} of step {entry.step} is damaged (its checksum does not match)")
+        try:
+            return from_files(entry.name, *contents)
+        except ValueError as error:
+            raise UserError(f"{self._store}: {entry.name} of step {entry.step} is {error}") from error
+
+    def newest(self, name: str, steps: Sequence[int]) -> tuple[Snapshot | None, list[str]]:
+        """A stage's newest snapshot that is whole, of `steps`, and a warning for every damaged one that is newer."""
+        warnings: list[str] = []
+        for step in reversed(steps):
+            try:
+                return self.load(self.entry(step, name)), warnings
+            except UserError as error:
+                warnings.append(f"{error}; the one before it is used")
+        return None, warnings
+
+    def complete(
+        self,
+        entries: Iterable[SnapshotEntry],
+        blocks: int,
+        changes: Sequence[SettingChange] = (),
+        merged_from: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write the manifest that makes the snapshots of a step a checkpoint.
+
+        Args:
+            entries: of all stages, all of the same step.
+            blocks: T.
+            changes: see `Manifest`.
+            merged_from: see `Manifest`.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        stages = tuple(sorted(entries, key=lambda entry: entry.stage))
+        manifest = Manifest(stages[0].step, stages, _software(), tuple(changes), merged_from or {})
+        content = json.dumps(manifest.to_json(blocks), indent=1).encode()
+        self._store.write(f"{_folder(manifest.step)}/{MANIFEST}", content)
+
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, rising."""
+        return [step for step in self._all_steps() if self._store.exists(f"{_folder(step)}/{MANIFEST}")]
+
+    def manifest(self, step: int | None = None) -> Manifest:
+        """The manifest of a checkpoint, of the last one by default.
+
+        Raises:
+            UserError: there is no complete checkpoint, or its manifest is damaged.
+        """
+        if step is None:
+            steps = self.steps()
+            if not steps:
+                raise UserError(f"{self._store}: holds no complete checkpoint yet")
+            step = steps[-1]
+        try:
+            manifest = Manifest.from_json(json.loads(self._store.read(f"{_folder(step)}/{MANIFEST}")))
+            if not manifest.stages or {step} != {manifest.step, *(entry.step for entry in manifest.stages)}:
+                raise ValueError("it is of another checkpoint")
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise UserError(f"{self._store}: the manifest of step {step} cannot be read: {error}") from error
+        return manifest
+
+    def load_all(self, step: int | None = None) -> dict[Stage, Snapshot]:
+        """All snapshots of a checkpoint, of the last one by default.
+
+        Raises:
+            UserError: there is none, or a file is missing or does not match its checksum.
+        """
+        return {entry.stage: self.load(entry) for entry in self.manifest(step).stages}
+
+    def load_last_whole(self) -> tuple[dict[Stage, Snapshot], list[str]]:
+        """The snapshots of the last checkpoint that is undamaged, and a warning for every damaged one after it.
+
+        Raises:
+            UserError: there is none.
+        """
+        warnings: list[str] = []
+        for step in reversed(self.steps()):
+            try:
+                return self.load_all(step), warnings
+            except UserError as error:
+                warnings.append(str(error))
+        if warnings:
+            raise UserError("; ".join(warnings))
+        return self.load_all(), []
+
+    def delete_snapshot(self, step: int, name: str) -> None:
+        """Delete one stage's snapshot, its entry first."""
+        for suffix in (ENTRY, WEIGHTS, OPTIMIZER):
+            self._store.delete(f"{_folder(step)}/{name}{suffix}")
+
+    def delete_manifest(self, step: int) -> None:
+        """Make a checkpoint one no longer; its snapshots stay."""
+        self._store.delete(f"{_folder(step)}/{MANIFEST}")
+
+    def delete_step(self, step: int) -> None:
+        """Delete all that was left at one step."""
+        self._store.delete_folder(_folder(step))
+
+    def _all_steps(self) -> list[int]:
+        names = [name.removeprefix("step-") for name in self._store.names("checkpoints")]
+        return sorted(int(name) for name in names if name.isdigit())
+
+
+def _software() -> dict[str, str]:
+    return {
+        "noprop_dist": noprop_dist.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
+
+
+def _folder(step: int) -> str:
+    return f"checkpoints/step-{step:08d}"

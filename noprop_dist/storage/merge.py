@@ -3,14 +3,17 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from noprop_dist.config.bits import what_changes_bits
 from noprop_dist.config.layers import validated
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.errors import UserError
-from noprop_dist.storage.checkpoint_files import Record
+from noprop_dist.records import RoundDone
+from noprop_dist.stages import CLASSIFIER, Stage, block
+from noprop_dist.storage.checkpoints import Manifest, SnapshotEntry
 from noprop_dist.storage.run_directory import RunDirectory
 
-OPERATION = ("engine", "evaluation", "checkpoint", "metrics")
-"""Sections of a configuration that change no result."""
+Chosen = tuple[RunDirectory, SnapshotEntry]
+"""A snapshot, and the run that it is taken from."""
 
 
 def merge_runs(out: RunDirectory, runs: Sequence[RunDirectory]) -> list[str]:
@@ -29,27 +32,19 @@ def merge_runs(out: RunDirectory, runs: Sequence[RunDirectory]) -> list[str]:
     """
     out.check_unused()
     configs = [run.config() for run in runs]
-    _check_agreement(runs, [_result_settings(config) for config in configs])
+    _check_agreement(runs, [what_changes_bits(config) for config in configs])  # each has blocks.only of its own
     _check_agreement(runs, [dict(_flat(run.facts().to_json())) for run in runs])
     manifests = [run.checkpoints.manifest() for run in runs]
-    _check_agreement(runs, [{"steps trained": manifest["step"]} for manifest in manifests])
-    chosen, warnings = _choose(runs, manifests, configs[0].blocks.count)
+    _check_agreement(runs, [{"steps trained": manifest.step} for manifest in manifests])
+    blocks = configs[0].blocks.count
+    chosen, warnings = _choose(runs, manifests, blocks)
     with out.only_writer():
         out.create(_of_all_blocks(configs[0]), runs[0].facts())
-        entries = []
-        for run, entry in chosen:
-            snapshot = run.checkpoints.load(entry["step"], entry)
-            entries.append(out.checkpoints.save(snapshot, entry["name"]))
+        entries = [out.checkpoints.save(run.checkpoints.load(entry), blocks) for run, entry in chosen]
         out.append_metrics([record for run in runs for record in _rounds_of(run, chosen)])
-        sources = {entry["name"]: str(run) for run, entry in chosen}
-        out.checkpoints.complete(manifests[0]["step"], entries, {"changes": [], "merged_from": sources})
+        sources = {entry.name: str(run) for run, entry in chosen}
+        out.checkpoints.complete(entries, blocks, merged_from=sources)
     return warnings
-
-
-def _result_settings(config: RunConfig) -> dict[str, Any]:
-    values = config.model_dump(mode="json", exclude=set(OPERATION))
-    values["blocks"].pop("only")
-    return dict(_flat(values))
 
 
 def _of_all_blocks(config: RunConfig) -> RunConfig:
@@ -78,26 +73,24 @@ def _check_agreement(runs: Sequence[RunDirectory], facts: Sequence[Mapping[str, 
             raise UserError(f"these runs cannot be merged: {'; '.join(differing)}")
 
 
-def _choose(
-    runs: Sequence[RunDirectory], manifests: Sequence[Record], blocks: int
-) -> tuple[list[tuple[RunDirectory, Record]], list[str]]:
+def _choose(runs: Sequence[RunDirectory], manifests: Sequence[Manifest], blocks: int) -> tuple[list[Chosen], list[str]]:
     """The entry of every stage and the run that it is from; the classifier is every run's."""
-    chosen: dict[int, tuple[RunDirectory, Record]] = {}
+    chosen: dict[Stage, Chosen] = {}
     warnings = []
     for run, manifest in zip(runs, manifests, strict=True):
-        for entry in manifest["stages"]:
-            before, kept = chosen.setdefault(entry["stage"], (run, entry))
-            if kept["sha256"] == entry["sha256"]:
+        for entry in manifest.stages:
+            before, kept = chosen.setdefault(entry.stage, (run, entry))
+            if kept.sha256 == entry.sha256:
                 continue
-            if entry["name"] != "classifier":
-                raise UserError(f"these runs cannot be merged: {entry['name']} differs between {before} and {run}")
+            if entry.stage != CLASSIFIER:
+                raise UserError(f"these runs cannot be merged: {entry.name} differs between {before} and {run}")
             warnings.append(f"the classifiers of {before} and {run} differ in bits; the former is taken")
-    missing = [str(block) for block in range(1, blocks + 1) if block not in chosen]
+    missing = [str(t) for t in range(1, blocks + 1) if block(t) not in chosen]
     if missing:
         raise UserError(f"these runs cannot be merged: block(s) {', '.join(missing)} are in none of them")
     return [chosen[stage] for stage in sorted(chosen)], warnings
 
 
-def _rounds_of(run: RunDirectory, chosen: Sequence[tuple[RunDirectory, Record]]) -> list[Record]:
-    mine = {"classifier" if e["name"] == "classifier" else f"block {e['stage']}" for r, e in chosen if r is run}
-    return [record for record in run.metrics() if record["kind"] == "round" and record["stage"] in mine]
+def _rounds_of(run: RunDirectory, chosen: Sequence[Chosen]) -> list[RoundDone]:
+    mine = {entry.stage for source, entry in chosen if source is run}
+    return [record for record in run.metrics() if isinstance(record, RoundDone) and record.stage in mine]

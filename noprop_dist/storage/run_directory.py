@@ -11,6 +11,7 @@ checkpoints/         see `checkpoint_files`
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from functools import cached_property
 
 import yaml
@@ -19,9 +20,13 @@ from noprop_dist.config.layers import merge, setting_layer, to_yaml, validated
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.dataset import DataFacts
 from noprop_dist.errors import UserError
-from noprop_dist.storage.checkpoint_files import CheckpointFiles, Record
+from noprop_dist.records import EmbeddingUpdated, Record, RoundDone, complete_lines, from_line, to_lines
+from noprop_dist.stages import EMBEDDING, Stage
+from noprop_dist.storage.checkpoints import Checkpoints, SettingChange
 from noprop_dist.storage.lock import only_writer
 from noprop_dist.storage.store import Store
+
+METRICS = "metrics.jsonl"
 
 
 class RunDirectory:
@@ -38,9 +43,9 @@ class RunDirectory:
         return str(self._store)
 
     @cached_property
-    def checkpoints(self) -> CheckpointFiles:
+    def checkpoints(self) -> Checkpoints:
         """The snapshots and checkpoints of the run."""
-        return CheckpointFiles(self._store)
+        return Checkpoints(self._store)
 
     def only_writer(self) -> AbstractContextManager[None]:
         """A `with` within which no other process writes here.
@@ -52,7 +57,7 @@ class RunDirectory:
 
     @property
     def holds_run(self) -> bool:
-        """Whether a run was begun here."""
+        """Return True if a run was begun here."""
         return self._store.exists("config.yaml")
 
     def check_unused(self) -> None:
@@ -91,13 +96,13 @@ class RunDirectory:
         try:
             values = yaml.safe_load(self._store.read("config.yaml"))
             for change in self.changes():
-                values = merge(values, setting_layer(change["setting"]))
+                values = merge(values, setting_layer(change.setting))
             return validated(values)
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise UserError(f"{self}: config.yaml cannot be read: {error}") from error
 
-    def changes(self) -> list[Record]:
-        """Settings that a `resume` changed for single stages: {"setting": "key=value", "from_step": {stage: step}}.
+    def changes(self) -> list[SettingChange]:
+        """Settings that a `resume` changed for single stages.
 
         Raises:
             UserError: the file is damaged.
@@ -105,19 +110,22 @@ class RunDirectory:
         if not self._store.exists("changes.json"):
             return []
         try:
-            changes: list[Record] = json.loads(self._store.read("changes.json"))
-        except (OSError, ValueError) as error:
+            return [SettingChange(**change) for change in json.loads(self._store.read("changes.json"))]
+        except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{self}: changes.json cannot be read: {error}") from error
-        return changes
 
     def add_changes(self, settings: Sequence[str], from_step: Mapping[str, int]) -> None:
         """Write down settings that hold from now on.
 
+        Args:
+            settings: "key=value" each.
+            from_step: from which they hold, by the file names of the stages.
+
         Raises:
             OSError: it cannot be written.
         """
-        added = [{"setting": setting, "from_step": dict(from_step)} for setting in settings]
-        self._store.write("changes.json", json.dumps(self.changes() + added, indent=1).encode())
+        changes = [*self.changes(), *(SettingChange(setting, dict(from_step)) for setting in settings)]
+        self._store.write("changes.json", json.dumps([asdict(change) for change in changes], indent=1).encode())
 
     def facts(self) -> DataFacts:
         """The facts of the data set that the run learns from.
@@ -130,37 +138,51 @@ class RunDirectory:
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{self}: data.json cannot be read: {error}") from error
 
-    def append_metrics(self, records: list[Record]) -> None:
+    def append_metrics(self, records: Sequence[Record]) -> None:
         """Append records to metrics.jsonl, all or none.
 
         Raises:
             OSError: it cannot be written.
         """
-        self._store.append("metrics.jsonl", _lines(records))
+        self._store.append(METRICS, to_lines(records))
 
     def metrics(self) -> list[Record]:
         """All records of metrics.jsonl; a last line that was cut off is left out."""
-        if not self._store.exists("metrics.jsonl"):
-            return []
-        lines = self._store.read("metrics.jsonl").decode().split("\n")
-        return [json.loads(line) for line in lines[:-1] if line]
+        return self.metrics_from(0)[0]
 
-    def forget_rounds_after(self, steps: Mapping[str, int]) -> list[Record]:
-        """Drop the records of rounds that will be done again, so that nothing is counted twice.
+    def metrics_from(self, offset: int) -> tuple[list[Record], int]:
+        """The records that were appended to metrics.jsonl since the last call.
 
         Args:
-            steps: at which each stage goes on, by the stages' names for people.
+            offset: what the last call returned; 0 for all records. Where the file has become shorter, because
+                rounds were forgotten, it is read from its beginning.
+
+        Returns:
+            The records, and the offset in bytes of the next one.
+        """
+        if not self._store.exists(METRICS):
+            return [], 0
+        offset = offset if offset <= self._store.size(METRICS) else 0
+        content = self._store.read(METRICS, offset)
+        return [from_line(line) for line in complete_lines(content)], offset + content.rfind(b"\n") + 1
+
+    def forget_rounds_after(self, done: Mapping[Stage, int]) -> list[Record]:
+        """Drop the records of rounds that will be done again, so that nothing is counted twice.
+
+        All other lines are kept as they are, to the byte, whether this version can read them or not.
+
+        Args:
+            done: steps at which each stage goes on.
 
         Returns:
             The records that are left.
         """
-        kept = [
-            record
-            for record in self.metrics()
-            if record["kind"] != "round" or record["step"] <= steps.get(record["stage"], 0)
-        ]
-        self._store.write("metrics.jsonl", _lines(kept))
-        return kept
+        content = self._store.read(METRICS) if self._store.exists(METRICS) else b""
+        lines = [line for line in content.split(b"\n")[:-1] if line]
+        records = [from_line(line.decode(errors="replace")) for line in lines]
+        keep = [not _is_done_again(record, done) for record in records]
+        self._store.write(METRICS, b"".join(line + b"\n" for line, kept in zip(lines, keep, strict=True) if kept))
+        return [record for record, kept in zip(records, keep, strict=True) if kept]
 
     def write_file(self, name: str, content: bytes) -> str:
         """Write a report or a picture; returns where it is."""
@@ -168,5 +190,10 @@ class RunDirectory:
         return f"{self}/{name}"
 
 
-def _lines(records: list[Record]) -> bytes:
-    return "".join(json.dumps(record) + "\n" for record in records).encode()
+def _is_done_again(record: Record, done: Mapping[Stage, int]) -> bool:
+    match record:
+        case RoundDone():
+            return record.step > done.get(record.stage, 0)
+        case EmbeddingUpdated():
+            return record.step > done.get(EMBEDDING, 0)
+    return False

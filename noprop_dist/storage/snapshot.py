@@ -1,6 +1,7 @@
-"""The state of one stage (a block, or the classifier) at one step, and the fingerprint of its weights."""
+"""The state of one stage at one step: in memory, and as two safetensors files."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,9 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 from torch import Tensor
 
+from noprop_dist.stages import CLASSIFIER, EMBEDDING, NETWORK, Stage, block
+
 Arrays = dict[str, NDArray[Any]]
+WEIGHTS = ".safetensors"
+OPTIMIZER = ".optimizer.safetensors"
+NOT_BLOCKS = {stage.name: stage for stage in (CLASSIFIER, EMBEDDING, NETWORK)}
 
 
 @dataclass(frozen=True)
@@ -20,14 +28,14 @@ class Snapshot:
     Random state is not part of it: every random number is keyed by (seed, stage, step).
 
     Attributes:
-        stage: block number 1..T, T + 1 for the classifier, or T + 2 for a learned W_embed.
+        stage: whose state it is.
         step: optimiser steps done.
         weights: parameters and buffers by name, in their own dtypes.
         optimizer: the optimiser's tensors, "<parameter index>.<name>".
         settings: JSON of the optimiser's parameter group and the learning-rate schedule's state.
     """
 
-    stage: int
+    stage: Stage
     step: int
     weights: Arrays
     optimizer: Arrays
@@ -60,3 +68,64 @@ def to_arrays(tensors: Mapping[str, Tensor]) -> Arrays:
 def to_tensors(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
     """Copies of arrays as tensors (arrays from the object store are read-only)."""
     return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+
+
+def to_files(snapshot: Snapshot, blocks: int) -> dict[str, bytes]:
+    """The content of the snapshot's two files by name, in a run of T = `blocks`."""
+    name = snapshot.stage.file(blocks)
+    facts = {key: str(value) for key, value in stage_facts(snapshot.stage, blocks).items()}
+    facts["step"] = str(snapshot.step)
+    return {
+        name + WEIGHTS: save(_contiguous(snapshot.weights), facts),
+        name + OPTIMIZER: save(_contiguous(snapshot.optimizer), facts | {"settings": snapshot.settings}),
+    }
+
+
+def from_files(name: str, weights: bytes, optimizer: bytes) -> Snapshot:
+    """Read back what `to_files` made.
+
+    Args:
+        name: what the names of both files begin with.
+        weights: content of the one.
+        optimizer: content of the other.
+
+    Raises:
+        ValueError: the bytes are no such files.
+    """
+    try:
+        arrays, optimizer_arrays = load(weights), load(optimizer)
+        facts = _metadata(optimizer)
+        return Snapshot(stage_of(facts, name), int(facts["step"]), arrays, optimizer_arrays, facts["settings"])
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(f"no snapshot: {error}") from error
+
+
+def stage_facts(stage: Stage, blocks: int) -> dict[str, Any]:
+    """What files say of a stage in a run of T = `blocks`: its number, kind and index."""
+    return {"stage": stage.number(blocks), "kind": stage.kind, "index": stage.index}
+
+
+def stage_of(facts: Mapping[str, Any], name: str) -> Stage:
+    """The stage that files speak of.
+
+    Args:
+        facts: what they say of it; those written before 2026-11-26 only have its number, under `stage`.
+        name: what the names of the files begin with.
+
+    Raises:
+        ValueError: they do not make sense.
+        KeyError: something is missing.
+    """
+    kind = facts.get("kind", name if name in NOT_BLOCKS else "block")
+    return block(int(facts["stage"])) if kind == "block" else NOT_BLOCKS[kind]
+
+
+def _contiguous(arrays: Arrays) -> Arrays:
+    return {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in sorted(arrays.items())}
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    # The safetensors library reads metadata from files only; the header is length-prefixed JSON.
+    length = int.from_bytes(content[:8], "little")
+    header: dict[str, dict[str, str]] = json.loads(content[8 : 8 + length])
+    return header["__metadata__"]

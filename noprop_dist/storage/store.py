@@ -32,15 +32,27 @@ class Store:
     def __str__(self) -> str:
         return self.root
 
-    def read(self, name: str) -> bytes:
-        """The whole file.
+    def read(self, name: str, offset: int = 0) -> bytes:
+        """The whole file, or what follows the first `offset` bytes.
 
         Raises:
             OSError: there is no such file, or it cannot be read.
         """
-        with self._files.open_input_stream(self._at(name)) as stream:
-            content: bytes = stream.read()
+        with self._files.open_input_file(self._at(name)) as file:
+            file.seek(offset)
+            content: bytes = file.read()
         return content
+
+    def size(self, name: str) -> int:
+        """Bytes of a file.
+
+        Raises:
+            OSError: there is no such file.
+        """
+        size: int | None = self._files.get_file_info(self._at(name)).size
+        if size is None:
+            raise FileNotFoundError(self._at(name))
+        return size
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file so that it is there whole or not at all; one of that name is replaced.

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from noprop_dist.diffusion.process import noisy_embedding
 from noprop_dist.random_streams import Purpose, stream
+from noprop_dist.stages import Stage
 from noprop_dist.training.embedding import EmbeddingVersion
 
 EPOCH_ORDERS_KEPT = 8
@@ -39,13 +40,13 @@ class RoundKey:
     """All that a round follows from (with the run's configuration and labels); whoever has it can draw the round.
 
     Attributes:
-        stage: block number 1..T, or T + 1 for the classifier.
+        stage: a block, the classifier or the whole network.
         first_step: 0-based step of the first batch.
         steps: K ≥ 1.
         embedding: the version of W_embed that these steps train against, where it is learned.
     """
 
-    stage: int
+    stage: Stage
     first_step: int
     steps: int
     embedding: EmbeddingVersion | None = None
@@ -66,7 +67,7 @@ class Round:
     with its call and not through the object store, which costs more. Images travel once, with the data set.
 
     Attributes:
-        stage: block number 1..T, or T + 1 for the classifier.
+        stage: a block, the classifier or the whole network.
         first_step: 0-based step of the first batch.
         epochs: of each step, (K,) int32.
         indices: of the training samples, (K, B) int32.
@@ -75,7 +76,7 @@ class Round:
         embedding: the version of W_embed that these steps train against, where it is learned.
     """
 
-    stage: int
+    stage: Stage
     first_step: int
     epochs: NDArray[np.int32]
     indices: NDArray[np.int32]
@@ -95,23 +96,32 @@ class Round:
 
 
 def draw_z(
-    seed: int, alpha_bar: Sequence[float], stage: int, epoch: int, step: int, u_y: NDArray[np.float32]
+    seed: int, alpha_bar: Sequence[float], stage: Stage, epoch: int, step: int, u_y: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """z_{t-1} ~ q(z_{t-1} | y) of block t = stage (z_T of the classifier), the same whoever draws it, (B, d)."""
-    epsilon = stream(seed, Purpose.NOISE, stage, epoch, step).standard_normal(u_y.shape, dtype=np.float32)
-    return noisy_embedding(u_y, epsilon, alpha_bar[stage - 1])
+    """z_{t-1} ~ q(z_{t-1} | y) of block t, z_T of the classifier: the same whoever draws it, (B, d).
+
+    Args:
+        seed: of the run.
+        alpha_bar: ᾱ_0 … ᾱ_T; the baseline's network has the first alone.
+        stage: whose input it is.
+        epoch: 0-based.
+        step: 0-based.
+        u_y: embeddings of the batch's labels, (B, d) float32.
+    """
+    number = stage.number(len(alpha_bar) - 1)
+    epsilon = stream(seed, Purpose.NOISE, number, epoch, step).standard_normal(u_y.shape, dtype=np.float32)
+    return noisy_embedding(u_y, epsilon, alpha_bar[number - 1])
 
 
 class BatchStream:
-    """Stages 1..T are the blocks; stage T + 1 is the classifier, whose input is z_T as block t's is z_{t-1}.
-
-    All stages see the samples in the same order, reshuffled every epoch; the noise is each stage's own.
+    """All stages see the samples in the same order, reshuffled every epoch; the noise is each stage's own.
 
     Args:
         seed: of the run.
         labels: of all training samples, (N,) int64.
         embedding: W_embed where no other version is given, (m, d) float32.
-        alpha_bar: of the inputs of stages 1, 2, …: ᾱ_0 … ᾱ_T. With 0, z is noise alone.
+        alpha_bar: noise levels of the inputs of blocks 1, …, T and of the classifier: ᾱ_0 … ᾱ_T. The baseline's
+            network has the first alone, 0: z is nothing but noise.
         batch_size: B ≤ N; an epoch's last, incomplete batch is left out.
     """
 
@@ -131,7 +141,7 @@ class BatchStream:
         self._steps_per_epoch = len(labels) // batch_size
         self._order = lru_cache(EPOCH_ORDERS_KEPT)(self._draw_order)  # threads of a worker may share a stream
 
-    def batch(self, stage: int, step: int, embedding: NDArray[np.float32] | None = None) -> Batch:
+    def batch(self, stage: Stage, step: int, embedding: NDArray[np.float32] | None = None) -> Batch:
         """The batch that `stage` trains on at `step` (0-based), z drawn from the embeddings that hold then."""
         epoch, indices, labels = self._samples_at(step)
         u_y = (self._embedding if embedding is None else embedding)[labels]

@@ -1,14 +1,14 @@
 """What is measured of a checkpoint while training goes on, and of the last one."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 
 from noprop_dist.data.dataset import HeldOut, Split
 from noprop_dist.inference.evaluation import Evaluation, ObjectiveTerms, evaluate, evaluate_terms
+from noprop_dist.records import Evaluated, ObjectiveMeasured, Record
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.setup import RunSetup
 
@@ -29,28 +29,24 @@ class CheckpointEvaluation:
     results: tuple[tuple[str, Evaluation], ...]
     terms: ObjectiveTerms | None
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[Evaluated | ObjectiveMeasured]:
         """Lines for metrics.jsonl."""
-        common = {"step": self.step, "final": self.final}
-        lines = [{"kind": "evaluation", **common, "split": split, **result.to_json()} for split, result in self.results]
+        lines: list[Evaluated | ObjectiveMeasured] = [
+            Evaluated(step=self.step, final=self.final, split=split, **asdict(result)) for split, result in self.results
+        ]
         if self.terms is not None:
-            lines.append({"kind": "objective", **common, "split": "validation", **self.terms.to_json()})
+            lines.append(ObjectiveMeasured(step=self.step, final=self.final, split="validation", **asdict(self.terms)))
         return lines
 
     @staticmethod
-    def last_of(records: Sequence[dict[str, Any]]) -> "CheckpointEvaluation | None":
-        """The newest one of the lines of metrics.jsonl, without its terms; None where there is none."""
-        measured = [record for record in records if record["kind"] == "evaluation"]
+    def last_of(records: Sequence[Record]) -> "CheckpointEvaluation | None":
+        """The newest one of the lines of metrics.jsonl, without its terms; None if nothing was evaluated."""
+        measured = [record for record in records if isinstance(record, Evaluated)]
         if not measured:
             return None
-        step, final = measured[-1]["step"], measured[-1]["final"]
-        names = [field.name for field in fields(Evaluation)]
-        results = tuple(
-            (record["split"], Evaluation(**{name: record[name] for name in names}))
-            for record in measured
-            if record["step"] == step
-        )
-        return CheckpointEvaluation(step, final, results, None)
+        last = measured[-1]
+        results = tuple((record.split, _evaluation(record)) for record in measured if record.step == last.step)
+        return CheckpointEvaluation(last.step, last.final, results, None)
 
     def summary(self) -> str:
         """One line for people."""
@@ -77,6 +73,10 @@ def evaluate_checkpoint(
     validation = _evenly(held_out.validation, sample)
     terms = None if setup.end_to_end else evaluate_terms(network, validation, setup.config.objective.eta)
     return CheckpointEvaluation(step, final, tuple(results), terms)
+
+
+def _evaluation(record: Evaluated) -> Evaluation:
+    return Evaluation(record.accuracy, record.nearest_embedding_accuracy, record.sampler, record.passes, record.samples)
 
 
 def _evenly(split: Split, samples: int) -> Split:

@@ -59,7 +59,7 @@ def start_thread(device: torch.device, threads: int) -> None:
     """The same for this thread alone: CPU threads, and a stream of its own on a GPU.
 
     Work of different streams runs side by side, and only what is asked of a stream that is not the default can be
-    recorded.
+    captured.
     """
     torch.set_num_threads(threads)
     if device.type == "cuda" and torch.cuda.current_stream(device) == torch.cuda.default_stream(device):

@@ -14,10 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from noprop_dist.stages import Stage
 from noprop_dist.storage.snapshot import Arrays, Snapshot
 from noprop_dist.training.finite import NonFiniteError
+from noprop_dist.training.messages import EmbeddingReport
 from noprop_dist.training.optimisation import Optimisation
-from noprop_dist.training.progress import RoundReport
 
 GATHERED, GATHERED_FOR = "embedding_gradient", "embedding_version"
 """Names of what a snapshot keeps of a version that is under way."""
@@ -53,12 +54,12 @@ class EmbeddingUpdate:
     gradient: NDArray[np.float32]
 
 
-def objective_gradient(gathered: Mapping[int, NDArray[np.float32]], blocks: int, steps: int) -> NDArray[np.float32]:
+def objective_gradient(gathered: Mapping[Stage, NDArray[np.float32]], blocks: int, steps: int) -> NDArray[np.float32]:
     """The gradient of Eq. 8 with E_t as the mean over all blocks, averaged over the steps of a version.
 
     Args:
         gathered: by stage, sums over the steps, (m, d): block t's of its denoising term, which carries T already;
-            stage T + 1's of cross-entropy and KL.
+            the classifier's of cross-entropy and KL.
         blocks: T.
         steps: of the version.
     """
@@ -129,19 +130,18 @@ class EmbeddingTrainer:
         self._optimisation = optimisation
 
     @property
-    def stage(self) -> int:
-        """T + 2."""
+    def stage(self) -> Stage:
         return self._optimisation.stage
 
-    def apply(self, update: EmbeddingUpdate) -> tuple[EmbeddingVersion, RoundReport]:
+    def apply(self, update: EmbeddingUpdate) -> tuple[EmbeddingVersion, EmbeddingReport]:
         """One optimiser step for the whole of a version.
 
         Returns:
-            The next version, and a report whose `loss` is the mean length of a class embedding ‖u_y‖ and whose
-            `error` is the least distance between two of them: what shows a W_embed that shrinks or collapses.
+            The next version, and a report of it.
 
         Raises:
-            NonFiniteError: the gradient, or W_embed after the step, is no finite number.
+            RuntimeError: the gradient is not that of the present version.
+            NonFiniteError: the gradient is not finite.
         """
         if update.first_step != self._optimisation.steps_done:
             done = self._optimisation.steps_done
@@ -153,9 +153,14 @@ class EmbeddingTrainer:
         norm = self._optimisation.step((weight * torch.from_numpy(update.gradient)).sum(), steps=update.steps)
         W = weight.detach()
         version = EmbeddingVersion(update.number + 1, W.numpy().copy())
-        length, distance = float(W.norm(dim=1).mean()), float(torch.pdist(W).min()) if len(W) > 1 else 0.0
-        seconds = time.perf_counter() - started
-        report = RoundReport(self.stage, update.first_step, update.steps, length, distance, float(norm), seconds)
+        report = EmbeddingReport(
+            update.first_step,
+            update.steps,
+            mean_norm=float(W.norm(dim=1).mean()),
+            least_distance=float(torch.pdist(W).min()) if len(W) > 1 else 0.0,
+            gradient_norm=float(norm),
+            seconds=time.perf_counter() - started,
+        )
         return version, report
 
     def snapshot(self) -> Snapshot:
@@ -165,3 +170,81 @@ class EmbeddingTrainer:
     def restore(self, snapshot: Snapshot) -> None:
         """Go to a snapshot of W_embed."""
         self._optimisation.restore(snapshot)
+
+
+class EmbeddingExchange:
+    """Versions of W_embed, and the gradients that lead from each to the next. Pure bookkeeping.
+
+    It is the only thing that blocks wait for.
+
+    Replays are harmless: what is known already is known to be the same. Versions and updates are kept from the
+    oldest step on that any stage could go back to.
+
+    Args:
+        weights: W_embed at `first_step`, (m, d).
+        first_step: from which all stages go on, a multiple of sync_steps.
+        sync_steps: steps that a version lasts.
+        total_steps: end of the run; the last version may be cut short.
+        blocks: T.
+    """
+
+    def __init__(
+        self, weights: NDArray[np.float32], first_step: int, sync_steps: int, total_steps: int, blocks: int
+    ) -> None:
+        self._sync_steps = sync_steps
+        self._total_steps = total_steps
+        self._blocks = blocks
+        number = -(-first_step // sync_steps)
+        self._versions = {number: EmbeddingVersion(number, weights)}
+        self._gathered: dict[int, dict[Stage, NDArray[np.float32]]] = {}
+        self._updates: dict[int, EmbeddingUpdate] = {}
+
+    def at(self, step: int) -> EmbeddingVersion | None:
+        """The version that holds at a step; None where it is not made yet."""
+        return self._versions.get(step // self._sync_steps)
+
+    def end_of_version(self, step: int) -> int:
+        """The step at which the version of a step ends."""
+        return min((step // self._sync_steps + 1) * self._sync_steps, self._total_steps)
+
+    def gather(self, stage: Stage, steps_done: int, gradient: NDArray[np.float32]) -> None:
+        """A stage has come to `steps_done` with this gradient; it counts where that is the end of a version."""
+        number = (steps_done - 1) // self._sync_steps
+        if steps_done != self.end_of_version(steps_done - 1) or number in self._updates or number not in self._versions:
+            return
+        gathered = self._gathered.setdefault(number, {})
+        gathered[stage] = gradient
+        if len(gathered) == self._blocks + 1:
+            first = number * self._sync_steps
+            steps = steps_done - first
+            mean = objective_gradient(self._gathered.pop(number), self._blocks, steps)
+            self._updates[number] = EmbeddingUpdate(number, first, steps, mean)
+
+    def update_at(self, step: int) -> EmbeddingUpdate | None:
+        """What the owner has to do at a step; None where stages are still at work on it."""
+        return self._updates.get(step // self._sync_steps)
+
+    def may_train_to(self, step: int) -> int:
+        """How far a stage that is at `step` may go now: to the end of a version, or nowhere where that is not made."""
+        return step if self.at(step) is None else self.end_of_version(step)
+
+    def may_update_to(self, step: int) -> int:
+        """The same for the owner."""
+        return step if self.update_at(step) is None else self.end_of_version(step)
+
+    def publish(self, version: EmbeddingVersion) -> None:
+        """The owner made a version.
+
+        Raises:
+            RuntimeError: it made another one of that number before, which no replay can do.
+        """
+        known = self._versions.setdefault(version.number, version)
+        if not np.array_equal(known.weights, version.weights):
+            raise RuntimeError(f"version {version.number} of W_embed was made twice, with different bits")
+
+    def forget_before(self, step: int) -> None:
+        """No stage can go back behind this step any more."""
+        oldest = step // self._sync_steps
+        for known in (self._versions, self._updates):
+            for number in [each for each in known if each < oldest]:
+                del known[number]

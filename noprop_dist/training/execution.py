@@ -1,7 +1,7 @@
-"""How the work of a step reaches the device: call by call, or recorded once and then replayed as a whole.
+"""How the work of a step reaches the device: call by call, or captured once and then replayed as a whole.
 
-The small networks of NoProp take a GPU less time than it takes Python to ask for their hundred kernels. A recorded
-step is one request. Both give the same bits: the kernels are the same, in the same order.
+The small networks of NoProp take a GPU less time than it takes Python to ask for their hundred kernels. A captured
+step, a CUDA graph, is one request. Both give the same bits: the kernels are the same, in the same order.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,11 +15,11 @@ from noprop_dist.torch_random import ONE_AT_A_TIME, seeded
 Compute = Callable[..., Tensor]
 """(x, labels, z) → losses. Works on tensors alone: it never reads one, and leaves nothing behind but their values."""
 Replay = Callable[[int], None]
-"""Does what was recorded once more, with dropout of a seed."""
-Record = Callable[[Callable[[], Tensor]], tuple[Replay, Tensor]]
-"""Records without doing; the replay, and the tensor that every replay writes its result into."""
+"""Does what was captured once more, with dropout of a seed."""
+Capture = Callable[[Callable[[], Tensor]], tuple[Replay, Tensor]]
+"""Captures without doing. Returns the replay, and the tensor that every replay writes its result into."""
 
-STEPS_BEFORE_RECORDING = 3
+STEPS_BEFORE_CAPTURE = 3
 """Done call by call: they make what is made only once (optimiser state, handles and workspaces of libraries)."""
 
 
@@ -63,22 +63,22 @@ class CallByCall:
         """Nothing is kept."""
 
 
-class Recorded:
-    """A few steps call by call, then one recording, replayed for every other step.
+class Captured:
+    """A few steps call by call, then one capture, replayed for every other step.
 
     Args:
-        first: does the steps before the recording.
-        record: makes it.
+        first: does the steps before the capture.
+        capture: makes it.
     """
 
-    def __init__(self, first: Execution, record: Record) -> None:
+    def __init__(self, first: Execution, capture: Capture) -> None:
         self._first = first
-        self._record = record
+        self._capture = capture
         self.restart()
 
     def restart(self) -> None:
-        """Forget the recording."""
-        self._steps_left = STEPS_BEFORE_RECORDING
+        """Forget the capture."""
+        self._steps_left = STEPS_BEFORE_CAPTURE
         self._replay: Replay | None = None
         self._inputs: list[Tensor] = []
         self._losses = torch.empty(0)
@@ -91,8 +91,47 @@ class Recorded:
         if self._replay is None:
             own = self._inputs = [each.clone() for each in inputs]
             with ONE_AT_A_TIME:
-                self._replay, self._losses = self._record(lambda: compute(*own))
+                self._replay, self._losses = self._capture(lambda: compute(*own))
         for mine, given in zip(self._inputs, inputs, strict=True):
             mine.copy_(given)
         self._replay(seed)
         return self._losses.clone()
+
+
+def execution_on(device: torch.device, captured: bool) -> Execution:
+    """Steps on a device: captured, if that is wanted and it is a GPU, or call by call."""
+    call_by_call = CallByCall(device)
+    if not (captured and device.type == "cuda"):
+        return call_by_call
+    return Captured(call_by_call, lambda compute: capture_cuda_graph(compute, device))
+
+
+def capture_cuda_graph(compute: Callable[[], Tensor], device: torch.device) -> tuple[Replay, Tensor]:
+    """Capture what `compute` asks of this thread's current stream, which may not be the default one.
+
+    A graph reads the seed of its dropout from memory of the generator that it was captured with. Graphs of several
+    blocks run beside each other, so each has a generator to itself, or one would overwrite the seed of another.
+
+    Args:
+        compute: touches no other device, reads no value, and takes every input from memory that stays where it is.
+        device: a GPU.
+
+    Raises:
+        RuntimeError: it does something that cannot be captured.
+    """
+    shared = torch.cuda.default_generators[device.index or 0]
+    own, before = torch.Generator(device), shared.graphsafe_get_state()
+    graph = torch.cuda.CUDAGraph()
+    shared.graphsafe_set_state(own)
+    try:
+        # Threads of other blocks may go on meanwhile: what they ask for is none of this graph.
+        with torch.cuda.graph(graph, stream=torch.cuda.current_stream(device), capture_error_mode="thread_local"):
+            losses = compute()
+    finally:
+        shared.graphsafe_set_state(before)
+
+    def replay(seed: int) -> None:
+        own.manual_seed(seed)
+        graph.replay()
+
+    return replay, losses

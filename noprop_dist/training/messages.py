@@ -1,4 +1,4 @@
-"""What crosses between actors, besides `Round`, `RoundReport`, `Snapshot`, `CheckpointEvaluation` and `RunProgress`.
+"""What crosses between actors, besides `Round`, `RoundKey`, `Snapshot`, `CheckpointEvaluation` and `RunProgress`.
 
 All messages are frozen dataclasses. A round (about 100 kB) goes from the coordinator to a worker, a report (seven
 numbers) comes back; a snapshot (weights and optimiser state: three times the weights) comes back at snapshot steps,
@@ -7,8 +7,16 @@ and goes out again where a block begins its work on another worker.
 
 import traceback
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from noprop_dist.training.checkpoint_evaluation import CheckpointEvaluation
+import numpy as np
+from numpy.typing import NDArray
+
+from noprop_dist.records import EmbeddingUpdated, RoundDone
+from noprop_dist.stages import Stage
+
+if TYPE_CHECKING:  # it is computed from a whole run's setup, and what trains a stage imports this module
+    from noprop_dist.training.checkpoint_evaluation import CheckpointEvaluation
 
 
 @dataclass(frozen=True)
@@ -35,23 +43,112 @@ class WorkerFacts:
 
 
 @dataclass(frozen=True)
+class RoundReport:
+    """What one stage did in one round of steps.
+
+    Attributes:
+        stage: a block, the classifier or the whole network.
+        first_step: 0-based.
+        steps: that were done.
+        loss: what was minimised, mean over the steps.
+        error: ‖û_t − u_y‖² of a block, cross-entropy in nats of the classifier or the network, mean over the steps.
+        gradient_norm: before clipping, mean over the steps.
+        seconds: that the steps took.
+        peak_memory_bytes: most that the process has used so far, of a GPU's memory or else of the machine's.
+        embedding_gradient: of the stage's term of Eq. 8 with respect to W_embed, summed over the steps since the
+            version of W_embed began, (m, d) float32; None where W_embed is fixed.
+    """
+
+    stage: Stage
+    first_step: int
+    steps: int
+    loss: float
+    error: float
+    gradient_norm: float
+    seconds: float
+    peak_memory_bytes: int = 0
+    embedding_gradient: NDArray[np.float32] | None = None
+
+    @property
+    def steps_done(self) -> int:
+        """Steps of the stage after this round."""
+        return self.first_step + self.steps
+
+    def record(self, worker: str | None = None, queue_seconds: float | None = None) -> RoundDone:
+        """The line of metrics.jsonl; see `RoundDone` for what is added here."""
+        return RoundDone(
+            stage=self.stage,
+            first_step=self.first_step,
+            steps=self.steps,
+            step=self.steps_done,
+            loss=self.loss,
+            error=self.error,
+            gradient_norm=self.gradient_norm,
+            seconds=self.seconds,
+            peak_memory_bytes=self.peak_memory_bytes,
+            worker=worker,
+            queue_seconds=queue_seconds,
+        )
+
+
+@dataclass(frozen=True)
+class EmbeddingReport:
+    """What one update of a learned W_embed did. A W_embed that shrinks or collapses shows here.
+
+    Attributes:
+        first_step: 0-based step of the version before.
+        steps: that the version before lasted.
+        mean_norm: mean length ‖u_y‖ of the class embeddings after the update.
+        least_distance: between two class embeddings after the update.
+        gradient_norm: of the update, before clipping.
+        seconds: that the update took.
+    """
+
+    first_step: int
+    steps: int
+    mean_norm: float
+    least_distance: float
+    gradient_norm: float
+    seconds: float
+
+    @property
+    def steps_done(self) -> int:
+        """The step from which the new version holds."""
+        return self.first_step + self.steps
+
+    def record(self, worker: str | None = None, queue_seconds: float | None = None) -> EmbeddingUpdated:
+        """The line of metrics.jsonl; see `EmbeddingUpdated` for what is added here."""
+        return EmbeddingUpdated(
+            first_step=self.first_step,
+            steps=self.steps,
+            step=self.steps_done,
+            mean_norm=self.mean_norm,
+            least_distance=self.least_distance,
+            gradient_norm=self.gradient_norm,
+            seconds=self.seconds,
+            worker=worker,
+            queue_seconds=queue_seconds,
+        )
+
+
+@dataclass(frozen=True)
 class StageFailure:
     """An error in one stage, as a value: the stage stops, the worker's other stages go on.
 
     Attributes:
-        stage: block number 1..T, T + 1 for the classifier, or T + 2 for a learned W_embed.
+        stage: that failed.
         step: 0-based step at which it failed, or the first of its round where that is not known.
         cause: "TypeOfError: message".
         trace: the worker's traceback, for the log.
     """
 
-    stage: int
+    stage: Stage
     step: int
     cause: str
     trace: str
 
     @staticmethod
-    def of(stage: int, step: int, error: Exception) -> "StageFailure":
+    def of(stage: Stage, step: int, error: Exception) -> "StageFailure":
         """The failure that an exception means."""
         trace = "".join(traceback.format_exception(error))
         return StageFailure(stage, getattr(error, "step", step), f"{type(error).__name__}: {error}", trace)
@@ -70,5 +167,5 @@ class RunOutcome:
 
     directory: str
     step: int
-    evaluation: CheckpointEvaluation | None
+    evaluation: "CheckpointEvaluation | None"
     stopped: bool = False

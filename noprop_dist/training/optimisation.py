@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import (
 )
 
 from noprop_dist.config.schema import LearningRateSchedule, TrainingSettings
+from noprop_dist.stages import Stage
 from noprop_dist.storage.snapshot import Arrays, Snapshot, to_arrays, to_tensors
 from noprop_dist.training.finite import check_weights
 
@@ -33,7 +34,7 @@ class Optimisation:
     """A module, its optimiser and schedule, and how many steps they have done.
 
     Args:
-        stage: block number 1..T, T + 1 for the classifier, T + 2 for W_embed; names the snapshots.
+        stage: that is trained; names the snapshots.
         module: what is trained.
         settings: optimiser, weight decay, clipping and schedule.
         learning_rate: in place of the one in `settings`, which is the blocks'.
@@ -44,7 +45,7 @@ class Optimisation:
 
     def __init__(
         self,
-        stage: int,
+        stage: Stage,
         module: nn.Module,
         settings: TrainingSettings,
         learning_rate: float,
@@ -79,7 +80,7 @@ class Optimisation:
         return norm
 
     def apply(self, loss: Tensor) -> Tensor:
-        """What the device does of a step: gradient, clipping, new weights. It can be recorded and replayed."""
+        """What the device does of a step: gradient, clipping, new weights. It can be captured and replayed."""
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
@@ -137,7 +138,7 @@ class Optimisation:
             RuntimeError: its weights do not fit the module.
         """
         if snapshot.stage != self.stage:
-            raise ValueError(f"snapshot of stage {snapshot.stage} cannot restore stage {self.stage}")
+            raise ValueError(f"a snapshot of {snapshot.stage.name} cannot restore {self.stage.name}")
         self.module.load_state_dict(to_tensors(snapshot.weights))
         settings = json.loads(snapshot.settings)
         if settings["learning_rate"] != self._learning_rate:

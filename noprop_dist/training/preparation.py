@@ -15,6 +15,7 @@ from noprop_dist.diffusion.embedding import random_embedding
 from noprop_dist.errors import UserError
 from noprop_dist.models.build import check_network
 from noprop_dist.random_streams import Purpose, stream_seed
+from noprop_dist.stages import EMBEDDING
 from noprop_dist.training.setup import RunSetup
 
 
@@ -60,8 +61,9 @@ def _initial_embedding(setup: RunSetup, data: DataSet) -> NDArray[np.float32] | 
         case "onehot":
             return None
         case "learned":
-            # Stage T + 2, whether or not this method has one: the baseline begins with the same W_embed.
-            seed = stream_seed(setup.config.seed, Purpose.INITIALISATION, setup.classifier_stage + 1)
+            # Of that stage, whether or not this method has it: the baseline begins with the same W_embed.
+            number = EMBEDDING.number(setup.config.blocks.count)
+            seed = stream_seed(setup.config.seed, Purpose.INITIALISATION, number)
             return random_embedding(classes, setup.embedding_dim, seed).numpy()
         case "prototype":
             missing = sorted(set(range(classes)) - set(data.train.labels.tolist()))

@@ -9,7 +9,7 @@ import torch
 from noprop_dist.training.batch_stream import Round
 from noprop_dist.training.device import peak_memory_bytes
 from noprop_dist.training.finite import check_losses
-from noprop_dist.training.progress import RoundReport
+from noprop_dist.training.messages import RoundReport
 from noprop_dist.training.trainers import StageTrainer
 
 
@@ -28,8 +28,9 @@ def train_round(trainer: StageTrainer, work: Round, stopped: Callable[[], bool] 
         NonFiniteError: a loss or a gradient was not finite; the weights are of no use any more.
     """
     started = time.perf_counter()
-    if work.embedding is not None:
-        trainer.embedding.take(work.embedding)
+    copy = trainer.embedding
+    if copy is not None and work.embedding is not None:
+        copy.take(work.embedding)
     losses = []
     for inputs in trainer.inputs(work):
         if stopped():
@@ -42,7 +43,7 @@ def train_round(trainer: StageTrainer, work: Round, stopped: Callable[[], bool] 
     if not math.isfinite(loss + error + gradient_norm):
         check_losses(work.first_step, values.tolist())
     seconds = time.perf_counter() - started
-    gathered = trainer.embedding.gathered()
+    gathered = None if copy is None else copy.gathered()
     if gathered is not None and trainer.group.size > 1:
         gathered = trainer.group.mean(torch.from_numpy(gathered).to(values.device)).cpu().numpy()
     return RoundReport(

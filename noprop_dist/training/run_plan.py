@@ -8,12 +8,9 @@ from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.dataset import DataFacts
 from noprop_dist.diffusion.schedule import Schedule
 from noprop_dist.models.shapes import Shapes
+from noprop_dist.stages import CLASSIFIER, EMBEDDING, NETWORK, Stage, block
 
-CLASSIFIER, EMBEDDING = "classifier", "embedding"
-"""The stages that are no blocks, in file names and for people."""
-NETWORK_STAGE, NETWORK = 1, "network"
-"""The only stage of a network that is trained end to end."""
-RECORDABLE = ("paper", "small-conv", "mlp")
+CAPTURABLE = ("paper", "small-conv", "mlp")
 """Networks that never look at a value on the host; of others only their author knows."""
 ROUND_STEPS, SNAPSHOT_EVERY_STEPS = {False: 16, True: 256}, {False: 64, True: 2048}
 """By whether blocks are on GPUs. There a step may take a tenth of a millisecond, and the same cadence in steps would
@@ -60,46 +57,26 @@ class RunPlan:
 
     @property
     def input_alpha_bar(self) -> tuple[float, ...]:
-        """Noise levels of the inputs of stages 1, 2, …; the baseline begins at noise alone (Eq. 17)."""
+        """Noise levels of the inputs of blocks and classifier, ᾱ_0 … ᾱ_T; the baseline begins at noise (Eq. 17)."""
         return (0.0,) if self.end_to_end else self.schedule.alpha_bar
 
     @property
-    def classifier_stage(self) -> int:
-        """T + 1: the classifier comes after the last block."""
-        return self.config.blocks.count + 1
-
-    @property
-    def embedding_stage(self) -> int | None:
-        """T + 2, where the stages share a W_embed that moves."""
-        return self.config.blocks.count + 2 if self.config.shares_embedding else None
+    def learns_embedding(self) -> bool:
+        """Return True if W_embed is a stage: the others share it, and it moves."""
+        return self.config.shares_embedding
 
     @property
     def end_to_end(self) -> bool:
-        """Whether the network is the back-propagation baseline, one stage as a whole."""
+        """Return True if the network is the back-propagation baseline, one stage as a whole."""
         return self.config.method == "backprop"
 
     @property
-    def stages(self) -> tuple[int, ...]:
+    def stages(self) -> tuple[Stage, ...]:
         """The stages that are trained: blocks, then the classifier, then W_embed where it is learned."""
         if self.end_to_end:
-            return (NETWORK_STAGE,)
-        learned = () if self.embedding_stage is None else (self.embedding_stage,)
-        return (*self.config.blocks.trained(), self.classifier_stage, *learned)
-
-    def stage_name(self, stage: int) -> str:
-        """What a person calls a stage: 'block 3', 'classifier', 'embedding' or 'network'."""
-        if self.end_to_end:
-            return NETWORK
-        others = {self.classifier_stage: CLASSIFIER, self.embedding_stage: EMBEDDING}
-        return others.get(stage, f"block {stage}")
-
-    def file_names(self) -> dict[int, str]:
-        """What the files of each stage are called: block-03, classifier, embedding; or network."""
-        if self.end_to_end:
-            return {NETWORK_STAGE: NETWORK}
-        width = max(2, len(str(self.config.blocks.count)))
-        blocks = {block: f"block-{block:0{width}d}" for block in self.config.blocks.trained()}
-        return blocks | {stage: self.stage_name(stage) for stage in self.stages if stage not in blocks}
+            return (NETWORK,)
+        blocks = (block(t) for t in self.config.blocks.trained())
+        return (*blocks, CLASSIFIER, EMBEDDING) if self.learns_embedding else (*blocks, CLASSIFIER)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -113,7 +90,7 @@ class RunPlan:
 
     @property
     def evaluates(self) -> bool:
-        """Whether checkpoints are evaluated: a chain needs all of its blocks."""
+        """Return True if checkpoints are evaluated: a chain needs all of its blocks."""
         return self.config.blocks.only is None and self.config.evaluation.samples > 0
 
     @property
@@ -122,13 +99,12 @@ class RunPlan:
         chosen = self.config.engine.round_steps
         return ROUND_STEPS[self.on_gpu] if chosen == "auto" else chosen
 
-    def records_steps_of(self, stage: int) -> bool:
-        """Whether a stage's steps are recorded where it is on a GPU (`engine.cuda_graphs`)."""
+    def captures_steps_of(self, stage: Stage) -> bool:
+        """Return True if a stage's steps are captured where it is on a GPU (`engine.cuda_graphs`)."""
         wanted, training = self.config.engine.cuda_graphs, self.config.training
         if wanted != "auto":
             return wanted == "always"
-        is_block = stage <= self.config.blocks.count
-        known = not is_block or self.config.blocks.network_of(stage).kind in RECORDABLE
+        known = not stage.is_block or self.config.blocks.network_of(stage.index).kind in CAPTURABLE
         return known and training.replicas_per_block == 1 and training.lr_schedule.kind != "one-cycle"
 
     @property

@@ -22,19 +22,19 @@ from noprop_dist.inference.network import NoPropNetwork
 from noprop_dist.models.build import build_network
 from noprop_dist.models.classifier import LinearClassifier, RadialClassifier
 from noprop_dist.random_streams import Purpose, stream_seed
-from noprop_dist.storage.checkpoints import CheckpointWriter
+from noprop_dist.stages import CLASSIFIER, EMBEDDING, NETWORK, Stage, block
+from noprop_dist.storage.checkpoint_writer import CheckpointWriter
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import Snapshot, to_tensors
 from noprop_dist.torch_random import seeded_aside
 from noprop_dist.training.batch_stream import BatchStream
-from noprop_dist.training.cuda_graph import execution_on
 from noprop_dist.training.device import start_computing
-from noprop_dist.training.embedding import EmbeddingReplica, EmbeddingTable, EmbeddingTrainer
-from noprop_dist.training.embedding_exchange import EmbeddingExchange
+from noprop_dist.training.embedding import EmbeddingExchange, EmbeddingReplica, EmbeddingTable, EmbeddingTrainer
+from noprop_dist.training.execution import execution_on
 from noprop_dist.training.group_batch_norm import normalise_over_group
 from noprop_dist.training.optimisation import Optimisation
 from noprop_dist.training.replicas import ALONE, OneReplica
-from noprop_dist.training.run_plan import NETWORK_STAGE, RunPlan
+from noprop_dist.training.run_plan import RunPlan
 from noprop_dist.training.trainers import BlockTrainer, ClassifierTrainer
 
 Network = TypeVar("Network", bound=torch.nn.Module)
@@ -70,11 +70,12 @@ class RunSetup(RunPlan):
         """What turns the stages' snapshots into checkpoints in the run directory."""
         return CheckpointWriter(
             directory.checkpoints,
-            self.file_names(),
+            self.stages,
+            self.config.blocks.count,
             self.checkpoint_steps,
             self.config.checkpoint.num_to_keep,
-            {"changes": directory.changes()},
-            together_at=self.snapshot_steps if self.config.shares_embedding else None,
+            directory.changes(),
+            together_at=self.snapshot_steps if self.learns_embedding else None,
         )
 
     def batch_stream(self, labels: NDArray[np.int64]) -> BatchStream:
@@ -97,43 +98,42 @@ class RunSetup(RunPlan):
         samples, shape = self.facts.samples["train"], self.facts.input_shape
         return build_augmentation(self.config.data.augment, self.config.seed, samples, shape)
 
-    def block_network(self, block: int) -> torch.nn.Module:
-        """Block's untrained network on the CPU, its weights a function of (seed, block)."""
-        seed = stream_seed(self.config.seed, Purpose.INITIALISATION, block)
-        return build_network(self.config.blocks.network_of(block), self.shapes, seed)
+    def block_network(self, t: int) -> torch.nn.Module:
+        """The untrained network of block t on the CPU, its weights a function of (seed, t)."""
+        seed = stream_seed(self.config.seed, Purpose.INITIALISATION, t)
+        return build_network(self.config.blocks.network_of(t), self.shapes, seed)
 
     def classifier(self) -> torch.nn.Module:
         """The untrained classifier on the CPU."""
         settings, d, m = self.config.classifier, self.embedding_dim, self.facts.classes
-        with seeded_aside(stream_seed(self.config.seed, Purpose.INITIALISATION, self.classifier_stage)):
+        number = CLASSIFIER.number(self.config.blocks.count)
+        with seeded_aside(stream_seed(self.config.seed, Purpose.INITIALISATION, number)):
             return LinearClassifier(d, m) if settings.kind == "linear" else RadialClassifier(d, m, settings.sigma)
 
-    def block_trainer(
-        self, block: int, samples: Samples, device: torch.device, group: OneReplica = ALONE
-    ) -> BlockTrainer:
-        """The trainer of one block (of one replica of it) at step 0, on samples that lie on the same device."""
-        training = self.config.training_of(block)
-        network = self._for_training(self.block_network(block), device)
+    def block_trainer(self, t: int, samples: Samples, device: torch.device, group: OneReplica = ALONE) -> BlockTrainer:
+        """The trainer of block t (of one replica of it) at step 0, on samples that lie on the same device."""
+        training, stage = self.config.training_of(t), block(t)
+        network = self._for_training(self.block_network(t), device)
         network = normalise_over_group(network, group) if group.size > 1 else network
         return BlockTrainer(
             network,
-            Optimisation(block, network, training, training.learning_rate, self.total_steps, average_=group.average_),
+            Optimisation(stage, network, training, training.learning_rate, self.total_steps, average_=group.average_),
             samples,
             self._replica(device),
-            self.schedule.alpha_bar[block - 1],
-            denoising_weight(self.schedule, block, self.config.objective.eta),
+            self.schedule.alpha_bar[t - 1],
+            denoising_weight(self.schedule, t, self.config.objective.eta),
             self.config.seed,
             group,
-            execution=execution_on(device, self.records_steps_of(block)),
+            execution=execution_on(device, self.captures_steps_of(stage)),
             precision=training.precision,
         )
 
     def classifier_trainer(self, device: torch.device) -> ClassifierTrainer:
         """The trainer of the classifier at step 0."""
-        config, classifier, stage = self.config, self.classifier().to(device), self.classifier_stage
+        config, classifier = self.config, self.classifier().to(device)
         rate = config.classifier.learning_rate
-        optimisation = Optimisation(stage, classifier, config.training, rate, self.total_steps)
-        execution = execution_on(device, self.records_steps_of(stage))
+        optimisation = Optimisation(CLASSIFIER, classifier, config.training, rate, self.total_steps)
+        execution = execution_on(device, self.captures_steps_of(CLASSIFIER))
         return ClassifierTrainer(classifier, optimisation, self._replica(device), self.schedule, execution)
 
     def end_to_end_network(self, embedding: Tensor) -> EndToEndNetwork:
@@ -142,7 +142,7 @@ class RunSetup(RunPlan):
         Args:
             embedding: W_embed that it begins with, (m, d).
         """
-        blocks = [self.block_network(block) for block in self.config.blocks.trained()]
+        blocks = [self.block_network(t) for t in self.config.blocks.trained()]
         return EndToEndNetwork(blocks, self.classifier(), embedding, self.config.embedding.is_learned)
 
     def end_to_end_trainer(
@@ -162,28 +162,25 @@ class RunSetup(RunPlan):
         """
         network, training = self._for_training(self.end_to_end_network(self.embedding), device), self.config.training
         own_rates = {"classifier": self.config.classifier.learning_rate}
-        optimisation = Optimisation(
-            NETWORK_STAGE, network, training, training.learning_rate, self.total_steps, own_rates
-        )
+        optimisation = Optimisation(NETWORK, network, training, training.learning_rate, self.total_steps, own_rates)
         seed, precision = self.config.seed, training.precision
         return EndToEndTrainer(wrap(network), optimisation, samples, group, seed, device, precision)
 
     def embedding_trainer(self) -> EmbeddingTrainer:
         """The trainer of a learned W_embed at step 0."""
-        assert self.embedding_stage is not None
         table, rate = EmbeddingTable(self.embedding), self.config.embedding.learning_rate
         versions = -(-self.total_steps // self.sync_steps)
-        return EmbeddingTrainer(table, Optimisation(self.embedding_stage, table, self.config.training, rate, versions))
+        return EmbeddingTrainer(table, Optimisation(EMBEDDING, table, self.config.training, rate, versions))
 
-    def embedding_exchange(self, snapshots: Mapping[int, Snapshot]) -> EmbeddingExchange | None:
+    def embedding_exchange(self, snapshots: Mapping[Stage, Snapshot]) -> EmbeddingExchange | None:
         """The exchange of versions of W_embed from where the stages stand; None where W_embed is fixed.
 
         Args:
             snapshots: of all stages at the same step, or none.
         """
-        if self.embedding_stage is None:
+        if not self.learns_embedding:
             return None
-        snapshot = snapshots.get(self.embedding_stage)
+        snapshot = snapshots.get(EMBEDDING)
         weights = self.embedding.numpy() if snapshot is None else snapshot.weights["weight"]
         first = 0 if snapshot is None else snapshot.step
         return EmbeddingExchange(weights, first, self.sync_steps, self.total_steps, self.config.blocks.count)
@@ -203,42 +200,42 @@ class RunSetup(RunPlan):
     def _replica(self, device: torch.device) -> EmbeddingReplica:
         return EmbeddingReplica(self.embedding.to(device), self.config.embedding.is_learned)
 
-    def network(self, snapshots: Mapping[int, Snapshot], device: torch.device) -> NoPropNetwork:
+    def network(self, snapshots: Mapping[Stage, Snapshot], device: torch.device) -> NoPropNetwork:
         """The whole trained network of one checkpoint.
 
         Args:
-            snapshots: of every stage, by number.
+            snapshots: of every stage.
             device: where it shall compute.
 
         Raises:
             UserError: snapshots of some blocks are missing (the run trained `blocks.only` some).
         """
         if self.end_to_end:
-            weights = to_tensors(snapshots[NETWORK_STAGE].weights)
+            weights = to_tensors(snapshots[NETWORK].weights)
             whole = self.end_to_end_network(weights["embedding"])
             whole.load_state_dict(weights)
             return self._on_device(whole.eval(), device).for_inference(self.schedule, self.facts, self.config.seed)
         every_block = range(1, self.config.blocks.count + 1)
-        missing = [str(block) for block in every_block if block not in snapshots]
+        missing = [str(t) for t in every_block if block(t) not in snapshots]
         if missing:
             raise UserError(
                 f"this run has no weights of block(s) {', '.join(missing)} (blocks.only), and a chain needs them all"
             )
 
-        def trained(module: torch.nn.Module, stage: int) -> torch.nn.Module:
+        def trained(module: torch.nn.Module, stage: Stage) -> torch.nn.Module:
             module.load_state_dict(to_tensors(snapshots[stage].weights))
             return self._on_device(module.eval(), device)
 
         return NoPropNetwork(
-            blocks=tuple(trained(self.block_network(block), block) for block in every_block),
-            classifier=trained(self.classifier(), self.classifier_stage),
+            blocks=tuple(trained(self.block_network(t), block(t)) for t in every_block),
+            classifier=trained(self.classifier(), CLASSIFIER),
             embedding=self._trained_embedding(snapshots).to(device),
             schedule=self.schedule,
             facts=self.facts,
             seed=self.config.seed,
         )
 
-    def _trained_embedding(self, snapshots: Mapping[int, Snapshot]) -> Tensor:
-        if self.embedding_stage is None:
+    def _trained_embedding(self, snapshots: Mapping[Stage, Snapshot]) -> Tensor:
+        if not self.learns_embedding:
             return self.embedding
-        return to_tensors(snapshots[self.embedding_stage].weights)["weight"]
+        return to_tensors(snapshots[EMBEDDING].weights)["weight"]

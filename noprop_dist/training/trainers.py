@@ -13,6 +13,7 @@ from noprop_dist.diffusion.objective import classifier_loss, kl_to_prior, predic
 from noprop_dist.diffusion.process import as_function_of_embedding
 from noprop_dist.diffusion.schedule import Schedule
 from noprop_dist.random_streams import Purpose, stream_seed
+from noprop_dist.stages import Stage
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.training.batch_stream import Round
 from noprop_dist.training.embedding import EmbeddingReplica
@@ -23,14 +24,20 @@ from noprop_dist.training.step_inputs import StepInputs, step_inputs
 
 
 class StageTrainer(Protocol):
-    """What blocks and classifier have in common: one stage, its steps, and its state."""
+    """What blocks, classifier and the baseline's network have in common: one stage, its steps, and its state.
 
-    embedding: EmbeddingReplica
+    Attributes:
+        group: of the processes that train the stage together.
+    """
+
     group: OneReplica
 
     @property
-    def stage(self) -> int:
-        """Block number 1..T, or T + 1 for the classifier."""
+    def stage(self) -> Stage: ...
+
+    @property
+    def embedding(self) -> EmbeddingReplica | None:
+        """The stage's copy of W_embed; None for the baseline, whose W_embed is a parameter like any other."""
 
     def inputs(self, work: Round) -> Iterator[StepInputs]:
         """The batches of a round of this stage, on its device."""
@@ -40,7 +47,7 @@ class StageTrainer(Protocol):
 
         Returns:
             What it measured, (3,), on the device and not yet read: what was minimised; ‖û_t − u_y‖² of a block, the
-            cross-entropy in nats of the classifier; the norm of the gradient before clipping.
+            cross-entropy in nats of the classifier or the network; the norm of the gradient before clipping.
         """
 
     def snapshot(self) -> Snapshot:
@@ -92,8 +99,7 @@ class BlockTrainer:
         self._precision = precision
 
     @property
-    def stage(self) -> int:
-        """The block's number, 1..T."""
+    def stage(self) -> Stage:
         return self._optimisation.stage
 
     def inputs(self, work: Round) -> Iterator[StepInputs]:
@@ -103,7 +109,7 @@ class BlockTrainer:
     def step(self, inputs: StepInputs) -> Tensor:
         """One optimiser step on the block's batch of exactly the next step; see `StageTrainer`."""
         expect_step(self._optimisation, inputs.step)
-        seed = stream_seed(self._seed, Purpose.DROPOUT, self.stage, self.group.rank, inputs.step)
+        seed = stream_seed(self._seed, Purpose.DROPOUT, self.stage.index, self.group.rank, inputs.step)
         losses = self._execution(self._compute, inputs.tensors, seed)
         self._optimisation.advance()
         return losses
@@ -160,8 +166,7 @@ class ClassifierTrainer:
         self._execution = execution
 
     @property
-    def stage(self) -> int:
-        """T + 1."""
+    def stage(self) -> Stage:
         return self._optimisation.stage
 
     def inputs(self, work: Round) -> Iterator[StepInputs]:
@@ -206,10 +211,10 @@ def _snapshot(optimisation: Optimisation, embedding: EmbeddingReplica) -> Snapsh
 def expect_step(optimisation: Optimisation, step: int) -> None:
     """An optimiser step is not idempotent: never do one twice, never leave one out."""
     if step != optimisation.steps_done:
-        raise RuntimeError(f"stage {optimisation.stage} has done {optimisation.steps_done} steps, got step {step}")
+        raise RuntimeError(f"{optimisation.stage.name} has done {optimisation.steps_done} steps, got step {step}")
 
 
 def multiply_in(precision: Precision, device: torch.device) -> torch.autocast:
     """Within it networks multiply in bfloat16 where that is asked for (TF32 is set for a whole process)."""
-    # Without a cache of converted weights: within one step each is converted once, and a recording could not keep it.
+    # Without a cache of converted weights: a step converts each of them once, and a captured step could not keep it.
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False)

@@ -38,7 +38,7 @@ def test_the_whole_table_is_filled_and_a_second_time_nothing_is_trained(tmp_path
     assert time.monotonic() - begun < 10
     assert (tmp_path / "out/table.md").read_text() == table
     assert reproduce(tmp_path / "out", "training.max_steps=9") == 2
-    assert "holds a run whose training is" in capsys.readouterr().err
+    assert "holds a run whose training.max_steps is" in capsys.readouterr().err
 
 
 def test_data_that_the_paper_has_no_table_of_is_refused(capsys):

@@ -10,8 +10,8 @@ import time
 
 import numpy as np
 import pytest
-
 from noprop_dist.engines.ray.snapshot_keeper import SnapshotKeeper
+
 from noprop_dist.engines.sequential import train_sequentially
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.storage import lock

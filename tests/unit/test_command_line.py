@@ -4,6 +4,7 @@ import json
 import socket
 import threading
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -89,8 +90,6 @@ def test_report_writes_a_page_that_needs_nothing_else_and_plots(noprop, run_dir,
 
 
 def test_a_report_without_the_data_says_what_it_left_out(noprop, tmp_path, monkeypatch):
-    import numpy as np
-
     random = np.random.default_rng(0)
     np.savez(tmp_path / "d.npz", x_train=random.normal(size=(300, 6)), y_train=np.resize(np.arange(3), 300))
     data = ["--set", "data.name=npz", "--set", f"data.root={tmp_path / 'd.npz'}"]
@@ -178,7 +177,6 @@ def test_mistakes_with_a_run_directory_overwrite_nothing(noprop, run_dir, tmp_pa
     before = noprop("inspect", run_dir, "--json")
     again = noprop("train", *SMALL, "--run-dir", run_dir, code=2)
     assert f"already holds a run; `noprop-dist resume {run_dir}`" in again
-    assert "only takes engine.* and metrics.*" in noprop("resume", run_dir, "--set", "seed=3", code=2)
     assert "is no readable image" in noprop("predict", run_dir, f"{run_dir}/config.yaml", code=2)
     assert "already holds a run" in noprop("plan", "--run-dir", run_dir, code=2)
     (tmp_path / "file").write_text("")
@@ -186,8 +184,60 @@ def test_mistakes_with_a_run_directory_overwrite_nothing(noprop, run_dir, tmp_pa
     assert noprop("inspect", run_dir, "--json") == before
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("seed=3", "seed is 0, not 3"),
+        ("training.max_steps=13", "training.max_steps is 12, not 13"),
+        ("engine.threads_per_worker=2", "engine.threads_per_worker is 1, not 2"),
+        ("engine.device=cpu", "engine.device is auto, not cpu"),
+        ("blocks.only=1-2", "blocks.only is null, not [1, 2]"),
+        ("engine.round_steps=3", None),
+        ("checkpoint.every_steps=4", None),
+        ("data.root=elsewhere", None),
+    ],
+)
+def test_the_same_run_goes_on_and_another_is_refused(noprop, run_dir, setting, message):
+    again = ("train", *SMALL, "--run-dir", run_dir, "--or-resume", "--set", setting)
+    if message is None:
+        assert noprop(*again).strip() == run_dir
+    else:
+        assert f"holds a run whose {message}; give another folder" in noprop(*again, code=2)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("seed=3", "--set seed=3: this run has seed=0, which fixes the bits of its result"),
+        ("engine.threads_per_worker=2", "this run has engine.threads_per_worker=1, which fixes the bits of its result"),
+        ("engine.round_steps=3", None),
+        ("metrics.port=null", None),
+        ("classifier.learning_rate=0.1", None),
+    ],
+)
+def test_resume_takes_what_changes_no_bits_and_the_training_of_single_stages(noprop, run_dir, setting, message):
+    if message is None:
+        assert noprop("resume", run_dir, "--set", setting).strip() == run_dir
+    else:
+        assert message in noprop("resume", run_dir, "--set", setting, code=2)
+
+
+def test_a_run_goes_on_with_its_own_data_wherever_that_lies(noprop, tmp_path):
+    random = np.random.default_rng(0)
+    for name in ("here", "other"):
+        np.savez(tmp_path / f"{name}.npz", x_train=random.normal(size=(300, 6)), y_train=np.resize(np.arange(3), 300))
+    (tmp_path / "there.npz").write_bytes((tmp_path / "here.npz").read_bytes())
+    again = ("train", *SMALL, "--run-dir", tmp_path / "run", "--or-resume", "--set")
+    noprop(*again, f"data={{name: npz, root: {tmp_path}/here.npz}}")
+    for manifest in (tmp_path / "run/checkpoints").glob("*/manifest.json"):
+        manifest.unlink()  # so that the run is not finished
+    message = noprop(*again, f"data={{name: npz, root: {tmp_path}/other.npz}}", code=2)
+    assert f"was trained on other samples than data.root={tmp_path}/other.npz holds now" in message
+    assert noprop(*again, f"data={{name: npz, root: {tmp_path}/there.npz}}").strip() == str(tmp_path / "run")
+
+
 def test_ctrl_c_says_how_to_go_on_and_resume_ends_with_the_same_bits(noprop, tmp_path, monkeypatch):
-    from noprop_dist.training import sequential
+    from noprop_dist.engines import sequential
 
     steps = [*SMALL, "--set", "checkpoint.every_steps=4"]
     whole = noprop("train", *steps, "--run-dir", tmp_path / "whole").splitlines()[-1]

@@ -35,6 +35,11 @@ def test_changing_a_kind_drops_the_settings_of_the_other_kind():
     assert config.blocks.network.width == 256
 
 
+def test_another_engine_keeps_the_settings_of_the_engine():
+    config = load_config("digits", None, ["engine={kind: ray, threads_per_worker: 2}", "engine.kind=sequential"])
+    assert config.engine.threads_per_worker == 2
+
+
 def test_single_blocks_can_have_another_network():
     config = load_config("digits", None, ["blocks.networks.3={kind: mlp, width: 32}"])
     assert config.blocks.network_of(3).kind == "mlp"

@@ -1,11 +1,25 @@
-"""Which worker holds which blocks, now and next: pure functions. No result depends on what they say."""
+"""Which worker holds which stage, now and next. No result depends on it.
 
+The pure functions come first; `Assignment` applies them to a run.
+"""
+
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
+
+from noprop_dist.config.schema import EngineSettings
+from noprop_dist.engines.core.actors import ActorPool, ActorSlot
+from noprop_dist.engines.core.commands import CLASSIFIER_WORKER, Hold, Release, Slot
+from noprop_dist.engines.core.snapshots import Snapshots
+from noprop_dist.engines.core.stage import StageRun, Waiting
+from noprop_dist.stages import Stage
 
 LEAST_GAIN_SECONDS = 10.0
 LEAST_GAIN_SHARE = 0.15
 """Of what the block has left to do. A move costs a snapshot and a new start of the block; it has to be worth it."""
+UNMEASURED_STEP_SECONDS = 1e-3
+MOVES_EVERY_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -13,25 +27,25 @@ class Load:
     """What a ready worker has to do.
 
     Attributes:
-        worker: name.
+        worker: its slot.
         seconds_left: of each block that it holds, if it did nothing else.
         slowness: time of its steps relative to the other workers'; 1 is average.
         free: blocks that it can still take in; None is any number.
     """
 
-    worker: str
-    seconds_left: dict[int, float]
+    worker: Slot
+    seconds_left: dict[Stage, float]
     slowness: float
     free: int | None
 
     @property
     def total_seconds(self) -> float:
-        """Until all of its blocks are done."""
+        """Seconds until all of its blocks are done."""
         return sum(self.seconds_left.values())
 
     @property
     def has_room(self) -> bool:
-        """Whether it can take in another block."""
+        """Return True if it can take in another block."""
         return self.free is None or self.free > 0
 
 
@@ -39,9 +53,9 @@ class Load:
 class Move:
     """One block from one worker to another."""
 
-    block: int
-    source: str
-    target: str
+    block: Stage
+    source: Slot
+    target: Slot
 
 
 def best_move(loads: Sequence[Load]) -> Move | None:
@@ -68,28 +82,28 @@ def best_move(loads: Sequence[Load]) -> Move | None:
 def best_moves(loads: Sequence[Load]) -> list[Move]:
     """The best move, then the best one after it, and so on; no block moves twice."""
     moves: list[Move] = []
-    by_name = {load.worker: load for load in loads}
-    while (move := best_move(list(by_name.values()))) is not None:
+    by_worker = {load.worker: load for load in loads}
+    while (move := best_move(list(by_worker.values()))) is not None:
         if move.block in {earlier.block for earlier in moves}:
             break
         moves.append(move)
-        source, target = by_name[move.source], by_name[move.target]
+        source, target = by_worker[move.source], by_worker[move.target]
         left = dict(source.seconds_left)
         seconds = left.pop(move.block) * target.slowness / source.slowness
-        by_name[source.worker] = replace(source, seconds_left=left)
+        by_worker[source.worker] = replace(source, seconds_left=left)
         free = None if target.free is None else target.free - 1
-        by_name[target.worker] = replace(target, seconds_left=target.seconds_left | {move.block: seconds}, free=free)
+        by_worker[target.worker] = replace(target, seconds_left=target.seconds_left | {move.block: seconds}, free=free)
     return moves
 
 
 def worker_for(
-    home: str, loads: Mapping[str, Load], home_is_coming: bool, waiting_for: Mapping[str, int]
-) -> str | None:
+    home: Slot, loads: Mapping[Slot, Load], home_is_coming: bool, waiting_for: Mapping[Slot, int]
+) -> Slot | None:
     """The worker that a waiting block goes to now; None is to wait on.
 
     Args:
         home: the worker that it should be on.
-        loads: of the ready workers, by name.
+        loads: of the ready workers.
         home_is_coming: whether a missing home is still worth waiting for.
         waiting_for: how many blocks wait for each home; a worker serves its own first.
     """
@@ -102,3 +116,117 @@ def worker_for(
     else:
         others = [load for load in loads.values() if load.has_room]
     return min(others, key=lambda load: (load.total_seconds, len(load.seconds_left))).worker if others else None
+
+
+class Assignment:
+    """Where the stages of one run are.
+
+    Args:
+        stages: of the run.
+        pool: of its actors.
+        snapshots: that stages begin from.
+        engine: settings.
+        now: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        stages: Mapping[Stage, StageRun],
+        pool: ActorPool,
+        snapshots: Snapshots,
+        engine: EngineSettings,
+        now: float,
+    ) -> None:
+        self._stages = stages
+        self._pool = pool
+        self._snapshots = snapshots
+        self._engine = engine
+        self._moves_planned_at = now
+        self._first_ready: float | None = None
+
+    def held_by(self, worker: Slot) -> list[StageRun]:
+        """The stages on a worker."""
+        return [run for run in self._stages.values() if run.worker == worker]
+
+    def assign(self, now: float) -> None:
+        """Bring waiting stages to workers that are ready."""
+        waiting = [run for run in self._stages.values() if run.waits]
+        for run in waiting:
+            worker = self._worker_for(run, Counter(each.home for each in waiting if each.waits), now)
+            if worker is not None:
+                snapshot = self._snapshots.newest(run.stage)
+                run.taken_in(worker, 0 if snapshot is None else snapshot.step)
+                request = Hold(run.stage, snapshot)
+                self._pool.call(worker, request, run.stage, self._engine.stall_timeout_seconds, now)
+
+    def let_go(self, run: StageRun, now: float) -> None:
+        """Take a stage off its worker, and tell the worker."""
+        if run.worker is not None and self._pool.slots[run.worker].ready:
+            patience = self._engine.stall_timeout_seconds
+            self._pool.call(run.worker, Release(run.stage), run.stage, patience, now)
+        self.take_off(run, now)
+
+    def take_off(self, run: StageRun, now: float) -> None:
+        """Take a stage off its worker; it will begin again from its newest snapshot."""
+        node_left = run.worker is not None and self._pool.slots[run.worker].leaving
+        run.taken_off(self._snapshots.newest_step(run.stage), now, node_left)
+
+    def worker_lost(self, worker: ActorSlot, now: float) -> None:
+        """The stages of a lost worker go back to their own snapshots; the others do not notice."""
+        for run in self.held_by(worker.slot):
+            run.lost(self._snapshots.newest_step(run.stage), now, node_left=worker.leaving)
+
+    def can_hold(self, home: Slot) -> bool:
+        """Return True if there is, or will be, some worker for a stage of that home."""
+        if home == CLASSIFIER_WORKER:
+            return not self._pool.slots[home].given_up
+        return any(not worker.given_up for worker in self._pool.of_role("block worker"))
+
+    def plan_moves(self, now: float) -> list[tuple[StageRun, Slot, Slot]]:
+        """Every few seconds, let the blocks leave whose moves to other workers end the run soonest.
+
+        Returns:
+            Each block that leaves, with the worker that it leaves and the one that it goes to.
+        """
+        if now - self._moves_planned_at < MOVES_EVERY_SECONDS or any(run.leaving for run in self._stages.values()):
+            return []
+        self._moves_planned_at = now
+        moves = best_moves(list(self._loads().values()))
+        for move in moves:
+            self._stages[move.block].home = move.target
+            self._stages[move.block].leave()
+        return [(self._stages[move.block], move.source, move.target) for move in moves]
+
+    def _worker_for(self, run: StageRun, waiting_for: Mapping[Slot, int], now: float) -> Slot | None:
+        home = self._pool.slots[run.home]
+        if run.home == CLASSIFIER_WORKER:
+            return run.home if home.ready else None
+        loads = self._loads()
+        if loads and self._first_ready is None:
+            self._first_ready = now
+        return worker_for(run.home, loads, self._is_coming(home, run, now), waiting_for)
+
+    def _is_coming(self, home: ActorSlot, run: StageRun, now: float) -> bool:
+        """Return True if a missing home is still worth waiting for."""
+        since = run.state.since if isinstance(run.state, Waiting) else now
+        if isfinite(since) and self._first_ready is not None:
+            since = max(since, self._first_ready)  # where all workers start late, the first is not given every block
+        return not home.given_up and now - since < self._engine.move_after_seconds
+
+    def _loads(self) -> dict[Slot, Load]:
+        """What the ready block workers that stay have to do."""
+        seconds = [run.slowest_step_seconds for run in self._stages.values() if run.slowest_step_seconds is not None]
+        mean = sum(seconds) / len(seconds) if seconds else UNMEASURED_STEP_SECONDS
+        workers = [each for each in self._pool.of_role("block worker") if each.ready and not each.leaving]
+        return {worker.slot: self._load(worker.slot, mean) for worker in workers}
+
+    def _load(self, worker: Slot, mean: float) -> Load:
+        held = [run for run in self.held_by(worker) if not run.over]
+        seconds = [run.slowest_step_seconds or mean for run in held]
+        limit = self._engine.blocks_per_worker
+        return Load(
+            worker,
+            {run.stage: run.queue.steps_left * each for run, each in zip(held, seconds, strict=True)},
+            sum(seconds) / len(seconds) / mean if seconds else 1.0,
+            None if limit is None else limit - len(held),
+        )

@@ -1,13 +1,13 @@
-"""What one stage has been sent and has done: decides its next round, and knows of no other stage."""
+"""The rounds of one stage: which one may be sent next, and which are under way. Knows of no other stage."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
 
 MAX_UNSAVED_SNAPSHOTS = 2
-"""A stage waits where the storage is so far behind; this bounds the memory that snapshots take."""
+"""Snapshots of a stage waiting to be written. A stage pauses at two, which bounds the memory that they take."""
 
 
-class StageQueue:
+class RoundQueue:
     """Bounded queue of one stage's rounds; a round never crosses a snapshot step.
 
     Args:
@@ -24,33 +24,33 @@ class StageQueue:
         self.rewind(steps_done)
 
     def rewind(self, step: int) -> None:
-        """Begin again at a snapshot: what was in flight will not be answered any more."""
+        """Begin again at a snapshot; what is under way will not be answered."""
         self._sent = self.steps_done = step
         self._rounds_in_flight = self._snapshots_in_flight = 0
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is under way."""
+        """Return True if neither a round nor a snapshot is under way."""
         return self._rounds_in_flight == 0 and self._snapshots_in_flight == 0
 
     @property
     def rounds_in_flight(self) -> int:
-        """Sent, and not answered yet."""
+        """Rounds sent and not answered yet."""
         return self._rounds_in_flight
 
     @property
     def finished(self) -> bool:
-        """Whether all steps are done, and the last snapshot is here."""
+        """Return True if all steps are done and the last snapshot is here."""
         return self.idle and self.steps_done >= self._snapshot_steps[-1]
 
     @property
     def steps_left(self) -> int:
-        """To the end of the run."""
+        """Steps to the end of the run."""
         return self._snapshot_steps[-1] - self.steps_done
 
     @property
     def next_step(self) -> int:
-        """The first that no round was sent of."""
+        """The first step that no round was sent for."""
         return self._sent
 
     def next_round(self, unsaved_snapshots: int, up_to: int | None = None) -> tuple[int, int] | None:
@@ -75,22 +75,19 @@ class StageQueue:
 
     @property
     def at_snapshot(self) -> bool:
-        """Whether the last round that was sent ends at a snapshot step."""
+        """Return True if the last round that was sent ends at a snapshot step."""
         return self._sent in self._snapshot_steps
 
     def snapshot_asked(self) -> None:
-        """A snapshot was asked for."""
         self._snapshots_in_flight += 1
 
-    def snapshot_here(self) -> None:
-        """It came."""
+    def snapshot_received(self) -> None:
         self._snapshots_in_flight -= 1
 
     def round_done(self, steps_done: int) -> None:
-        """A report came back."""
         self._rounds_in_flight -= 1
         self.steps_done = steps_done
 
     def round_refused(self) -> None:
-        """A round came back untouched: its worker was told to stop."""
+        """A round came back undone: its worker was told to stop."""
         self._rounds_in_flight -= 1

@@ -1,39 +1,79 @@
-"""Makes the actors of one run."""
+"""The actors of one run on Ray: started, called and killed as the core says; what comes of it are events."""
 
+import time
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from noprop_dist.data.dataset import DataSet
+from noprop_dist.engines.core.actors import CONTROL_LANE, MAIN_LANE, lane_name
+from noprop_dist.engines.core.commands import (
+    CLASSIFIER_WORKER,
+    EVALUATOR,
+    CallActor,
+    DescribeYourself,
+    Evaluate,
+    Hold,
+    Incarnation,
+    Release,
+    Request,
+    StartActor,
+    Stop,
+    TakeSnapshot,
+    Train,
+    UpdateEmbedding,
+)
+from noprop_dist.engines.core.events import ActorLost, Event, Replied
 from noprop_dist.engines.core.placement import Placement
-from noprop_dist.engines.ray.block_worker import BlockWorker
-from noprop_dist.engines.ray.classifier_worker import ClassifierWorker
+from noprop_dist.engines.ray.cluster import cause_of_loss, raised_by_constructor
 from noprop_dist.engines.ray.evaluator import Evaluator
-from noprop_dist.engines.ray.fleet import BLOCK_WORKER
 from noprop_dist.engines.ray.replica_worker import BlockGroup
-from noprop_dist.engines.ray.worker import ActorHandle, lane_name
+from noprop_dist.engines.ray.workers import BlockWorker, ClassifierWorker
+from noprop_dist.stages import Stage
+from noprop_dist.training.batch_stream import Round, RoundKey
 from noprop_dist.training.setup import RunSetup
 
-ONCE = {"max_restarts": 0, "max_task_retries": 0}
+NO_RETRIES = {"max_restarts": 0, "max_task_retries": 0}
 """An optimiser step is not idempotent, so Ray may neither restart an actor nor retry a call by itself."""
-CONTROL = {"control": 1}
-"""`stop` is answered while a round is trained."""
+CONTROL_GROUP = {CONTROL_LANE: 1}
+METHODS: dict[type[Request], str] = {
+    DescribeYourself: "facts",
+    Hold: "hold",
+    Release: "release",
+    Train: "train",
+    UpdateEmbedding: "update",
+    TakeSnapshot: "snapshot",
+    Evaluate: "evaluate",
+    Stop: "stop",
+}
+"""The method of an actor that answers a request; its arguments are the fields of the request."""
 
-CLASSIFIER_WORKER = "classifier worker"
-EVALUATOR = "evaluator"
+ActorHandle = Any
+"""Ray's actor handles and object references have no static type."""
 
 
-class ActorMaker:
-    """Makes actors, the same for every incarnation; the data set lies in the object store once, for all of them.
+@dataclass(frozen=True)
+class WorkerClasses:
+    """The classes of the workers; benchmarks put others in their place."""
+
+    block: type[Any] = BlockWorker
+    classifier: type[Any] = ClassifierWorker
+
+
+class RayActors:
+    """The processes of one run. The data set lies in the object store once, for all of them.
 
     Args:
         setup: of the run.
         data: of the run.
         directory: of the run.
-        placement: what each actor asks of the cluster.
-        block_worker: the class of block workers, made with (setup, inputs, labels).
-        classifier_worker: the class of the classifier worker, made with (setup, labels).
+        placement: what evaluator and classifier worker ask of the cluster.
+        draw: draws the batches of a round; without it the workers do.
+        classes: of the workers.
     """
 
     def __init__(
@@ -42,43 +82,86 @@ class ActorMaker:
         data: DataSet,
         directory: str,
         placement: Placement,
-        block_worker: type[Any] = BlockWorker,
-        classifier_worker: type[Any] = ClassifierWorker,
+        draw: Callable[[RoundKey], Round] | None,
+        classes: WorkerClasses,
     ) -> None:
         self._setup = setup
         self._inputs, self._labels = ray.put(data.train.inputs), ray.put(data.train.labels)
         self._held_out = ray.put(data.held_out)
-        self._block_worker, self._classifier_worker = block_worker, classifier_worker
         self._directory = directory
-        self._side = {"num_cpus": 0, "num_gpus": placement.side_gpus, **ONCE}
+        self._side = {"num_cpus": 0, "num_gpus": placement.side_gpus, **NO_RETRIES}
+        self._draw = draw
+        self._classes = classes
+        self._handles: dict[Incarnation, ActorHandle] = {}
+        self._calls: dict[Any, CallActor] = {}
+        self.sent_bytes = Counter[Stage]()
 
-    def block_worker(self, cpus: float, gpus: float, lanes: int) -> Callable[[], ActorHandle]:
-        """A function that makes a block worker.
+    def start(self, command: StartActor) -> None:
+        """Start a process; it is ready once it answers."""
+        slot = command.process.slot
+        if slot == CLASSIFIER_WORKER:
+            actor = ray.remote(concurrency_groups=CONTROL_GROUP, **self._side)(self._classes.classifier)
+            handle = actor.remote(self._setup, self._labels)
+        elif slot == EVALUATOR:
+            handle = ray.remote(**self._side)(Evaluator).remote(self._setup, self._held_out, self._directory)
+        else:
+            handle = self._block_worker(command)
+        self._handles[command.process] = handle
 
-        Args:
-            cpus: cores that each of its processes asks for.
-            gpus: likewise.
-            lanes: blocks that it trains at the same time.
-        """
+    def _block_worker(self, command: StartActor) -> ActorHandle:
+        place, lanes = command.place, command.lanes
+        assert place is not None
         side_by_side = {lane_name(number): 1 for number in range(lanes)} if lanes > 1 else {}
-        groups = {"concurrency_groups": CONTROL | side_by_side}
-        options = {"num_cpus": cpus, "num_gpus": gpus, "scheduling_strategy": "SPREAD", **ONCE}
+        groups = {"concurrency_groups": CONTROL_GROUP | side_by_side}
+        options = {"num_cpus": place.cpus, "num_gpus": place.gpus, "scheduling_strategy": "SPREAD", **NO_RETRIES}
         if self._setup.config.training.replicas_per_block > 1:
             group = ray.remote(**groups, **options)(BlockGroup)
-            return lambda: group.remote(self._setup, [self._inputs, self._labels], options)
-        actor = ray.remote(**groups, **options)(self._block_worker)
-        return lambda: actor.remote(self._setup, self._inputs, self._labels)
+            return group.remote(self._setup, [self._inputs, self._labels], options)
+        actor = ray.remote(**groups, **options)(self._classes.block)
+        return actor.remote(self._setup, self._inputs, self._labels)
 
-    def classifier_worker(self) -> ActorHandle:
-        """Make the classifier worker."""
-        actor = ray.remote(concurrency_groups=CONTROL, **self._side)(self._classifier_worker)
-        return actor.remote(self._setup, self._labels)
+    def call(self, command: CallActor) -> None:
+        """Call a method of a process."""
+        method = getattr(self._handles[command.process], METHODS[type(command.request)])
+        if command.lane != MAIN_LANE:
+            method = method.options(concurrency_group=command.lane)
+        self._calls[method.remote(*self._arguments(command.request))] = command
 
-    def evaluator(self) -> ActorHandle:
-        """Make the evaluator."""
-        return ray.remote(**self._side)(Evaluator).remote(self._setup, self._held_out, self._directory)
+    def _arguments(self, request: Request) -> tuple[Any, ...]:
+        if isinstance(request, Train):
+            work = request.round if self._draw is None else self._draw(request.round)
+            self.sent_bytes[work.stage] += work.nbytes
+            return (work,)
+        return tuple(getattr(request, field.name) for field in fields(request))
 
+    def kill(self, process: Incarnation) -> None:
+        """End a process; nothing more is heard of it."""
+        self._calls = {reference: call for reference, call in self._calls.items() if call.process != process}
+        ray.kill(self._handles.pop(process))
 
-def block_worker_name(number: int) -> str:
-    """What people call the n-th block worker, from 1."""
-    return f"{BLOCK_WORKER} {number}"
+    def events(self, timeout_seconds: float) -> list[Event]:
+        """Wait for something to happen, for so long at most; all that has happened."""
+        if not self._calls:
+            time.sleep(timeout_seconds)
+            return []
+        answered, waiting = ray.wait(list(self._calls), timeout=timeout_seconds)
+        if answered and waiting:
+            answered += ray.wait(waiting, num_returns=len(waiting), timeout=0)[0]
+        here = frozenset(answered)
+        in_order = [(reference, call) for reference, call in self._calls.items() if reference in here]
+        for reference, _ in in_order:
+            del self._calls[reference]
+        return [self._event(reference, call) for reference, call in in_order]
+
+    def _event(self, reference: Any, call: CallActor) -> Event:
+        try:
+            return Replied(call.call, ray.get(reference))
+        except RayError as error:
+            return ActorLost(call.process, cause_of_loss(error), raised_by_constructor(error))
+
+    def close(self) -> None:
+        """End all processes."""
+        self._calls.clear()
+        for handle in self._handles.values():
+            ray.kill(handle)
+        self._handles.clear()

@@ -1,8 +1,8 @@
-"""The coordinator actor: prepares a run, makes its workers, and sees it through to its end."""
+"""The coordinator actor: prepares a run, asks the core what is to be done, and has it done."""
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 
@@ -11,28 +11,27 @@ import torch
 
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.dataset import DataSet
-from noprop_dist.engines.core.drawing import who_draws
-from noprop_dist.engines.core.placement import Placement, place_run
-from noprop_dist.engines.core.round_queue import StageQueue
-from noprop_dist.engines.ray.actors import CLASSIFIER_WORKER, EVALUATOR, ActorMaker, block_worker_name
+from noprop_dist.engines.core.commands import End
+from noprop_dist.engines.core.events import Event, StopRequested
+from noprop_dist.engines.core.placement import place_run
+from noprop_dist.engines.core.run import Run, StartingPoint
+from noprop_dist.engines.core.sampling import who_draws
+from noprop_dist.engines.ray.actors import RayActors, WorkerClasses
 from noprop_dist.engines.ray.cluster import cluster_resources
-from noprop_dist.engines.ray.dispatcher import Dispatcher
-from noprop_dist.engines.ray.fleet import Fleet
-from noprop_dist.engines.ray.recruiter import Recruiter
-from noprop_dist.engines.ray.snapshot_keeper import SnapshotKeeper
-from noprop_dist.engines.ray.stage import Stage
-from noprop_dist.engines.ray.training_loop import TrainingLoop
+from noprop_dist.engines.ray.command_runner import CommandRunner
 from noprop_dist.engines.ray.workers import worker_facts
+from noprop_dist.errors import TrainingError
 from noprop_dist.metrics.exporter import MetricsExporter
-from noprop_dist.metrics.families import block_label
 from noprop_dist.metrics.live import LiveStage
+from noprop_dist.records import WorkerReady
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.preparation import prepare
 from noprop_dist.training.progress import RunProgress
 from noprop_dist.training.run_log import RunLog
 from noprop_dist.training.setup import RunSetup
+
+POLL_SECONDS = 0.2
 
 
 class Coordinator:
@@ -42,7 +41,7 @@ class Coordinator:
         config: of the run.
         directory: of the run, on storage that this node reaches.
         resume: continue the run that lies there, if one does.
-        actors: makes the maker of the run's actors.
+        worker_classes: of the run's workers.
     """
 
     def __init__(
@@ -50,18 +49,18 @@ class Coordinator:
         config: RunConfig,
         directory: str,
         resume: bool = False,
-        actors: Callable[[RunSetup, DataSet, str, Placement], ActorMaker] = ActorMaker,
+        worker_classes: WorkerClasses | None = None,
     ) -> None:
         self._config = config
         self._directory = RunDirectory(directory)
         self._resume = resume
-        self._actors = actors
-        self._log: RunLog | None = None
+        self._worker_classes = worker_classes or WorkerClasses()
+        self._run: Run | None = None
         self._stop = threading.Event()
 
     def progress(self) -> RunProgress | None:
         """The progress table; None until the data is loaded."""
-        return self._log.board.picture() if self._log is not None else None
+        return self._run.progress(time.monotonic()) if self._run is not None else None
 
     def stop(self) -> None:
         """Snapshot every stage where it stands, and let `run` return."""
@@ -79,58 +78,49 @@ class Coordinator:
             if not (self._resume and self._directory.holds_run):
                 self._directory.create(setup.config, setup.facts)
             with self._exporting(setup) as exporter:
-                return self._train(setup, data, exporter)
+                end = self._train(setup, data, exporter)
+        if end.error is not None:
+            raise TrainingError(end.error)
+        return RunOutcome(str(self._directory), end.step, end.evaluation, end.stopped)
 
-    def _train(self, setup: RunSetup, data: DataSet, exporter: MetricsExporter | None) -> RunOutcome:
-        engine, placement = setup.config.engine, place_run(setup.config, cluster_resources())
+    def _train(self, setup: RunSetup, data: DataSet, exporter: MetricsExporter | None) -> End:
+        placement = place_run(setup.config, cluster_resources())
         setup = replace(setup, on_gpu=placement.on_gpu)
-        writer = setup.checkpoint_writer(self._directory)
-        snapshots, warnings = writer.take_over()
+        checkpoints = setup.checkpoint_writer(self._directory)
+        snapshots, warnings = checkpoints.take_over()
         done = {stage: snapshots[stage].step if stage in snapshots else 0 for stage in setup.stages}
-        self._log = log = RunLog(setup, self._directory, done, exporter.record if exporter else lambda _: None)
-        fleet, stages = Fleet(engine.start_timeout_seconds), _stages(setup, snapshots)
-        keeper = SnapshotKeeper(writer, log, snapshots, setup.config.checkpoint.storage_timeout_seconds)
+        log = RunLog(self._directory, done, exporter.record if exporter else lambda _: None)
+        to_evaluate = [s for s in checkpoints.complete_steps if setup.evaluates and not log.evaluated(s)]
+        start = StartingPoint(snapshots, to_evaluate, setup.embedding_exchange(snapshots))
+        self._run = run = Run(setup, placement, start, time.monotonic())
+        drawing = who_draws(setup, placement)
+        served = f"; metrics at {exporter.address}" if exporter else ""
+        facts = asdict(worker_facts(torch.device("cpu")))
+        log.add(WorkerReady(worker="coordinator", incarnation=1, **facts))
+        run.journal.tell(*warnings, f"{placement.reason}; {drawing.reason}{served}")
+        draw = setup.batch_stream(data.train.labels).round if drawing.by_coordinator else None
+        actors = RayActors(setup, data, str(self._directory), placement, draw, self._worker_classes)
+        if exporter is not None:
+            exporter.show_live(lambda: _live(run, actors))
+        runner = CommandRunner(actors, checkpoints, log)
         try:
-            log.news(*warnings)
-            log.event("worker", worker="coordinator", incarnation=1, **asdict(worker_facts(torch.device("cpu"))))
-            drawing = who_draws(setup, placement)
-            served = f"; metrics at {exporter.address}" if exporter else ""
-            log.news(f"{placement.reason}; {drawing.reason}{served}")
-            recruiter = self._employ(setup, data, fleet, stages, placement)
-            stream, exchange = setup.batch_stream(data.train.labels), setup.embedding_exchange(snapshots)
-            dispatcher = Dispatcher(setup, stages, fleet, keeper, stream, exchange, drawing.by_coordinator)
-            turned = exporter.turned if exporter else lambda: None
-            loop = TrainingLoop(setup, stages, fleet, recruiter, keeper, dispatcher, log, turned)
-            if exporter is not None:
-                exporter.watch(lambda: _live(stages, log, dispatcher))
-            for step in writer.complete_steps:
-                if setup.evaluates and not log.evaluated(step):
-                    loop.evaluations.add(step)
-            evaluation = loop.run(self._stop)
-            stopped = self._stop.is_set() and any(not stage.queue.finished for stage in stages.values())
-            return RunOutcome(str(self._directory), loop.outcome_step(), evaluation, stopped)
+            return self._loop(run, runner, exporter)
         finally:
-            fleet.close()
-            keeper.close(engine.grace_seconds)
+            runner.close(setup.config.engine.grace_seconds)
 
-    def _employ(
-        self,
-        setup: RunSetup,
-        data: DataSet,
-        fleet: Fleet,
-        stages: dict[int, Stage],
-        placement: Placement,
-    ) -> Recruiter:
-        """Name the workers of the run, and the home of every stage."""
-        maker = self._actors(setup, data, str(self._directory), placement)
-        recruiter = Recruiter(setup.config, fleet, maker, placement)
-        for number, place_ in enumerate(placement.workers, start=1):
-            for block in place_.blocks:
-                stages[block].home = block_worker_name(number)
-        fleet.add(CLASSIFIER_WORKER, maker.classifier_worker)
-        if setup.evaluates:
-            fleet.add(EVALUATOR, maker.evaluator)
-        return recruiter
+    def _loop(self, run: Run, runner: CommandRunner, exporter: MetricsExporter | None) -> End:
+        """Carry out what the core says until it says that the run ends."""
+        events: list[Event] = []
+        while True:
+            if self._stop.is_set():
+                events.append(StopRequested())
+            for command in run.decide(events, time.monotonic()):
+                if isinstance(command, End):
+                    return command
+                runner.carry_out(command)
+            if exporter is not None:
+                exporter.loop_turned()
+            events = runner.events(POLL_SECONDS)
 
     @contextmanager
     def _exporting(self, setup: RunSetup) -> Iterator[MetricsExporter | None]:
@@ -148,29 +138,10 @@ class Coordinator:
             exporter.close()
 
 
-def _live(stages: dict[int, Stage], log: RunLog, dispatcher: Dispatcher) -> list[LiveStage]:
+def _live(run: Run, actors: RayActors) -> Sequence[LiveStage]:
     """What a scrape shows of this moment; another thread asks."""
+    rows = [(each, each.row()) for each in run.stages.values()]
     return [
-        LiveStage(
-            block_label(row.name),
-            row.state,
-            row.step,
-            stage.queue.rounds_in_flight,
-            dispatcher.sent_bytes[stage.number],
-        )
-        for row, stage in zip(log.board.picture().stages, stages.values(), strict=True)
+        LiveStage(row.stage, row.state, row.step, each.queue.rounds_in_flight, actors.sent_bytes[row.stage])
+        for each, row in rows
     ]
-
-
-def _stages(setup: RunSetup, snapshots: dict[int, Snapshot]) -> dict[int, Stage]:
-    """All stages of a run, each at its newest snapshot."""
-    engine, now = setup.config.engine, time.monotonic()
-    stages = {}
-    for number in setup.stages:
-        done = snapshots[number].step if number in snapshots else 0
-        steps = setup.sync_steps if number == setup.embedding_stage else setup.round_steps
-        queue = StageQueue(setup.snapshot_steps, steps, engine.prefetch, done)
-        stages[number] = Stage(
-            number, setup.stage_name(number), queue, CLASSIFIER_WORKER, waiting_since=now, reported=done
-        )
-    return stages

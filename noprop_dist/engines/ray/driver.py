@@ -13,6 +13,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from noprop_dist.baseline.coordinator import EndToEndCoordinator
 from noprop_dist.config.schema import RunConfig
+from noprop_dist.engines.core.failure_policy import back_off_seconds, within_budget
 from noprop_dist.engines.ray.cluster import cause_of_loss, ray_session
 from noprop_dist.engines.ray.coordinator import Coordinator
 from noprop_dist.errors import TrainingError, UserError
@@ -62,12 +63,12 @@ def train_on_ray(
                 return _follow(coordinator, watch, stopped, config.engine.grace_seconds)
             except RayActorError as error:
                 losses, resume, cause = losses + 1, True, cause_of_loss(error)
-                if stopped() or -1 < config.engine.max_failures < losses:
+                if stopped() or not within_budget(losses, config.engine.max_failures):
                     raise TrainingError(
                         f"the coordinator was lost: {cause}; `noprop-dist resume {directory}` continues the run"
                     ) from error
                 say(f"the coordinator was lost ({cause}); a new one goes on from the run directory")
-                time.sleep(min(2.0 ** (losses - 1), 30.0) - 1)
+                time.sleep(back_off_seconds(losses - 1))
             finally:
                 ray.kill(coordinator)
 

@@ -1,7 +1,7 @@
 """A block worker of several processes: a leader, which the coordinator knows, and the replicas that it made.
 
-    Fleet ──► BlockGroup (rank 0) ──► Replica (rank 1), Replica (rank 2), …
-                    └──── gradients, batch statistics ────┘   torch.distributed, within the group alone
+    coordinator ──► BlockGroup (rank 0) ──► Replica (rank 1), Replica (rank 2), …
+                          └──── gradients, batch statistics ────┘   torch.distributed, within the group alone
 
 To everybody else a group is one worker. It lives and dies as one: a replica that is lost takes the leader with it
 (its next sum over the group fails), and the replicas of a lost leader are ended by Ray, for they are its own.
@@ -18,11 +18,11 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from noprop_dist.data.dataset import Labels
 from noprop_dist.data.inputs import Inputs
-from noprop_dist.engines.ray.block_worker import BlockWorker
+from noprop_dist.engines.ray.workers import BlockWorker
+from noprop_dist.stages import Stage
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.training.batch_stream import Round, RoundKey
-from noprop_dist.training.messages import StageFailure, WorkerFacts
-from noprop_dist.training.progress import RoundReport
+from noprop_dist.training.messages import RoundReport, StageFailure, WorkerFacts
 from noprop_dist.training.replicas import GroupLostError, ReplicaGroup
 from noprop_dist.training.setup import RunSetup
 
@@ -87,7 +87,7 @@ class BlockGroup(Replica):
         others = self._wait([other.facts.remote() for other in self._others])
         return super().facts().with_replicas(tuple(other.pid for other in others))
 
-    def hold(self, stage: int, snapshot: Snapshot | None) -> StageFailure | None:
+    def hold(self, stage: Stage, snapshot: Snapshot | None) -> StageFailure | None:
         """Take a stage in, all of the group."""
         kept = ray.put(snapshot)
         told = [other.hold.remote(stage, kept) for other in self._others]
@@ -95,7 +95,7 @@ class BlockGroup(Replica):
         self._wait(told)
         return failure
 
-    def release(self, stage: int) -> None:
+    def release(self, stage: Stage) -> None:
         """Let a stage go, all of the group."""
         self._wait([other.release.remote(stage) for other in self._others])
         super().release(stage)

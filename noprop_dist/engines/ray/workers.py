@@ -1,4 +1,7 @@
-"""What block workers and the classifier worker have in common: they hold stages and train their rounds."""
+"""The actors that train: they hold stages, and do the rounds that the coordinator sends.
+
+All of them are plain classes; `actors` makes Ray's actors of them.
+"""
 
 import os
 import socket
@@ -8,14 +11,20 @@ from typing import Any, TypeVar
 import ray
 import torch
 
+from noprop_dist.data.dataset import Labels
+from noprop_dist.data.inputs import Inputs, MappedInputs
+from noprop_dist.data.read_ahead import ReadAhead
+from noprop_dist.data.samples import Samples
+from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.training.batch_stream import BatchStream, Round, RoundKey
 from noprop_dist.training.device import start_thread
-from noprop_dist.training.messages import StageFailure, WorkerFacts
-from noprop_dist.training.progress import RoundReport
-from noprop_dist.training.replicas import GroupLostError
+from noprop_dist.training.embedding import EmbeddingTrainer, EmbeddingUpdate, EmbeddingVersion
+from noprop_dist.training.messages import EmbeddingReport, RoundReport, StageFailure, WorkerFacts
+from noprop_dist.training.replicas import ALONE, GroupLostError, OneReplica
 from noprop_dist.training.rounds import train_round
 from noprop_dist.training.setup import RunSetup
+from noprop_dist.training.trainers import ClassifierTrainer
 
 Result = TypeVar("Result")
 WORKER_ERRORS = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError), GroupLostError)
@@ -34,19 +43,21 @@ class StageWorker:
         build: makes the trainer of a stage at step 0: a `StageTrainer`, or the `EmbeddingTrainer`.
     """
 
-    def __init__(self, setup: RunSetup, stream: BatchStream, device: torch.device, build: Callable[[int], Any]) -> None:
+    def __init__(
+        self, setup: RunSetup, stream: BatchStream, device: torch.device, build: Callable[[Stage], Any]
+    ) -> None:
         self._setup = setup
         self._stream = stream
         self._device = device
         self._build = build
-        self._trainers: dict[int, Any] = {}
+        self._trainers: dict[Stage, Any] = {}
         self._stopped = False
 
     def facts(self) -> WorkerFacts:
         """Where this worker is; its first reply says that it is ready."""
         return worker_facts(self._device)
 
-    def hold(self, stage: int, snapshot: Snapshot | None) -> StageFailure | None:
+    def hold(self, stage: Stage, snapshot: Snapshot | None) -> StageFailure | None:
         """Take a stage in, at a snapshot or (without one) at step 0."""
         # Ray calls methods from other threads than the constructor; every stage belongs to one of them.
         start_thread(self._device, self._setup.config.engine.threads_per_worker)
@@ -61,7 +72,7 @@ class StageWorker:
         self._trainers[stage] = trainer
         return None
 
-    def release(self, stage: int) -> None:
+    def release(self, stage: Stage) -> None:
         """Let a stage go: it is done, or goes on elsewhere."""
         self._trainers.pop(stage, None)
 
@@ -78,11 +89,11 @@ class StageWorker:
         """What this worker is to do of a round."""
         return work
 
-    def snapshot(self, stage: int) -> Snapshot | StageFailure | None:
+    def snapshot(self, stage: Stage) -> Snapshot | StageFailure | None:
         """A stage's state after the rounds that arrived before; a failure where its weights are not finite."""
         return self._attempt(stage, 0, lambda trainer: trainer.snapshot())
 
-    def _attempt(self, stage: int, step: int, do: Callable[[Any], Result]) -> Result | StageFailure | None:
+    def _attempt(self, stage: Stage, step: int, do: Callable[[Any], Result]) -> Result | StageFailure | None:
         """Do something with a stage's trainer.
 
         After a failure the stage is gone from here, and what was still sent for it is answered with None.
@@ -101,6 +112,51 @@ class StageWorker:
     def stop(self) -> None:
         """Begin no further step; what has been sent is answered with what was done of it."""
         self._stopped = True
+
+
+class BlockWorker(StageWorker):
+    """Trains one or several blocks on one device.
+
+    Args:
+        setup: of the run.
+        inputs: of the training split, mapped from the object store.
+        labels: of the same samples.
+        group: of replicas, of which this worker is one.
+    """
+
+    def __init__(self, setup: RunSetup, inputs: Inputs, labels: Labels, group: OneReplica = ALONE) -> None:
+        device = setup.start_computing()
+        augmentation = setup.augmentation()
+        slow = isinstance(inputs, MappedInputs) or augmentation is not None
+        samples = (ReadAhead if slow else Samples)(inputs, setup.facts, device, augmentation)
+        self._group = group
+        stream = setup.batch_stream(labels)
+        super().__init__(setup, stream, device, lambda stage: setup.block_trainer(stage.index, samples, device, group))
+
+    def begin(self, work: Round) -> Round:
+        """This worker's share of a round."""
+        return self._group.share(work)
+
+
+class ClassifierWorker(StageWorker):
+    """Trains the classifier on z_T, and owns W_embed where that is learned; it needs no images.
+
+    Args:
+        setup: of the run.
+        labels: of the training split.
+    """
+
+    def __init__(self, setup: RunSetup, labels: Labels) -> None:
+        device = setup.start_computing()
+
+        def build(stage: Stage) -> ClassifierTrainer | EmbeddingTrainer:
+            return setup.embedding_trainer() if stage == EMBEDDING else setup.classifier_trainer(device)
+
+        super().__init__(setup, setup.batch_stream(labels), device, build)
+
+    def update(self, update: EmbeddingUpdate) -> tuple[EmbeddingVersion, EmbeddingReport] | StageFailure | None:
+        """Make the next version of W_embed; see `EmbeddingTrainer.apply`."""
+        return self._attempt(EMBEDDING, update.first_step, lambda trainer: trainer.apply(update))
 
 
 def worker_facts(device: torch.device) -> WorkerFacts:

@@ -1,0 +1,104 @@
+"""Which settings of a run change the bits of its weights, and what a `resume` may change for that reason."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from noprop_dist.config.layers import merge, setting_layer, validated
+from noprop_dist.config.schema import Mark, RunConfig
+from noprop_dist.errors import UserError
+
+OF_SINGLE_STAGES = re.compile(r"blocks\.training\.\d+\.\w+|(classifier|embedding)\.learning_rate")
+"""Keys that change bits and may still change on `resume`: they hold for one stage, from the step where it stands."""
+
+
+def what_changes_bits(config: RunConfig) -> dict[str, Any]:
+    """The settings that fix the weights of every stage, bit for bit, on one kind of machine.
+
+    Values are compared as they are written: device `auto` is not `cpu`, even on a machine without a GPU, because a
+    configuration does not know its machine. `blocks.only` is not here: a block has the same weights without the others.
+
+    Returns:
+        Dotted key → plain value, in the order of the schema.
+    """
+    marks = (Mark.BITS, Mark.BASELINE_BITS) if config.method == "backprop" else (Mark.BITS,)
+    return _marked(config, *marks)
+
+
+def changed_bits(before: RunConfig, after: RunConfig) -> list[str]:
+    """Keys whose values make `after` another run than `before`.
+
+    These are the settings of `what_changes_bits`, and `blocks.only`, which says what stages the result has.
+    """
+    old, new = ({**what_changes_bits(each), **_marked(each, Mark.BLOCKS)} for each in (before, after))
+    return [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
+
+
+def setting_at(config: RunConfig, key: str) -> Any:
+    """The plain value of a dotted key; None if the configuration has no such key (`blocks.networks.3.kind`)."""
+    return _marked(config, *Mark).get(key)
+
+
+def shown(value: Any) -> str:
+    """A plain value as a user would write it after `--set key=`."""
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def continued(before: RunConfig, settings: Sequence[str]) -> tuple[RunConfig, list[str]]:
+    """The configuration with which a run goes on.
+
+    Args:
+        before: the configuration of the run so far.
+        settings: `key.path=value`, as `resume --set` takes them.
+
+    Returns:
+        The new configuration, and as `key=value` what it changes for single stages from here on.
+
+    Raises:
+        UserError: a setting is not allowed, or it changes the bits of the run as a whole.
+    """
+    values: dict[str, Any] = before.model_dump()
+    for setting in settings:
+        values = merge(values, setting_layer(setting))
+    after = validated(values)
+    changed = changed_bits(before, after)
+    for key in changed:
+        if before.method == "backprop" or not OF_SINGLE_STAGES.fullmatch(key):
+            raise UserError(_refusal(before, after, key))
+    return after, [f"{key}={shown(setting_at(after, key))}" for key in changed]
+
+
+def _refusal(before: RunConfig, after: RunConfig, key: str) -> str:
+    old, new = (shown(setting_at(config, key)) for config in (before, after))
+    effect = "names the blocks" if key == "blocks.only" else "fixes the bits"
+    stages = (
+        " and, from here on, blocks.training.N.*, classifier.learning_rate and embedding.learning_rate"
+        if before.method == "noprop"
+        else ""
+    )
+    return (
+        f"--set {key}={new}: this run has {key}={old}, which {effect} of its result; resume only takes settings that "
+        f"change no bits (such as engine.address, checkpoint.* and metrics.*){stages}"
+    )
+
+
+def _marked(config: RunConfig, *marks: Mark) -> dict[str, Any]:
+    return {key: value for key, mark, value in _settings(config) if mark in marks}
+
+
+def _settings(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Mark, Any]]:
+    """(dotted key, mark, plain value) of every setting; sections have no mark, nor have mappings by block number."""
+    for name, field in type(section).model_fields.items():
+        key, value = prefix + name, getattr(section, name)
+        mark = next((each for each in field.metadata if isinstance(each, Mark)), None)
+        if mark is not None:
+            yield key, mark, list(value) if isinstance(value, tuple) else value
+            continue
+        parts = (
+            {key: value} if isinstance(value, BaseModel) else {f"{key}.{block}": each for block, each in value.items()}
+        )
+        for part_key, part in parts.items():
+            yield from _settings(part, f"{part_key}.")

@@ -1,0 +1,250 @@
+"""The actors of a run as the core knows them: slots, their incarnations, and the calls under way.
+
+A slot is a name for the whole run, such as "block worker 2". Each process that fills it is an incarnation. Calls belong
+to one incarnation: once that is lost they are forgotten with it, so no reply can come late.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, Literal
+
+from noprop_dist.engines.core.commands import (
+    CallActor,
+    Command,
+    DescribeYourself,
+    Evaluate,
+    Incarnation,
+    KillActor,
+    Release,
+    Request,
+    Slot,
+    StartActor,
+    Stop,
+    Train,
+    UpdateEmbedding,
+)
+from noprop_dist.engines.core.placement import WorkerPlace
+from noprop_dist.stages import Stage
+from noprop_dist.training.messages import WorkerFacts
+
+MAIN_LANE, CONTROL_LANE = "main", "control"
+"""Calls of one lane are done in order. `stop` has a lane to itself: it does not wait for the calls before it."""
+
+ProofOfWork = Train | UpdateEmbedding | Evaluate
+"""An actor that answered one of these works: losses before it count no longer."""
+
+
+@dataclass(frozen=True)
+class Absent:
+    """No process; the next one may be started at `retry_at` (monotonic seconds)."""
+
+    retry_at: float
+
+
+@dataclass(frozen=True)
+class Starting:
+    """A process was asked for and has not answered yet."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A process is there."""
+
+    facts: WorkerFacts
+
+
+@dataclass(frozen=True)
+class GivenUp:
+    """There will be no other process, because of `cause`."""
+
+    cause: str
+
+
+ActorState = Absent | Starting | Ready | GivenUp
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call under way.
+
+    Attributes:
+        number: rises with every call of the run.
+        request: what was asked.
+        stage: that it is about; None for none.
+        since: when it was made, monotonic seconds.
+        patience_seconds: without any reply of its lane, until the actor counts as hung.
+    """
+
+    number: int
+    request: Request
+    stage: Stage | None
+    since: float
+    patience_seconds: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The reply to a call, in the order of the calls of its lane."""
+
+    slot: Slot
+    call: Call
+    value: Any
+
+
+@dataclass
+class ActorSlot:
+    """One slot and its present incarnation.
+
+    Attributes:
+        slot: its identity.
+        place: what a block worker asks of the cluster; None for the other roles.
+        lanes: stages that it trains at the same time.
+        incarnation: 1, 2, …; 0 before the first.
+        state: of that incarnation.
+        calls: under way by lane, the oldest first.
+        answers: to calls whose lane has an older one unanswered, by the number of the call.
+        heard: when the last reply of any incarnation came, by lane.
+        losses_in_row: incarnations lost since one of them did any work.
+        leaving: its node is about to go; it takes in no more blocks.
+    """
+
+    slot: Slot
+    place: WorkerPlace | None = None
+    lanes: int = 1
+    incarnation: int = 0
+    state: ActorState = Absent(retry_at=float("-inf"))
+    calls: dict[str, deque[Call]] = field(default_factory=dict)
+    answers: dict[int, Any] = field(default_factory=dict)
+    heard: dict[str, float] = field(default_factory=dict)
+    losses_in_row: int = 0
+    leaving: bool = False
+
+    @property
+    def ready(self) -> bool:
+        return isinstance(self.state, Ready)
+
+    @property
+    def given_up(self) -> bool:
+        return isinstance(self.state, GivenUp)
+
+    @property
+    def process(self) -> Incarnation:
+        return Incarnation(self.slot, self.incarnation)
+
+    @property
+    def facts(self) -> WorkerFacts | None:
+        return self.state.facts if isinstance(self.state, Ready) else None
+
+    def lane_of(self, request: Request, stage: Stage | None) -> str:
+        """The lane in which a call waits for the calls before it."""
+        if isinstance(request, Stop):
+            return CONTROL_LANE
+        return MAIN_LANE if stage is None or self.lanes == 1 else lane_name(stage.index % self.lanes)
+
+
+def lane_name(number: int) -> str:
+    """A lane of a worker that trains several stages at the same time; Ray's name of it, too."""
+    return f"lane-{number}"
+
+
+class ActorPool:
+    """All slots of a run.
+
+    Args:
+        outbox: that commands are appended to.
+        start_timeout_seconds: for an incarnation to become ready before another one is tried.
+    """
+
+    def __init__(self, outbox: list[Command], start_timeout_seconds: float) -> None:
+        self.slots: dict[Slot, ActorSlot] = {}
+        self._outbox = outbox
+        self._start_timeout_seconds = start_timeout_seconds
+        self._numbers = count()
+        self._lane_of_call: dict[int, tuple[ActorSlot, str]] = {}
+
+    def add(self, slot: Slot, place: WorkerPlace | None = None, lanes: int = 1) -> None:
+        """Add a slot; `start_absent` starts its first incarnation."""
+        self.slots[slot] = ActorSlot(slot, place, lanes)
+
+    def of_role(self, role: Literal["block worker", "classifier worker", "evaluator"]) -> list[ActorSlot]:
+        """The slots of one role."""
+        return [each for each in self.slots.values() if each.slot.role == role]
+
+    def start_absent(self, now: float) -> None:
+        """Start an incarnation of every slot that has none, where its back-off is over."""
+        for each in self.slots.values():
+            if isinstance(each.state, Absent) and now >= each.state.retry_at:
+                each.incarnation += 1
+                each.state = Starting()
+                self._outbox.append(StartActor(each.process, each.place, each.lanes))
+                self.call(each.slot, DescribeYourself(), None, self._start_timeout_seconds, now)
+
+    def call(self, slot: Slot, request: Request, stage: Stage | None, patience_seconds: float, now: float) -> None:
+        """Call the present incarnation of a slot."""
+        called = self.slots[slot]
+        lane = called.lane_of(request, stage)
+        call = Call(next(self._numbers), request, stage, now, patience_seconds)
+        called.calls.setdefault(lane, deque()).append(call)
+        self._lane_of_call[call.number] = called, lane
+        self._outbox.append(CallActor(call.number, called.process, lane, request))
+
+    def answered(self, number: int, value: Any, now: float) -> Iterator[Answer]:
+        """Take in a reply; yield the replies whose turn has come.
+
+        Ray tells of replies in its own order. Taken before the report of an earlier round, a report would make that
+        one pass for a replay, and a snapshot would be written without the records of the steps that lead to it.
+        """
+        if number not in self._lane_of_call:
+            return  # its incarnation is lost
+        slot, lane = self._lane_of_call[number]
+        slot.answers[number] = value
+        calls = slot.calls[lane]
+        while calls and calls[0].number in slot.answers:
+            call = calls.popleft()
+            del self._lane_of_call[call.number]
+            slot.heard[lane] = now
+            yield self._in_turn(slot, call, slot.answers.pop(call.number))
+
+    def _in_turn(self, slot: ActorSlot, call: Call, value: Any) -> Answer:
+        if isinstance(value, WorkerFacts):
+            slot.state = Ready(value)
+        if isinstance(call.request, ProofOfWork):
+            slot.losses_in_row = 0
+        return Answer(slot.slot, call, value)
+
+    def overdue(self, now: float) -> list[tuple[ActorSlot, str, Call]]:
+        """Slots of which a lane was silent for longer than its oldest call allows, with that lane and call."""
+        late = []
+        for slot in self.slots.values():
+            for lane, calls in slot.calls.items():
+                if calls and now - max(slot.heard.get(lane, 0.0), calls[0].since) > calls[0].patience_seconds:
+                    late.append((slot, lane, calls[0]))
+                    break
+        return late
+
+    def at_work_on(self, slot: ActorSlot, lane: str | None = None) -> Stage | None:
+        """The stage of the oldest call under way, in one lane or in any."""
+        calls = [call for name, each in slot.calls.items() if lane in (None, name) for call in each]
+        working = [call for call in calls if not isinstance(call.request, Stop | Release)]
+        return min(working, key=lambda call: call.number).stage if working else None
+
+    def end(self, slot: ActorSlot, state: Absent | GivenUp) -> None:
+        """End the present incarnation and forget its calls."""
+        for calls in slot.calls.values():
+            for call in calls:
+                del self._lane_of_call[call.number]
+            calls.clear()
+        slot.answers.clear()
+        self._outbox.append(KillActor(slot.process))
+        slot.state, slot.leaving = state, False
+
+    def nodes_leaving(self, node_ids: frozenset[str]) -> None:
+        """Mark the block workers whose nodes are about to leave the cluster."""
+        for worker in self.of_role("block worker"):
+            worker.leaving = worker.facts is not None and worker.facts.node_id in node_ids
+
+    def leaving(self) -> Sequence[ActorSlot]:
+        """The block workers whose nodes are about to leave."""
+        return [worker for worker in self.of_role("block worker") if worker.leaving]

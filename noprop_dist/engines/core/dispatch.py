@@ -1,0 +1,98 @@
+"""Sends every stage its rounds: as far as its own queue and, where W_embed is learned, its version let it go."""
+
+from collections.abc import Mapping
+
+from noprop_dist.config.schema import EngineSettings
+from noprop_dist.engines.core.actors import ActorPool
+from noprop_dist.engines.core.commands import Request, TakeSnapshot, Train, UpdateEmbedding
+from noprop_dist.engines.core.snapshots import Snapshots
+from noprop_dist.engines.core.stage import StageRun
+from noprop_dist.stages import EMBEDDING, Stage
+from noprop_dist.training.batch_stream import RoundKey
+from noprop_dist.training.embedding import EmbeddingExchange, EmbeddingVersion
+from noprop_dist.training.messages import RoundReport
+
+HANG_FACTOR = 10
+"""A worker counts as hung after so many times its slowest recent round, and at least engine.hang_seconds."""
+
+
+class Dispatch:
+    """The rounds of one run.
+
+    Args:
+        stages: of the run.
+        pool: of its actors.
+        snapshots: of its stages.
+        exchange: of versions of W_embed; None where that is fixed.
+        engine: settings.
+        round_steps: most steps in a round.
+    """
+
+    def __init__(
+        self,
+        stages: Mapping[Stage, StageRun],
+        pool: ActorPool,
+        snapshots: Snapshots,
+        exchange: EmbeddingExchange | None,
+        engine: EngineSettings,
+        round_steps: int,
+    ) -> None:
+        self._stages = stages
+        self._pool = pool
+        self._snapshots = snapshots
+        self._exchange = exchange
+        self._engine = engine
+        self._round_steps = round_steps
+
+    def send(self, now: float) -> None:
+        """Send all that may be sent now."""
+        for run in self._stages.values():
+            if run.worker is None or run.leaving:
+                continue
+            while (work := run.queue.next_round(self._snapshots.waiting(run.stage), self._limit(run))) is not None:
+                self._call(run, self._request(run, *work), now)
+                if run.queue.at_snapshot:
+                    self.ask_snapshot(run, now)  # calls are done in order: this is the state right after the round
+
+    def ask_snapshot(self, run: StageRun, now: float) -> None:
+        """Ask for a stage's state after all that it was sent."""
+        run.queue.snapshot_asked()
+        self._call(run, TakeSnapshot(run.stage), now)
+
+    def gather(self, report: RoundReport) -> None:
+        """Take in the gradient of W_embed that came with a report."""
+        if self._exchange is not None and report.embedding_gradient is not None:
+            self._exchange.gather(report.stage, report.steps_done, report.embedding_gradient)
+
+    def publish(self, version: EmbeddingVersion) -> None:
+        """Let the stages go on with a new version of W_embed; forget those that none can go back to."""
+        assert self._exchange is not None
+        self._exchange.publish(version)
+        self._exchange.forget_before(min(self._snapshots.newest_step(stage) for stage in self._stages))
+
+    def _limit(self, run: StageRun) -> int | None:
+        """The step at which the stage's next round has to end at last; None is the end of the run."""
+        if self._exchange is None:
+            return None
+        step = run.queue.next_step
+        is_owner = run.stage == EMBEDDING
+        return self._exchange.may_update_to(step) if is_owner else self._exchange.may_train_to(step)
+
+    def _request(self, run: StageRun, first_step: int, steps: int) -> Request:
+        if self._exchange is None:
+            return Train(RoundKey(run.stage, first_step, steps))
+        if run.stage == EMBEDDING:
+            update = self._exchange.update_at(first_step)
+            assert update is not None  # the limit says so
+            return UpdateEmbedding(update)
+        return Train(RoundKey(run.stage, first_step, steps, self._exchange.at(first_step)))
+
+    def _call(self, run: StageRun, request: Request, now: float) -> None:
+        assert run.worker is not None
+        self._pool.call(run.worker, request, run.stage, self._patience_seconds(run), now)
+
+    def _patience_seconds(self, run: StageRun) -> float:
+        """Until its worker counts as hung: by the stage's own step time, once that is known."""
+        if run.slowest_step_seconds is None:
+            return self._engine.stall_timeout_seconds
+        return max(self._engine.hang_seconds, HANG_FACTOR * self._round_steps * run.slowest_step_seconds)

@@ -1,0 +1,56 @@
+"""Checkpoints that wait to be measured: one at a time, in the order of their steps."""
+
+from collections import deque
+
+from noprop_dist.training.checkpoint_evaluation import CheckpointEvaluation
+
+ATTEMPTS = 3
+
+
+class Evaluations:
+    """The queue of one run's evaluations."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[int] = deque()
+        self._under_way: int | None = None
+        self._attempts = 0
+        self.last: CheckpointEvaluation | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Return True if anything waits to be measured or is being measured."""
+        return bool(self._waiting) or self._under_way is not None
+
+    def add(self, step: int) -> None:
+        """The checkpoint of `step` is complete."""
+        self._waiting.append(step)
+
+    def next(self) -> int | None:
+        """The checkpoint to measure now; None while one is being measured or none waits."""
+        if self._under_way is None and self._waiting:
+            self._under_way = self._waiting.popleft()
+            self._attempts += 1
+            return self._under_way
+        return None
+
+    def measured(self, evaluation: CheckpointEvaluation) -> None:
+        self.last = evaluation
+        self._under_way, self._attempts = None, 0
+
+    def evaluator_lost(self) -> list[int]:
+        """Ask for the one under way again, a few times; return its step if that was one time too many."""
+        step, self._under_way = self._under_way, None
+        if step is None:
+            return []
+        if self._attempts < ATTEMPTS:
+            self._waiting.appendleft(step)
+            return []
+        self._attempts = 0
+        return [step]
+
+    def give_up(self) -> list[int]:
+        """There will be no evaluator; return the steps that are left out."""
+        left_out = list(self._waiting)
+        self._waiting.clear()
+        self._under_way = None
+        return left_out

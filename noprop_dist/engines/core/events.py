@@ -1,0 +1,66 @@
+"""What happens to a run: all that `decide` may be told. Without any event it is told that time has passed."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from noprop_dist.engines.core.commands import Incarnation
+from noprop_dist.engines.core.placement import Resources
+
+
+@dataclass(frozen=True)
+class Replied:
+    """A call was answered; `value` is what its `Request` says."""
+
+    call: int
+    value: Any
+
+
+@dataclass(frozen=True)
+class ActorLost:
+    """A process is gone.
+
+    Attributes:
+        process: that is gone.
+        cause: for people.
+        constructor_raised: whether it never came to be; another one would only fail in the same way.
+    """
+
+    process: Incarnation
+    cause: str
+    constructor_raised: bool = False
+
+
+@dataclass(frozen=True)
+class StorageDone:
+    """The storage task under way is done.
+
+    Attributes:
+        seconds: that it took.
+        checkpoint_complete: whether the snapshot was the last one that its checkpoint waited for.
+    """
+
+    seconds: float
+    checkpoint_complete: bool = False
+
+
+@dataclass(frozen=True)
+class StorageFailed:
+    """The storage task under way failed; it may be tried again."""
+
+    cause: str
+
+
+@dataclass(frozen=True)
+class ClusterSeen:
+    """What the cluster has now, and the nodes that are about to leave it."""
+
+    resources: Resources
+    leaving_nodes: frozenset[str]
+
+
+@dataclass(frozen=True)
+class StopRequested:
+    """Snapshot every stage where it stands, and end."""
+
+
+Event = Replied | ActorLost | StorageDone | StorageFailed | ClusterSeen | StopRequested

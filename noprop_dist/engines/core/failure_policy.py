@@ -1,0 +1,72 @@
+"""What follows from a failure: a pure function of what was lost and of the budgets."""
+
+from dataclasses import dataclass
+
+from noprop_dist.records import LossReason
+
+LONGEST_BACK_OFF_SECONDS = 30.0
+UNLIMITED = -1
+
+
+@dataclass(frozen=True)
+class Loss:
+    """An actor that is gone.
+
+    Attributes:
+        reason: how it was lost.
+        cause: for people.
+        constructor_raised: whether it never came to be.
+        losses_in_row: of its slot since one of its incarnations did any work, before this one.
+        stage_failures: losses that the stage at work was charged with before; None where no unfinished stage was.
+    """
+
+    reason: LossReason
+    cause: str
+    constructor_raised: bool
+    losses_in_row: int
+    stage_failures: int | None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do.
+
+    Attributes:
+        restart_after_seconds: until the slot's next incarnation may be started; None if there will be none.
+        charge_stage: whether the loss counts against the budget of the stage at work.
+        stop_stage: why the stage at work takes no further part; None if it begins again.
+    """
+
+    restart_after_seconds: float | None
+    charge_stage: bool
+    stop_stage: str | None
+
+
+def after_loss(loss: Loss, max_failures: int) -> Decision:
+    """Decide what follows from the loss of an actor.
+
+    Args:
+        loss: what is gone.
+        max_failures: losses that a stage may be charged with; -1 is any number.
+    """
+    restart = None if loss.constructor_raised else back_off_seconds(loss.losses_in_row)
+    if loss.stage_failures is None:
+        return Decision(restart, charge_stage=False, stop_stage=None)
+    failures = loss.stage_failures + 1
+    if within_budget(failures, max_failures):
+        return Decision(restart, charge_stage=True, stop_stage=None)
+    why = (
+        f"{failures} workers were lost while at work on it, engine.max_failures={max_failures} are allowed; "
+        f"the last one: {loss.cause}"
+    )
+    return Decision(restart, charge_stage=True, stop_stage=why)
+
+
+def within_budget(failures: int, max_failures: int) -> bool:
+    """Return True if so many failures are allowed."""
+    return max_failures == UNLIMITED or failures <= max_failures
+
+
+def back_off_seconds(losses_in_row: int) -> float:
+    """Seconds until the next try after so many losses before this one: 0, 1, 2, 4, … 30."""
+    return 0.0 if losses_in_row == 0 else min(2.0 ** (losses_in_row - 1), LONGEST_BACK_OFF_SECONDS)

@@ -1,0 +1,382 @@
+"""One run as a state machine: events in, commands out.
+
+    events                     decide(events, now)                                    commands
+    Replied, ActorLost ──────► what came: reports, snapshots, losses, the cluster
+    StorageDone/Failed ──────► what is late: actors that hang, storage that fails
+    ClusterSeen        ──────► what may be done: start actors, assign stages,    ───► StartActor, CallActor, KillActor
+    StopRequested      ──────► send rounds, evaluate, move blocks                ───► UseStorage, Log, AskCluster, End
+
+Every stage has a queue of its own and none waits for another: there is no barrier anywhere. All that is drawn at random
+is keyed by (seed, stage, step), so the order in which events come changes no result. A stage whose worker is lost goes
+back to its own snapshot and is sent the very same rounds again, while the others go on. Only a learned W_embed makes
+stages wait: for its next version.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from noprop_dist.engines.core.actors import Absent, ActorPool, Answer, GivenUp
+from noprop_dist.engines.core.assignment import Assignment
+from noprop_dist.engines.core.commands import (
+    CLASSIFIER_WORKER,
+    EVALUATOR,
+    AskCluster,
+    Command,
+    End,
+    Evaluate,
+    Slot,
+    Train,
+)
+from noprop_dist.engines.core.dispatch import Dispatch
+from noprop_dist.engines.core.evaluations import Evaluations
+from noprop_dist.engines.core.events import (
+    ActorLost,
+    ClusterSeen,
+    Event,
+    Replied,
+    StopRequested,
+    StorageDone,
+    StorageFailed,
+)
+from noprop_dist.engines.core.journal import Journal
+from noprop_dist.engines.core.placement import Placement, Resources, place_run
+from noprop_dist.engines.core.recovery import Recovery
+from noprop_dist.engines.core.round_queue import RoundQueue
+from noprop_dist.engines.core.snapshots import Snapshots
+from noprop_dist.engines.core.stage import StageRun, Stopped
+from noprop_dist.engines.core.stopping import Stopping
+from noprop_dist.records import StageRecovered, WorkerReady
+from noprop_dist.stages import EMBEDDING, Stage, block
+from noprop_dist.storage.snapshot import Snapshot
+from noprop_dist.training.checkpoint_evaluation import CheckpointEvaluation
+from noprop_dist.training.embedding import EmbeddingExchange, EmbeddingVersion
+from noprop_dist.training.messages import EmbeddingReport, RoundReport, StageFailure, WorkerFacts
+from noprop_dist.training.progress import RunProgress, run_progress
+from noprop_dist.training.run_plan import RunPlan
+
+CLUSTER_EVERY_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class StartingPoint:
+    """What an earlier process left; empty for a new run.
+
+    Attributes:
+        snapshots: the newest whole one of each stage.
+        to_evaluate: steps of complete checkpoints whose figures are not written yet, rising.
+        exchange: of versions of W_embed, where it is learned.
+    """
+
+    snapshots: Mapping[Stage, Snapshot]
+    to_evaluate: Sequence[int] = ()
+    exchange: EmbeddingExchange | None = None
+
+
+class Run:
+    """One run, from where it starts to its end. Knows neither Ray nor a clock: `now` is in monotonic seconds.
+
+    Args:
+        plan: of the run.
+        placement: of its blocks on the cluster, as it is at the start.
+        start: what an earlier process left.
+        now: the time.
+    """
+
+    def __init__(self, plan: RunPlan, placement: Placement, start: StartingPoint, now: float) -> None:
+        self._plan = plan
+        self._engine = plan.config.engine
+        # A run stays on the kind of device that it began on: another kind computes other bits.
+        device = "cuda" if placement.on_gpu else "cpu"
+        engine = self._engine.model_copy(update={"device": device})
+        self._config = plan.config.model_copy(update={"engine": engine})
+        self._outbox: list[Command] = []
+        self.journal = Journal(self._outbox)
+        self.journal.news.tell("waiting for room and starting workers")
+        self._pool = ActorPool(self._outbox, self._engine.start_timeout_seconds)
+        self._snapshots = Snapshots(self._outbox, start.snapshots, now)
+        self.stages = {stage: self._stage_run(stage, now) for stage in plan.stages}
+        self._assignment = Assignment(self.stages, self._pool, self._snapshots, self._engine, now)
+        self._dispatch = Dispatch(
+            self.stages, self._pool, self._snapshots, start.exchange, self._engine, plan.round_steps
+        )
+        self._evaluations = Evaluations()
+        for step in start.to_evaluate:
+            self._evaluations.add(step)
+        self._recovery = Recovery(
+            self.stages,
+            self._pool,
+            self._snapshots,
+            self._assignment,
+            self._evaluations,
+            self.journal,
+            self._engine,
+            self._outbox,
+        )
+        self._stopping = Stopping(
+            self.stages, self._pool, self._snapshots, self._assignment, self._dispatch, self._engine
+        )
+        self._began_at, self._asked_cluster_at = now, now
+        self._ended = False
+        self._hire(placement)
+        for index, place in enumerate(placement.workers, start=1):
+            for t in place.blocks:
+                self.stages[block(t)].home = Slot("block worker", index)
+        self._pool.add(CLASSIFIER_WORKER)
+        if plan.evaluates:
+            self._pool.add(EVALUATOR)
+
+    def decide(self, events: Sequence[Event], now: float) -> list[Command]:
+        """Take in what has happened since the last call, and say what is to be done.
+
+        Args:
+            events: in the order in which they came; none where time alone has passed.
+            now: monotonic seconds.
+        """
+        for event in events:
+            self._handle(event, now)
+        self._recovery.silent_actors(now)
+        if not self._ended:
+            if self._stopping.requested:
+                self._wind_down(now)
+            elif self._busy:
+                self._advance(now)
+            else:
+                self._finish()
+        if not self._ended:
+            self._snapshots.advance(now)
+        commands = self._outbox[:]
+        self._outbox.clear()
+        return commands
+
+    def progress(self, now: float) -> RunProgress:
+        """The progress table; may be called from another thread."""
+        rows = [run.row() for run in self.stages.values()]
+        return run_progress(self._plan.total_steps, rows, now - self._began_at, self.journal.news)
+
+    # What came
+
+    def _handle(self, event: Event, now: float) -> None:
+        match event:
+            case Replied(call, value):
+                for answer in self._pool.answered(call, value, now):
+                    self._answered(answer, now)
+            case ActorLost(process, cause, constructor_raised):
+                slot = self._pool.slots[process.slot]
+                if slot.process == process and not isinstance(slot.state, Absent | GivenUp):
+                    self._recovery.actor_lost(slot, "died", cause, now, constructor_raised=constructor_raised)
+            case StorageDone():
+                self._stored(event, now)
+            case StorageFailed(cause):
+                self._storage_failed(cause, now)
+            case ClusterSeen(resources, leaving_nodes):
+                self._pool.nodes_leaving(leaving_nodes)
+                self._grow(resources)
+            case StopRequested():
+                self._stopping.request(now)
+
+    def _answered(self, answer: Answer, now: float) -> None:
+        """Deal with one reply according to its type."""
+        if isinstance(answer.value, WorkerFacts):
+            slot = self._pool.slots[answer.slot]
+            self.journal.log(WorkerReady(worker=slot.slot.name, incarnation=slot.incarnation, **asdict(answer.value)))
+            return
+        if isinstance(answer.value, CheckpointEvaluation):
+            self._evaluated(answer.value)
+            return
+        run = self.stages.get(answer.call.stage) if answer.call.stage is not None else None
+        if run is None or run.worker != answer.slot:
+            return  # it was stopped, or has left, while this was under way
+        match answer.value:
+            case RoundReport() as report:
+                self._dispatch.gather(report)
+                self._reported(run, report, answer, now)
+            case (EmbeddingVersion() as version, EmbeddingReport() as report):
+                self._dispatch.publish(version)
+                self._reported(run, report, answer, now)
+            case StageFailure() as failure:
+                self._recovery.stage_failed(run, failure, now)
+            case Snapshot() as snapshot:
+                self._received(run, snapshot, now)
+            case None if isinstance(answer.call.request, Train):
+                run.queue.round_refused()
+
+    def _reported(self, run: StageRun, report: RoundReport | EmbeddingReport, answer: Answer, now: float) -> None:
+        lost_at, written = run.lost_at, run.steps_written
+        loss = report.loss if isinstance(report, RoundReport) else None
+        new = run.reported(report.steps_done, report.steps, report.seconds, loss, now)
+        if lost_at is not None:
+            self._recovered(run, answer.slot, report.first_step, written, now - lost_at)
+        if new:  # a replay of what is written is not written twice
+            waited = max(0.0, now - answer.call.since - report.seconds)
+            self.journal.log(report.record(worker=answer.slot.name, queue_seconds=waited))
+
+    def _recovered(self, run: StageRun, worker: Slot, step: int, written: int, seconds: float) -> None:
+        incarnation = self._pool.slots[worker].incarnation
+        self.journal.log(
+            StageRecovered(
+                stage=run.stage,
+                worker=worker.name,
+                incarnation=incarnation,
+                seconds=seconds,
+                step=step,
+                replayed_steps=written - step,
+            )
+        )
+
+    def _received(self, run: StageRun, snapshot: Snapshot, now: float) -> None:
+        run.queue.snapshot_received()
+        self._snapshots.add(snapshot)
+        if run.queue.finished or (run.leaving and run.queue.idle):
+            self._assignment.let_go(run, now)
+
+    def _evaluated(self, evaluation: CheckpointEvaluation) -> None:
+        self._evaluations.measured(evaluation)
+        self.journal.news.tell(evaluation.summary())
+        for record in evaluation.records():
+            self.journal.log(record)
+        self._snapshots.prune(evaluation.step)
+
+    # Storage
+
+    def _stored(self, event: StorageDone, now: float) -> None:
+        if self._snapshots.failing_since is not None:
+            self.journal.tell("the run directory can be written again")
+        step = self._snapshots.done(event, now)
+        if step is None:
+            return
+        if self._plan.evaluates:
+            self._evaluations.add(step)
+        else:
+            self._snapshots.prune(step)
+
+    def _storage_failed(self, cause: str, now: float) -> None:
+        since = self._snapshots.failing_since
+        timeout = self._plan.config.checkpoint.storage_timeout_seconds
+        if since is None:
+            self.journal.tell(f"the run directory cannot be written: {cause}; training goes on and it is tried again")
+        elif now - since > timeout:
+            self._end(
+                f"the run directory could not be written for checkpoint.storage_timeout_seconds={timeout:g}: {cause}; "
+                "once it can, `noprop-dist resume` continues the run"
+            )
+        self._snapshots.failed(now)
+
+    # What may be done
+
+    def _advance(self, now: float) -> None:
+        self._check_start(now)
+        self._move_stages(now)
+        self._ask_cluster(now)
+        self._pool.start_absent(now)
+        self._assignment.assign(now)
+        self._dispatch.send(now)
+        self._evaluate(now)
+
+    def _ask_cluster(self, now: float) -> None:
+        if now - self._asked_cluster_at >= CLUSTER_EVERY_SECONDS:
+            self._asked_cluster_at = now
+            self._outbox.append(AskCluster())
+
+    def _grow(self, resources: Resources) -> None:
+        """Add workers where the cluster has more room than there are slots for."""
+        if self._config.engine.device == "cuda" and resources.gpus < 1:
+            return  # all GPUs are lost; the slots wait for them
+        before = len(self._pool.of_role("block worker"))
+        placement = place_run(self._config, resources)
+        self._hire(placement)
+        if len(self._pool.of_role("block worker")) > before:
+            self.journal.tell(f"the cluster has grown: {placement.reason}")
+
+    def _hire(self, placement: Placement) -> None:
+        """Add a slot for every worker of a placement that has none."""
+        known = len(self._pool.of_role("block worker"))
+        for index, place in enumerate(placement.workers[known:], start=known + 1):
+            self._pool.add(Slot("block worker", index), place, placement.lanes)
+
+    def _check_start(self, now: float) -> None:
+        late = now - self._began_at > self._engine.start_timeout_seconds
+        if late and not any(worker.heard for worker in self._pool.of_role("block worker")):
+            self._end(
+                f"no block worker started within engine.start_timeout_seconds={self._engine.start_timeout_seconds:g}: "
+                "other runs may hold the cluster's room, or a worker's process cannot start"
+            )
+
+    def _evaluate(self, now: float) -> None:
+        evaluator = self._pool.slots.get(EVALUATOR)
+        if evaluator is not None and evaluator.ready and (step := self._evaluations.next()) is not None:
+            self._pool.call(EVALUATOR, Evaluate(step), None, self._engine.stall_timeout_seconds, now)
+
+    def _move_stages(self, now: float) -> None:
+        for run, source, target in self._assignment.plan_moves(now):
+            self.journal.tell(f"{run.stage.name} moves from {source.name} to {target.name}")
+        for worker in self._pool.leaving():
+            held = self._assignment.held_by(worker.slot)
+            for run in held:
+                run.leave()
+            if not held:
+                self._recovery.actor_lost(worker, "node_leaving", "its node is leaving the cluster", now)
+        for run in self.stages.values():
+            if run.leaving and run.queue.idle:
+                if run.queue.steps_done > self._snapshots.newest_step(run.stage):
+                    self._dispatch.ask_snapshot(run, now)
+                else:
+                    self._assignment.let_go(run, now)
+
+    # The end
+
+    @property
+    def _busy(self) -> bool:
+        blocks = [run for run in self.stages.values() if run.stage.is_block]
+        if all(run.stopped for run in blocks) or (self._coupled and any(run.stopped for run in self.stages.values())):
+            return False
+        return any(not run.over for run in self.stages.values()) or self._snapshots.busy or self._evaluations.busy
+
+    @property
+    def _coupled(self) -> bool:
+        """Return True if the stages share a learned W_embed."""
+        return EMBEDDING in self.stages
+
+    def _finish(self) -> None:
+        """End the run once the log is written."""
+        if self.journal.unwritten or self._snapshots.busy:
+            self._write_the_rest()
+            return
+        behind = [f"{r.stage.name} ({r.state.why})" for r in self.stages.values() if isinstance(r.state, Stopped)]
+        without = "no other stage can go on without its gradient of W_embed; all are saved"
+        others = without if self._coupled else "all else is trained and saved"
+        self._end(f"not trained to the end: {'; '.join(behind)}; {others}" if behind else None)
+
+    def _write_the_rest(self) -> None:
+        if not self._snapshots.busy:
+            self._snapshots.flush()
+            self.journal.unwritten = False
+
+    def _wind_down(self, now: float) -> None:
+        """Snapshot every stage where it stands and write all down, within the grace period."""
+        self._stopping.advance(now)
+        if now < self._stopping.deadline:
+            if self._stopping.holds_stages:
+                return
+            if self.journal.unwritten or self._snapshots.busy:
+                self._write_the_rest()
+                return
+        late = (
+            "the last snapshots could not be written before the end of engine.grace_seconds="
+            f"{self._engine.grace_seconds:g}; `noprop-dist resume` continues from the ones before"
+        )
+        self._end(late if self._snapshots.busy else None)
+
+    def _end(self, error: str | None) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        stopping = self._stopping.requested
+        stopped = stopping and any(not run.queue.finished for run in self.stages.values())
+        step = min(self._snapshots.newest_step(stage) for stage in self.stages)
+        self._outbox.append(End(step, None if stopping else self._evaluations.last, stopped, error))
+
+    def _stage_run(self, stage: Stage, now: float) -> StageRun:
+        steps = self._plan.sync_steps if stage == EMBEDDING else self._plan.round_steps
+        done = self._snapshots.newest_step(stage)
+        queue = RoundQueue(self._plan.snapshot_steps, steps, self._engine.prefetch, done)
+        return StageRun(stage, queue, CLASSIFIER_WORKER, now)

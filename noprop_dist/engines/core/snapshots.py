@@ -1,0 +1,112 @@
+"""The newest snapshot of every stage in memory, and the queue of what is to be written.
+
+What cannot be written is tried again while training goes on. Of each stage the newest unwritten snapshot is kept, so
+memory stays bounded; checkpoints whose snapshots were overtaken are left out.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+
+from noprop_dist.engines.core.commands import Command, FlushLog, Log, Prune, StorageTask, UseStorage, WriteSnapshot
+from noprop_dist.engines.core.events import StorageDone
+from noprop_dist.records import SnapshotWritten
+from noprop_dist.stages import Stage
+from noprop_dist.storage.snapshot import Snapshot
+
+FLUSH_SECONDS = 2.0
+FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 0.5, 10.0
+
+
+class Snapshots:
+    """Snapshots of one run, and the storage tasks that they make: one at a time, in order.
+
+    Args:
+        outbox: that commands are appended to.
+        newest: snapshots that the run begins with.
+        now: monotonic seconds.
+    """
+
+    def __init__(self, outbox: list[Command], newest: Mapping[Stage, Snapshot], now: float) -> None:
+        self._outbox = outbox
+        self._newest = dict(newest)
+        self._tasks: deque[StorageTask] = deque()
+        self._under_way = False
+        self._flushed_at = now
+        self._retry_at, self._retry_seconds = now, FIRST_RETRY_SECONDS
+        self.failing_since: float | None = None
+
+    def add(self, snapshot: Snapshot) -> None:
+        """Keep a stage's newest snapshot, and have it written."""
+        self._newest[snapshot.stage] = snapshot
+        self._tasks.append(WriteSnapshot(snapshot))
+        if self.failing_since is not None:
+            self._drop_overtaken()
+
+    def prune(self, up_to: int) -> None:
+        """Have old checkpoints deleted, and none after step `up_to`."""
+        self._tasks.append(Prune(up_to))
+
+    def flush(self) -> None:
+        """Have the log written."""
+        self._tasks.append(FlushLog())
+
+    def newest(self, stage: Stage) -> Snapshot | None:
+        """A stage's newest snapshot, written or not."""
+        return self._newest.get(stage)
+
+    def newest_step(self, stage: Stage) -> int:
+        """The step of that snapshot; 0 if there is none."""
+        snapshot = self._newest.get(stage)
+        return 0 if snapshot is None else snapshot.step
+
+    def waiting(self, stage: Stage) -> int:
+        """How many of a stage's snapshots wait to be written."""
+        return sum(isinstance(task, WriteSnapshot) and task.snapshot.stage == stage for task in self._tasks)
+
+    @property
+    def busy(self) -> bool:
+        """Return True if anything waits to be written."""
+        return bool(self._tasks)
+
+    def advance(self, now: float) -> None:
+        """Begin with the next task, if none is under way."""
+        if not self._tasks and now - self._flushed_at > FLUSH_SECONDS:
+            self.flush()
+        if self._tasks and not self._under_way and now >= self._retry_at:
+            self._under_way = True
+            self._outbox.append(UseStorage(self._tasks[0]))
+
+    def done(self, event: StorageDone, now: float) -> int | None:
+        """The task under way is done; return the step of the checkpoint that it completed, if it did."""
+        self._under_way = False
+        self._flushed_at = now
+        self.failing_since, self._retry_seconds = None, FIRST_RETRY_SECONDS
+        task = self._tasks.popleft()
+        if not isinstance(task, WriteSnapshot):
+            return None
+        snapshot = task.snapshot
+        written = SnapshotWritten(
+            stage=snapshot.stage, step=snapshot.step, bytes=snapshot.nbytes, seconds=event.seconds
+        )
+        self._outbox.append(Log(written))
+        return snapshot.step if event.checkpoint_complete else None
+
+    def failed(self, now: float) -> None:
+        """The task under way failed; it is tried again later."""
+        self._under_way = False
+        if self.failing_since is None:
+            self.failing_since = now
+        self._retry_at = now + self._retry_seconds
+        self._retry_seconds = min(2 * self._retry_seconds, LONGEST_RETRY_SECONDS)
+        self._drop_overtaken()
+
+    def _drop_overtaken(self) -> None:
+        """Of every stage keep only the newest unwritten snapshot, and the one that is being written."""
+        under_way = self._tasks[0] if self._under_way else None
+        self._tasks = deque(
+            task
+            for task in self._tasks
+            if task is under_way
+            or not isinstance(task, WriteSnapshot)
+            or task.snapshot is self._newest[task.snapshot.stage]
+        )

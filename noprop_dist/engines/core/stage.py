@@ -1,0 +1,186 @@
+"""One stage of a run: its state, how far it is, and what was measured of it. Every transition is a method here."""
+
+from collections import deque
+from dataclasses import dataclass
+from math import inf
+
+from noprop_dist.engines.core.commands import Slot
+from noprop_dist.engines.core.round_queue import RoundQueue
+from noprop_dist.stages import Stage
+from noprop_dist.training.progress import StageMeter, StageProgress, StageState
+
+ROUNDS_REMEMBERED = 8
+"""A round that was slow once (imports, a busy machine) must not make a hang go unnoticed for the rest of the run."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """No worker holds the stage; it begins again from its newest snapshot.
+
+    Attributes:
+        since: monotonic seconds; -inf where its worker's node has left: it goes to another worker at once.
+        lost_at: when its worker was lost; None where it was not.
+    """
+
+    since: float
+    lost_at: float | None = None
+
+
+@dataclass(frozen=True)
+class Starting:
+    """A worker takes the stage in, and has not reported of it yet."""
+
+    worker: Slot
+    lost_at: float | None = None
+
+
+@dataclass(frozen=True)
+class Replaying:
+    """Its worker does steps again whose records are written already."""
+
+    worker: Slot
+
+
+@dataclass(frozen=True)
+class Training:
+    """Its worker does new steps."""
+
+    worker: Slot
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """Its worker is sent no more rounds; once its snapshot is here, the stage waits for another worker."""
+
+    worker: Slot
+    lost_at: float | None = None
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """It takes no further part."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """All steps are done, and the last snapshot is here."""
+
+
+State = Waiting | Starting | Replaying | Training | Leaving | Stopped | Done
+ON_A_WORKER = (Starting, Replaying, Training, Leaving)
+SHOWN_AS: dict[type[State], StageState] = {
+    Waiting: "waiting",
+    Starting: "starting",
+    Replaying: "recovering",
+    Training: "training",
+    Leaving: "moving",
+    Stopped: "stopped",
+    Done: "done",
+}
+"""What people and Prometheus see; a lost stage is "recovering" until it trains again."""
+
+
+class StageRun:
+    """One stage in one run.
+
+    Args:
+        stage: its identity.
+        queue: of its rounds.
+        home: the worker that it should be on.
+        now: monotonic seconds.
+    """
+
+    def __init__(self, stage: Stage, queue: RoundQueue, home: Slot, now: float) -> None:
+        self.stage = stage
+        self.queue = queue
+        self.home = home
+        self.state: State = Done() if queue.finished else Waiting(since=now)
+        self.steps_written = queue.steps_done
+        """Steps whose records are written; a replay after a loss is not written again."""
+        self.failures = 0
+        """Workers that were lost while they were at work on it."""
+        self._step_seconds = deque[float](maxlen=ROUNDS_REMEMBERED)
+        self._meter = StageMeter(stage, queue.steps_done, now)
+
+    @property
+    def worker(self) -> Slot | None:
+        """The worker that holds it."""
+        return self.state.worker if isinstance(self.state, ON_A_WORKER) else None
+
+    @property
+    def waits(self) -> bool:
+        return isinstance(self.state, Waiting)
+
+    @property
+    def leaving(self) -> bool:
+        return isinstance(self.state, Leaving)
+
+    @property
+    def stopped(self) -> bool:
+        return isinstance(self.state, Stopped)
+
+    @property
+    def over(self) -> bool:
+        """Return True if there is nothing more to do for it."""
+        return isinstance(self.state, Stopped | Done)
+
+    @property
+    def lost_at(self) -> float | None:
+        """When its worker was lost, until it trains again."""
+        return self.state.lost_at if isinstance(self.state, Waiting | Starting | Leaving) else None
+
+    @property
+    def slowest_step_seconds(self) -> float | None:
+        """Mean seconds per step of the slowest of the last 8 rounds, or None before the first report."""
+        return max(self._step_seconds, default=None)
+
+    def taken_in(self, worker: Slot, step: int) -> None:
+        """A worker begins with it at its snapshot of `step`."""
+        self.home = worker
+        self.queue.rewind(step)
+        self.state = Starting(worker, self.lost_at)
+
+    def reported(self, step: int, steps: int, seconds: float, loss: float | None, now: float) -> bool:
+        """Its worker did `steps` steps and came to `step`; return True if they are new, not a replay."""
+        self.queue.round_done(step)
+        self._step_seconds.append(seconds / steps)
+        new = step > self.steps_written
+        if new:
+            self.steps_written = step
+            self._meter.reported(step, loss, now)
+        worker = self.worker
+        if worker is not None:
+            training = Training(worker) if new else Replaying(worker)
+            self.state = Leaving(worker) if self.leaving else training
+        return new
+
+    def leave(self) -> None:
+        """Its worker is to give it up."""
+        if self.worker is not None:
+            self.state = Leaving(self.worker, self.lost_at)
+
+    def taken_off(self, step: int, now: float, node_left: bool = False) -> None:
+        """No worker holds it any more; it goes on from its snapshot of `step`."""
+        self.queue.rewind(step)
+        if not self.over:
+            self.state = Done() if self.queue.finished else Waiting(-inf if node_left else now, self.lost_at)
+
+    def lost(self, step: int, now: float, node_left: bool) -> None:
+        """Its worker was lost."""
+        lost_at = now if self.lost_at is None else self.lost_at
+        self.taken_off(step, now, node_left)
+        if isinstance(self.state, Waiting):
+            self.state = Waiting(self.state.since, lost_at)
+
+    def stop(self, why: str) -> None:
+        """It takes no further part."""
+        self.state = Stopped(why)
+
+    def row(self) -> StageProgress:
+        """Its row of the progress table; may be called from another thread."""
+        state = self.state
+        if isinstance(state, Waiting | Starting) and state.lost_at is not None:
+            return self._meter.row("recovering")
+        return self._meter.row(SHOWN_AS[type(state)])

@@ -1,0 +1,148 @@
+"""Whole runs of the core on virtual time: what is lost comes back, and ends with the fingerprints of a quiet run."""
+
+import time
+from collections import Counter
+
+import pytest
+from world import START_SECONDS, World, fingerprints, small_plan
+
+from noprop_dist.engines.core import commands as c
+from noprop_dist.engines.core.commands import CLASSIFIER_WORKER, EVALUATOR, Slot
+from noprop_dist.records import Evaluated, News, RoundDone, StageRecovered, WorkerLost
+from noprop_dist.stages import CLASSIFIER, block
+
+FIRST, SECOND = Slot("block worker", 1), Slot("block worker", 2)
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    world = World(small_plan())
+    assert world.train().error is None
+    return fingerprints(world)
+
+
+def steps_written(world):
+    done = Counter()
+    for record in world.records:
+        if isinstance(record, RoundDone):
+            done[record.stage] += record.steps
+    return done
+
+
+def test_a_whole_run_with_a_lost_worker_takes_less_than_a_tenth_of_a_second(undisturbed):
+    plan = small_plan()
+    began = time.perf_counter()
+    world = World(plan)
+    world.at(START_SECONDS + 1.3, lambda: world.kill(FIRST))
+    end = world.train()
+    assert time.perf_counter() - began < 0.1
+    assert (end.step, end.error, end.stopped) == (48, None, False)
+    assert fingerprints(world) == undisturbed
+    assert set(steps_written(world).values()) == {48}, "every step is written once"
+    assert {r.stage for r in world.records if isinstance(r, StageRecovered)} <= {block(1), block(2)}
+
+
+@pytest.mark.parametrize("slot", [FIRST, SECOND, CLASSIFIER_WORKER, EVALUATOR], ids=lambda slot: slot.name)
+@pytest.mark.parametrize("seconds", [2.0, START_SECONDS, 5.9, 6.35, 8.0])
+def test_whoever_is_lost_whenever_it_is_the_fingerprints_are_those_of_a_quiet_run(undisturbed, slot, seconds):
+    world = World(small_plan())
+    world.at(seconds, lambda: world.kill(slot))
+    assert world.train().error is None
+    assert fingerprints(world) == undisturbed
+    assert set(steps_written(world).values()) == {48}
+    assert [r.step for r in world.records if isinstance(r, Evaluated)] == [16, 32, 48]
+
+
+def test_a_worker_that_hangs_is_killed_and_its_stages_go_on(undisturbed):
+    world = World(small_plan("engine.hang_seconds=20"))
+    world.at(START_SECONDS + 2, lambda: world.hang(SECOND))
+    assert world.train().error is None
+    lost = [r for r in world.records if isinstance(r, WorkerLost)]
+    assert [(r.worker, r.reason) for r in lost] == [("block worker 2", "hung")]
+    assert fingerprints(world) == undisturbed
+
+
+def test_a_block_that_loses_worker_after_worker_is_stopped_and_the_others_are_trained_to_the_end():
+    world = World(small_plan("engine.max_failures=2", "engine.workers=3"), cores=3)
+    third = Slot("block worker", 3)
+
+    def kill_whenever_it_trains_block_3():
+        world.at(START_SECONDS + 0.3, kill_whenever_it_trains_block_3)
+        return world.kill(third) if world.run.stages[block(3)].worker == third else []
+
+    world.at(START_SECONDS + 0.3, kill_whenever_it_trains_block_3)
+    assert "not trained to the end: block 3 (3 workers were lost while at work on it" in world.train().error
+    others = {stage: steps for stage, steps in steps_written(world).items() if stage != block(3)}
+    assert others == {block(1): 48, block(2): 48, CLASSIFIER: 48}
+
+
+def test_a_run_told_to_stop_saves_every_stage_where_it_stands():
+    world = World(small_plan())
+    world.at(START_SECONDS + 1.1, world.stop)
+    end = world.train()
+    assert end.stopped
+    assert end.error is None
+    newest = {stage: max(step for step, saved in world.saved.items() if stage in saved) for stage in world.plan.stages}
+    assert newest == dict(steps_written(world)), "no snapshot without the records of the steps that lead to it"
+
+
+def test_blocks_of_a_node_that_leaves_go_to_another_worker_at_once(undisturbed):
+    world = World(small_plan())
+    world.at(START_SECONDS + 1, lambda: setattr(world, "leaving_nodes", frozenset({"node-2"})))
+    world.no_room_for.add(SECOND)
+    world.at(0.0, world.no_room_for.clear)
+    assert world.train().error is None
+    assert fingerprints(world) == undisturbed
+
+
+def test_where_one_worker_never_starts_its_blocks_move_after_the_time_that_is_set(undisturbed):
+    world = World(small_plan("engine.move_after_seconds=10"))
+    world.no_room_for.add(SECOND)
+    assert world.train().error is None
+    assert fingerprints(world) == undisturbed
+    assert {r.worker for r in world.records if isinstance(r, RoundDone)} == {"block worker 1", "classifier worker"}
+
+
+def test_a_run_for_which_there_is_no_room_ends_with_a_sentence():
+    world = World(small_plan("engine.start_timeout_seconds=30"))
+    world.no_room_for |= {FIRST, SECOND}
+    assert "no block worker started within engine.start_timeout_seconds=30" in world.train().error
+
+
+def test_storage_that_fails_for_a_while_costs_nothing(undisturbed):
+    world = World(small_plan())
+    world.at(START_SECONDS + 0.5, lambda: setattr(world, "store_fails", True))
+    world.at(START_SECONDS + 60, lambda: setattr(world, "store_fails", False))
+    assert world.train().error is None
+    assert fingerprints(world) == undisturbed
+    news = [r.text for r in world.records if isinstance(r, News)]
+    assert any("cannot be written: no space left on device" in text for text in news)
+    assert "the run directory can be written again" in news
+
+
+def test_storage_that_fails_for_good_ends_the_run_after_the_time_that_is_set():
+    world = World(small_plan("checkpoint.storage_timeout_seconds=100"))
+    world.store_fails = True
+    assert "could not be written for checkpoint.storage_timeout_seconds=100" in world.train().error
+
+
+def test_a_cluster_that_grows_gets_more_workers_and_they_get_blocks(undisturbed):
+    world = World(small_plan("training.max_steps=4000", "checkpoint.every_steps=2000", "engine.round_steps=100",
+                             "checkpoint.snapshot_every_steps=100"), cores=1)  # fmt: skip
+    world.at(START_SECONDS + 5, lambda: setattr(world, "cores", 3))
+    assert world.train().error is None
+    workers = {r.worker for r in world.records if isinstance(r, RoundDone) and r.stage.is_block}
+    assert workers == {"block worker 1", "block worker 2", "block worker 3"}
+
+
+def test_rounds_in_flight_are_bounded_by_prefetch():
+    world, in_flight, most = World(small_plan("engine.prefetch=2")), Counter(), 0
+    world.train()
+    for command in world.seen:
+        match command:
+            case c.CallActor(request=c.Train(key)):
+                in_flight[key.stage] += 1
+                most = max(most, in_flight[key.stage])
+            case c.Log(RoundDone(stage=stage)):
+                in_flight[stage] -= 1
+    assert most == 2

@@ -1,0 +1,51 @@
+"""What follows from a failure, as a table: what was lost, the budgets, and the decision."""
+
+import pytest
+
+from noprop_dist.engines.core.failure_policy import Decision, Loss, after_loss, back_off_seconds, within_budget
+
+
+def loss(reason="died", constructor_raised=False, losses_in_row=0, stage_failures=None):
+    return Loss(reason, "its process was killed", constructor_raised, losses_in_row, stage_failures)
+
+
+AGAIN, NEVER = 0.0, None
+OVER_BUDGET = (
+    "3 workers were lost while at work on it, engine.max_failures=2 are allowed; the last one: its process was killed"
+)
+
+
+@pytest.mark.parametrize(
+    ("lost", "max_failures", "decision"),
+    [
+        # Nobody is charged for an actor that was at work on nothing.
+        (loss(), 2, Decision(AGAIN, False, None)),
+        (loss(reason="node_leaving"), 0, Decision(AGAIN, False, None)),
+        # The stage at work is charged, and begins again within its budget.
+        (loss(stage_failures=0), 2, Decision(AGAIN, True, None)),
+        (loss(stage_failures=1), 2, Decision(AGAIN, True, None)),
+        (loss(stage_failures=2), 2, Decision(AGAIN, True, OVER_BUDGET)),
+        (loss(reason="hung", stage_failures=2), 2, Decision(AGAIN, True, OVER_BUDGET)),
+        (loss(stage_failures=1000), -1, Decision(AGAIN, True, None)),
+        # The stage is stopped, and its worker is started again all the same: others may live there.
+        (loss(stage_failures=0), 0, Decision(AGAIN, True, OVER_BUDGET.replace("3 ", "1 ").replace("=2", "=0"))),
+        # An actor that dies again and again without any work in between is started ever later.
+        (loss(losses_in_row=1), 2, Decision(1.0, False, None)),
+        (loss(losses_in_row=4, stage_failures=0), 2, Decision(8.0, True, None)),
+        (loss(losses_in_row=99), 2, Decision(30.0, False, None)),
+        # A constructor that raises would only raise again.
+        (loss(constructor_raised=True), 2, Decision(NEVER, False, None)),
+        (loss(constructor_raised=True, stage_failures=0), 2, Decision(NEVER, True, None)),
+    ],
+)
+def test_what_follows_from_a_loss(lost, max_failures, decision):
+    assert after_loss(lost, max_failures) == decision
+
+
+def test_back_off_doubles_up_to_half_a_minute():
+    assert [back_off_seconds(losses) for losses in range(8)] == [0, 1, 2, 4, 8, 16, 30, 30]
+
+
+@pytest.mark.parametrize(("failures", "most", "allowed"), [(1, 1, True), (2, 1, False), (1, 0, False), (9, -1, True)])
+def test_a_budget_of_minus_one_has_no_end(failures, most, allowed):
+    assert within_budget(failures, most) is allowed
