@@ -95,10 +95,13 @@ def _all_stages_at(step: int, rounds: Sequence[RoundDone]) -> float:
 
 
 def _row(method: str, turns: Sequence[Reached]) -> AccuracyRow:
-    seconds, steps = Spread([each.seconds for each in turns]), Spread([each.step for each in turns])
+    seconds = Spread([each.seconds for each in turns])
     return AccuracyRow(
-        method,
-        *(_finite(each) for each in (seconds.median, seconds.least, seconds.most, steps.median)),
+        method=method,
+        seconds_to_target=_finite(seconds.median),
+        least=_finite(seconds.least),
+        most=_finite(seconds.most),
+        steps=_finite(Spread([each.step for each in turns]).median),
         final_percent=100 * Spread([each.final for each in turns]).median,
         turns=[_finite(each) for each in seconds.turns],
     )

@@ -1,17 +1,10 @@
-"""The benchmarks measure what they say: both sides in one run, while all processes are at work."""
+"""The benchmarks on a real Ray: small runs of each, and what their tables hold."""
 
 import json
 
 import pytest
 
-from noprop_dist.bench.accuracy import until
-from noprop_dist.bench.idle_workers import NoopWorker, SleepingWorker
-from noprop_dist.bench.rates import RoundTime, rate
-from noprop_dist.bench.snapshots import SnapshotCost
-from noprop_dist.bench.straggler import MemorySample, summary
 from noprop_dist.cli.app import main
-from noprop_dist.errors import UserError
-from noprop_dist.training.batch_stream import RoundKey
 
 
 def run_bench(capsys, *arguments):
@@ -19,61 +12,6 @@ def run_bench(capsys, *arguments):
         main(["bench", *arguments, "--json"])
     assert end.value.code == 0
     return json.loads(capsys.readouterr().out)
-
-
-def test_the_rate_counts_the_time_when_all_processes_were_at_work():
-    fast = [RoundTime(0, 10 + second, 5) for second in range(1, 9)]  # done at 18
-    late = [RoundTime(1, 14 + second, 5) for second in range(1, 9)]  # a quarter done at 17
-    assert rate(fast + late) == pytest.approx(10.0)
-    assert rate(fast) == pytest.approx(5.0)
-
-
-def test_a_turn_in_which_the_processes_never_met_has_no_rate():
-    early, late = ([RoundTime(process, begun + k, 5) for k in range(8)] for process, begun in ((0, 0), (1, 20)))
-    with pytest.raises(UserError, match="--steps: too few"):
-        rate(early + late)
-
-
-def test_what_a_snapshot_costs_follows_from_a_dense_cadence():
-    # Two workers, 0.1 s a step; a snapshot every 10 steps takes 0.2 s: 10 steps take 1.2 s in place of 1 s.
-    cost = SnapshotCost(10, with_snapshots=[2 * 10 / 1.2], without=[2 * 10 / 1.0], workers=2)
-    assert cost.seconds == pytest.approx(0.2)
-    assert cost.share(10) == pytest.approx(0.2 / 1.2)
-    assert cost.share(100) == pytest.approx(0.2 / 10.2)
-
-
-def test_memory_is_summed_up_by_its_peaks():
-    samples = [MemorySample(float(k), k * 2**20, 2**20, 10 * k, k) for k in range(10)]
-    rows = summary(samples)
-    assert [row["coordinator_mib"] for row in rows] == [1, 3, 5, 7, 9]
-    assert (rows[-1]["fastest_step"], rows[-1]["slowest_step"]) == (90, 9)
-
-
-def test_seconds_to_an_accuracy_end_when_the_last_stage_has_come_to_the_step():
-    def trained(stage, step, time):
-        return {"kind": "round", "stage": stage, "step": step, "time": time, "seconds": 1.0}
-
-    def measured(step, accuracy):
-        return {"kind": "evaluation", "split": "test", "sampler": "mean", "step": step, "accuracy": accuracy}
-
-    rounds = [trained("block 1", 10, 1.0), trained("block 1", 20, 2.0), trained("block 1", 30, 3.0),
-              trained("block 2", 10, 2.5), trained("block 2", 20, 4.0), trained("block 2", 30, 9.0)]  # fmt: skip
-    records = [*rounds, measured(10, 0.5), measured(20, 0.98), measured(30, 0.97)]
-    assert until(0.98, records) == (4.0, 20, 0.97)
-    assert until(0.99, records) == (None, None, 0.97)
-
-
-def test_idle_workers_answer_as_workers_do_and_take_their_time():
-    worker = SleepingWorker("setup", "inputs", "labels")
-    worker.hold(3, None)
-    report = worker.train(RoundKey(3, 0, 2))
-    assert (report.stage, report.steps_done) == (3, 2)
-    assert report.seconds >= 2 * worker.step_seconds
-    assert worker.snapshot(3).step == 2
-    assert worker.facts().device == "cpu"
-    worker.stop()
-    worker.release(3)
-    assert NoopWorker.step_seconds == 0
 
 
 @pytest.mark.slow
@@ -163,10 +101,3 @@ def test_accuracy_measures_noprop_against_back_propagation(capsys):
     rows = run_bench(capsys, "accuracy", *small)["rows"]
     assert [row["method"] for row in rows] == ["noprop", "backprop"]
     assert all(row["final_percent"] > 10 for row in rows)
-
-
-def test_a_side_that_does_not_exist_is_refused(capsys):
-    with pytest.raises(SystemExit) as end:
-        main(["bench", "dispatch", "--sampling", "driver"])
-    assert end.value.code == 2
-    assert "--sampling driver: allowed are worker and coordinator" in capsys.readouterr().err

@@ -5,13 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from noprop_dist.bench.faults import fingerprints
+from noprop_dist.bench.faults import sequential_fingerprints
 from noprop_dist.bench.live_run import LiveRun
-from noprop_dist.config.layers import load_config
 from noprop_dist.engines.ray.loopback import LoopbackCluster, loopback_cluster
-from noprop_dist.engines.sequential import train_sequentially
-from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.training.preparation import prepare
+from noprop_dist.stages import Stage
 
 
 @pytest.fixture
@@ -43,14 +40,6 @@ def live(cluster: LoopbackCluster, tmp_path: Path) -> Iterator[Callable[..., Liv
 
 
 @pytest.fixture
-def undisturbed(importable: None, tmp_path: Path) -> Callable[..., dict[str, str]]:
+def undisturbed(importable: None, tmp_path: Path) -> Callable[[list[str]], dict[Stage, str]]:
     """Fingerprints that the sequential engine gives for the same settings."""
-
-    def train(settings: list[str]) -> dict[str, str]:
-        setup, data = prepare(load_config("digits", None, [*settings, "engine.kind=sequential"]))
-        directory = RunDirectory(str(tmp_path / "sequential"))
-        directory.create(setup.config, setup.facts)
-        train_sequentially(setup, data, directory, lambda _: None)
-        return fingerprints(directory)
-
-    return train
+    return lambda settings: sequential_fingerprints(settings, tmp_path / "sequential")

@@ -20,9 +20,6 @@ def test_a_campaign_is_planned_by_its_seed_and_every_kind_has_its_turn():
 def test_every_kind_of_fault_leaves_the_bits_and_the_steps_as_they_would_have_been(tmp_path):
     kinds = [kind.name for kind in KINDS if kind.name != FULL_DISK or may_mount()]
     rows = bench_faults(len(kinds), seed=1, steps=1500, folder=tmp_path, say=print)
-    assert [row["fault"] for row in rows] == kinds
+    assert [row.fault for row in rows] == kinds
     for row in rows:
-        assert row["injected"] == 1, row
-        assert row["recovered"] == 1, row
-        assert row["equal_fingerprints"], row
-        assert row["lost_steps"] == 0, row
+        assert (row.injected, row.recovered, row.lost_steps, row.equal_fingerprints) == (1, 1, 0, True), row

@@ -9,6 +9,7 @@ import torch
 from noprop_dist.bench.device import flop_of_a_step
 from noprop_dist.bench.ways import OwnTrainers, PlainLoop, Stacked
 from noprop_dist.cli.app import main
+from noprop_dist.stages import block
 from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.preparation import prepare
 
@@ -17,7 +18,7 @@ CPU = torch.device("cpu")
 
 def rounds_of(setup, data, steps, first=0):
     stream = setup.batch_stream(data.train.labels)
-    return {block: [stream.round(RoundKey(block, first, steps))] for block in setup.config.blocks.trained()}
+    return {t: [stream.round(RoundKey(block(t), first, steps))] for t in setup.config.blocks.trained()}
 
 
 def test_stacked_blocks_take_the_steps_of_single_ones(small_config):
@@ -26,10 +27,10 @@ def test_stacked_blocks_take_the_steps_of_single_ones(small_config):
     stacked, single = Stacked(setup, data, CPU), OwnTrainers(setup, data, CPU)
     first = rounds_of(setup, data, 1)
     assert stacked.run(first) == pytest.approx(single.run(first), rel=1e-5)
-    for block, trainer in single._trainers.items():
+    for t, trainer in single.trainers.items():
         own = torch.from_numpy(trainer.snapshot().weights["head.1.weight"])
-        moved = own - setup.block_network(block).state_dict()["head.1.weight"]
-        theirs = stacked._blocks.parameters["head.1.weight"][block - 1] - (own - moved)
+        moved = own - setup.block_network(t).state_dict()["head.1.weight"]
+        theirs = stacked.parameters["head.1.weight"][t - 1] - (own - moved)
         torch.testing.assert_close(theirs, moved, rtol=1e-2, atol=1e-5)
     more = rounds_of(setup, data, 12, first=1)
     assert stacked.run(more) == pytest.approx(single.run(more), rel=1e-2)

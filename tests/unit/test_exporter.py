@@ -1,6 +1,7 @@
 """The Prometheus endpoint: scraped over HTTP as Prometheus would."""
 
 import json
+import time
 import urllib.error
 import urllib.request
 
@@ -9,17 +10,29 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from noprop_dist.config.schema import MetricsSettings
 from noprop_dist.errors import UserError
-from noprop_dist.inference.evaluation import Evaluation, ObjectiveTerms
 from noprop_dist.metrics import exporter as exporter_module
 from noprop_dist.metrics.exporter import MetricsExporter
 from noprop_dist.metrics.live import LiveStage
+from noprop_dist.records import (
+    EmbeddingUpdated,
+    Evaluated,
+    ObjectiveMeasured,
+    RoundDone,
+    SnapshotWritten,
+    StageFailed,
+    StageRecovered,
+    WorkerLost,
+    WorkerReady,
+    from_line,
+)
+from noprop_dist.stages import CLASSIFIER, EMBEDDING, block
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.training.checkpoint_evaluation import CheckpointEvaluation
-from noprop_dist.training.progress import RoundReport
+from noprop_dist.training.preparation import prepare
 from noprop_dist.training.run_log import RunLog
 
 RUN = ("run", "run-1")
 BLOCK = (("block", "1"), RUN)
+FIRST = block(1)
 
 
 @pytest.fixture
@@ -27,9 +40,9 @@ def export(small_setup):
     """Makes exporters, and closes them."""
     exporters = []
 
-    def make(run="run-1", **settings):
+    def make(run="run-1", setup=small_setup[0], **settings):
         settings = {"port": 0, **settings}
-        exporters.append(MetricsExporter(run, small_setup[0], MetricsSettings(**settings), "127.0.0.1"))
+        exporters.append(MetricsExporter(run, setup, MetricsSettings(**settings), "127.0.0.1"))
         return exporters[-1]
 
     yield make
@@ -47,25 +60,33 @@ def scrape(exporter):
     return {(s.name, *sorted(s.labels.items())): s.value for family in families for s in family.samples}
 
 
-def report(first_step, stage=1, steps=16):
-    return RoundReport(
-        stage, first_step, steps, loss=0.5, error=0.25, gradient_norm=2.0, seconds=0.1, peak_memory_bytes=7
-    )
+def round_done(first_step, stage=FIRST, steps=16):
+    return RoundDone(
+        stage=stage, first_step=first_step, steps=steps, step=first_step + steps, loss=0.5, error=0.25,
+        gradient_norm=2.0, seconds=0.1, peak_memory_bytes=7, worker="block worker 1", queue_seconds=0.2,
+    )  # fmt: skip
 
 
-def test_rounds_and_figures_that_are_written_down_can_be_scraped(export, small_setup, tmp_path):
-    exporter, (setup, _) = export(), small_setup
-    log = RunLog(setup, RunDirectory(str(tmp_path)), dict.fromkeys(setup.stages, 0), exporter.record)
-    for first_step in (0, 16):
-        log.round(report(first_step), worker="block worker 1", queue_seconds=0.2)
-    log.round(report(0, stage=setup.classifier_stage))
-    nothing = {"squared_errors": (1, 2), "denoising": 0.7, "objective": 1}
-    terms = ObjectiveTerms(cross_entropy=0.1, kl=0.2, denoising_terms=(0.3, 0.4), elbo=-1, **nothing)
-    evaluation = Evaluation(0.98, 0.97, "mean", 1, 100)
-    log.evaluation(CheckpointEvaluation(32, False, (("test", evaluation),), terms))
+def ready(worker):
+    return WorkerReady(worker=worker, incarnation=1, host="here", node_id="", pid=1, device="cpu")
+
+
+def test_rounds_and_figures_that_are_written_down_can_be_scraped(export, small_setup):
+    exporter = export()
+    measured = {"step": 32, "final": False}
+    for record in (
+        round_done(0),
+        round_done(16),
+        round_done(0, stage=CLASSIFIER),
+        Evaluated(**measured, split="test", accuracy=0.98, nearest_embedding_accuracy=0.97, sampler="mean", passes=1,
+                  samples=100),
+        ObjectiveMeasured(**measured, split="validation", cross_entropy=0.1, kl=0.2, squared_errors=(1, 2),
+                          denoising_terms=(0.3, 0.4), denoising=0.7, objective=1, elbo=-1),
+    ):  # fmt: skip
+        exporter.record(record)
     found = scrape(exporter)
     assert found["noprop_block_steps_total", *BLOCK] == 32
-    assert found["noprop_samples_total", *BLOCK] == 32 * setup.config.training.batch_size
+    assert found["noprop_samples_total", *BLOCK] == 32 * small_setup[0].config.training.batch_size
     assert found["noprop_block_step_seconds_sum", *BLOCK] == pytest.approx(2 * 0.1 / 16)
     assert found["noprop_round_queue_seconds_count", *BLOCK] == 2
     assert found["noprop_denoising_squared_error", *BLOCK] == 0.25
@@ -77,15 +98,32 @@ def test_rounds_and_figures_that_are_written_down_can_be_scraped(export, small_s
     assert found["noprop_objective_nats", ("block", ""), RUN, ("term", "elbo")] == -1
 
 
+def test_a_learned_w_embed_is_shown_by_its_norm_and_distance_and_has_no_loss(export, small_config):
+    setup, _ = prepare(small_config("embedding={kind: learned, dim: 20}"))
+    exporter = export(setup=setup)
+    assert scrape(exporter)["noprop_block_steps_total", ("block", "embedding"), RUN] == 0
+    exporter.record(EmbeddingUpdated(first_step=0, steps=8, step=8, mean_norm=1.5, least_distance=0.25,
+                                     gradient_norm=3.0, seconds=0.01, queue_seconds=0.3))  # fmt: skip
+    exporter.record(SnapshotWritten(stage=EMBEDDING, step=8, bytes=1000, seconds=0.02))
+    found = scrape(exporter)
+    assert found["noprop_embedding_mean_norm", RUN] == 1.5
+    assert found["noprop_embedding_least_distance", RUN] == 0.25
+    shown = {name for name, *labels in found if ("block", "embedding") in labels}
+    assert found["noprop_block_steps_total", ("block", "embedding"), RUN] == 8
+    assert {"noprop_round_queue_seconds_sum", "noprop_snapshot_bytes_total"} < shown
+    of_networks = ("noprop_loss", "noprop_gradient_norm", "noprop_samples_total", "noprop_block_step_seconds_count")
+    assert not shown.intersection(of_networks)
+
+
 def test_losses_snapshots_and_failures_are_counted_by_their_cause(export):
     exporter = export()
     for record in (
-        {"kind": "worker", "worker": "coordinator"},
-        {"kind": "worker", "worker": "coordinator"},
-        {"kind": "lost", "worker": "block worker 1", "reason": "hung", "cause": "it hung: no reply for 20 s"},
-        {"kind": "recovery", "stage": "block 1", "seconds": 4.0, "replayed_steps": 48},
-        {"kind": "snapshot", "stage": "block 1", "bytes": 1000, "seconds": 0.02},
-        {"kind": "failure", "stage": "block 1", "cause": "NonFiniteError: the loss of step 7 is nan"},
+        ready("coordinator"),
+        ready("coordinator"),
+        WorkerLost(worker="block worker 1", incarnation=1, reason="hung", cause="it hung: no reply for 20 s"),
+        StageRecovered(stage=block(1), worker="block worker 1", incarnation=2, seconds=4.0, step=16, replayed_steps=48),
+        SnapshotWritten(stage=block(1), step=64, bytes=1000, seconds=0.02),
+        StageFailed(stage=block(1), step=7, cause="NonFiniteError: the loss of step 7 is nan"),
     ):
         exporter.record(record)
     found = scrape(exporter)
@@ -100,19 +138,19 @@ def test_losses_snapshots_and_failures_are_counted_by_their_cause(export):
 def test_a_resumed_run_goes_on_counting_where_it_stood(export, small_setup, tmp_path):
     (setup, _), directory = small_setup, RunDirectory(str(tmp_path))
     nothing_done = dict.fromkeys(setup.stages, 0)
-    log = RunLog(setup, directory, nothing_done)
-    log.round(report(0))
-    log.round(report(16))
+    log = RunLog(directory, nothing_done)
+    log.add(round_done(0))
+    log.add(round_done(16))
     log.flush()
     exporter = export()
-    RunLog(setup, directory, {**nothing_done, 1: 16}, exporter.record)
+    RunLog(directory, {**nothing_done, block(1): 16}, exporter.record)
     assert scrape(exporter)["noprop_block_steps_total", *BLOCK] == 16, "steps that are done again are not counted"
 
 
 def test_states_and_lag_are_those_of_the_moment(export):
     exporter = export()
-    stages = [LiveStage("1", "training", 64, 2, 1000), LiveStage("2", "recovering", 48, 0, 900)]
-    exporter.watch(lambda: stages)
+    stages = [LiveStage(block(1), "training", 64, 2, 1000), LiveStage(block(2), "recovering", 48, 0, 900)]
+    exporter.show_live(lambda: stages)
     found = scrape(exporter)
     assert found["noprop_block_state", ("block", "2"), RUN, ("state", "recovering")] == 1
     assert found["noprop_block_state", ("block", "2"), RUN, ("state", "training")] == 0
@@ -126,12 +164,14 @@ def test_it_is_ready_once_it_trains_and_healthy_while_its_loop_turns(export, mon
     assert get(exporter, "/healthz") == "ok\n"
     with pytest.raises(urllib.error.HTTPError, match="503"):
         get(exporter, "/readyz")
-    exporter.record({"kind": "round", "stage": "block 1", "steps": 1, "seconds": 1, "loss": 0, "error": 0,
-                     "gradient_norm": 0})  # fmt: skip
+    exporter.record(round_done(0))
     assert get(exporter, "/readyz") == "ok\n"
-    monkeypatch.setattr(exporter_module, "HEALTHY_SECONDS", 0.0)
+    monkeypatch.setattr(exporter_module, "HEALTHY_SECONDS", 0.2)
+    time.sleep(0.2)
     with pytest.raises(urllib.error.HTTPError, match="503"):
         get(exporter, "/healthz")
+    exporter.loop_turned()
+    assert get(exporter, "/healthz") == "ok\n"
 
 
 def test_a_taken_port_moves_to_a_free_one_and_prometheus_is_told(export, tmp_path):
@@ -167,5 +207,5 @@ def test_nothing_of_the_machine_is_shown(export, monkeypatch):
 
 def test_records_of_a_run_from_before_losses_had_a_reason_can_be_taken_in(export):
     exporter = export()
-    exporter.record({"kind": "lost", "worker": "evaluator", "cause": "its process was killed"})
+    exporter.record(from_line('{"kind": "lost", "worker": "evaluator", "incarnation": 1, "cause": "killed"}'))
     assert scrape(exporter)["noprop_restarts_total", ("cause", "died"), RUN, ("worker", "evaluator")] == 1

@@ -1,6 +1,5 @@
 """The paper's table beside ours: figures over seeds and passes, and nothing where nothing was measured."""
 
-from noprop_dist.bench.rates import busy_seconds
 from noprop_dist.report.paper_table import COLUMNS, PAPER, Cell, markdown, table_rows
 
 
@@ -24,8 +23,3 @@ def test_every_row_fits_the_columns_of_the_document():
         lines = markdown(table_rows(data, {("backprop", "onehot"): [cell(0, 0.5)]})).splitlines()
         assert {line.count("|") for line in lines} == {len(COLUMNS) + 1}
         assert len(lines) == 2 + len(PAPER[data])
-
-
-def test_training_time_leaves_out_interruptions_and_counts_nothing_twice():
-    rounds = [{"time": t, "seconds": s} for t, s in ((10, 4), (9, 2), (12, 1), (1000, 3))]
-    assert busy_seconds(rounds) == 4 + 1 + 3

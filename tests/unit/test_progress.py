@@ -5,37 +5,35 @@ import io
 from rich.console import Console
 
 from noprop_dist.cli import progress as view
-from noprop_dist.training.progress import ProgressBoard, RoundReport, RunProgress, StageProgress
-
-
-def report(stage, first_step, steps, loss=1.0):
-    return RoundReport(stage, first_step, steps, loss, loss, 1.0, 0.1)
+from noprop_dist.stages import CLASSIFIER, block
+from noprop_dist.training.progress import ProgressBoard, RunProgress, StageProgress
 
 
 def test_the_board_keeps_each_stages_own_progress():
-    board = ProgressBoard({1: "block 1", 2: "block 2", 3: "classifier"}, total_steps=20, done={1: 0, 2: 0, 3: 0})
-    assert board.picture().remaining_seconds is None
-    board.update(report(1, 0, 8, loss=0.5))
-    board.update(report(3, 0, 20))
-    one, two, classifier = board.picture().stages
+    board = ProgressBoard({block(1): 0, block(2): 0, CLASSIFIER: 0}, total_steps=20, now=0.0)
+    assert board.picture(now=0.0).remaining_seconds is None
+    board.reported(block(1), 8, 0.5, now=2.0)
+    board.reported(CLASSIFIER, 20, 1.0, now=2.0)
+    one, two, classifier = board.picture(now=2.0).stages
     assert (one.step, one.loss, one.state) == (8, 0.5, "training")
+    assert one.steps_per_second == 4.0
     assert (two.step, two.loss, two.state) == (0, None, "starting")
     assert classifier.state == "done"
-    assert board.picture().remaining_seconds > 0
-    for stage in (1, 2):
-        board.update(report(stage, 8, 12))
-    assert board.picture().remaining_seconds == 0
-    assert board.picture().fraction == 1
+    assert board.picture(now=2.0).remaining_seconds == 32 / 4
+    for stage in (block(1), block(2)):
+        board.reported(stage, 20, 1.0, now=5.0)
+    assert board.picture(now=5.0).remaining_seconds == 0
+    assert board.picture(now=5.0).fraction == 1
 
 
 def test_a_resumed_board_begins_where_the_run_stopped():
-    board = ProgressBoard({1: "block 1", 2: "classifier"}, total_steps=20, done={1: 10, 2: 10})
-    assert board.picture().fraction == 0.5
+    board = ProgressBoard({block(1): 10, CLASSIFIER: 10}, total_steps=20, now=0.0)
+    assert board.picture(now=0.0).fraction == 0.5
 
 
 def progress(remaining=75.0, news=(), blocks=2):
-    rows = [StageProgress(f"block {t}", 4 * t, 0.5 * t, 30.0, "training") for t in range(1, blocks + 1)]
-    return RunProgress(16, (*rows, StageProgress("classifier", 16, 0.1, 0.0, "done")), 10.0, remaining, news, len(news))
+    rows = [StageProgress(block(t), 4 * t, 0.5 * t, 30.0, "training") for t in range(1, blocks + 1)]
+    return RunProgress(16, (*rows, StageProgress(CLASSIFIER, 16, 0.1, 0.0, "done")), 10.0, remaining, news, len(news))
 
 
 def test_a_line_tells_steps_speed_loss_and_time_left():

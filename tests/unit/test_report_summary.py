@@ -1,0 +1,98 @@
+"""Figures that follow from a run's records, whichever version wrote them."""
+
+import json
+
+import pytest
+
+from noprop_dist.cli.inspect import show_run
+from noprop_dist.cli.report import write_report
+from noprop_dist.records import EmbeddingUpdated, Evaluated, RoundDone, from_line
+from noprop_dist.report.plots import embedding_over_steps, loss_over_steps
+from noprop_dist.report.summary import busy_seconds, latest_metrics
+from noprop_dist.stages import CLASSIFIER, EMBEDDING, NETWORK, block
+
+
+def round_done(stage, step=10, time=10.0, seconds=1.0, error=0.5):
+    return RoundDone(stage=stage, first_step=step - 10, steps=10, step=step, loss=0.1, error=error, gradient_norm=1.0,
+                     seconds=seconds, time=time)  # fmt: skip
+
+
+def evaluated(step, sampler):
+    return Evaluated(step=step, final=False, split="test", accuracy=0.9, nearest_embedding_accuracy=0.9,
+                     sampler=sampler, passes=1, samples=10)  # fmt: skip
+
+
+def updated(step, norm=2.0):
+    return EmbeddingUpdated(first_step=step - 10, steps=10, step=step, mean_norm=norm, least_distance=0.5,
+                            gradient_norm=1.0, seconds=0.1)  # fmt: skip
+
+
+def test_training_time_leaves_out_interruptions_and_counts_nothing_twice():
+    rounds = [round_done(block(1), time=t, seconds=s) for t, s in ((10, 4), (9, 2), (12, 1), (1000, 3))]
+    assert busy_seconds(rounds) == 4 + 1 + 3
+
+
+def test_the_latest_metrics_are_each_stages_last_round_and_the_last_checkpoints_figures():
+    last = round_done(block(1), step=20)
+    records = [round_done(block(1)), evaluated(10, "mean"), last, updated(20), evaluated(20, "mean"),
+               evaluated(20, "stochastic")]  # fmt: skip
+    latest = latest_metrics(records)
+    assert latest.stages == {block(1): last, EMBEDDING: updated(20)}
+    assert [each.sampler for each in latest.evaluations] == ["mean", "stochastic"]
+    assert latest.objective is None
+    assert latest_metrics([]).evaluations == ()
+
+
+def test_the_losses_of_blocks_are_drawn_in_their_order():
+    records = [round_done(stage, step=step) for step in (10, 20) for stage in (block(10), block(2), CLASSIFIER)]
+    left, right = loss_over_steps(records).axes
+    assert [line.get_label() for line in left.lines] == ["block 2", "block 10"]
+    assert list(right.lines[0].get_xdata()) == [5, 15]
+    (axes,) = loss_over_steps([round_done(NETWORK)]).axes
+    assert axes.get_title() == "Network, end to end"
+
+
+def test_w_embed_is_drawn_by_its_norm_and_least_distance():
+    (axes,) = embedding_over_steps([updated(10, 2.0), updated(20, 3.0)]).axes
+    assert [list(line.get_ydata()) for line in axes.lines] == [[2.0, 3.0], [0.5, 0.5]]
+
+
+def as_written_before(line):
+    """A line of metrics.jsonl as it was before stages were objects and updates of W_embed a kind of their own."""
+    values = json.loads(line)
+    if values["kind"] == "embedding":
+        figures = {"loss": values.pop("mean_norm"), "error": values.pop("least_distance"), "peak_memory_bytes": 0}
+        values = {**values, **figures, "kind": "round", "stage": "embedding"}
+    elif isinstance(values.get("stage"), dict):
+        kind, index = values["stage"]["kind"], values["stage"]["index"]
+        values["stage"] = f"block {index}" if kind == "block" else kind
+    return json.dumps({name: value for name, value in values.items() if value is not None}) + "\n"
+
+
+@pytest.fixture
+def old_run(small_run, tmp_path):
+    """A run of a learned W_embed whose metrics.jsonl is in the old form."""
+    run = small_run("embedding={kind: learned, dim: 20, sync_steps: 4}")
+    file = tmp_path / "run/metrics.jsonl"
+    file.write_text("".join(as_written_before(line) for line in file.read_text().splitlines()))
+    assert "block 2" in file.read_text()
+    return run
+
+
+def test_a_run_directory_of_an_earlier_version_is_reported_and_inspected(old_run, tmp_path, capsys):
+    write_report(str(old_run))
+    plots = {file.stem for file in (tmp_path / "run/plots").glob("*.png")}
+    assert plots == {"accuracy", "denoising", "embedding", "loss", "parts", "path", "terms"}
+    capsys.readouterr()
+    show_run(str(old_run), as_json=True)
+    whole = json.loads(capsys.readouterr().out)
+    assert [each["block"] for each in whole["blocks"]] == [1, 2, 3]
+    assert whole["metrics"]["stages"]["block 2"]["stage"] == "block 2"
+    assert whole["metrics"]["stages"]["block 2"]["step"] == 12
+    assert whole["metrics"]["stages"]["embedding"]["mean_norm"] > 0
+    assert {each["split"] for each in whole["metrics"]["evaluations"]} == {"validation", "test"}
+
+
+def test_a_line_that_cannot_be_read_is_no_metric():
+    lines = ['{"kind": "from a later version"}', "half a li"]
+    assert latest_metrics([from_line(line) for line in lines]).stages == {}
