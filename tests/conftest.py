@@ -14,8 +14,7 @@ from noprop_dist.engines.ray.coordinator import Coordinator
 from noprop_dist.engines.sequential import train_sequentially
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.messages import RunOutcome
-from noprop_dist.training.preparation import prepare
-from noprop_dist.training.setup import RunSetup
+from noprop_dist.training.setup import RunSetup, prepare
 
 os.environ.pop("RAY_ADDRESS", None)
 

@@ -17,14 +17,13 @@ from noprop_dist.data.dataset import DataSet
 from noprop_dist.engines.core.placement import Resources, ray_share, room, uses_gpus
 from noprop_dist.engines.ray.cluster import cluster_resources
 from noprop_dist.errors import TrainingError, UserError
+from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.records import RoundDone, StageFailed
 from noprop_dist.stages import NETWORK
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.training.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.training.messages import RunOutcome
-from noprop_dist.training.preparation import prepare
 from noprop_dist.training.progress import ProgressBoard, RunProgress
-from noprop_dist.training.setup import RunSetup
+from noprop_dist.training.setup import RunSetup, prepare
 
 POLL_SECONDS = 0.5
 RAY_TRAIN_FOLDER = "ray-train"
@@ -71,7 +70,7 @@ class EndToEndCoordinator:
             resources = cluster_resources()
             workers = processes(self._config.engine, resources, self._config.training.batch_size)
             if not (self._resume and self._directory.holds_run):
-                self._directory.create(self._config, setup.facts)
+                self._directory.create(self._config, setup.plan.facts)
             self._watch = watch = _Watch(setup, self._directory)
             trainer = _trainer(setup, data, self._directory, resources, workers)
             with _fitting(trainer) as (thread, outcome):
@@ -83,10 +82,10 @@ class EndToEndCoordinator:
         if isinstance(outcome[0], Exception):
             raise TrainingError(f"Ray Train gave up: {outcome[0]}; `noprop-dist resume {self._directory}` tries again")
         records = self._directory.metrics()
-        if watch.step < setup.total_steps:
+        if watch.step < setup.plan.total_steps:
             causes = [record.cause for record in records if isinstance(record, StageFailed)]
             raise TrainingError(f"the network was stopped: {causes[-1]}")
-        return RunOutcome(str(self._directory), setup.total_steps, CheckpointEvaluation.last_of(records))
+        return RunOutcome(str(self._directory), setup.plan.total_steps, CheckpointEvaluation.last_of(records))
 
 
 def processes(engine: EngineSettings, resources: Resources, batch_size: int) -> int:
@@ -161,7 +160,7 @@ class _Watch:
         self._reading = threading.Lock()
         self._offset = 0
         self.step = max((record.step for record in self._new_rounds()), default=0)
-        self._board = ProgressBoard({NETWORK: self.step}, setup.total_steps, time.monotonic())
+        self._board = ProgressBoard({NETWORK: self.step}, setup.plan.total_steps, time.monotonic())
         self._board.news.tell("waiting for room and starting workers")
 
     def progress(self) -> RunProgress:

@@ -11,6 +11,8 @@ from noprop_dist.diffusion.objective import predict_embedding
 from noprop_dist.diffusion.reverse import BlockFunction, Link
 from noprop_dist.diffusion.schedule import Schedule
 from noprop_dist.inference.network import NoPropNetwork, Sampler
+from noprop_dist.plan import RunPlan
+from noprop_dist.storage.snapshot import Snapshot, to_tensors
 
 INITIAL_ALPHA = 0.5
 """The paper does not say where the α_t begin."""
@@ -90,3 +92,28 @@ class EndToEndNetwork(nn.Module):
             seed=seed,
             alpha=self.w.detach().tanh(),
         )
+
+
+def end_to_end_network(plan: RunPlan, embedding: Tensor) -> EndToEndNetwork:
+    """The untrained baseline on the CPU: the blocks and the classifier that NoProp begins with, too.
+
+    Args:
+        plan: of the run.
+        embedding: W_embed that it begins with, (m, d).
+    """
+    blocks = [plan.block_network(t) for t in plan.config.blocks.trained()]
+    return EndToEndNetwork(blocks, plan.classifier(), embedding, plan.config.embedding.is_learned)
+
+
+def assemble_end_to_end(plan: RunPlan, snapshot: Snapshot, device: torch.device) -> NoPropNetwork:
+    """The trained baseline, with the interface of a NoProp network.
+
+    Args:
+        plan: of the run.
+        snapshot: of the whole network.
+        device: where it shall compute.
+    """
+    weights = to_tensors(snapshot.weights)
+    network = end_to_end_network(plan, weights["embedding"])
+    network.load_state_dict(weights)
+    return plan.on_device(network.eval(), device).for_inference(plan.schedule, plan.facts, plan.config.seed)

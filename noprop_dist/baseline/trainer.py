@@ -1,20 +1,22 @@
 """One step of the back-propagation baseline, and the batches that it takes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
+from noprop_dist.baseline.network import end_to_end_network
 from noprop_dist.config.schema import Precision
 from noprop_dist.data.samples import Samples
 from noprop_dist.diffusion.objective import classifier_loss
 from noprop_dist.random_streams import Purpose, stream_seed
-from noprop_dist.stages import Stage
+from noprop_dist.stages import NETWORK, Stage
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.training.batch_stream import Round
 from noprop_dist.training.execution import CallByCall
 from noprop_dist.training.optimisation import Optimisation
 from noprop_dist.training.replicas import OneReplica
+from noprop_dist.training.setup import RunSetup
 from noprop_dist.training.step_inputs import StepInputs, step_inputs
 from noprop_dist.training.trainers import expect_step, multiply_in
 
@@ -82,3 +84,23 @@ class EndToEndTrainer:
     def restore(self, snapshot: Snapshot) -> None:
         """Go to a snapshot of the network."""
         self._optimisation.restore(snapshot)
+
+
+def end_to_end_trainer(
+    setup: RunSetup, samples: Samples, device: torch.device, group: OneReplica, wrap: Callable[[nn.Module], nn.Module]
+) -> EndToEndTrainer:
+    """The trainer of one process's share of every batch of the baseline, at step 0.
+
+    Args:
+        setup: of the run.
+        samples: of the training split, on the device.
+        device: that it computes on.
+        group: of the processes.
+        wrap: makes a module whose gradients are averaged over all processes.
+    """
+    plan, training = setup.plan, setup.config.training
+    network = setup.for_training(end_to_end_network(plan, setup.embedding), device)
+    own_rates = {"classifier": setup.config.classifier.learning_rate}
+    optimisation = Optimisation(NETWORK, network, training, training.learning_rate, plan.total_steps, own_rates)
+    seed, precision = setup.config.seed, training.precision
+    return EndToEndTrainer(wrap(network), optimisation, samples, group, seed, device, precision)

@@ -1,7 +1,7 @@
 """What each process of a Ray Train group does: the back-propagation baseline, data-parallel."""
 
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,16 @@ import ray.train.torch
 import torch
 import torch.distributed
 
+from noprop_dist.baseline.network import assemble_end_to_end
+from noprop_dist.baseline.trainer import end_to_end_trainer
 from noprop_dist.data.dataset import HeldOut
 from noprop_dist.engines.core.round_queue import RoundQueue
+from noprop_dist.inference.checkpoint_evaluation import evaluate_checkpoint
 from noprop_dist.records import StageFailed
 from noprop_dist.stages import NETWORK
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import OPTIMIZER, WEIGHTS, Snapshot, from_files, to_files
 from noprop_dist.training.batch_stream import RoundKey
-from noprop_dist.training.checkpoint_evaluation import evaluate_checkpoint
 from noprop_dist.training.finite import NonFiniteError
 from noprop_dist.training.messages import RoundReport
 from noprop_dist.training.replicas import ALONE, ReplicaGroup
@@ -55,15 +57,16 @@ def train_end_to_end(config: dict[str, EndToEndJob]) -> None:
     group = ReplicaGroup(context.get_world_rank(), size) if size > 1 else ALONE
     split = ray.get(job.train)
     device = setup.start_computing()
-    setup = replace(setup, on_gpu=device.type == "cuda")
+    setup = setup.on(device.type == "cuda")
     samples = setup.training_samples(split.inputs, device)
-    trainer = setup.end_to_end_trainer(samples, device, group, ray.train.torch.prepare_model)
+    trainer = end_to_end_trainer(setup, samples, device, group, ray.train.torch.prepare_model)
     last = ray.train.get_checkpoint()
     if last is not None:
         trainer.restore(_read(last))
     done = trainer.snapshot().step
     records = _Records(job, device, done) if group.rank == 0 else None
-    stream, queue = setup.batch_stream(split.labels), RoundQueue(setup.snapshot_steps, setup.round_steps, 1, done)
+    stream = setup.batch_stream(split.labels)
+    queue = RoundQueue(setup.plan.snapshot_steps, setup.plan.round_steps, 1, done)
     while (work := queue.next_round(unsaved_snapshots=0)) is not None:
         try:
             report = train_round(trainer, group.share(stream.round(RoundKey(NETWORK, *work))))
@@ -100,10 +103,12 @@ class _Records:
     def add(self, report: RoundReport, snapshot: Snapshot | None) -> None:
         """A round was done, and perhaps a snapshot made."""
         self._log.add(report.record())
-        if snapshot is not None and snapshot.step in self._setup.checkpoint_steps:
+        if snapshot is not None and snapshot.step in self._setup.plan.checkpoint_steps:
             self._writer.add(snapshot)
-            if self._setup.evaluates and not self._log.evaluated(snapshot.step):
-                figures = evaluate_checkpoint(self._setup, self._held_out, self._directory, snapshot.step, self._device)
+            if self._setup.plan.evaluates and not self._log.evaluated(snapshot.step):
+                plan = self._setup.plan
+                network = assemble_end_to_end(plan, snapshot, self._device)
+                figures = evaluate_checkpoint(network, plan, self._held_out, snapshot.step)
                 for record in figures.records():
                     self._log.add(record)
             self._writer.prune(snapshot.step)

@@ -18,12 +18,12 @@ from noprop_dist.config.layers import load_config
 from noprop_dist.config.schema import Precision, RunConfig
 from noprop_dist.data.dataset import DataSet, Split, assemble
 from noprop_dist.errors import UserError
+from noprop_dist.plan import RunPlan
 from noprop_dist.random_streams import Purpose, stream
 from noprop_dist.stages import block
 from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.device import choose_device, start_computing
-from noprop_dist.training.preparation import prepare
-from noprop_dist.training.setup import RunSetup
+from noprop_dist.training.setup import RunSetup, check, run_setup
 
 PLAIN: tuple[str, Precision] = ("plain loop", "float32")
 GPU_LANES = (4, 8)
@@ -82,7 +82,8 @@ def bench_device(
     setup, data = _prepared(load_config(preset, None, [*settings, *fixed]), made_up)
 
     def varied(*more: str) -> RunSetup:
-        return replace(setup, config=load_config(preset, None, [*settings, *fixed, *more]))
+        config = load_config(preset, None, [*settings, *fixed, *more])
+        return replace(setup, plan=replace(setup.plan, config=config))
 
     @lru_cache(1)
     def rounds(turn: int) -> Rounds:
@@ -131,17 +132,13 @@ def made_up_data(config: RunConfig) -> DataSet:
 
 
 def _prepared(config: RunConfig, made_up: bool) -> tuple[RunSetup, DataSet]:
-    if made_up:
-        data = made_up_data(config)
-        setup = RunSetup(config, data.facts)
-    else:
-        setup, data = prepare(config)
-    return replace(setup, on_gpu=config.engine.device == "cuda"), data
+    data = made_up_data(config) if made_up else check(config)[1]
+    return run_setup(RunPlan(config, data.facts, on_gpu=config.engine.device == "cuda"), data), data
 
 
 def _rounds(setup: RunSetup, data: DataSet, first_step: int, steps: int) -> Rounds:
     """The rounds of every block for so many steps."""
-    batches, size = setup.batch_stream(data.train.labels), setup.round_steps
+    batches, size = setup.batch_stream(data.train.labels), setup.plan.round_steps
     pieces = [(first_step + first, min(size, steps - first)) for first in range(0, steps, size)]
     return {
         t: [batches.round(RoundKey(block(t), first, number)) for first, number in pieces]
@@ -173,8 +170,8 @@ def _ways(
 
 def flop_of_a_step(setup: RunSetup) -> int:
     """Floating-point operations of the matrix products and convolutions of one block-step, forward and backward."""
-    network, batch = setup.block_network(1).train(), setup.config.training.batch_size
-    x, z = torch.zeros(batch, *setup.facts.input_shape), torch.zeros(batch, setup.embedding_dim)
+    network, batch = setup.plan.block_network(1).train(), setup.config.training.batch_size
+    x, z = torch.zeros(batch, *setup.plan.facts.input_shape), torch.zeros(batch, setup.plan.embedding_dim)
     with FlopCounterMode(display=False) as counter:
         torch.autograd.backward(network(x, z).sum())
     total: int = counter.get_total_flops()

@@ -19,7 +19,7 @@ from noprop_dist.engines.sequential import train_sequentially
 from noprop_dist.records import RoundDone
 from noprop_dist.stages import CLASSIFIER, Stage, block
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.training.preparation import prepare
+from noprop_dist.training.setup import prepare
 
 BETWEEN_SECONDS = 1.0
 DISK_BYTES = 128 * 2**20
@@ -117,7 +117,7 @@ def sequential_fingerprints(settings: Sequence[str], folder: Path) -> dict[Stage
     """
     setup, data = prepare(load_config("digits", None, [*settings, "engine.kind=sequential"]))
     directory = RunDirectory(str(folder))
-    directory.create(setup.config, setup.facts)
+    directory.create(setup.config, setup.plan.facts)
     train_sequentially(setup, data, directory, lambda _: None)
     return fingerprints(directory)
 

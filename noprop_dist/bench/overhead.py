@@ -8,7 +8,7 @@ import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from noprop_dist.bench.harness import Say, SideRow, Spread, alternate, rate_in_words
@@ -20,8 +20,8 @@ from noprop_dist.errors import TrainingError
 from noprop_dist.stages import block
 from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.device import start_thread
-from noprop_dist.training.preparation import prepare
 from noprop_dist.training.rounds import train_round
+from noprop_dist.training.setup import prepare
 
 PROCESS_TIMEOUT_SECONDS = 3600
 
@@ -89,14 +89,14 @@ def _bare_turn(config: RunConfig, workers: int) -> list[RoundTime]:
 def _bare_process(config: RunConfig, process: int, blocks: tuple[int, ...], lanes: int, results: Any) -> None:
     setup, data = prepare(config)
     device = setup.start_computing()
-    setup = replace(setup, on_gpu=device.type == "cuda")
+    setup = setup.on(device.type == "cuda")
     stream, samples = setup.batch_stream(data.train.labels), setup.training_samples(data.train.inputs, device)
 
     def train(part: tuple[int, ...]) -> list[RoundTime]:
         start_thread(device, config.engine.threads_per_worker)
         trainers = {t: setup.block_trainer(t, samples, device) for t in part}
         times = []
-        for first, steps in _rounds(setup.total_steps, setup.round_steps):
+        for first, steps in _rounds(setup.plan.total_steps, setup.plan.round_steps):
             for t, trainer in trainers.items():
                 train_round(trainer, stream.round(RoundKey(block(t), first, steps)))
                 times.append(RoundTime(process, time.time(), steps))

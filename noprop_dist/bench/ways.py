@@ -42,13 +42,13 @@ class PlainLoop:
     """
 
     def __init__(self, setup: RunSetup, data: DataSet, device: torch.device) -> None:
-        training, schedule = setup.config.training, setup.schedule
+        training, schedule = setup.config.training, setup.plan.schedule
         self._setup, self._device = setup, device
         self._samples = setup.training_samples(data.train.inputs, device)
         self._embedding = setup.embedding.to(device)
         self._blocks = []
         for number in setup.config.blocks.trained():
-            network = setup.block_network(number).to(device).train()
+            network = setup.plan.block_network(number).to(device).train()
             optimizer = torch.optim.AdamW(
                 network.parameters(), training.learning_rate, weight_decay=training.weight_decay
             )
@@ -133,11 +133,11 @@ class Stacked:
     def __init__(self, setup: RunSetup, data: DataSet, device: torch.device) -> None:
         setup.start_computing()
         training, blocks = setup.config.training, setup.config.blocks.trained()
-        networks = [setup.block_network(number).to(device).train() for number in blocks]
+        networks = [setup.plan.block_network(number).to(device).train() for number in blocks]
         self._setup, self._device = setup, device
         self._samples = setup.training_samples(data.train.inputs, device)
         self._embedding = setup.embedding.to(device)
-        weights = [denoising_weight(setup.schedule, number, setup.config.objective.eta) for number in blocks]
+        weights = [denoising_weight(setup.plan.schedule, number, setup.config.objective.eta) for number in blocks]
         self._weights = torch.tensor(weights, device=device)
         self.parameters, self._buffers = torch.func.stack_module_state(networks)
         self._network = deepcopy(networks[0]).to("meta")
@@ -148,7 +148,7 @@ class Stacked:
             fused=True,
             capturable=device.type == "cuda",
         )
-        self._execution = execution_on(device, setup.captures_steps_of(block(1)))
+        self._execution = execution_on(device, setup.plan.captures_steps_of(block(1)))
 
     def run(self, rounds: Rounds) -> float:
         """See `Way`."""

@@ -62,7 +62,8 @@ def train(
     ] = False,
 ) -> None:
     """Train a network; prints the run directory."""
-    from noprop_dist.cli.training import configured, start_run
+    from noprop_dist.cli.options import configured
+    from noprop_dist.cli.training import start_run
 
     start_run(configured(preset, config, set_ or [], engine, address, method), run_dir, or_resume)
 
@@ -107,8 +108,8 @@ def pack(
     set_: Set = None,
 ) -> None:
     """Pack a data set into files that are mapped and not read: for data that is larger than memory."""
+    from noprop_dist.cli.options import configured
     from noprop_dist.cli.pack import pack_into
-    from noprop_dist.cli.training import configured
 
     pack_into(out, configured(preset, config, set_ or [], None, None).data)
 
@@ -123,8 +124,8 @@ def plan(
     address: Annotated[str | None, typer.Option(help="Plan for this cluster in place of this machine.")] = None,
 ) -> None:
     """Show which block goes where and what it takes, and start nothing."""
+    from noprop_dist.cli.options import configured
     from noprop_dist.cli.plan import show_plan
-    from noprop_dist.cli.training import configured
 
     show_plan(configured(preset, config, set_ or [], engine, address), run_dir)
 
@@ -171,9 +172,12 @@ def merge(
     runs: Annotated[list[str], typer.Argument(help="Runs that each trained some of the blocks (blocks.only).")],
 ) -> None:
     """Assemble one network from blocks that were trained in different runs; prints the new run directory."""
-    from noprop_dist.cli.merge import merge_into
+    from noprop_dist import api
+    from noprop_dist.cli.options import warn
 
-    merge_into(out, runs)
+    merged = api.merge(out, runs)
+    warn(merged.warnings)
+    print(merged.directory)
 
 
 @app.command()

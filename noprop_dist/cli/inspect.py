@@ -7,27 +7,26 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from noprop_dist import api
 from noprop_dist.config.layers import to_yaml
 from noprop_dist.records import Record, RoundDone
-from noprop_dist.report.summary import LatestMetrics, latest_metrics
+from noprop_dist.report.summary import LatestMetrics
 from noprop_dist.stages import Stage
 from noprop_dist.storage.checkpoints import Manifest, SnapshotEntry
-from noprop_dist.storage.run_directory import RunDirectory
 
 console = Console(highlight=False, soft_wrap=True)
 
 
 def show_run(run_dir: str, as_json: bool) -> None:
     """Print configuration, steps, metrics and fingerprints."""
-    directory = RunDirectory(run_dir)
-    config, manifest = directory.config(), directory.checkpoints.manifest()
-    metrics = latest_metrics(directory.metrics())
+    run = api.inspect(run_dir)
+    config, manifest, metrics = run.config, run.manifest, run.latest
     if as_json:
         whole = {
             **_fingerprints(manifest),
             "config": config.model_dump(mode="json"),
             "metrics": _plain_metrics(metrics),
-            "data": directory.facts().to_json(),
+            "data": run.facts.to_json(),
             "software": dict(manifest.software),
         }
         print(json.dumps(whole))

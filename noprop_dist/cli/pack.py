@@ -5,10 +5,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from noprop_dist import api
 from noprop_dist.config.schema import DataSettings
-from noprop_dist.data.load import load_data
-from noprop_dist.data.packed import pack
-from noprop_dist.errors import UserError
 
 
 def pack_into(out: str, settings: DataSettings) -> None:
@@ -17,15 +15,11 @@ def pack_into(out: str, settings: DataSettings) -> None:
     Raises:
         UserError: it is packed already, cannot be read, or the folder cannot be written.
     """
-    if settings.name == "packed":
-        raise UserError("data.name=packed: is packed already; name the data set that is to be packed")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bars:
         tasks = {split: bars.add_task(split, total=None) for split in ("train", "validation", "test")}
-        facts = pack(
-            lambda keep: load_data(settings, keep),
-            Path(out).expanduser(),
-            lambda split, done, total: bars.update(tasks[split], completed=done, total=total),
+        facts = api.pack(
+            out, settings, lambda split, done, total: bars.update(tasks[split], completed=done, total=total)
         )
     samples = ", ".join(f"{count:,} {split}" for split, count in facts.samples.items())
     print(f"{facts.name}: {samples} samples of shape {facts.input_shape}")

@@ -7,9 +7,10 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
+from noprop_dist import api
+from noprop_dist.cli.options import configured, warn, working
 from noprop_dist.cli.tables import print_tables
-from noprop_dist.cli.trained import load_run, working
-from noprop_dist.cli.training import check_same_run, configured, resume_run, start_run
+from noprop_dist.cli.training import resume_run, start_run
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.load import load_data
 from noprop_dist.errors import UserError
@@ -57,7 +58,7 @@ def _cell(config: RunConfig, directory: RunDirectory) -> Cell:
     """The figures of one run, which is begun, continued, or left as it is."""
     store, results = Store(str(directory)), "reproduced.json"
     if directory.holds_run:
-        check_same_run(directory, config)
+        api.check_same_run(directory, config)
         if store.exists(results):
             found = json.loads(store.read(results))
             return Cell(**{**found, "stochastic": tuple(found["stochastic"])})
@@ -70,15 +71,16 @@ def _cell(config: RunConfig, directory: RunDirectory) -> Cell:
 
 
 def _measure(directory: RunDirectory) -> Cell:
-    run = load_run(str(directory))
-    test = load_data(run.setup.config.data).held_out.test
+    run = api.load(str(directory))
+    warn(run.warnings)
+    test = load_data(run.plan.config.data).held_out.test
     with working(f"{PASSES + 1} passes over {len(test):,} test samples"):
         mean = evaluate(run.network, test, "mean").accuracy
         passes = [evaluate(run.network, test, "stochastic", first_pass=i).accuracy for i in range(PASSES)]
     rounds = of_kind(directory.metrics(), RoundDone)
     return Cell(
-        seed=run.setup.config.seed,
-        epochs=run.setup.total_steps / run.setup.steps_per_epoch,
+        seed=run.plan.config.seed,
+        epochs=run.plan.total_steps / run.plan.steps_per_epoch,
         stochastic=tuple(passes),
         mean=mean,
         training_seconds=busy_seconds(rounds),

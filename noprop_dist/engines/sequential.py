@@ -6,15 +6,15 @@ It is the oracle: the Ray engine's weights must have the same bits.
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 from noprop_dist.data.dataset import DataSet
 from noprop_dist.errors import TrainingError
+from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation, evaluate_checkpoint
+from noprop_dist.inference.load import assemble
 from noprop_dist.records import News
 from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.batch_stream import Round, RoundKey
-from noprop_dist.training.checkpoint_evaluation import CheckpointEvaluation, evaluate_checkpoint
 from noprop_dist.training.embedding import EmbeddingTrainer
 from noprop_dist.training.finite import NonFiniteError
 from noprop_dist.training.messages import RoundReport
@@ -51,7 +51,7 @@ def train_sequentially(
         TrainingError: the loss or weights of a stage are no longer finite; names it, the step and the likely cause.
     """
     run = _Run(setup, data, directory, on_progress, stopped)
-    for checkpoint in setup.checkpoint_steps:
+    for checkpoint in setup.plan.checkpoint_steps:
         for end in run.versions_until(checkpoint):  # of W_embed; one, if it is fixed
             for trainer in run.trainers:  # Algorithm 1: for t = 1, …, T, and then p̂_out
                 with run.saving(trainer, end):
@@ -81,7 +81,7 @@ class _Run:
         stopped: Callable[[], bool],
     ) -> None:
         self._device = setup.start_computing()
-        self._setup = setup = replace(setup, on_gpu=self._device.type == "cuda")
+        self._setup = setup = setup.on(self._device.type == "cuda")
         self._data, self._directory = data, directory
         self._on_progress, self._stopped = on_progress, stopped
         self._stream = setup.batch_stream(data.train.labels)
@@ -90,11 +90,11 @@ class _Run:
             *(setup.block_trainer(t, samples, self._device) for t in setup.config.blocks.trained()),
             setup.classifier_trainer(self._device),
         ]
-        self._owner = setup.embedding_trainer() if setup.learns_embedding else None
+        self._owner = setup.embedding_trainer() if setup.plan.learns_embedding else None
         self._checkpoints = setup.checkpoint_writer(directory)
         warnings = self._resume()
         self._log = RunLog(directory, self._done)
-        self._board = ProgressBoard(self._done, setup.total_steps, time.monotonic())
+        self._board = ProgressBoard(self._done, setup.plan.total_steps, time.monotonic())
         self.last_evaluation: CheckpointEvaluation | None = None
         for warning in warnings:
             self._board.news.tell(warning)
@@ -108,7 +108,7 @@ class _Run:
         for trainer in trainers:
             if trainer.stage in snapshots:
                 trainer.restore(snapshots[trainer.stage])
-        self._done = {stage: snapshots[stage].step if stage in snapshots else 0 for stage in self._setup.stages}
+        self._done = {stage: snapshots[stage].step if stage in snapshots else 0 for stage in self._setup.plan.stages}
         self._exchange = self._setup.embedding_exchange(snapshots)
         return warnings
 
@@ -123,7 +123,7 @@ class _Run:
         """The batches of a stage from where it stands up to a step, in rounds; none after a stop."""
         while (first := self._done[stage]) < end and not self._stopped():
             version = None if self._exchange is None else self._exchange.at(first)
-            steps = min(self._setup.round_steps, end - first)
+            steps = min(self._setup.plan.round_steps, end - first)
             yield self._stream.round(RoundKey(stage, first, steps, version))
 
     def trained(self, report: RoundReport | None) -> None:
@@ -148,7 +148,7 @@ class _Run:
         try:
             yield
             # Where W_embed is learned, a stage cannot go on from a step that the others have no snapshot of.
-            wanted = end in self._setup.checkpoint_steps or (self._stopped() and self._exchange is None)
+            wanted = end in self._setup.plan.checkpoint_steps or (self._stopped() and self._exchange is None)
             if wanted and self._done[stage] > begun:
                 self._log.flush()  # no snapshot without the records of the steps that lead to it
                 self._checkpoints.add(trainer.snapshot())
@@ -174,12 +174,14 @@ class _Run:
     def finish_checkpoint(self, checkpoint: int) -> None:
         """Measure a checkpoint that is whole, unless an earlier process did; delete what is superseded."""
         whole = checkpoint in self._checkpoints.complete_steps
-        if whole and self._setup.evaluates and not self._log.evaluated(checkpoint):
+        if whole and self._setup.plan.evaluates and not self._log.evaluated(checkpoint):
             self._measure(checkpoint)
         self._checkpoints.prune(up_to=checkpoint)
 
     def _measure(self, checkpoint: int) -> None:
-        figures = evaluate_checkpoint(self._setup, self._data.held_out, self._directory, checkpoint, self._device)
+        plan = self._setup.plan
+        network = assemble(plan, self._directory.checkpoints.load_all(checkpoint), self._device)
+        figures = evaluate_checkpoint(network, plan, self._data.held_out, checkpoint)
         self.last_evaluation = figures
         for record in figures.records():
             self._log.add(record)

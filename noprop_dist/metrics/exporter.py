@@ -18,6 +18,7 @@ from noprop_dist.metrics.discovery import DiscoveryFile
 from noprop_dist.metrics.endpoint import Endpoint
 from noprop_dist.metrics.families import Families
 from noprop_dist.metrics.live import LiveCollector, LiveStage
+from noprop_dist.plan import RunPlan
 from noprop_dist.records import (
     EmbeddingUpdated,
     Evaluated,
@@ -31,7 +32,6 @@ from noprop_dist.records import (
     WorkerReady,
 )
 from noprop_dist.stages import EMBEDDING, Stage
-from noprop_dist.training.setup import RunSetup
 
 HEALTHY_SECONDS = 60.0
 """A coordinator whose loop has not turned once in this time is stuck."""
@@ -43,7 +43,7 @@ class MetricsExporter:
 
     Args:
         run: value of the label `run`.
-        setup: of the run.
+        plan: of the run.
         settings: where to listen.
         node_address: of this node, as others reach it.
 
@@ -51,13 +51,13 @@ class MetricsExporter:
         UserError: this machine cannot listen on the host's address, or the discovery file cannot be written.
     """
 
-    def __init__(self, run: str, setup: RunSetup, settings: MetricsSettings, node_address: str = "") -> None:
+    def __init__(self, run: str, plan: RunPlan, settings: MetricsSettings, node_address: str = "") -> None:
         assert settings.port is not None
         self._run = run
-        self._batch_size = setup.config.training.batch_size
+        self._batch_size = plan.config.training.batch_size
         self._registry = CollectorRegistry()
         self._families = Families(self._registry)
-        self._describe(setup)
+        self._describe(plan)
         self._had_coordinator, self._trains = False, False
         self._last_turn = time.monotonic()
         self._endpoint = Endpoint(self._registry, settings.host, settings.port, self._healthy, lambda: self._trains)
@@ -112,13 +112,13 @@ class MetricsExporter:
             self._discovery.remove()
         self._endpoint.close()
 
-    def _describe(self, setup: RunSetup) -> None:
-        config = setup.config
+    def _describe(self, plan: RunPlan) -> None:
+        config = plan.config
         labels = (config.data.name, str(config.blocks.count), config.embedding.kind, config.classifier.kind)
         self._families.run.labels(self._run, *labels).set(1)
         self._families.build.labels(version("noprop-dist"), platform.python_version(), torch.__version__).set(1)
-        self._families.target_steps.labels(self._run).set(setup.total_steps)
-        for stage in setup.stages:
+        self._families.target_steps.labels(self._run).set(plan.total_steps)
+        for stage in plan.stages:
             self._families.show_zero(self._run, stage)
 
     def _started(self, worker: str) -> None:

@@ -5,6 +5,7 @@ from torch import nn
 
 from noprop_dist.config import schema as networks
 from noprop_dist.errors import UserError
+from noprop_dist.models.classifier import LinearClassifier, RadialClassifier
 from noprop_dist.models.custom import custom_network
 from noprop_dist.models.mlp import MlpNetwork
 from noprop_dist.models.paper import PaperNetwork
@@ -36,6 +37,13 @@ def _construct(settings: networks.NetworkSettings, shapes: Shapes) -> nn.Module:
             return TorchvisionNetwork(shapes, settings.backbone, settings.width)
         case networks.CustomNetwork():
             return custom_network(settings.path, shapes, settings.arguments)
+
+
+def build_classifier(settings: networks.ClassifierSettings, shapes: Shapes, initial_seed: int) -> nn.Module:
+    """The classifier (z_T, W_embed) → scores on the CPU, its weights drawn from `initial_seed` alone."""
+    d, m = shapes.embedding_dim, shapes.classes
+    with seeded_aside(initial_seed):
+        return LinearClassifier(d, m) if settings.kind == "linear" else RadialClassifier(d, m, settings.sigma)
 
 
 def check_network(network: nn.Module, shapes: Shapes, name: str) -> None:

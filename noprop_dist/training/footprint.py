@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from noprop_dist.plan import RunPlan
 from noprop_dist.torch_random import seeded_aside
-from noprop_dist.training.setup import RunSetup
 
 OPTIMIZER_COPIES = {"adamw": 2, "adam": 2, "sgd": 1}
 """Tensors of the weights' size that the optimiser keeps."""
@@ -27,12 +27,12 @@ class Footprint:
     activations: int
 
 
-def block_footprint(setup: RunSetup, block: int) -> Footprint:
+def block_footprint(plan: RunPlan, block: int) -> Footprint:
     """Build a block on the CPU and run one forward pass of a whole batch."""
-    network = setup.block_network(block)
+    network = plan.block_network(block)
     saved: dict[int, int] = {}
-    batch = setup.config.training.batch_size
-    x, z = torch.zeros(batch, *setup.facts.input_shape), torch.zeros(batch, setup.shapes.embedding_dim)
+    batch = plan.config.training.batch_size
+    x, z = torch.zeros(batch, *plan.facts.input_shape), torch.zeros(batch, plan.shapes.embedding_dim)
 
     def keep(tensor: Tensor) -> Tensor:
         saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
@@ -45,6 +45,6 @@ def block_footprint(setup: RunSetup, block: int) -> Footprint:
     size = sum(p.numel() * p.element_size() for p in network.parameters())
     return Footprint(
         parameters=sum(p.numel() for p in network.parameters()),
-        state=size * (2 + OPTIMIZER_COPIES[setup.config.training.optimizer]),
+        state=size * (2 + OPTIMIZER_COPIES[plan.config.training.optimizer]),
         activations=sum(bytes_ for pointer, bytes_ in saved.items() if pointer not in weights),
     )

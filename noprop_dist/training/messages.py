@@ -16,7 +16,7 @@ from noprop_dist.records import EmbeddingUpdated, RoundDone
 from noprop_dist.stages import Stage
 
 if TYPE_CHECKING:  # it is computed from a whole run's setup, and what trains a stage imports this module
-    from noprop_dist.training.checkpoint_evaluation import CheckpointEvaluation
+    from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 
 
 @dataclass(frozen=True)

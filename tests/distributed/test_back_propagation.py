@@ -14,9 +14,9 @@ from noprop_dist.config.layers import load_config
 from noprop_dist.errors import TrainingError
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.batch_stream import RoundKey
-from noprop_dist.training.preparation import prepare
 from noprop_dist.training.replicas import ALONE
 from noprop_dist.training.rounds import train_round
+from noprop_dist.training.setup import prepare
 
 pytestmark = [pytest.mark.slow]
 

@@ -5,17 +5,17 @@ import os
 import numpy as np
 import pytest
 import ray
-
 from noprop_dist.engines.ray.block_worker import BlockWorker
 from noprop_dist.engines.ray.classifier_worker import ClassifierWorker
+
 from noprop_dist.engines.ray.driver import train_on_ray
 from noprop_dist.engines.ray.evaluator import Evaluator
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.messages import StageFailure
-from noprop_dist.training.preparation import prepare
 from noprop_dist.training.progress import RoundReport
+from noprop_dist.training.setup import prepare
 
 
 def test_workers_are_plain_classes_that_run_without_a_cluster(small_setup):

@@ -13,7 +13,7 @@ from noprop_dist.data.packed import pack
 from noprop_dist.engines.ray.loopback import loopback_cluster
 from noprop_dist.engines.sequential import train_sequentially
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.training.preparation import prepare
+from noprop_dist.training.setup import prepare
 
 STORE_BYTES = 80 * 2**20
 SETTINGS = [

@@ -17,7 +17,7 @@ from noprop_dist.engines.sequential import train_sequentially
 from noprop_dist.errors import TrainingError
 from noprop_dist.random_streams import Purpose, stream
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.training.preparation import prepare
+from noprop_dist.training.setup import prepare
 
 pytestmark = [pytest.mark.usefixtures("ray_here"), pytest.mark.slow]
 

@@ -15,9 +15,9 @@ from noprop_dist.engines.ray.replica_worker import BlockGroup
 from noprop_dist.engines.sequential import train_sequentially
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.batch_stream import RoundKey
-from noprop_dist.training.preparation import prepare
 from noprop_dist.training.progress import RoundReport
 from noprop_dist.training.replicas import GroupLostError
+from noprop_dist.training.setup import prepare
 
 pytestmark = [pytest.mark.usefixtures("ray_here"), pytest.mark.slow]
 

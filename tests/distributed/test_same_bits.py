@@ -10,7 +10,7 @@ from noprop_dist.engines.ray.coordinator import Coordinator
 from noprop_dist.engines.ray.driver import train_on_ray
 from noprop_dist.engines.sequential import train_sequentially
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.training.preparation import prepare
+from noprop_dist.training.setup import prepare
 
 pytestmark = pytest.mark.usefixtures("ray_here")
 

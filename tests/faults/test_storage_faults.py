@@ -18,8 +18,8 @@ from noprop_dist.storage import lock
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.storage.store import Store
-from noprop_dist.training.preparation import prepare
 from noprop_dist.training.run_log import RunLog
+from noprop_dist.training.setup import prepare
 
 
 def fingerprints(directory):

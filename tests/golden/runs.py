@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from comparison import Decisions, Outcome, Trajectory
 
+from noprop_dist.baseline.network import assemble_end_to_end
+from noprop_dist.baseline.trainer import end_to_end_trainer
 from noprop_dist.config.layers import load_config
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.dataset import DataSet
@@ -16,6 +18,7 @@ from noprop_dist.data.samples import Samples
 from noprop_dist.diffusion.objective import kl_to_prior
 from noprop_dist.diffusion.schedule import Schedule
 from noprop_dist.engines.sequential import train_sequentially
+from noprop_dist.inference.load import assemble
 from noprop_dist.random_streams import Purpose, stream
 from noprop_dist.records import EmbeddingUpdated, RoundDone
 from noprop_dist.stages import NETWORK, Stage
@@ -23,10 +26,9 @@ from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.training import batch_stream, trainers
 from noprop_dist.training.batch_stream import RoundKey
-from noprop_dist.training.preparation import prepare
 from noprop_dist.training.replicas import ALONE
 from noprop_dist.training.rounds import train_round
-from noprop_dist.training.setup import RunSetup
+from noprop_dist.training.setup import RunSetup, prepare
 
 TEST_IMAGES = 64
 
@@ -115,11 +117,11 @@ def _train_blocks(config: RunConfig) -> Outcome:
     setup, data = prepare(config)
     with TemporaryDirectory() as folder:
         directory = RunDirectory(folder)
-        directory.create(setup.config, setup.facts)
+        directory.create(setup.config, setup.plan.facts)
         train_sequentially(setup, data, directory, lambda _: None)
         records = directory.metrics()
-        snapshots = directory.checkpoints.load_all(setup.total_steps)
-    losses = {stage.name: Trajectory() for stage in setup.stages}
+        snapshots = directory.checkpoints.load_all(setup.plan.total_steps)
+    losses = {stage.name: Trajectory() for stage in setup.plan.stages}
     for record in records:
         match record:
             case RoundDone(stage=stage):
@@ -134,10 +136,10 @@ def _train_end_to_end(config: RunConfig) -> Outcome:
     setup, data = prepare(config)
     device = setup.start_computing()
     samples = setup.training_samples(data.train.inputs, device)
-    trainer = setup.end_to_end_trainer(samples, device, ALONE, wrap=lambda network: network)
+    trainer = end_to_end_trainer(setup, samples, device, ALONE, wrap=lambda network: network)
     batches, losses = setup.batch_stream(data.train.labels), Trajectory()
-    for first in range(0, setup.total_steps, setup.round_steps):
-        report = train_round(trainer, batches.round(RoundKey(NETWORK, first, setup.round_steps)))
+    for first in range(0, setup.plan.total_steps, setup.plan.round_steps):
+        report = train_round(trainer, batches.round(RoundKey(NETWORK, first, setup.plan.round_steps)))
         losses.add(report.loss, report.error)
     snapshot = trainer.snapshot()
     decisions = _decisions(setup, data, {NETWORK: snapshot})
@@ -146,8 +148,12 @@ def _train_end_to_end(config: RunConfig) -> Outcome:
 
 @torch.inference_mode()
 def _decisions(setup: RunSetup, data: DataSet, snapshots: dict[Stage, Snapshot]) -> dict[str, Decisions]:
-    network = setup.network(snapshots, torch.device("cpu"))
-    images = Samples(data.held_out.test.inputs, setup.facts, network.device).batch(np.arange(TEST_IMAGES))
+    cpu = torch.device("cpu")
+    if setup.plan.end_to_end:
+        network = assemble_end_to_end(setup.plan, snapshots[NETWORK], cpu)
+    else:
+        network = assemble(setup.plan, snapshots, cpu)
+    images = Samples(data.held_out.test.inputs, setup.plan.facts, cpu).batch(np.arange(TEST_IMAGES))
     return {
         sampler: Decisions.of(network.decide(images, sampler).probabilities.numpy())
         for sampler in ("mean", "stochastic")

@@ -9,8 +9,8 @@ from noprop_dist.config.layers import load_config
 from noprop_dist.data.read_ahead import ReadAhead
 from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.device import start_thread
-from noprop_dist.training.preparation import prepare
 from noprop_dist.training.rounds import train_round
+from noprop_dist.training.setup import prepare
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 BLOCKS, STEPS = 4, 48

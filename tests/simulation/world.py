@@ -19,11 +19,11 @@ from noprop_dist.engines.core import commands as c
 from noprop_dist.engines.core.events import ActorLost, ClusterSeen, Replied, StopRequested, StorageDone, StorageFailed
 from noprop_dist.engines.core.placement import Resources, place_run
 from noprop_dist.engines.core.run import Run, StartingPoint
+from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.inference.evaluation import Evaluation
+from noprop_dist.plan import RunPlan
 from noprop_dist.storage.snapshot import Snapshot
-from noprop_dist.training.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.training.messages import RoundReport, StageFailure, WorkerFacts
-from noprop_dist.training.run_plan import RunPlan
 
 START_SECONDS = 5.0
 STEP_SECONDS = 0.05

@@ -5,7 +5,7 @@ import pytest
 from noprop_dist.config.layers import load_config
 from noprop_dist.engines.sequential import train_sequentially
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.training.preparation import prepare
+from noprop_dist.training.setup import prepare
 
 
 @pytest.mark.slow

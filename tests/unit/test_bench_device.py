@@ -11,7 +11,7 @@ from noprop_dist.bench.ways import OwnTrainers, PlainLoop, Stacked
 from noprop_dist.cli.app import main
 from noprop_dist.stages import block
 from noprop_dist.training.batch_stream import RoundKey
-from noprop_dist.training.preparation import prepare
+from noprop_dist.training.setup import prepare
 
 CPU = torch.device("cpu")
 

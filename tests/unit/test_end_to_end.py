@@ -12,8 +12,8 @@ from noprop_dist.config.schema import EngineSettings
 from noprop_dist.engines.core.placement import Resources
 from noprop_dist.errors import UserError
 from noprop_dist.random_streams import Purpose, stream
-from noprop_dist.training.preparation import prepare
 from noprop_dist.training.replicas import ALONE
+from noprop_dist.training.setup import prepare
 
 CPU = torch.device("cpu")
 

@@ -10,8 +10,8 @@ from noprop_dist.training import setup as run_setup
 from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.embedding import EmbeddingVersion
 from noprop_dist.training.execution import STEPS_BEFORE_RECORDING, CallByCall, Recorded
-from noprop_dist.training.preparation import prepare
 from noprop_dist.training.rounds import train_round
+from noprop_dist.training.setup import prepare
 
 CPU = torch.device("cpu")
 STEPS = 12

@@ -27,8 +27,8 @@ from noprop_dist.records import (
 )
 from noprop_dist.stages import CLASSIFIER, EMBEDDING, block
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.training.preparation import prepare
 from noprop_dist.training.run_log import RunLog
+from noprop_dist.training.setup import prepare
 
 RUN = ("run", "run-1")
 BLOCK = (("block", "1"), RUN)

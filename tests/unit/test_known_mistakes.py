@@ -13,8 +13,7 @@ from noprop_dist.diffusion.schedule import cosine
 from noprop_dist.inference.evaluation import evaluate, evaluate_blocks, evaluate_terms
 from noprop_dist.inference.network import NoPropNetwork
 from noprop_dist.training.device import choose_device
-from noprop_dist.training.preparation import prepare
-from noprop_dist.training.setup import RunSetup
+from noprop_dist.training.setup import RunSetup, prepare
 
 
 @pytest.fixture(scope="module")

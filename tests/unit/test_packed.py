@@ -15,7 +15,7 @@ from noprop_dist.data.inputs import MappedInputs
 from noprop_dist.data.load import load_data
 from noprop_dist.data.packed import pack
 from noprop_dist.errors import UserError
-from noprop_dist.training.preparation import prepare
+from noprop_dist.training.setup import prepare
 
 DIGITS = DataSettings()
 

@@ -7,7 +7,7 @@ from noprop_dist.data import prototypes
 from noprop_dist.data.dataset import Split
 from noprop_dist.data.prototypes import prototype_indices
 from noprop_dist.errors import UserError
-from noprop_dist.training.preparation import prepare
+from noprop_dist.training.setup import prepare
 
 
 def brute_force(split, classes):

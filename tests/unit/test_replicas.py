@@ -16,9 +16,9 @@ from noprop_dist.engines.ray.loopback import free_port
 from noprop_dist.errors import UserError
 from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.group_batch_norm import GroupBatchNorm
-from noprop_dist.training.preparation import prepare
 from noprop_dist.training.replicas import ALONE, GroupLostError, ReplicaGroup
 from noprop_dist.training.rounds import train_round
+from noprop_dist.training.setup import prepare
 
 CPU = torch.device("cpu")
 STEPS = 6

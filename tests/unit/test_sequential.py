@@ -7,8 +7,7 @@ from noprop_dist.engines.sequential import train_sequentially
 from noprop_dist.errors import UserError
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.device import choose_device
-from noprop_dist.training.preparation import prepare
-from noprop_dist.training.setup import RunSetup
+from noprop_dist.training.setup import RunSetup, prepare
 
 
 def fingerprints(directory, step=None):

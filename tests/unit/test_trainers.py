@@ -8,8 +8,8 @@ from single_steps import take_step
 from noprop_dist.diffusion.objective import classifier_loss, kl_to_prior, predict_embedding, squared_error
 from noprop_dist.storage.snapshot import to_tensors
 from noprop_dist.training.batch_stream import RoundKey
-from noprop_dist.training.preparation import prepare
 from noprop_dist.training.rounds import train_round
+from noprop_dist.training.setup import prepare
 
 CPU = torch.device("cpu")
 

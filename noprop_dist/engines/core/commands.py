@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from noprop_dist.engines.core.placement import WorkerPlace
+from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.records import Record
 from noprop_dist.stages import Stage
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.training.batch_stream import RoundKey
-from noprop_dist.training.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.training.embedding import EmbeddingUpdate
 
 Role = Literal["block worker", "classifier worker", "evaluator"]

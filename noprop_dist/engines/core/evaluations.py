@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from noprop_dist.training.checkpoint_evaluation import CheckpointEvaluation
+from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 
 ATTEMPTS = 3
 

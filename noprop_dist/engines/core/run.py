@@ -45,14 +45,14 @@ from noprop_dist.engines.core.round_queue import RoundQueue
 from noprop_dist.engines.core.snapshots import Snapshots
 from noprop_dist.engines.core.stage import StageRun, Stopped
 from noprop_dist.engines.core.stopping import Stopping
+from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
+from noprop_dist.plan import RunPlan
 from noprop_dist.records import StageRecovered, WorkerReady
 from noprop_dist.stages import EMBEDDING, Stage, block
 from noprop_dist.storage.snapshot import Snapshot
-from noprop_dist.training.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.training.embedding import EmbeddingExchange, EmbeddingVersion
 from noprop_dist.training.messages import EmbeddingReport, RoundReport, StageFailure, WorkerFacts
 from noprop_dist.training.progress import RunProgress, run_progress
-from noprop_dist.training.run_plan import RunPlan
 
 CLUSTER_EVERY_SECONDS = 2.0
 

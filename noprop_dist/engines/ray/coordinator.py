@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import ray
 import torch
@@ -26,10 +26,9 @@ from noprop_dist.metrics.live import LiveStage
 from noprop_dist.records import WorkerReady
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.messages import RunOutcome
-from noprop_dist.training.preparation import prepare
 from noprop_dist.training.progress import RunProgress
 from noprop_dist.training.run_log import RunLog
-from noprop_dist.training.setup import RunSetup
+from noprop_dist.training.setup import RunSetup, prepare
 
 POLL_SECONDS = 0.2
 
@@ -76,7 +75,7 @@ class Coordinator:
         setup, data = prepare(self._config)
         with self._directory.only_writer():
             if not (self._resume and self._directory.holds_run):
-                self._directory.create(setup.config, setup.facts)
+                self._directory.create(setup.config, setup.plan.facts)
             with self._exporting(setup) as exporter:
                 end = self._train(setup, data, exporter)
         if end.error is not None:
@@ -85,15 +84,15 @@ class Coordinator:
 
     def _train(self, setup: RunSetup, data: DataSet, exporter: MetricsExporter | None) -> End:
         placement = place_run(setup.config, cluster_resources())
-        setup = replace(setup, on_gpu=placement.on_gpu)
+        setup = setup.on(placement.on_gpu)
         checkpoints = setup.checkpoint_writer(self._directory)
         snapshots, warnings = checkpoints.take_over()
-        done = {stage: snapshots[stage].step if stage in snapshots else 0 for stage in setup.stages}
+        done = {stage: snapshots[stage].step if stage in snapshots else 0 for stage in setup.plan.stages}
         log = RunLog(self._directory, done, exporter.record if exporter else lambda _: None)
-        to_evaluate = [s for s in checkpoints.complete_steps if setup.evaluates and not log.evaluated(s)]
+        to_evaluate = [s for s in checkpoints.complete_steps if setup.plan.evaluates and not log.evaluated(s)]
         start = StartingPoint(snapshots, to_evaluate, setup.embedding_exchange(snapshots))
-        self._run = run = Run(setup, placement, start, time.monotonic())
-        drawing = who_draws(setup, placement)
+        self._run = run = Run(setup.plan, placement, start, time.monotonic())
+        drawing = who_draws(setup.plan, placement)
         served = f"; metrics at {exporter.address}" if exporter else ""
         facts = asdict(worker_facts(torch.device("cpu")))
         log.add(WorkerReady(worker="coordinator", incarnation=1, **facts))
@@ -130,7 +129,7 @@ class Coordinator:
             yield None
             return
         name = str(self._directory).rpartition("/")[2]
-        exporter = MetricsExporter(name, setup, settings, ray.util.get_node_ip_address())
+        exporter = MetricsExporter(name, setup.plan, settings, ray.util.get_node_ip_address())
         try:
             yield exporter
             self._stop.wait(settings.linger_seconds)

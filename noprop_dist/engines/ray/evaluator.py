@@ -6,8 +6,9 @@ import torch
 
 from noprop_dist.data.dataset import HeldOut
 from noprop_dist.engines.ray.workers import worker_facts
+from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation, evaluate_checkpoint
+from noprop_dist.inference.load import assemble
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.training.checkpoint_evaluation import CheckpointEvaluation, evaluate_checkpoint
 from noprop_dist.training.device import start_computing
 from noprop_dist.training.messages import WorkerFacts
 from noprop_dist.training.setup import RunSetup
@@ -35,6 +36,7 @@ class Evaluator:
 
     def evaluate(self, step: int) -> CheckpointEvaluation:
         """Measure the checkpoint of `step`; at the end of a run the workers' cores are free to help."""
-        if step == self._setup.total_steps:
+        if step == self._setup.plan.total_steps:
             torch.set_num_threads(os.cpu_count() or 1)
-        return evaluate_checkpoint(self._setup, self._held_out, self._directory, step, self._device)
+        network = assemble(self._setup.plan, self._directory.checkpoints.load_all(step), self._device)
+        return evaluate_checkpoint(network, self._setup.plan, self._held_out, step)

@@ -126,9 +126,9 @@ class BlockWorker(StageWorker):
 
     def __init__(self, setup: RunSetup, inputs: Inputs, labels: Labels, group: OneReplica = ALONE) -> None:
         device = setup.start_computing()
-        augmentation = setup.augmentation()
+        augmentation = setup.plan.augmentation()
         slow = isinstance(inputs, MappedInputs) or augmentation is not None
-        samples = (ReadAhead if slow else Samples)(inputs, setup.facts, device, augmentation)
+        samples = (ReadAhead if slow else Samples)(inputs, setup.plan.facts, device, augmentation)
         self._group = group
         stream = setup.batch_stream(labels)
         super().__init__(setup, stream, device, lambda stage: setup.block_trainer(stage.index, samples, device, group))

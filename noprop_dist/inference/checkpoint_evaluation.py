@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-import torch
 
 from noprop_dist.data.dataset import HeldOut, Split
 from noprop_dist.inference.evaluation import Evaluation, ObjectiveTerms, evaluate, evaluate_terms
+from noprop_dist.inference.network import NoPropNetwork
+from noprop_dist.plan import RunPlan
 from noprop_dist.records import Evaluated, ObjectiveMeasured, Record
-from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.training.setup import RunSetup
 
 
 @dataclass(frozen=True)
@@ -54,24 +53,20 @@ class CheckpointEvaluation:
         return f"step {self.step}: accuracy {', '.join(figures)}"
 
 
-def evaluate_checkpoint(
-    setup: RunSetup, held_out: HeldOut, directory: RunDirectory, step: int, device: torch.device
-) -> CheckpointEvaluation:
-    """Assemble the network of a checkpoint and measure it on held-out data.
+def evaluate_checkpoint(network: NoPropNetwork, plan: RunPlan, held_out: HeldOut, step: int) -> CheckpointEvaluation:
+    """Measure the network of a checkpoint on held-out data.
 
     Along the way a fixed sample of validation and test set with the `mean` sampler; at the end of the run the whole
     test set with both samplers.
     """
-    network = setup.network(directory.checkpoints.load_all(step), device)
-    final = step == setup.total_steps
-    sample = setup.config.evaluation.samples
-    results = [("validation", evaluate(network, _evenly(held_out.validation, sample), "mean"))]
+    final, sample = step == plan.total_steps, plan.config.evaluation.samples
+    validation = _evenly(held_out.validation, sample)
+    results = [("validation", evaluate(network, validation, "mean"))]
     if final:
         results += [("test", evaluate(network, held_out.test, sampler)) for sampler in ("mean", "stochastic")]
     else:
         results.append(("test", evaluate(network, _evenly(held_out.test, sample), "mean")))
-    validation = _evenly(held_out.validation, sample)
-    terms = None if setup.end_to_end else evaluate_terms(network, validation, setup.config.objective.eta)
+    terms = None if plan.end_to_end else evaluate_terms(network, validation, plan.config.objective.eta)
     return CheckpointEvaluation(step, final, tuple(results), terms)
 
 

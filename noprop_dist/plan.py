@@ -1,13 +1,20 @@
-"""What follows from a configuration and the facts of its data by plain counting: stages, sizes and steps."""
+"""What follows from a configuration and the facts of its data: stages, sizes, steps, and untrained networks."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
+from typing import TypeVar
+
+import torch
+from torch import nn
 
 from noprop_dist.config.schema import RunConfig
+from noprop_dist.data.augmentation import Augmentation, build_augmentation
 from noprop_dist.data.dataset import DataFacts
 from noprop_dist.diffusion.schedule import Schedule
+from noprop_dist.models.build import build_classifier, build_network
 from noprop_dist.models.shapes import Shapes
+from noprop_dist.random_streams import Purpose, stream_seed
 from noprop_dist.stages import CLASSIFIER, EMBEDDING, NETWORK, Stage, block
 
 CAPTURABLE = ("paper", "small-conv", "mlp")
@@ -15,6 +22,7 @@ CAPTURABLE = ("paper", "small-conv", "mlp")
 ROUND_STEPS, SNAPSHOT_EVERY_STEPS = {False: 16, True: 256}, {False: 64, True: 2048}
 """By whether blocks are on GPUs. There a step may take a tenth of a millisecond, and the same cadence in steps would
 cost more than the steps: between two rounds lies about a millisecond, and a snapshot is a copy of 24 MB."""
+Module = TypeVar("Module", bound=nn.Module)
 LEARNED_DIM = 20
 """d of a learned W_embed where nothing is said of it, as in the paper."""
 
@@ -132,3 +140,29 @@ class RunPlan:
         """So many steps, rounded up to whole versions of W_embed where that moves."""
         sync = self.config.embedding.sync_steps if self.config.shares_embedding else 1
         return -(-steps // sync) * sync
+
+    def augmentation(self) -> Augmentation | None:
+        """What training images go through; None where they are taken as they are.
+
+        Raises:
+            UserError: it needs images, and the samples are none.
+        """
+        samples, shape = self.facts.samples["train"], self.facts.input_shape
+        return build_augmentation(self.config.data.augment, self.config.seed, samples, shape)
+
+    def initial_seed(self, stage: Stage) -> int:
+        """What a stage's weights at step 0 are drawn from."""
+        return stream_seed(self.config.seed, Purpose.INITIALISATION, stage.number(self.config.blocks.count))
+
+    def block_network(self, t: int) -> nn.Module:
+        """The untrained network of block t on the CPU, its weights a function of (seed, t)."""
+        return build_network(self.config.blocks.network_of(t), self.shapes, self.initial_seed(block(t)))
+
+    def classifier(self) -> nn.Module:
+        """The untrained classifier on the CPU, its weights a function of the seed."""
+        return build_classifier(self.config.classifier, self.shapes, self.initial_seed(CLASSIFIER))
+
+    def on_device(self, module: Module, device: torch.device) -> Module:
+        """A module on a device, laid out in memory as `training.channels_last` says."""
+        channels_last = self.config.training.wants_channels_last(device.type == "cuda")
+        return module.to(device).to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)

@@ -1,0 +1,398 @@
+"""What one can do with runs: train, resume, look at, merge. The command line calls these functions and nothing else.
+
+A run lives in a run directory: a local path, or a URI such as s3://bucket/run.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from noprop_dist.baseline.network import assemble_end_to_end
+from noprop_dist.config.bits import changed_bits, continued, setting_at, shown
+from noprop_dist.config.schema import DataSettings, RunConfig
+from noprop_dist.data.dataset import DataFacts
+from noprop_dist.data.image_file import read_image
+from noprop_dist.data.inputs import MappedInputs
+from noprop_dist.data.load import load_data
+from noprop_dist.data.packed import pack as pack_data
+from noprop_dist.engines.core.placement import Placement, Resources, place_run
+from noprop_dist.engines.core.sampling import Drawing, who_draws
+from noprop_dist.errors import UserError
+from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
+from noprop_dist.inference.evaluation import (
+    BlockEvaluation,
+    Evaluation,
+    ObjectiveTerms,
+    evaluate_blocks,
+    evaluate_terms,
+)
+from noprop_dist.inference.evaluation import evaluate as evaluate_network
+from noprop_dist.inference.load import assemble
+from noprop_dist.inference.network import Sampler
+from noprop_dist.inference.predict import Prediction, predict_image
+from noprop_dist.inference.trained_run import TrainedRun
+from noprop_dist.plan import RunPlan
+from noprop_dist.records import Evaluated
+from noprop_dist.report.run_report import WrittenReport, write_report
+from noprop_dist.report.summary import LatestMetrics, latest_metrics
+from noprop_dist.stages import NETWORK
+from noprop_dist.storage.checkpoints import Manifest
+from noprop_dist.storage.merge import merge_runs
+from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.training.device import choose_device
+from noprop_dist.training.footprint import Footprint, block_footprint
+from noprop_dist.training.messages import RunOutcome
+from noprop_dist.training.progress import RunProgress
+from noprop_dist.training.setup import check, prepare
+
+
+def _silent(_: Any) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Who watches a run while it trains.
+
+    Attributes:
+        on_progress: told how far the run is, about twice a second.
+        say: told lines about what goes on around the run.
+        stopped: asked about twice a second; once it says yes, every stage is snapshotted and the run ends.
+    """
+
+    on_progress: Callable[[RunProgress], None] = _silent
+    say: Callable[[str], None] = _silent
+    stopped: Callable[[], bool] = field(default=lambda: False)
+
+
+def default_run_dir(config: RunConfig) -> str:
+    """A new folder under runs/, named after the data and the time."""
+    return f"runs/{config.data.name}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def train(
+    config: RunConfig, run_dir: str | None = None, *, or_resume: bool = False, watcher: Watcher | None = None
+) -> RunOutcome:
+    """Train a network in a new run directory.
+
+    Args:
+        config: of the run.
+        run_dir: where; `default_run_dir` without it.
+        or_resume: go on with the run that `run_dir` holds already, if it is the same apart from settings that change
+            no bits.
+        watcher: told how far the run is.
+
+    Raises:
+        UserError: configuration, data or run directory cannot be used; nothing was written.
+        TrainingError: a stage could not be trained to its end; names it and the cause.
+    """
+    if or_resume and run_dir is None:
+        raise UserError("--or-resume: takes --run-dir, where the run may be already")
+    directory = RunDirectory(run_dir or default_run_dir(config))
+    if or_resume and directory.holds_run:
+        check_same_run(directory, config)
+        return _continue(config, directory, [], watcher or Watcher())
+    directory.check_unused()
+    return _train(config, directory, resume=False, watcher=watcher or Watcher())
+
+
+def resume(run_dir: str, settings: Sequence[str] = (), *, watcher: Watcher | None = None) -> RunOutcome:
+    """Continue a run from the newest snapshot of every stage.
+
+    Args:
+        run_dir: that holds the run.
+        settings: `key=value`; what changes no bits, and how single stages are trained from here on.
+        watcher: told how far the run is.
+
+    Raises:
+        UserError: there is no run, or a setting may not change.
+        TrainingError: as of `train`.
+    """
+    directory = RunDirectory(run_dir)
+    config, changes = continued(directory.config(), settings)
+    return _continue(config, directory, changes, watcher or Watcher())
+
+
+def check_same_run(directory: RunDirectory, config: RunConfig) -> None:
+    """Check that a run directory holds a run of this configuration, apart from settings that change no bits.
+
+    Raises:
+        UserError: it does not; names the first difference.
+    """
+    before = directory.config()
+    changed = changed_bits(before, config)
+    if changed:
+        key = changed[0]
+        old, new = (shown(setting_at(each, key)) for each in (before, config))
+        raise UserError(f"{directory}: holds a run whose {key} is {old}, not {new}; give another folder")
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """What a run would take.
+
+    Attributes:
+        plan: of the run.
+        placement: of its blocks; None for the sequential engine.
+        drawing: who draws z; None for the sequential engine.
+        footprints: memory of each block.
+        data_bytes: of the training samples.
+        data_is_mapped: whether they are mapped from files, and not put into the object store.
+    """
+
+    plan: RunPlan
+    placement: Placement | None
+    drawing: Drawing | None
+    footprints: dict[int, Footprint]
+    data_bytes: int
+    data_is_mapped: bool
+
+
+def plan(config: RunConfig, run_dir: str | None = None) -> PlannedRun:
+    """Check that configuration, data, networks and a new run directory can be used; start nothing.
+
+    Raises:
+        UserError: they cannot.
+    """
+    if run_dir is not None:
+        RunDirectory(run_dir).check_unused()
+    run_plan, data = check(config)
+    footprints = {t: block_footprint(run_plan, t) for t in config.blocks.trained()}
+    placement = drawing = None
+    if config.engine.kind == "ray":
+        placement = place_run(config, _resources(config))
+        run_plan = replace(run_plan, on_gpu=placement.on_gpu)
+        drawing = who_draws(run_plan, placement)
+    inputs = data.train.inputs
+    return PlannedRun(run_plan, placement, drawing, footprints, inputs.nbytes, isinstance(inputs, MappedInputs))
+
+
+def _resources(config: RunConfig) -> Resources:
+    from noprop_dist.engines.ray.cluster import cluster_resources, is_remote, ray_session
+
+    if is_remote(config.engine.address):
+        with ray_session(config.engine.address):
+            return cluster_resources()
+    return Resources(float(os.cpu_count() or 1), float(torch.cuda.device_count()))
+
+
+def load(run_dir: str, device: str = "auto") -> TrainedRun:
+    """Load the network of a run's last undamaged checkpoint.
+
+    Args:
+        run_dir: that holds the run.
+        device: "cpu", "cuda", or "auto": a GPU where there is one, else all cores.
+
+    Raises:
+        UserError: there is no checkpoint, or a block is missing (the run trained `blocks.only` some).
+    """
+    directory = RunDirectory(run_dir)
+    run_plan = RunPlan(directory.config(), directory.facts())
+    torch.set_num_threads(os.cpu_count() or 1)
+    snapshots, warnings = directory.checkpoints.load_last_whole()
+    chosen = choose_device(device)
+    if run_plan.end_to_end:
+        network = assemble_end_to_end(run_plan, snapshots[NETWORK], chosen)
+    else:
+        network = assemble(run_plan, snapshots, chosen)
+    return TrainedRun(directory, run_plan, network, tuple(f"{each}; the one before it is used" for each in warnings))
+
+
+@dataclass(frozen=True)
+class RunEvaluation:
+    """Figures of a trained run on its test set.
+
+    Attributes:
+        accuracy: of the whole network.
+        terms: of Eq. 8; None for the baseline, which has no such objective.
+        per_block: each block along the chain and alone; empty where that was not asked for.
+    """
+
+    accuracy: Evaluation
+    terms: ObjectiveTerms | None
+    per_block: tuple[BlockEvaluation, ...]
+
+
+def evaluate(
+    run: TrainedRun, sampler: Sampler = "mean", passes: int = 1, *, terms: bool = True, per_block: bool = False
+) -> RunEvaluation:
+    """Measure a trained run on its whole test set.
+
+    Args:
+        run: from `load`.
+        sampler: `stochastic` (Eq. 3) or `mean` (no noise on the way).
+        passes: of the reverse process, averaged.
+        terms: whether to measure the terms of Eq. 8, too.
+        per_block: whether to measure each block, too.
+
+    Raises:
+        UserError: the data set cannot be read.
+    """
+    test, config = load_data(run.plan.config.data).held_out.test, run.plan.config
+    accuracy = evaluate_network(run.network, test, sampler, passes)
+    with_terms = terms and not run.plan.end_to_end
+    measured = evaluate_terms(run.network, test, config.objective.eta) if with_terms else None
+    return RunEvaluation(accuracy, measured, tuple(evaluate_blocks(run.network, test, sampler)) if per_block else ())
+
+
+def predict(run: TrainedRun, images: Sequence[Path], sampler: Sampler = "mean", passes: int = 1) -> list[Prediction]:
+    """Classify image files, each by itself.
+
+    Args:
+        run: from `load`, trained on images.
+        images: files in any format that Pillow reads; resized to what the network takes.
+        sampler: `stochastic` or `mean`.
+        passes: of the reverse process, averaged.
+
+    Raises:
+        UserError: the run was not trained on images, or a file is no image.
+    """
+    shape = run.plan.facts.input_shape
+    if len(shape) != 3:
+        raise UserError(f"{run.directory}: was trained on samples of shape {shape}, not on images")
+    pixels = [read_image(file, channels=shape[0], size=(shape[1], shape[2])) for file in images]
+    return [predict_image(run.network, image, sampler, passes) for image in pixels]
+
+
+@dataclass(frozen=True)
+class MergedRun:
+    """Where a merged run lies, and warnings about what it was merged from."""
+
+    directory: str
+    warnings: tuple[str, ...]
+
+
+def merge(out: str, runs: Sequence[str]) -> MergedRun:
+    """Assemble one network from blocks that were trained in different runs.
+
+    Args:
+        out: the new run directory.
+        runs: that each trained some of the blocks (`blocks.only`).
+
+    Raises:
+        UserError: the runs do not fit each other, a block is missing, or `out` holds a run.
+    """
+    directory = RunDirectory(out)
+    warnings = merge_runs(directory, [RunDirectory(run) for run in runs])
+    return MergedRun(str(directory), tuple(warnings))
+
+
+@dataclass(frozen=True)
+class RunContents:
+    """What a run directory holds."""
+
+    config: RunConfig
+    facts: DataFacts
+    manifest: Manifest
+    latest: LatestMetrics
+
+
+def inspect(run_dir: str) -> RunContents:
+    """Read a run's configuration, its last checkpoint's manifest, and its latest figures.
+
+    Raises:
+        UserError: there is no run, or no checkpoint yet.
+    """
+    directory = RunDirectory(run_dir)
+    config, manifest = directory.config(), directory.checkpoints.manifest()
+    return RunContents(config, directory.facts(), manifest, latest_metrics(directory.metrics()))
+
+
+def report(run_dir: str) -> WrittenReport:
+    """Write report.html and plots/*.png into a run directory.
+
+    Raises:
+        UserError: there is no run, or no checkpoint yet.
+    """
+    directory = RunDirectory(run_dir)
+    whole = directory.config().blocks.only is None
+    directory.checkpoints.manifest()
+    return write_report(directory, load(run_dir) if whole else None)
+
+
+def pack(out: str, settings: DataSettings, on_progress: Callable[[str, int, int], None]) -> DataFacts:
+    """Pack a data set into files that are mapped and not read, for data that is larger than memory.
+
+    Args:
+        out: a new folder.
+        settings: of the data set.
+        on_progress: told (split, samples done, samples in all).
+
+    Raises:
+        UserError: it is packed already, cannot be read, or the folder cannot be written.
+    """
+    if settings.name == "packed":
+        raise UserError("data.name=packed: is packed already; name the data set that is to be packed")
+    return pack_data(lambda keep: load_data(settings, keep), Path(out).expanduser(), on_progress)
+
+
+def _continue(config: RunConfig, directory: RunDirectory, changes: Sequence[str], watcher: Watcher) -> RunOutcome:
+    run_plan = RunPlan(config, directory.facts())
+    if _is_finished(directory, run_plan):
+        watcher.say("the run is finished: all steps are done")
+        evaluation = CheckpointEvaluation.last_of(directory.metrics())
+        return RunOutcome(str(directory), run_plan.total_steps, evaluation)
+    if changes:
+        _note_changes(directory, changes)
+    return _train(config, directory, resume=True, watcher=watcher)
+
+
+def _is_finished(directory: RunDirectory, run_plan: RunPlan) -> bool:
+    steps = directory.checkpoints.steps()
+    measured = any(isinstance(record, Evaluated) and record.final for record in directory.metrics())
+    return bool(steps) and steps[-1] >= run_plan.total_steps and (measured or not run_plan.evaluates)
+
+
+def _note_changes(directory: RunDirectory, changes: Sequence[str]) -> None:
+    """Write down from which step of each stage changed settings hold; manifests repeat it."""
+    last = {name: steps[-1] for name, steps in directory.checkpoints.saved_steps().items()}
+    with directory.only_writer():
+        directory.add_changes(changes, last)
+
+
+def _train(config: RunConfig, directory: RunDirectory, resume: bool, watcher: Watcher) -> RunOutcome:
+    engine = _train_sequentially if config.engine.kind == "sequential" else _train_on_ray
+    return engine(config, directory, resume, watcher)
+
+
+def _train_sequentially(config: RunConfig, directory: RunDirectory, resume: bool, watcher: Watcher) -> RunOutcome:
+    from noprop_dist.engines.sequential import train_sequentially
+
+    setup, data = prepare(config)
+    if resume:
+        _check_same_data(directory, setup.plan)
+    choose_device(config.engine.device)
+    with directory.only_writer():
+        if not resume:
+            directory.create(config, setup.plan.facts)
+        watcher.say(f"run directory: {directory}")
+        evaluation = train_sequentially(setup, data, directory, watcher.on_progress, watcher.stopped)
+    steps = directory.checkpoints.steps()
+    finished = bool(steps) and steps[-1] >= setup.plan.total_steps
+    return RunOutcome(str(directory), steps[-1] if steps else 0, evaluation, stopped=not finished)
+
+
+def _train_on_ray(config: RunConfig, directory: RunDirectory, resume: bool, watcher: Watcher) -> RunOutcome:
+    from noprop_dist.engines.ray.cluster import is_remote
+    from noprop_dist.engines.ray.driver import train_on_ray
+
+    if not is_remote(config.engine.address):
+        watcher.say("checking data and networks")
+        run_plan, _ = check(config)  # a mistake is told before Ray takes its seconds to start
+        if resume:
+            _check_same_data(directory, run_plan)
+        watcher.say(f"run directory: {directory}")
+        watcher.say("starting Ray")
+    return train_on_ray(config, str(directory), watcher.on_progress, resume, watcher.stopped, watcher.say)
+
+
+def _check_same_data(directory: RunDirectory, run_plan: RunPlan) -> None:
+    """Check that the training samples are those that the run began with: `data.root` may change, they may not."""
+    if run_plan.facts.sha256 != directory.facts().sha256:
+        root = run_plan.config.data.root
+        raise UserError(f"{directory}: was trained on other samples than data.root={root} holds now")

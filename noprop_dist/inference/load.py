@@ -1,0 +1,52 @@
+"""From the snapshots of all stages to a network that classifies."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from noprop_dist.diffusion.embedding import onehot_embedding
+from noprop_dist.errors import UserError
+from noprop_dist.inference.network import NoPropNetwork
+from noprop_dist.plan import RunPlan
+from noprop_dist.stages import CLASSIFIER, EMBEDDING, Stage, block
+from noprop_dist.storage.snapshot import Snapshot, to_tensors
+
+
+def assemble(plan: RunPlan, snapshots: Mapping[Stage, Snapshot], device: torch.device) -> NoPropNetwork:
+    """Put the blocks, the classifier and W_embed of one checkpoint together.
+
+    Args:
+        plan: of the run.
+        snapshots: of every stage, at the same step.
+        device: where the network shall compute.
+
+    Raises:
+        UserError: snapshots of some blocks are missing (the run trained `blocks.only` some).
+    """
+    every_block = range(1, plan.config.blocks.count + 1)
+    missing = [str(t) for t in every_block if block(t) not in snapshots]
+    if missing:
+        raise UserError(
+            f"this run has no weights of block(s) {', '.join(missing)} (blocks.only), and a chain needs them all"
+        )
+
+    def trained(module: nn.Module, stage: Stage) -> nn.Module:
+        module.load_state_dict(to_tensors(snapshots[stage].weights))
+        return plan.on_device(module.eval(), device)
+
+    return NoPropNetwork(
+        blocks=tuple(trained(plan.block_network(t), block(t)) for t in every_block),
+        classifier=trained(plan.classifier(), CLASSIFIER),
+        embedding=_embedding(plan, snapshots).to(device),
+        schedule=plan.schedule,
+        facts=plan.facts,
+        seed=plan.config.seed,
+    )
+
+
+def _embedding(plan: RunPlan, snapshots: Mapping[Stage, Snapshot]) -> Tensor:
+    """W_embed, (m, d)."""
+    if plan.learns_embedding:
+        return to_tensors(snapshots[EMBEDDING].weights)["weight"]
+    return onehot_embedding(plan.facts.classes)

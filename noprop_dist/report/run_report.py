@@ -1,0 +1,148 @@
+"""Plots and an HTML page of a run, written into its directory."""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from noprop_dist.config.layers import to_yaml
+from noprop_dist.data.dataset import HeldOut, Split
+from noprop_dist.data.load import load_data
+from noprop_dist.data.samples import Samples
+from noprop_dist.errors import UserError
+from noprop_dist.inference.evaluation import evaluate_blocks
+from noprop_dist.inference.trained_run import TrainedRun
+from noprop_dist.plan import RunPlan
+from noprop_dist.records import EmbeddingUpdated, Evaluated, ObjectiveMeasured, Record, RoundDone
+from noprop_dist.report import plots
+from noprop_dist.report.page import html_page
+from noprop_dist.report.summary import latest_metrics, of_kind
+from noprop_dist.stages import EMBEDDING
+from noprop_dist.storage.checkpoints import Manifest
+from noprop_dist.storage.run_directory import RunDirectory
+
+PARTS_SAMPLES = 1000
+"""Test samples for the accuracy of the parts: a report should take seconds."""
+
+Pictures = list[tuple[str, str, str, Figure]]
+"""(file name, heading, explanation, figure) of each."""
+
+
+@dataclass(frozen=True)
+class WrittenReport:
+    """Where a report lies, and what is missing in it.
+
+    Attributes:
+        place: path or URI of report.html.
+        left_out: why pictures of the network were left out; None if they were not.
+    """
+
+    place: str
+    left_out: str | None
+
+
+def write_report(directory: RunDirectory, run: TrainedRun | None) -> WrittenReport:
+    """Write report.html and plots/*.png into a run directory.
+
+    Args:
+        directory: of the run, with a checkpoint.
+        run: its network; None if it has not all blocks.
+    """
+    plan, metrics = RunPlan(directory.config(), directory.facts()), directory.metrics()
+    pictures, left_out = _training_pictures(plan, metrics), None
+    if run is not None:
+        try:
+            pictures += _network_pictures(run, load_data(plan.config.data).held_out)
+        except UserError as error:
+            left_out = str(error)
+    rendered = [(file, heading, text, _png(figure)) for file, heading, text, figure in pictures]
+    for file, _, _, png in rendered:
+        directory.write_file(f"plots/{file}.png", png)
+    pngs = [(heading, text, png) for _, heading, text, png in rendered]
+    page = _page(directory, plan, metrics, pngs)
+    return WrittenReport(directory.write_file("report.html", page.encode()), left_out)
+
+
+def _page(directory: RunDirectory, plan: RunPlan, metrics: list[Record], pngs: list[tuple[str, str, bytes]]) -> str:
+    manifest = directory.checkpoints.manifest()
+    return html_page(
+        title=f"{'Back-propagation' if plan.end_to_end else 'NoProp-DT'} on {plan.facts.name}",
+        subtitle=f"{plan.config.blocks.count} blocks {_between_blocks(plan)}; {directory}",
+        headline=_headline(metrics),
+        pictures=pngs,
+        facts=_facts(plan, metrics, manifest),
+        fingerprints={entry.name: entry.sha256 for entry in manifest.stages},
+        config=to_yaml(plan.config),
+    )
+
+
+def _training_pictures(plan: RunPlan, metrics: list[Record]) -> Pictures:
+    rounds, evaluations = of_kind(metrics, RoundDone), of_kind(metrics, Evaluated)
+    objectives, updates = of_kind(metrics, ObjectiveMeasured), of_kind(metrics, EmbeddingUpdated)
+    text = "One loss for all blocks." if plan.end_to_end else "Every block minimises its own error."
+    pictures = [("loss", "Loss over steps", text, plots.loss_over_steps(rounds))]
+    if evaluations:
+        text = "The whole chain, assembled from the blocks' snapshots at the same step."
+        pictures.append(("accuracy", "Accuracy over steps", text, plots.accuracy_over_steps(evaluations)))
+    if objectives:
+        text = "What each block still gets wrong at the noise level that it is trained for and used at."
+        figure = plots.denoising_of_blocks(plan.schedule, objectives[-1])
+        pictures.append(("denoising", "Denoising error against noise level", text, figure))
+        text = "Cross-entropy of the classifier, KL of z_0 to noise, and the denoising terms of all blocks together."
+        pictures.append(("terms", "The objective", text, plots.terms_over_steps(objectives)))
+    if updates:
+        text = "Embeddings that shrink or come together make denoising easy and classification hard."
+        pictures.append(("embedding", "The learned class embeddings", text, plots.embedding_over_steps(updates)))
+    return pictures
+
+
+def _between_blocks(plan: RunPlan) -> str:
+    if plan.end_to_end:
+        return "trained end to end"
+    return "that share W_embed alone" if EMBEDDING in plan.stages else "without a gradient between them"
+
+
+def _network_pictures(run: TrainedRun, held_out: HeldOut) -> Pictures:
+    test = Split(held_out.test.inputs[:PARTS_SAMPLES], held_out.test.labels[:PARTS_SAMPLES])
+    parts = evaluate_blocks(run.network, test, "mean")
+    text = "Only the chain and its parts together show whether the chain does anything (mean sampler)."
+    pictures = [("parts", "Accuracy through the blocks", text, plots.accuracy_of_parts(parts))]
+    if len(run.plan.facts.input_shape) == 3 and test.inputs.dtype == np.uint8:
+        samples = Samples(test.inputs[:1], run.plan.facts, run.network.device)
+        figure = plots.path_of_z(
+            run.network, test.inputs[0], samples.batch(np.zeros(1, dtype=np.int64)), int(test.labels[0])
+        )
+        text = "Each row is one z_t; with one-hot embeddings its dimensions are the classes."
+        pictures.append(("path", "One sample's z on its way from noise to label", text, figure))
+    return pictures
+
+
+def _headline(metrics: list[Record]) -> dict[str, str]:
+    last = latest_metrics(metrics).evaluations
+    return {f"{each.split} accuracy, {each.sampler} sampler": f"{each.accuracy:.2%}" for each in last}
+
+
+def _facts(plan: RunPlan, metrics: list[Record], manifest: Manifest) -> dict[str, str]:
+    rounds = of_kind(metrics, RoundDone)
+    seconds = max(each.time for each in rounds) - min(each.time for each in rounds)
+    blocks = [each for each in rounds if each.stage.kind in ("block", "network")]
+    steps, busy = sum(each.steps for each in blocks), sum(each.seconds for each in blocks)
+    facts = {
+        "data": f"{plan.facts.name}: " + ", ".join(f"{n:,} {part}" for part, n in plan.facts.samples.items()),
+        "steps": f"{manifest.step:,} of batch {plan.config.training.batch_size} for every block",
+        "block-steps": f"{steps:,} in {seconds:.1f} s of training",
+        "time of a block-step": f"{1000 * busy / max(1, steps):.2f} ms, mean",
+        "software": ", ".join(f"{name} {version}" for name, version in manifest.software.items()),
+    }
+    objective = latest_metrics(metrics).objective
+    if objective is not None:
+        terms = ("cross_entropy", "kl", "denoising", "objective", "elbo")
+        facts["Eq. 8 (validation, nats)"] = ", ".join(f"{term} {getattr(objective, term):.4g}" for term in terms)
+    return facts
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
