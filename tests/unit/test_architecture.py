@@ -43,4 +43,3 @@ def test_the_mathematics_knows_no_configuration_objects():
     for file in (ROOT / "diffusion").glob("*.py"):
         names = {name.split(".")[0] for name in imported(file)} - {"noprop_dist"}
         assert names <= {"collections", "dataclasses", "itertools", "math", "numpy", "statistics", "torch", "typing"}
-

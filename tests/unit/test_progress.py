@@ -5,37 +5,64 @@ import io
 from rich.console import Console
 
 from noprop_dist.cli import progress as view
-from noprop_dist.training.progress import ProgressBoard, RoundReport, RunProgress, StageProgress
+from noprop_dist.stages import CLASSIFIER, NETWORK, block
+from noprop_dist.training.progress import (
+    NEWS_KEPT,
+    REPORTS_KEPT,
+    ProgressBoard,
+    RunProgress,
+    StageMeter,
+    StageProgress,
+)
 
 
-def report(stage, first_step, steps, loss=1.0):
-    return RoundReport(stage, first_step, steps, loss, loss, 1.0, 0.1)
-
-
-def test_the_board_keeps_each_stages_own_progress():
-    board = ProgressBoard({1: "block 1", 2: "block 2", 3: "classifier"}, total_steps=20, done={1: 0, 2: 0, 3: 0})
-    assert board.picture().remaining_seconds is None
-    board.update(report(1, 0, 8, loss=0.5))
-    board.update(report(3, 0, 20))
-    one, two, classifier = board.picture().stages
-    assert (one.step, one.loss, one.state) == (8, 0.5, "training")
-    assert (two.step, two.loss, two.state) == (0, None, "starting")
+def test_a_board_keeps_each_stages_own_progress():
+    board = ProgressBoard({block(1): 0, block(2): 0, CLASSIFIER: 0}, total_steps=20, now=100.0)
+    assert board.picture(100.0).remaining_seconds is None
+    board.reported(block(1), 8, 0.5, now=104.0)
+    board.reported(CLASSIFIER, 20, 1.0, now=105.0)
+    one, two, classifier = board.picture(106.0).stages
+    assert (one.step, one.loss, one.steps_per_second, one.state) == (8, 0.5, 2.0, "training")
+    assert (two.step, two.loss, two.steps_per_second, two.state) == (0, None, 0.0, "starting")
     assert classifier.state == "done"
-    assert board.picture().remaining_seconds > 0
-    for stage in (1, 2):
-        board.update(report(stage, 8, 12))
-    assert board.picture().remaining_seconds == 0
-    assert board.picture().fraction == 1
+    assert board.picture(106.0).remaining_seconds == (12 + 20) / 2, "blocks that do not train yet need the time, too"
+    assert board.picture(106.0).elapsed_seconds == 6.0
+    for t in (1, 2):
+        board.reported(block(t), 20, 0.25, now=110.0)
+    assert board.picture(110.0).remaining_seconds == 0
+    assert board.picture(110.0).fraction == 1
 
 
 def test_a_resumed_board_begins_where_the_run_stopped():
-    board = ProgressBoard({1: "block 1", 2: "classifier"}, total_steps=20, done={1: 10, 2: 10})
-    assert board.picture().fraction == 0.5
+    board = ProgressBoard({block(1): 10, CLASSIFIER: 10}, total_steps=20, now=0.0)
+    assert board.picture(1.0).fraction == 0.5
+    assert board.picture(1.0).block_steps_per_second == 0
+
+
+def test_speed_is_that_of_the_last_few_reports():
+    meter = StageMeter(block(1), step=0, now=0.0)
+    for _ in range(REPORTS_KEPT):
+        meter.reported(1, 1.0, now=50.0)
+    meter.reported(1 + 4, 1.0, now=52.0)
+    assert meter.row("training").steps_per_second == 2.0
+
+
+def test_the_latest_news_is_kept_and_all_of_it_counted():
+    board = ProgressBoard({NETWORK: 0}, total_steps=1, now=0.0)
+    for number in range(NEWS_KEPT + 5):
+        board.news.tell(f"line {number}")
+    picture = board.picture(0.0)
+    assert (len(picture.news), picture.news[-1], picture.news_told) == (
+        NEWS_KEPT,
+        f"line {NEWS_KEPT + 4}",
+        NEWS_KEPT + 5,
+    )
+    assert [row.stage for row in picture.blocks] == [NETWORK], "a network that is trained as a whole counts as a block"
 
 
 def progress(remaining=75.0, news=(), blocks=2):
-    rows = [StageProgress(f"block {t}", 4 * t, 0.5 * t, 30.0, "training") for t in range(1, blocks + 1)]
-    return RunProgress(16, (*rows, StageProgress("classifier", 16, 0.1, 0.0, "done")), 10.0, remaining, news, len(news))
+    rows = [StageProgress(block(t), 4 * t, 0.5 * t, 30.0, "training") for t in range(1, blocks + 1)]
+    return RunProgress(16, (*rows, StageProgress(CLASSIFIER, 16, 0.1, 0.0, "done")), 10.0, remaining, news, len(news))
 
 
 def test_a_line_tells_steps_speed_loss_and_time_left():
