@@ -10,7 +10,6 @@ import torch
 from noprop_dist.config.layers import load_config
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.dataset import DataSet
-from noprop_dist.engines.ray.coordinator import Coordinator
 from noprop_dist.engines.sequential import train_sequentially
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.messages import RunOutcome
@@ -77,6 +76,7 @@ def ray_here() -> Iterator[None]:
 @pytest.fixture
 def run_here(ray_here: None) -> Callable[..., RunOutcome]:
     """A run whose coordinator lives in this process, where its errors and its coverage can be seen."""
+    from noprop_dist.engines.ray.coordinator import Coordinator
 
     def run(config: RunConfig, directory: str, resume: bool = False) -> RunOutcome:
         return Coordinator(config, directory, resume).run()

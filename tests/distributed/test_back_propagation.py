@@ -12,6 +12,8 @@ import torch
 from noprop_dist.baseline.coordinator import RAY_TRAIN_FOLDER, EndToEndCoordinator
 from noprop_dist.config.layers import load_config
 from noprop_dist.errors import TrainingError
+from noprop_dist.records import RoundDone
+from noprop_dist.stages import NETWORK
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.replicas import ALONE
@@ -25,9 +27,13 @@ DIGITS = ["method=backprop", "blocks.count=3", "training.max_steps=600", "checkp
 
 
 def fingerprint(directory):
-    (entry,) = RunDirectory(str(directory)).checkpoints.manifest()["stages"]
-    assert entry["name"] == "network"
-    return entry["sha256"]
+    (entry,) = RunDirectory(str(directory)).checkpoints.manifest().stages
+    assert entry.stage == NETWORK
+    return entry.sha256
+
+
+def rounds_of(run):
+    return [record for record in run.metrics() if isinstance(record, RoundDone)]
 
 
 def test_one_process_has_the_bits_of_a_plain_loop(ray_here, tmp_path):
@@ -37,7 +43,7 @@ def test_one_process_has_the_bits_of_a_plain_loop(ray_here, tmp_path):
     cpu = torch.device("cpu")
     samples, batches = setup.training_samples(data.train.inputs, cpu), setup.batch_stream(data.train.labels)
     trainer = setup.end_to_end_trainer(samples, cpu, ALONE, lambda module: module)
-    train_round(trainer, batches.round(RoundKey(1, 0, 24)))
+    train_round(trainer, batches.round(RoundKey(NETWORK, 0, 24)))
     assert fingerprint(tmp_path / "run") == trainer.snapshot().fingerprint()
     assert outcome.evaluation.final
     assert {split for split, _ in outcome.evaluation.results} == {"validation", "test"}
@@ -56,11 +62,10 @@ def test_two_processes_learn_digits_and_a_resumed_run_has_the_same_bits(ray_here
         time.sleep(0.05)
     os.kill(train.pid, signal.SIGINT)
     assert train.wait(60) == 128 + signal.SIGINT
-    assert max(r["step"] for r in run.metrics() if r["kind"] == "round") < 600, "it was stopped on the way"
+    assert max(record.step for record in rounds_of(run)) < 600, "it was stopped on the way"
     assert subprocess.run([*command, "resume", str(tmp_path / "run")], check=False, timeout=120).returncode == 0
     assert fingerprint(tmp_path / "run") == fingerprint(tmp_path / "whole")
-    done = [r["steps"] for r in run.metrics() if r["kind"] == "round"]
-    assert sum(done) == 600, "nothing is counted twice"
+    assert sum(record.steps for record in rounds_of(run)) == 600, "nothing is counted twice"
 
 
 def test_numbers_that_are_not_finite_end_the_run_with_their_step(ray_here, tmp_path):

@@ -1,94 +1,11 @@
 """What a user reads when something goes wrong inside a run: the block, and the real cause."""
 
-import os
-
-import numpy as np
 import pytest
 import ray
-from noprop_dist.engines.ray.block_worker import BlockWorker
-from noprop_dist.engines.ray.classifier_worker import ClassifierWorker
 
 from noprop_dist.engines.ray.driver import train_on_ray
-from noprop_dist.engines.ray.evaluator import Evaluator
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.training.batch_stream import RoundKey
-from noprop_dist.training.messages import StageFailure
-from noprop_dist.training.progress import RoundReport
-from noprop_dist.training.setup import prepare
-
-
-def test_workers_are_plain_classes_that_run_without_a_cluster(small_setup):
-    setup, data = small_setup
-    stream = setup.batch_stream(data.train.labels)
-    worker = BlockWorker(setup, data.train.inputs, data.train.labels)
-    worker.hold(3, None)
-    report = worker.train(stream.round(RoundKey(3, 0, 4)))
-    assert isinstance(report, RoundReport)
-    snapshot = worker.snapshot(3)
-    other = BlockWorker(setup, data.train.inputs, data.train.labels)
-    other.hold(3, snapshot)
-    assert other.snapshot(3).fingerprint() == snapshot.fingerprint()
-    assert worker.facts().device == "cpu"
-    assert worker.facts().pid == os.getpid()
-
-
-def test_the_classifier_worker_is_one_too(small_setup):
-    setup, data = small_setup
-    worker = ClassifierWorker(setup, data.train.labels)
-    stage = setup.classifier_stage
-    worker.hold(stage, None)
-    assert isinstance(worker.train(setup.batch_stream(data.train.labels).round(RoundKey(stage, 0, 2))), RoundReport)
-    snapshot = worker.snapshot(stage)
-    worker.hold(stage, snapshot)
-    assert worker.snapshot(stage).step == 2
-    assert worker.facts().device == "cpu"
-
-
-def test_the_evaluator_measures_a_checkpoint(small_run):
-    directory = small_run("checkpoint.every_steps=6")
-    setup, data = prepare(directory.config())
-    evaluator = Evaluator(setup, data.held_out, str(directory))
-    assert not evaluator.evaluate(6).final
-    final = evaluator.evaluate(12)
-    assert final.final
-    measured = [record["accuracy"] for record in directory.metrics() if record["kind"] == "evaluation"]
-    assert [result.accuracy for _, result in final.results] == measured[-3:], "as the sequential engine measured"
-    assert evaluator.facts().pid == os.getpid()
-
-
-def test_an_error_in_one_block_is_a_value_that_leaves_the_others_alone(small_setup):
-    setup, data = small_setup
-    stream = setup.batch_stream(data.train.labels)
-    worker = BlockWorker(setup, data.train.inputs, data.train.labels)
-    worker.hold(1, None)
-    worker.hold(2, None)
-    failure = worker.train(stream.round(RoundKey(1, first_step=5, steps=2)))
-    assert isinstance(failure, StageFailure)
-    assert (failure.stage, failure.step) == (1, 5)
-    assert failure.cause == "RuntimeError: stage 1 has done 0 steps, got step 5"
-    assert "Traceback" in failure.trace
-    assert worker.train(stream.round(RoundKey(1, 0, 2))) is None, "what was still sent for it is not done"
-    assert worker.snapshot(1) is None
-    assert isinstance(worker.train(stream.round(RoundKey(2, 0, 2))), RoundReport)
-
-
-def test_a_worker_told_to_stop_does_no_further_step(small_setup):
-    setup, data = small_setup
-    worker = BlockWorker(setup, data.train.inputs, data.train.labels)
-    worker.hold(1, None)
-    worker.stop()
-    assert worker.train(setup.batch_stream(data.train.labels).round(RoundKey(1, 0, 4))) is None
-    assert worker.snapshot(1).step == 0
-
-
-def test_a_read_only_data_set_from_the_object_store_can_be_trained_on(small_setup):
-    setup, data = small_setup
-    mapped = np.array(data.train.inputs)
-    mapped.flags.writeable = False
-    worker = BlockWorker(setup, mapped, data.train.labels)
-    worker.hold(1, None)
-    assert isinstance(worker.train(setup.batch_stream(data.train.labels).round(RoundKey(1, 0, 1))), RoundReport)
 
 
 @pytest.mark.slow

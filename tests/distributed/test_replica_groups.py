@@ -13,11 +13,13 @@ import torch
 from noprop_dist.config.layers import load_config
 from noprop_dist.engines.ray.replica_worker import BlockGroup
 from noprop_dist.engines.sequential import train_sequentially
+from noprop_dist.records import RoundDone, WorkerLost, WorkerReady
+from noprop_dist.stages import block
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.batch_stream import RoundKey
-from noprop_dist.training.progress import RoundReport
+from noprop_dist.training.messages import RoundReport
+from noprop_dist.training.preparation import prepare
 from noprop_dist.training.replicas import GroupLostError
-from noprop_dist.training.setup import prepare
 
 pytestmark = [pytest.mark.usefixtures("ray_here"), pytest.mark.slow]
 
@@ -32,7 +34,7 @@ def weights(directory):
 
 
 def fingerprints(directory):
-    return [stage["sha256"] for stage in RunDirectory(str(directory)).checkpoints.manifest()["stages"]]
+    return [entry.sha256 for entry in RunDirectory(str(directory)).checkpoints.manifest().stages]
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +74,10 @@ def test_a_group_that_loses_a_process_is_formed_again_and_ends_with_the_same_bit
         run, deadline = RunDirectory(str(tmp_path / "run")), time.monotonic() + 100
         while time.monotonic() < deadline and not killed:
             time.sleep(0.05)
-            if run.holds_run and any(r["kind"] == "round" and r["stage"] == "block 1" for r in run.metrics()):
-                facts = next(r for r in run.metrics() if r["kind"] == "worker" and r["worker"] == "block worker 1")
-                killed.append(facts["pid"] if victim == "leader" else facts["replica_pids"][0])
+            records = run.metrics()
+            if any(isinstance(r, RoundDone) and r.stage == block(1) for r in records):
+                facts = next(r for r in records if isinstance(r, WorkerReady) and r.worker == "block worker 1")
+                killed.append(facts.pid if victim == "leader" else facts.replica_pids[0])
                 os.kill(killed[0], signal.SIGKILL)
 
     thread = threading.Thread(target=kill)
@@ -82,9 +85,9 @@ def test_a_group_that_loses_a_process_is_formed_again_and_ends_with_the_same_bit
     longer = ["engine.workers=1", "engine.round_steps=2"]
     run_here(load_config("digits", None, [*DIGITS, REPLICAS, *longer]), str(tmp_path / "run"))
     thread.join()
-    lost = [r for r in RunDirectory(str(tmp_path / "run")).metrics() if r["kind"] == "lost"]
+    lost = [r for r in RunDirectory(str(tmp_path / "run")).metrics() if isinstance(r, WorkerLost)]
     assert killed
-    assert [r["worker"] for r in lost] == ["block worker 1"]
+    assert [r.worker for r in lost] == ["block worker 1"]
     assert fingerprints(tmp_path / "run") == fingerprints(undisturbed)
 
 
@@ -94,17 +97,17 @@ def test_a_leader_answers_for_its_group_as_a_worker_does(ray_here):
     leader = BlockGroup(setup, [ray.put(data.train.inputs), ray.put(data.train.labels)], {"num_cpus": 0})
     try:
         assert len(leader.facts().replica_pids) == 1
-        assert leader.hold(1, None) is None
-        report = leader.train(RoundKey(1, 0, 3))
+        assert leader.hold(block(1), None) is None
+        report = leader.train(RoundKey(block(1), 0, 3))
         assert isinstance(report, RoundReport)
-        snapshot = leader.snapshot(1)
-        assert leader.hold(1, snapshot) is None
-        assert isinstance(leader.train(RoundKey(1, 3, 2)), RoundReport)
+        snapshot = leader.snapshot(block(1))
+        assert leader.hold(block(1), snapshot) is None
+        assert isinstance(leader.train(RoundKey(block(1), 3, 2)), RoundReport)
         leader.stop()
-        assert leader.train(RoundKey(1, 5, 2)) is None
-        leader.release(1)
+        assert leader.train(RoundKey(block(1), 5, 2)) is None
+        leader.release(block(1))
         ray.kill(leader._others[0])
         with pytest.raises(GroupLostError, match="a replica was lost"):
-            leader.hold(1, None)
+            leader.hold(block(1), None)
     finally:
         torch.distributed.destroy_process_group()

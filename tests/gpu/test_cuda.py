@@ -7,6 +7,7 @@ import torch
 
 from noprop_dist.config.layers import load_config
 from noprop_dist.data.read_ahead import ReadAhead
+from noprop_dist.stages import block
 from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.device import start_thread
 from noprop_dist.training.rounds import train_round
@@ -31,13 +32,13 @@ def fingerprints(*settings, lanes=1, moved_at=None, read_ahead=False):
         start_thread(device, 1)
         trainers = {t: setup.block_trainer(t, samples, device) for t in range(1 + lane, BLOCKS + 1, lanes)}
         for first in range(0, STEPS, 16):
-            for block in tuple(trainers):
+            for t in tuple(trainers):
                 if first == moved_at:
-                    snapshot = trainers[block].snapshot()
-                    trainers[block] = setup.block_trainer(block, samples, device)
-                    trainers[block].restore(snapshot)
-                train_round(trainers[block], stream.round(RoundKey(block, first, 16)))
-        return {block: trainer.snapshot().fingerprint() for block, trainer in trainers.items()}
+                    snapshot = trainers[t].snapshot()
+                    trainers[t] = setup.block_trainer(t, samples, device)
+                    trainers[t].restore(snapshot)
+                train_round(trainers[t], stream.round(RoundKey(block(t), first, 16)))
+        return {t: trainer.snapshot().fingerprint() for t, trainer in trainers.items()}
 
     with ThreadPoolExecutor(lanes) as threads:
         return dict(sorted(pair for lane in threads.map(train, range(lanes)) for pair in lane.items()))
@@ -45,7 +46,7 @@ def fingerprints(*settings, lanes=1, moved_at=None, read_ahead=False):
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
-def test_recorded_steps_have_the_bits_of_steps_done_call_by_call(precision, schedule):
+def test_captured_steps_have_the_bits_of_steps_done_call_by_call(precision, schedule):
     settings = [f"training.precision={precision}", f"training.lr_schedule={{kind: {schedule}}}"]
     by_call = fingerprints(*settings, "engine.cuda_graphs=never")
     assert fingerprints(*settings, "engine.cuda_graphs=always") == by_call

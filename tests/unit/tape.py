@@ -1,7 +1,7 @@
 """A CUDA graph in miniature, for the CPU: the kernels that were asked for once are done again on the very same memory.
 
 Like a graph it knows nothing but tensors: a number that Python worked out is frozen as it was, and a tensor that was
-replaced by another is not looked at any more. And like a graph's recording, this one leaves everything as it was.
+replaced by another is not looked at any more. And like the capture of a graph, this one leaves everything as it was.
 """
 
 import torch
@@ -9,18 +9,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-def record_on_tape(compute):
+def capture_on_tape(compute):
     """The replay of `compute`, and the tensor that every replay writes its result into."""
-    with _Recording() as recording:
+    with _Tape() as tape:
         result = compute()
     with torch.no_grad():
-        for tensor, value in recording.before:
+        for tensor, value in tape.before:
             tensor.copy_(value)
 
     def replay(seed):
         torch.default_generator.manual_seed(seed)
         with torch.no_grad():
-            for operation, arguments, keywords, results in recording.operations:
+            for operation, arguments, keywords, results in tape.operations:
                 for mine, new in zip(results, tree_leaves(operation(*arguments, **keywords)), strict=True):
                     if isinstance(mine, torch.Tensor) and mine.data_ptr() != new.data_ptr():
                         mine.copy_(new)
@@ -28,7 +28,7 @@ def record_on_tape(compute):
     return replay, result
 
 
-class _Recording(TorchDispatchMode):
+class _Tape(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.operations = []
@@ -46,7 +46,7 @@ class _Recording(TorchDispatchMode):
         return results
 
     def _keep(self, tensors):
-        """Values of what was there before the recording; schemas do not tell of all that is written to (batch norm)."""
+        """Values of what was there before the capture; schemas do not tell of all that is written to (batch norm)."""
         for tensor in tensors:
             if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() not in self._seen:
                 self._seen.add(tensor.untyped_storage().data_ptr())

@@ -12,8 +12,9 @@ from noprop_dist.config.schema import EngineSettings
 from noprop_dist.engines.core.placement import Resources
 from noprop_dist.errors import UserError
 from noprop_dist.random_streams import Purpose, stream
+from noprop_dist.stages import NETWORK
+from noprop_dist.training.preparation import prepare
 from noprop_dist.training.replicas import ALONE
-from noprop_dist.training.setup import prepare
 
 CPU = torch.device("cpu")
 
@@ -39,7 +40,7 @@ def test_a_step_is_back_propagation_through_all_blocks(small_config, embedding):
         small_config("method=backprop", "training.optimizer=sgd", "training.learning_rate=1", "training.weight_decay=0",
                      "classifier.learning_rate=1", f"embedding={{kind: {embedding}}}")
     )  # fmt: skip
-    batch = setup.batch_stream(data.train.labels).batch(1, 0)
+    batch = setup.batch_stream(data.train.labels).batch(NETWORK, 0)
     network = setup.end_to_end_network(setup.embedding).train()
     epsilon = stream(0, Purpose.NOISE, stage=1).standard_normal(batch.z.shape, dtype=np.float32)
     z, x = torch.from_numpy(epsilon), setup.training_samples(data.train.inputs, CPU).batch(batch.indices)
@@ -84,7 +85,7 @@ def test_a_restored_network_goes_on_with_the_same_bits(small_config):
 def test_the_trained_network_decides_like_any_other(small_config):
     setup, data = prepare(small_config("method=backprop"))
     trainer = trainer_of(setup, data)
-    network = setup.network({1: trainer.snapshot()}, CPU)
+    network = setup.network({NETWORK: trainer.snapshot()}, CPU)
     x = setup.training_samples(data.train.inputs, CPU).batch(np.arange(5))
     with torch.inference_mode():
         decision, other = network.decide(x, "mean"), network.decide(x, "mean", first_pass=1)

@@ -12,6 +12,7 @@ from noprop_dist.diffusion.objective import denoising_weight
 from noprop_dist.diffusion.schedule import cosine
 from noprop_dist.inference.evaluation import evaluate, evaluate_blocks, evaluate_terms
 from noprop_dist.inference.network import NoPropNetwork
+from noprop_dist.stages import block
 from noprop_dist.training.device import choose_device
 from noprop_dist.training.setup import RunSetup, prepare
 
@@ -57,7 +58,7 @@ def test_a_block_is_used_at_the_noise_level_that_it_was_trained_at(small_setup, 
         link.t: link.z for link in network.chain(labels, "stochastic")
     }
     for t in range(1, setup.schedule.T + 1):
-        trained_on = np.concatenate([stream.batch(t, step).z for step in range(100)])
+        trained_on = np.concatenate([stream.batch(block(t), step).z for step in range(100)])
         assert float(reached[t - 1].mean()) == pytest.approx(float(trained_on.mean()), abs=0.02)
         assert float(reached[t - 1].var()) == pytest.approx(float(trained_on.var()), abs=0.03)
 

@@ -3,12 +3,14 @@
 import pytest
 
 from noprop_dist.errors import UserError
+from noprop_dist.records import RoundDone
+from noprop_dist.stages import CLASSIFIER
 from noprop_dist.storage.merge import merge_runs
 from noprop_dist.storage.run_directory import RunDirectory
 
 
 def fingerprints(directory):
-    return [entry["sha256"] for entry in directory.checkpoints.manifest()["stages"]]
+    return [entry.sha256 for entry in directory.checkpoints.manifest().stages]
 
 
 @pytest.fixture
@@ -24,9 +26,11 @@ def test_merged_parts_are_the_network_that_one_run_would_have_trained(small_run,
     assert merge_runs(out, parts) == []
     assert fingerprints(out) == fingerprints(small_run(name="whole"))
     assert out.config().blocks.only is None
-    steps = [record["steps"] for record in out.metrics() if record["stage"] == "classifier"]
-    assert sum(steps) == 12, "the classifier, which every part trains, is counted once"
-    assert out.checkpoints.manifest()["merged_from"]["block-03"] == str(parts[1])
+    rounds = [record for record in out.metrics() if isinstance(record, RoundDone)]
+    assert sum(record.steps for record in rounds if record.stage == CLASSIFIER) == 12, (
+        "the classifier, which every part trains, is counted once"
+    )
+    assert out.checkpoints.manifest().merged_from["block-03"] == str(parts[1])
 
 
 def test_what_disagrees_is_named(small_run, parts, tmp_path):

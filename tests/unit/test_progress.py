@@ -5,30 +5,59 @@ import io
 from rich.console import Console
 
 from noprop_dist.cli import progress as view
-from noprop_dist.stages import CLASSIFIER, block
-from noprop_dist.training.progress import ProgressBoard, RunProgress, StageProgress
+from noprop_dist.stages import CLASSIFIER, NETWORK, block
+from noprop_dist.training.progress import (
+    NEWS_KEPT,
+    REPORTS_KEPT,
+    ProgressBoard,
+    RunProgress,
+    StageMeter,
+    StageProgress,
+)
 
 
-def test_the_board_keeps_each_stages_own_progress():
-    board = ProgressBoard({block(1): 0, block(2): 0, CLASSIFIER: 0}, total_steps=20, now=0.0)
-    assert board.picture(now=0.0).remaining_seconds is None
-    board.reported(block(1), 8, 0.5, now=2.0)
-    board.reported(CLASSIFIER, 20, 1.0, now=2.0)
-    one, two, classifier = board.picture(now=2.0).stages
-    assert (one.step, one.loss, one.state) == (8, 0.5, "training")
-    assert one.steps_per_second == 4.0
-    assert (two.step, two.loss, two.state) == (0, None, "starting")
+def test_a_board_keeps_each_stages_own_progress():
+    board = ProgressBoard({block(1): 0, block(2): 0, CLASSIFIER: 0}, total_steps=20, now=100.0)
+    assert board.picture(100.0).remaining_seconds is None
+    board.reported(block(1), 8, 0.5, now=104.0)
+    board.reported(CLASSIFIER, 20, 1.0, now=105.0)
+    one, two, classifier = board.picture(106.0).stages
+    assert (one.step, one.loss, one.steps_per_second, one.state) == (8, 0.5, 2.0, "training")
+    assert (two.step, two.loss, two.steps_per_second, two.state) == (0, None, 0.0, "starting")
     assert classifier.state == "done"
-    assert board.picture(now=2.0).remaining_seconds == 32 / 4
-    for stage in (block(1), block(2)):
-        board.reported(stage, 20, 1.0, now=5.0)
-    assert board.picture(now=5.0).remaining_seconds == 0
-    assert board.picture(now=5.0).fraction == 1
+    assert board.picture(106.0).remaining_seconds == (12 + 20) / 2, "blocks that do not train yet need the time, too"
+    assert board.picture(106.0).elapsed_seconds == 6.0
+    for t in (1, 2):
+        board.reported(block(t), 20, 0.25, now=110.0)
+    assert board.picture(110.0).remaining_seconds == 0
+    assert board.picture(110.0).fraction == 1
 
 
 def test_a_resumed_board_begins_where_the_run_stopped():
     board = ProgressBoard({block(1): 10, CLASSIFIER: 10}, total_steps=20, now=0.0)
-    assert board.picture(now=0.0).fraction == 0.5
+    assert board.picture(1.0).fraction == 0.5
+    assert board.picture(1.0).block_steps_per_second == 0
+
+
+def test_speed_is_that_of_the_last_few_reports():
+    meter = StageMeter(block(1), step=0, now=0.0)
+    for _ in range(REPORTS_KEPT):
+        meter.reported(1, 1.0, now=50.0)
+    meter.reported(1 + 4, 1.0, now=52.0)
+    assert meter.row("training").steps_per_second == 2.0
+
+
+def test_the_latest_news_is_kept_and_all_of_it_counted():
+    board = ProgressBoard({NETWORK: 0}, total_steps=1, now=0.0)
+    for number in range(NEWS_KEPT + 5):
+        board.news.tell(f"line {number}")
+    picture = board.picture(0.0)
+    assert (len(picture.news), picture.news[-1], picture.news_told) == (
+        NEWS_KEPT,
+        f"line {NEWS_KEPT + 4}",
+        NEWS_KEPT + 5,
+    )
+    assert [row.stage for row in picture.blocks] == [NETWORK], "a network that is trained as a whole counts as a block"
 
 
 def progress(remaining=75.0, news=(), blocks=2):

@@ -14,6 +14,7 @@ from torch import nn
 from noprop_dist.config.layers import load_config
 from noprop_dist.engines.ray.loopback import free_port
 from noprop_dist.errors import UserError
+from noprop_dist.stages import block
 from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.group_batch_norm import GroupBatchNorm
 from noprop_dist.training.replicas import ALONE, GroupLostError, ReplicaGroup
@@ -68,7 +69,7 @@ def train(group):
     """A few steps of block 2 of digits: weights, losses and the gradient of W_embed."""
     setup, data = prepare(load_config("digits", None, [*SETTINGS, "embedding={kind: learned}"]))
     trainer = setup.block_trainer(2, setup.training_samples(data.train.inputs, CPU), CPU, group)
-    work = setup.batch_stream(data.train.labels).round(RoundKey(2, 0, STEPS))
+    work = setup.batch_stream(data.train.labels).round(RoundKey(block(2), 0, STEPS))
     report = train_round(trainer, group.share(work))
     return trainer.snapshot().weights, replace(report, seconds=0.0)
 
@@ -89,6 +90,7 @@ def test_replicas_train_as_one_process_with_the_whole_batch(size):
 
 
 def lose_the_other(group):
+    group.sum(torch.ones(3))  # both are there
     if group.rank == 1:
         return "gone"
     try:

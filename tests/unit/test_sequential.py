@@ -1,30 +1,36 @@
 """The sequential engine: checkpoints, resuming, and runs of single blocks."""
 
+from pathlib import Path
+
 import pytest
 
 from noprop_dist.data.load import load_data
 from noprop_dist.engines.sequential import train_sequentially
 from noprop_dist.errors import UserError
+from noprop_dist.records import Evaluated, News, RoundDone
+from noprop_dist.stages import block
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.device import choose_device
 from noprop_dist.training.setup import RunSetup, prepare
 
 
 def fingerprints(directory, step=None):
-    return [entry["sha256"] for entry in directory.checkpoints.manifest(step)["stages"]]
+    return [entry.sha256 for entry in directory.checkpoints.manifest(step).stages]
+
+
+def rounds_of(directory, stage):
+    return [record for record in directory.metrics() if isinstance(record, RoundDone) and record.stage == stage]
 
 
 def test_a_run_leaves_checkpoints_metrics_and_figures(small_run):
     directory = small_run("checkpoint.every_steps=5")
     assert directory.checkpoints.steps() == [10, 12], "the last two are kept"
-    records = directory.metrics()
-    steps = sum(record["steps"] for record in records if record["kind"] == "round" and record["stage"] == "block 2")
-    assert steps == 12
-    final = [record for record in records if record["kind"] == "evaluation" and record["final"]]
-    assert {(record["split"], record["sampler"]) for record in final} == {
+    assert sum(record.steps for record in rounds_of(directory, block(2))) == 12
+    final = [record for record in directory.metrics() if isinstance(record, Evaluated) and record.final]
+    assert {(record.split, record.sampler) for record in final} == {
         ("validation", "mean"), ("test", "mean"), ("test", "stochastic"),
     }  # fmt: skip
-    assert final[1]["samples"] == 359
+    assert final[1].samples == 359
 
 
 def test_round_size_and_checkpoints_do_not_change_a_bit(small_run):
@@ -52,8 +58,38 @@ def test_a_resumed_run_ends_with_the_same_bits(small_run, tmp_path):
     assert stopped.checkpoints.steps() == [5]
     train_sequentially(setup, data, stopped, lambda _: None)
     assert fingerprints(stopped) == fingerprints(whole)
-    rounds = [r for r in stopped.metrics() if r["kind"] == "round" and r["stage"] == "block 1"]
-    assert sum(record["steps"] for record in rounds) == 12, "nothing is counted twice"
+    assert sum(record.steps for record in rounds_of(stopped, block(1))) == 12, "nothing is counted twice"
+
+
+@pytest.mark.parametrize("embedding", ["{kind: onehot}", "{kind: learned, sync_steps: 4}"])
+def test_a_run_that_was_asked_to_stop_goes_on_with_the_same_bits(small_run, tmp_path, embedding):
+    whole = small_run("checkpoint.every_steps=4", "engine.round_steps=2", f"embedding={embedding}", name="whole")
+    setup, data = prepare(whole.config())
+    directory = RunDirectory(str(tmp_path / "stopped"))
+    directory.create(setup.config, setup.facts)
+    steps = []
+    first = train_sequentially(
+        setup, data, directory, lambda progress: steps.append(progress.stages[1].step), lambda: 6 in steps
+    )
+    assert first is None
+    assert max(steps) == 6
+    last = train_sequentially(setup, data, directory, lambda _: None)
+    assert last.final
+    assert fingerprints(directory) == fingerprints(whole)
+    for stage in setup.stages[:4]:
+        assert sum(record.steps for record in rounds_of(directory, stage)) == 12, "nothing is counted twice"
+
+
+def test_a_damaged_snapshot_is_told_in_the_news_and_the_one_before_it_is_used(small_run):
+    directory = small_run("checkpoint.every_steps=6")
+    file = Path(str(directory)) / "checkpoints/step-00000012/block-02.safetensors"
+    file.write_bytes(file.read_bytes() + b"x")
+    setup, data = prepare(directory.config())
+    seen = []
+    train_sequentially(setup, data, directory, seen.append)
+    warning = seen[0].news[0]
+    assert "block-02.safetensors of step 12 is damaged" in warning
+    assert [record.text for record in directory.metrics() if isinstance(record, News)] == [warning]
 
 
 def test_blocks_trained_alone_are_those_of_the_whole_network(small_run):

@@ -1,5 +1,6 @@
 """The run directory: whole or not at all, checked when read, never executed."""
 
+import hashlib
 import json
 import pickle
 
@@ -7,22 +8,27 @@ import numpy as np
 import pytest
 
 from noprop_dist.errors import UserError
-from noprop_dist.storage.checkpoints import CheckpointWriter
+from noprop_dist.records import EmbeddingUpdated, Evaluated, RoundDone, UnreadLine
+from noprop_dist.stages import CLASSIFIER, EMBEDDING, NETWORK, block
+from noprop_dist.storage.checkpoint_writer import CheckpointWriter
+from noprop_dist.storage.checkpoints import SettingChange
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.storage.snapshot import Snapshot
-from noprop_dist.storage.snapshot_files import from_files, to_files
+from noprop_dist.storage.snapshot import Snapshot, from_files, to_files
 from noprop_dist.storage.store import Store
 
+T = 3
+ONE = block(1)
 
-def snapshot_at(step, stage=1, value=1.0):
+
+def snapshot_at(step, stage=ONE, value=1.0):
     weights = {"layer.weight": np.full((2, 3), value, np.float32), "norm.count": np.array(step, np.int64)}
     return Snapshot(stage, step, weights, {"0.step": np.array(1.5, np.float32)}, '{"group": {"lr": 0.001}}')
 
 
 def test_a_snapshot_survives_its_files_with_every_bit_and_shape():
     before = snapshot_at(7, value=0.1)
-    after = from_files(*to_files(before, "block-01").values())
-    assert (after.stage, after.step, after.settings) == (1, 7, before.settings)
+    after = from_files("block-01", *to_files(before, T).values())
+    assert (after.stage, after.step, after.settings) == (ONE, 7, before.settings)
     assert after.fingerprint() == before.fingerprint()
     assert after.weights["norm.count"].shape == ()
     assert np.array_equal(after.optimizer["0.step"], before.optimizer["0.step"])
@@ -36,28 +42,28 @@ def test_a_fingerprint_tells_names_shapes_types_and_single_bits_apart():
         {**base, "layer.weight": np.nextafter(base["layer.weight"], 2)},
         {"other": base["layer.weight"], "norm.count": base["norm.count"]},
     ]
-    prints = {Snapshot(1, 1, weights, {}, "").fingerprint() for weights in [base, *others]}
+    prints = {Snapshot(ONE, 1, weights, {}, "").fingerprint() for weights in [base, *others]}
     assert len(prints) == 5
     reordered = dict(reversed(base.items()))
-    assert Snapshot(1, 1, reordered, {}, "").fingerprint() == Snapshot(1, 1, base, {}, "").fingerprint()
+    assert Snapshot(ONE, 1, reordered, {}, "").fingerprint() == Snapshot(ONE, 1, base, {}, "").fingerprint()
 
 
 def test_a_checkpoint_is_complete_only_with_its_manifest(tmp_path):
     directory = RunDirectory(str(tmp_path))
-    writer = CheckpointWriter(directory.checkpoints, {1: "block-01", 2: "classifier"}, (5, 10), num_to_keep=2)
-    assert not writer.add(snapshot_at(5, stage=1))
+    writer = CheckpointWriter(directory.checkpoints, [ONE, CLASSIFIER], T, (5, 10), num_to_keep=2)
+    assert not writer.add(snapshot_at(5))
     assert directory.checkpoints.steps() == []
     with pytest.raises(UserError, match="holds no complete checkpoint yet"):
         directory.checkpoints.manifest()
-    assert not writer.add(snapshot_at(10, stage=1)), "stages need not arrive step by step"
-    assert writer.add(snapshot_at(5, stage=2))
+    assert not writer.add(snapshot_at(10)), "stages need not arrive step by step"
+    assert writer.add(snapshot_at(5, CLASSIFIER))
     assert directory.checkpoints.steps() == [5]
-    assert directory.checkpoints.load_all()[1].fingerprint() == snapshot_at(5).fingerprint()
+    assert directory.checkpoints.load_all()[ONE].fingerprint() == snapshot_at(5).fingerprint()
 
 
 def test_old_checkpoints_are_deleted_but_not_before_they_were_evaluated(tmp_path):
     directory = RunDirectory(str(tmp_path))
-    writer = CheckpointWriter(directory.checkpoints, {1: "block-01"}, (5, 10, 15, 20), num_to_keep=2)
+    writer = CheckpointWriter(directory.checkpoints, [ONE], T, (5, 10, 15, 20), num_to_keep=2)
     for step in (5, 10, 15, 20):
         writer.add(snapshot_at(step))
     writer.prune(up_to=5)
@@ -68,7 +74,7 @@ def test_old_checkpoints_are_deleted_but_not_before_they_were_evaluated(tmp_path
 
 def test_a_flipped_bit_and_a_missing_file_are_noticed(tmp_path):
     directory = RunDirectory(str(tmp_path))
-    CheckpointWriter(directory.checkpoints, {1: "block-01"}, (5, 10), 2).add(snapshot_at(5))
+    CheckpointWriter(directory.checkpoints, [ONE], T, (5, 10), 2).add(snapshot_at(5))
     file = tmp_path / "checkpoints/step-00000005/block-01.safetensors"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
@@ -82,7 +88,7 @@ def test_a_flipped_bit_and_a_missing_file_are_noticed(tmp_path):
 
 def test_a_truncated_manifest_is_told(tmp_path):
     directory = RunDirectory(str(tmp_path))
-    CheckpointWriter(directory.checkpoints, {1: "block-01"}, (5, 10), 2).add(snapshot_at(5))
+    CheckpointWriter(directory.checkpoints, [ONE], T, (5, 10), 2).add(snapshot_at(5))
     (tmp_path / "checkpoints/step-00000005/manifest.json").write_text('{"step": 5, "sta')
     with pytest.raises(UserError, match="the manifest of step 5 cannot be read"):
         directory.checkpoints.load_all()
@@ -94,7 +100,7 @@ def test_a_crafted_pickle_in_place_of_weights_is_not_run(tmp_path):
             return (open, (str(tmp_path / "ran"), "w"))
 
     with pytest.raises(ValueError, match="no snapshot"):
-        from_files(pickle.dumps(Evil()), pickle.dumps(Evil()))
+        from_files("block-01", pickle.dumps(Evil()), pickle.dumps(Evil()))
     assert not (tmp_path / "ran").exists()
 
 
@@ -128,17 +134,117 @@ def test_a_folder_without_a_run_is_told(tmp_path):
         RunDirectory(str(tmp_path)).config()
 
 
+def round_done(stage, step):
+    return RoundDone(
+        stage=stage, first_step=step - 5, steps=5, step=step, loss=1.0, error=1.0, gradient_norm=1.0, seconds=0.1
+    )
+
+
+def version_made(step):
+    return EmbeddingUpdated(
+        first_step=step - 5, steps=5, step=step, mean_norm=1.0, least_distance=1.0, gradient_norm=1.0, seconds=0.1
+    )
+
+
+MEASURED = Evaluated(
+    step=10, final=False, split="test", accuracy=0.5, nearest_embedding_accuracy=0.5, sampler="mean", passes=1,
+    samples=9,
+)  # fmt: skip
+
+
 def test_rounds_that_will_be_done_again_are_forgotten_and_nothing_else(tmp_path):
     directory = RunDirectory(str(tmp_path))
-    rounds = [{"kind": "round", "stage": f"block {t}", "step": step} for t in (1, 2) for step in (5, 10)]
-    directory.append_metrics([*rounds, {"kind": "evaluation", "step": 10}])
-    directory.forget_rounds_after({"block 1": 5, "block 2": 10})
-    assert directory.metrics() == [rounds[0], *rounds[2:], {"kind": "evaluation", "step": 10}]
+    rounds = [round_done(block(t), step) for t in (1, 2) for step in (5, 10)]
+    versions = [version_made(5), version_made(10)]
+    directory.append_metrics([*rounds, *versions, MEASURED])
+    left = directory.forget_rounds_after({block(1): 5, block(2): 10, EMBEDDING: 5})
+    assert left == directory.metrics() == [rounds[0], *rounds[2:], versions[0], MEASURED]
+
+
+def test_lines_that_cannot_be_read_are_kept_to_the_byte(tmp_path):
+    old = b'{"kind":  "round", "stage": "block 1", "step": 5, "first_step": 0, "steps": 5, "loss": NaN, "error": 1, '
+    old += b'"gradient_norm": 1e0, "seconds": 0.1}'
+    damaged = [b'{"kind": "round", "sta\xff\x00ge": "block 1"', b'{"kind": "of a later version", "step": 99}', b"[1]"]
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([old, *damaged, b'{"kind": "news", "te']))
+    left = RunDirectory(str(tmp_path)).forget_rounds_after({block(1): 5})
+    assert [type(record) for record in left] == [RoundDone, UnreadLine, UnreadLine, UnreadLine]
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b"".join(line + b"\n" for line in [old, *damaged])
 
 
 def test_a_cut_off_last_line_of_metrics_is_left_out(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1}) + '\n{"step": 2, "lo')
-    assert RunDirectory(str(tmp_path)).metrics() == [{"step": 1}]
+    directory = RunDirectory(str(tmp_path))
+    directory.append_metrics([MEASURED])
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "lo')
+    assert directory.metrics() == [MEASURED]
+
+
+def test_new_records_are_read_from_where_the_last_reading_ended(tmp_path):
+    directory = RunDirectory(str(tmp_path))
+    assert directory.metrics_from(0) == ([], 0)
+    directory.append_metrics([round_done(ONE, 5), round_done(ONE, 10)])
+    records, offset = directory.metrics_from(0)
+    assert len(records) == 2
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "news", "te')
+    assert directory.metrics_from(offset) == ([], offset), "a line that is being written is read later"
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('xt": "é", "time": 1}\n')
+    (news,), offset = directory.metrics_from(offset)
+    assert news.text == "é"
+    directory.forget_rounds_after({ONE: 5})
+    assert directory.metrics_from(offset)[0] == [round_done(ONE, 5), news], "the file became shorter: read anew"
+
+
+def test_settings_that_a_resume_changed_are_kept_and_repeated_by_manifests(small_run):
+    directory = small_run("checkpoint.every_steps=6")
+    directory.add_changes(["training.learning_rate=0.01"], {"block-01": 6, "classifier": 6})
+    change = SettingChange("training.learning_rate=0.01", {"block-01": 6, "classifier": 6})
+    assert directory.changes() == [change]
+    assert directory.config().training.learning_rate == 0.01
+    writer = CheckpointWriter(directory.checkpoints, [ONE], T, (20,), 9, directory.changes())
+    writer.add(snapshot_at(20))
+    assert directory.checkpoints.manifest(20).changes == (change,)
+    assert directory.checkpoints.manifest(12).changes == ()
+
+
+@pytest.mark.parametrize("stage", [block(2), CLASSIFIER, EMBEDDING, NETWORK], ids=lambda stage: stage.name)
+def test_a_checkpoint_of_an_earlier_version_is_read(tmp_path, stage):
+    """Files written before 2026-11-26 give a stage's number alone; their names tell what it is."""
+    directory = RunDirectory(str(tmp_path))
+    expected = snapshot_at(5, stage)
+    CheckpointWriter(directory.checkpoints, [stage], T, (5,), 2).add(expected)
+    folder, name = tmp_path / "checkpoints/step-00000005", stage.file(T)
+    entry = json.loads((folder / f"{name}.json").read_text())
+    assert (entry["stage"], entry["kind"], entry["index"]) == (stage.number(T), stage.kind, stage.index)
+    files = {file: without_kind(folder / file) for file in entry["files"]}
+    old = {"name": name, "stage": entry["stage"], "step": 5, "sha256": entry["sha256"], "files": files}
+    (folder / f"{name}.json").write_text(json.dumps(old))
+    (folder / "manifest.json").write_text(json.dumps({"format": 2, "step": 5, "stages": [old], "software": {}}))
+    assert directory.checkpoints.entry(5, name).stage == stage
+    assert directory.checkpoints.manifest().stages[0].stage == stage
+    (snapshot,) = directory.checkpoints.load_all().values()
+    assert (snapshot.stage, snapshot.fingerprint()) == (stage, expected.fingerprint())
+
+
+def without_kind(file):
+    """Leave kind and index out of the header of a safetensors file; returns its new checksum."""
+    content = file.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    del header["__metadata__"]["kind"], header["__metadata__"]["index"]
+    new = json.dumps(header).encode()
+    file.write_bytes(len(new).to_bytes(8, "little") + new + content[end:])
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_an_entry_of_an_unknown_kind_of_stage_is_refused(tmp_path):
+    directory = RunDirectory(str(tmp_path))
+    CheckpointWriter(directory.checkpoints, [ONE], T, (5,), 2).add(snapshot_at(5))
+    manifest = tmp_path / "checkpoints/step-00000005/manifest.json"
+    manifest.write_text(manifest.read_text().replace('"kind": "block"', '"kind": "adapter"'))
+    with pytest.raises(UserError, match="the manifest of step 5 cannot be read: 'adapter'"):
+        directory.checkpoints.manifest()
 
 
 def test_the_same_store_works_through_a_uri(tmp_path):

@@ -6,6 +6,7 @@ import torch
 from single_steps import take_step
 
 from noprop_dist.diffusion.objective import classifier_loss, kl_to_prior, predict_embedding, squared_error
+from noprop_dist.stages import CLASSIFIER, block
 from noprop_dist.storage.snapshot import to_tensors
 from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.rounds import train_round
@@ -16,9 +17,8 @@ CPU = torch.device("cpu")
 
 def trainers_of(setup, data):
     samples = setup.training_samples(data.train.inputs, CPU)
-    return {t: setup.block_trainer(t, samples, CPU) for t in setup.config.blocks.trained()} | {
-        setup.classifier_stage: setup.classifier_trainer(CPU)
-    }
+    blocks = [setup.block_trainer(t, samples, CPU) for t in setup.config.blocks.trained()]
+    return {trainer.stage: trainer for trainer in [*blocks, setup.classifier_trainer(CPU)]}
 
 
 def test_gradients_of_all_stages_are_those_of_the_whole_objective(small_config):
@@ -30,20 +30,20 @@ def test_gradients_of_all_stages_are_those_of_the_whole_objective(small_config):
     stream, samples = setup.batch_stream(data.train.labels), setup.training_samples(data.train.inputs, CPU)
     networks = {t: setup.block_network(t).train() for t in (1, 2, 3)}
     classifier = setup.classifier()
-    batches = {stage: stream.batch(stage, 0) for stage in (1, 2, 3, 4)}
-    labels = torch.from_numpy(batches[1].labels).long()
-    u_y, x = setup.embedding[labels], samples.batch(batches[1].indices)
-    whole = classifier_loss(classifier(torch.from_numpy(batches[4].z), setup.embedding), labels)
+    batches = {stage: stream.batch(stage, 0) for stage in setup.stages}
+    labels = torch.from_numpy(batches[CLASSIFIER].labels).long()
+    u_y, x = setup.embedding[labels], samples.batch(batches[CLASSIFIER].indices)
+    whole = classifier_loss(classifier(torch.from_numpy(batches[CLASSIFIER].z), setup.embedding), labels)
     whole = whole + kl_to_prior(u_y, setup.schedule.alpha_bar[0])
     for t, network in networks.items():  # T · E_t is the sum over t
-        u_hat = predict_embedding(network(x, torch.from_numpy(batches[t].z)), setup.embedding)
+        u_hat = predict_embedding(network(x, torch.from_numpy(batches[block(t)].z)), setup.embedding)
         weight = setup.schedule.T / 2 * 0.1 * (setup.schedule.snr(t) - setup.schedule.snr(t - 1))
         whole = whole + weight * squared_error(u_hat, u_y)
     whole.backward()
     for stage, trainer in trainers_of(setup, data).items():
         take_step(trainer, stream, 0)
         stepped = to_tensors(trainer.snapshot().weights)
-        for name, parameter in (networks.get(stage) or classifier).named_parameters():
+        for name, parameter in networks.get(stage.index, classifier).named_parameters():
             torch.testing.assert_close(stepped[name], parameter.detach() - parameter.grad, rtol=1e-5, atol=1e-6)
 
 
@@ -60,11 +60,11 @@ def test_a_restored_snapshot_goes_on_with_the_same_bits(small_config, optimizer,
                      "training.batch_size=16")
     )  # fmt: skip
     stream = setup.batch_stream(data.train.labels)
-    one = trainers_of(setup, data)[1]
+    one = trainers_of(setup, data)[block(1)]
     for step in range(6):
         take_step(one, stream, step)
     snapshot = one.snapshot()
-    other = trainers_of(setup, data)[1]
+    other = trainers_of(setup, data)[block(1)]
     other.restore(snapshot)
     for step in range(6, 12):
         take_step(one, stream, step)
@@ -77,7 +77,7 @@ def test_a_restored_snapshot_goes_on_with_the_same_bits(small_config, optimizer,
 
 def test_a_snapshot_does_not_move_with_the_weights(small_setup):
     setup, data = small_setup
-    trainer, stream = trainers_of(setup, data)[1], setup.batch_stream(data.train.labels)
+    trainer, stream = trainers_of(setup, data)[block(1)], setup.batch_stream(data.train.labels)
     snapshot = trainer.snapshot()
     before = snapshot.fingerprint()
     take_step(trainer, stream, 0)
@@ -92,9 +92,9 @@ def test_dropout_is_keyed_by_block_and_step_and_not_by_what_ran_before(small_con
         trainers = trainers_of(setup, data)
         if disturbed:
             torch.manual_seed(999)
-            take_step(trainers[2], stream, 0)
-        take_step(trainers[1], stream, 0)
-        return trainers[1].snapshot().fingerprint()
+            take_step(trainers[block(2)], stream, 0)
+        take_step(trainers[block(1)], stream, 0)
+        return trainers[block(1)].snapshot().fingerprint()
 
     assert one_step(disturbed=False) == one_step(disturbed=True)
 
@@ -111,8 +111,8 @@ def test_a_step_is_never_done_twice_and_none_is_left_out(small_setup, step):
 
 def test_a_snapshot_of_another_stage_is_refused(small_setup):
     trainers = trainers_of(*small_setup)
-    with pytest.raises(ValueError, match="stage 2 cannot restore stage 1"):
-        trainers[1].restore(trainers[2].snapshot())
+    with pytest.raises(ValueError, match="a snapshot of block 2 cannot restore block 1"):
+        trainers[block(1)].restore(trainers[block(2)].snapshot())
 
 
 def test_gradient_clipping_bounds_the_step(small_config):
@@ -120,7 +120,7 @@ def test_gradient_clipping_bounds_the_step(small_config):
         setup, data = prepare(
             small_config("training.optimizer=sgd", "training.learning_rate=1", "training.weight_decay=0", *settings)
         )
-        trainer = trainers_of(setup, data)[3]
+        trainer = trainers_of(setup, data)[block(3)]
         before = to_tensors(trainer.snapshot().weights)
         report = take_step(trainer, setup.batch_stream(data.train.labels), 0)
         after = to_tensors(trainer.snapshot().weights)
@@ -137,10 +137,10 @@ def test_gradient_clipping_bounds_the_step(small_config):
 def test_a_round_reports_the_mean_of_its_steps(small_setup):
     setup, data = small_setup
     stream = setup.batch_stream(data.train.labels)
-    single = trainers_of(setup, data)[2]
+    single = trainers_of(setup, data)[block(2)]
     losses = [take_step(single, stream, step) for step in range(4)]
-    report = train_round(trainers_of(setup, data)[2], stream.round(RoundKey(2, 0, 4)))
-    assert (report.stage, report.first_step, report.steps, report.steps_done) == (2, 0, 4, 4)
+    report = train_round(trainers_of(setup, data)[block(2)], stream.round(RoundKey(block(2), 0, 4)))
+    assert (report.stage, report.first_step, report.steps, report.steps_done) == (block(2), 0, 4, 4)
     assert report.loss == pytest.approx(sum(each.loss for each in losses) / 4)
     assert report.error == pytest.approx(sum(each.error for each in losses) / 4)
     assert report.seconds > 0
@@ -148,7 +148,7 @@ def test_a_round_reports_the_mean_of_its_steps(small_setup):
 
 def test_warmup_raises_the_learning_rate_from_small_to_full(small_config):
     setup, data = prepare(small_config("training.lr_schedule={kind: constant, warmup_steps: 4}"))
-    trainer, stream = trainers_of(setup, data)[1], setup.batch_stream(data.train.labels)
+    trainer, stream = trainers_of(setup, data)[block(1)], setup.batch_stream(data.train.labels)
     import json
 
     rates = []
