@@ -1,24 +1,20 @@
-"""What tests share: a small configuration, and one Ray for all that need one.
-
-Engines are imported by the fixtures that use them, so that tests of single functions start at once.
-"""
+"""What tests share: a small configuration, and one Ray for all that need one."""
 
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from noprop_dist.config.layers import load_config
 from noprop_dist.config.schema import RunConfig
-
-if TYPE_CHECKING:
-    from noprop_dist.data.dataset import DataSet
-    from noprop_dist.storage.run_directory import RunDirectory
-    from noprop_dist.training.messages import RunOutcome
-    from noprop_dist.training.setup import RunSetup
+from noprop_dist.data.dataset import DataSet
+from noprop_dist.engines.sequential import train_sequentially
+from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.training.messages import RunOutcome
+from noprop_dist.training.preparation import prepare
+from noprop_dist.training.setup import RunSetup
 
 os.environ.pop("RAY_ADDRESS", None)
 
@@ -44,11 +40,8 @@ def small_config() -> Callable[..., RunConfig]:
 
 
 @pytest.fixture
-def small_run(small_config: Callable[..., RunConfig], tmp_path: Path) -> "Callable[..., RunDirectory]":
+def small_run(small_config: Callable[..., RunConfig], tmp_path: Path) -> Callable[..., RunDirectory]:
     """A finished run of the sequential engine."""
-    from noprop_dist.engines.sequential import train_sequentially
-    from noprop_dist.storage.run_directory import RunDirectory
-    from noprop_dist.training.preparation import prepare
 
     def run(*settings: str, name: str = "run") -> RunDirectory:
         setup, data = prepare(small_config("engine.kind=sequential", *settings))
@@ -61,9 +54,7 @@ def small_run(small_config: Callable[..., RunConfig], tmp_path: Path) -> "Callab
 
 
 @pytest.fixture
-def small_setup(small_config: Callable[..., RunConfig]) -> "tuple[RunSetup, DataSet]":
-    from noprop_dist.training.preparation import prepare
-
+def small_setup(small_config: Callable[..., RunConfig]) -> tuple[RunSetup, DataSet]:
     return prepare(small_config())
 
 
@@ -79,11 +70,11 @@ def ray_here() -> Iterator[None]:
 
 
 @pytest.fixture
-def run_here(ray_here: None) -> "Callable[..., RunOutcome]":
+def run_here(ray_here: None) -> Callable[..., RunOutcome]:
     """A run whose coordinator lives in this process, where its errors and its coverage can be seen."""
     from noprop_dist.engines.ray.coordinator import Coordinator
 
-    def run(config: RunConfig, directory: str, resume: bool = False) -> "RunOutcome":
+    def run(config: RunConfig, directory: str, resume: bool = False) -> RunOutcome:
         return Coordinator(config, directory, resume).run()
 
     return run
