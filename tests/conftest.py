@@ -67,7 +67,7 @@ def ray_here() -> Iterator[None]:
     """A Ray of two cores that every test may use; runs do not meet, each has a namespace of its own."""
     import ray
 
-    modules = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent / "distributed")}}
+    modules = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent / "engine")}}
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=modules)
     yield
     ray.shutdown()

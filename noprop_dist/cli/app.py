@@ -1,7 +1,9 @@
 """The commands of `noprop-dist`, and how their errors reach the user."""
 
 import os
+import platform
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +19,6 @@ app = typer.Typer(
     name="noprop-dist",
     help="Block-parallel training of NoProp networks (arXiv 2503.24322) on Ray.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(bench_app, name="bench")
@@ -43,6 +44,25 @@ Address = Annotated[
 RunDir = Annotated[str, typer.Argument(help="A run directory: a path or a URI such as s3://bucket/run.")]
 Sampler = Annotated[str, typer.Option(help="mean (no noise on the way) or stochastic (Eq. 3).", metavar="NAME")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        packages = ", ".join(f"{name} {version(name)}" for name in ("noprop-dist", "torch", "ray"))  # imports none
+        typer.echo(f"{packages}, Python {platform.python_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _before_any_command(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Show the versions of noprop-dist, torch, Ray and Python.", callback=_show_version
+        ),
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()

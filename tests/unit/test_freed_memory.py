@@ -6,6 +6,7 @@ import sys
 import threading
 from math import prod
 
+import pytest
 import torch
 
 from noprop_dist.training.device import keep_freed_memory
@@ -17,6 +18,7 @@ THREADS = 24
 """As many as a Ray worker has before it trains; glibc gives each an arena, up to eight for a core."""
 
 
+@pytest.mark.slow  # counts page faults in a process of its own
 def test_a_step_in_a_process_of_many_threads_takes_no_fresh_pages():
     # In a process of its own: the settings hold for the whole of it.
     run = subprocess.run([sys.executable, __file__], capture_output=True, text=True, timeout=120, check=True)

@@ -58,6 +58,7 @@ def sums(group):
     return group.sum(mine).numpy(), [gradient.numpy() for gradient in gradients]
 
 
+@pytest.mark.slow  # starts processes
 def test_sums_are_taken_in_the_order_of_ranks_on_every_replica():
     expected = of_rank(0) + of_rank(1) + of_rank(2)
     for total, (first, second) in in_group(3, sums):
@@ -74,6 +75,7 @@ def train(group):
     return trainer.snapshot().weights, replace(report, seconds=0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 4])
 def test_replicas_train_as_one_process_with_the_whole_batch(size):
     weights, report = train(ALONE)
@@ -100,6 +102,7 @@ def lose_the_other(group):
         return str(error)
 
 
+@pytest.mark.slow
 def test_a_replica_that_is_gone_is_noticed():
     told, _ = in_group(2, lose_the_other)
     assert told.startswith("a replica does not answer: ")

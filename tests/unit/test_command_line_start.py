@@ -1,0 +1,53 @@
+"""The command line before any command: versions, help and completion, without the imports that take seconds."""
+
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+
+NOPROP = "import sys; sys.argv[0] = 'noprop-dist'; from noprop_dist.cli.app import main; main()"
+
+
+def start(*arguments, **environment):
+    """Output of the command line, and the modules that it imported."""
+    command = [sys.executable, "-X", "importtime", "-c", NOPROP, *arguments]
+    defaults = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1", "COLUMNS": "100"}
+    environment = {**os.environ, **defaults, **environment}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert done.returncode == 0, done.stderr
+    return done.stdout, imported
+
+
+def test_version_names_what_a_result_depends_on():
+    output, _ = start("--version")
+    versions = [f"{name} {version(name)}" for name in ("noprop-dist", "torch", "ray")]
+    assert output == ", ".join([*versions, f"Python {platform.python_version()}"]) + "\n"
+
+
+def test_help_lists_every_command_and_few_options():
+    output, _ = start("--help")
+    commands = ("train", "resume", "reproduce", "pack", "plan", "evaluate", "predict", "inspect", "merge", "report")
+    assert all(f" {command} " in output for command in (*commands, "bench", "job"))
+    assert {word for word in output.split() if word.startswith("--")} == {
+        *("--version", "--install-completion", "--show-completion", "--help")
+    }
+
+
+def test_a_shell_can_complete_commands_and_options():
+    script, _ = start("--show-completion", "bash")
+    assert "complete" in script
+    asked = {"_NOPROP_DIST_COMPLETE": "complete_bash", "COMP_CWORD": "1"}
+    assert start(**asked, COMP_WORDS="noprop-dist re")[0].split() == ["resume", "reproduce", "report"]
+    asked["COMP_CWORD"] = "2"
+    assert "--or-resume" in start(**asked, COMP_WORDS="noprop-dist train --")[0].split()
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["train", "--help"], ["--show-completion", "bash"]])
+def test_neither_torch_nor_ray_is_imported_before_a_command_needs_it(arguments):
+    _, imported = start(*arguments)
+    assert "typer" in imported
+    assert not {"torch", "ray", "sklearn", "matplotlib"} & imported
