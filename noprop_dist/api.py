@@ -378,7 +378,9 @@ def _train_sequentially(config: RunConfig, directory: RunDirectory, resume: bool
 
 
 def _train_on_ray(config: RunConfig, directory: RunDirectory, resume: bool, watcher: Watcher) -> RunOutcome:
+    from noprop_dist.baseline.coordinator import EndToEndCoordinator
     from noprop_dist.engines.ray.cluster import is_remote
+    from noprop_dist.engines.ray.coordinator import Coordinator
     from noprop_dist.engines.ray.driver import train_on_ray
 
     if not is_remote(config.engine.address):
@@ -388,7 +390,9 @@ def _train_on_ray(config: RunConfig, directory: RunDirectory, resume: bool, watc
             _check_same_data(directory, run_plan)
         watcher.say(f"run directory: {directory}")
         watcher.say("starting Ray")
-    return train_on_ray(config, str(directory), watcher.on_progress, resume, watcher.stopped, watcher.say)
+    coordinator = EndToEndCoordinator if config.method == "backprop" else Coordinator
+    told = (watcher.on_progress, resume, watcher.stopped, watcher.say)
+    return train_on_ray(config, str(directory), *told, coordinator_class=coordinator)
 
 
 def _check_same_data(directory: RunDirectory, run_plan: RunPlan) -> None:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
+from noprop_dist.api import train
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.engines.core.placement import Placement, Resources, place_run
-from noprop_dist.engines.ray.driver import train_on_ray
 from noprop_dist.errors import UserError
 from noprop_dist.records import Record, RoundDone
 from noprop_dist.storage.run_directory import RunDirectory
@@ -61,7 +61,7 @@ def ray_rate(config: RunConfig, workers: int) -> float:
 def ray_records(config: RunConfig) -> list[Record]:
     """The records of one run of the Ray engine in a folder that is deleted again."""
     with tempfile.TemporaryDirectory(prefix="noprop-dist-bench-") as folder:
-        train_on_ray(config, f"{folder}/run", lambda _: None)
+        train(config, f"{folder}/run")
         return RunDirectory(f"{folder}/run").metrics()
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import ray
 import torch
+from noprop_dist.training.preparation import prepare
 
 from noprop_dist.config.layers import load_config
 from noprop_dist.engines.ray.replica_worker import BlockGroup
@@ -18,7 +19,6 @@ from noprop_dist.stages import block
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.messages import RoundReport
-from noprop_dist.training.preparation import prepare
 from noprop_dist.training.replicas import GroupLostError
 
 pytestmark = [pytest.mark.usefixtures("ray_here"), pytest.mark.slow]

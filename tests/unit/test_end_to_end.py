@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from noprop_dist.training.preparation import prepare
 from single_steps import take_step
 
 from noprop_dist.baseline.coordinator import processes
@@ -13,7 +14,6 @@ from noprop_dist.engines.core.placement import Resources
 from noprop_dist.errors import UserError
 from noprop_dist.random_streams import Purpose, stream
 from noprop_dist.stages import NETWORK
-from noprop_dist.training.preparation import prepare
 from noprop_dist.training.replicas import ALONE
 
 CPU = torch.device("cpu")

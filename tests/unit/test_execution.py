@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from noprop_dist.training.preparation import prepare
 from tape import capture_on_tape
 
 from noprop_dist.config.layers import load_config
@@ -11,7 +12,6 @@ from noprop_dist.training import setup as run_setup
 from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.embedding import EmbeddingVersion
 from noprop_dist.training.execution import STEPS_BEFORE_CAPTURE, CallByCall, Captured
-from noprop_dist.training.preparation import prepare
 from noprop_dist.training.rounds import train_round
 
 CPU = torch.device("cpu")

@@ -11,7 +11,6 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-from noprop_dist.baseline.coordinator import EndToEndCoordinator
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.engines.core.failure_policy import back_off_seconds, within_budget
 from noprop_dist.engines.ray.cluster import cause_of_loss, ray_session
@@ -32,6 +31,7 @@ def train_on_ray(
     resume: bool = False,
     stopped: Callable[[], bool] = lambda: False,
     say: Callable[[str], None] = lambda _: None,
+    coordinator_class: type[Any] = Coordinator,
 ) -> RunOutcome:
     """Run a training run on Ray to its end.
 
@@ -42,6 +42,7 @@ def train_on_ray(
         resume: continue the run that lies there.
         stopped: asked about twice a second; once it says yes, the run is snapshotted and ended.
         say: told what happens to the coordinator.
+        coordinator_class: made with (config, directory, resume); has `run`, `progress` and `stop`.
 
     Raises:
         UserError: configuration, data, run directory or address cannot be used.
@@ -58,7 +59,7 @@ def train_on_ray(
 
     with ray_session(config.engine.address):
         while True:
-            coordinator = _coordinator(config, directory, resume)
+            coordinator = _actor(coordinator_class).remote(config, directory, resume)
             try:
                 return _follow(coordinator, watch, stopped, config.engine.grace_seconds)
             except RayActorError as error:
@@ -73,19 +74,14 @@ def train_on_ray(
                 ray.kill(coordinator)
 
 
-def _coordinator(config: RunConfig, directory: str, resume: bool) -> Any:
-    kind = EndToEndCoordinator if config.method == "backprop" else Coordinator
-    return (
-        ray.remote(kind)
-        .options(
-            name="Coordinator",
-            namespace=f"noprop-{uuid.uuid4().hex[:12]}",  # actors of one run never collide with another's
-            num_cpus=0,
-            max_concurrency=3,  # `progress` and `stop` are answered while `run` runs
-            max_restarts=0,
-            max_task_retries=0,
-        )
-        .remote(config, directory, resume)
+def _actor(coordinator_class: type[Any]) -> Any:
+    return ray.remote(coordinator_class).options(
+        name="Coordinator",
+        namespace=f"noprop-{uuid.uuid4().hex[:12]}",  # actors of one run never collide with another's
+        num_cpus=0,
+        max_concurrency=3,  # `progress` and `stop` are answered while `run` runs
+        max_restarts=0,
+        max_task_retries=0,
     )
 
 
