@@ -50,7 +50,7 @@ def small_run(small_config: Callable[..., RunConfig], tmp_path: Path) -> Callabl
     def run(*settings: str, name: str = "run") -> RunDirectory:
         setup, data = prepare(small_config("engine.kind=sequential", *settings))
         directory = RunDirectory(str(tmp_path / name))
-        directory.create(setup.config, setup.facts)
+        directory.create(setup.config, setup.plan.facts)
         train_sequentially(setup, data, directory, lambda _: None)
         return directory
 

@@ -44,7 +44,7 @@ def test_a_data_set_three_times_the_object_store_trains_to_the_same_bits(tmp_pat
     config = load_config(None, None, [*SETTINGS, f"data={{name: npz, root: {source.root}}}", "engine.kind=sequential"])
     setup, data = prepare(config)
     assert data.train.inputs.nbytes > 3 * STORE_BYTES
-    resident.create(config, setup.facts)
+    resident.create(config, setup.plan.facts)
     train_sequentially(setup, data, resident, lambda _: None)
 
     run = tmp_path / "streamed"

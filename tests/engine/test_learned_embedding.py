@@ -34,14 +34,14 @@ def fingerprints(directory):
 def sequential_run(directory, *settings):
     setup, data = prepare(load_config("digits", None, [*DIGITS, *settings, "engine.kind=sequential"]))
     run = RunDirectory(str(directory))
-    run.create(setup.config, setup.facts)
+    run.create(setup.config, setup.plan.facts)
     train_sequentially(setup, data, run, lambda _: None)
     return fingerprints(directory)
 
 
 def negative_elbo_of_one_batch(setup, data, W):
     """Eq. 8 as one scalar of W, written down from the paper: all places where W appears are differentiated at once."""
-    config, schedule, T = setup.config, setup.schedule, setup.schedule.T
+    config, schedule, T = setup.config, setup.plan.schedule, setup.plan.schedule.T
     batch = setup.batch_stream(data.train.labels).batch(1, 0)
     labels = torch.from_numpy(batch.labels).long()
     x = setup.training_samples(data.train.inputs, torch.device("cpu")).batch(batch.indices)
@@ -53,7 +53,7 @@ def negative_elbo_of_one_batch(setup, data, W):
         alpha_bar = schedule.alpha_bar[t]
         return alpha_bar**0.5 * u_y + (1 - alpha_bar) ** 0.5 * torch.from_numpy(epsilon)
 
-    classifier = setup.classifier()
+    classifier = setup.plan.classifier()
     f = classifier.f if config.classifier.kind == "radial" else classifier
     scores = F.linear(z(T), f.weight, f.bias)
     if config.classifier.kind == "radial":
@@ -63,7 +63,7 @@ def negative_elbo_of_one_batch(setup, data, W):
     a = schedule.alpha_bar[0]
     whole = whole + 0.5 * (a * (u_y**2).sum(dim=1).mean() - d * a - d * np.log(1 - a))
     for t in range(1, T + 1):
-        network = setup.block_network(t).train()
+        network = setup.plan.block_network(t).train()
         u_hat = torch.softmax(network(x, z(t - 1)), dim=1) @ W
         snr = [alpha_bar / (1 - alpha_bar) for alpha_bar in (schedule.alpha_bar[t], schedule.alpha_bar[t - 1])]
         of_block = T / 2 * config.objective.eta * (snr[0] - snr[1]) * ((u_hat - u_y) ** 2).sum(dim=1).mean()

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import ray
 import torch
-from noprop_dist.training.preparation import prepare
 
 from noprop_dist.config.layers import load_config
 from noprop_dist.engines.ray.replica_worker import BlockGroup
@@ -20,6 +19,7 @@ from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.messages import RoundReport
 from noprop_dist.training.replicas import GroupLostError
+from noprop_dist.training.setup import prepare
 
 pytestmark = [pytest.mark.usefixtures("ray_here"), pytest.mark.slow]
 
@@ -49,7 +49,7 @@ def undisturbed(ray_here, tmp_path_factory):
 def test_replicas_train_what_one_process_trains_up_to_the_order_of_sums(undisturbed, tmp_path):
     setup, data = prepare(load_config("digits", None, [*DIGITS, "engine.kind=sequential"]))
     directory = RunDirectory(str(tmp_path / "sequential"))
-    directory.create(setup.config, setup.facts)
+    directory.create(setup.config, setup.plan.facts)
     train_sequentially(setup, data, directory, lambda _: None)
     ours, expected = weights(undisturbed), weights(tmp_path / "sequential")
     assert ours.keys() == expected.keys()

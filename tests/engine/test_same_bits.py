@@ -30,7 +30,7 @@ def oracle(tmp_path_factory):
     """Fingerprints of the sequential engine at both checkpoints."""
     setup, data = prepare(load_config("digits", None, [*DIGITS, "engine.kind=sequential"]))
     directory = RunDirectory(str(tmp_path_factory.mktemp("oracle") / "run"))
-    directory.create(setup.config, setup.facts)
+    directory.create(setup.config, setup.plan.facts)
     train_sequentially(setup, data, directory, lambda _: None)
     return [fingerprints(directory, step) for step in (20, 24)]
 

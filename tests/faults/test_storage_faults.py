@@ -88,7 +88,7 @@ def keeper(small_setup, tmp_path, monkeypatch):
     """A keeper over a directory whose disk is full while the file `full` is there."""
     setup, _ = small_setup
     directory = RunDirectory(str(tmp_path / "run"))
-    log = RunLog(setup, directory, dict.fromkeys(setup.stages, 0))
+    log = RunLog(setup, directory, dict.fromkeys(setup.plan.stages, 0))
     (tmp_path / "run").mkdir(exist_ok=True)
     write = Store.write
 

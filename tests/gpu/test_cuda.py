@@ -25,7 +25,7 @@ def fingerprints(*settings, lanes=1, moved_at=None, read_ahead=False):
     device, stream = setup.start_computing(), setup.batch_stream(data.train.labels)
     samples = setup.training_samples(data.train.inputs, device)
     if read_ahead:
-        samples = ReadAhead(data.train.inputs, setup.facts, device, setup.augmentation())
+        samples = ReadAhead(data.train.inputs, setup.plan.facts, device, setup.plan.augmentation())
         samples._resident = None  # as if it did not fit
 
     def train(lane):

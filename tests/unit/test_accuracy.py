@@ -16,7 +16,7 @@ def test_digits_are_learned(tmp_path, embedding, classifier):
                 "training.max_steps=192", "checkpoint.every_steps=192"]  # fmt: skip
     setup, data = prepare(load_config("digits", None, settings))
     directory = RunDirectory(str(tmp_path / "run"))
-    directory.create(setup.config, setup.facts)
+    directory.create(setup.config, setup.plan.facts)
     evaluation = train_sequentially(setup, data, directory, lambda _: None)
     test = {result.sampler: result.accuracy for split, result in evaluation.results if split == "test"}
     assert test["mean"] >= 0.98

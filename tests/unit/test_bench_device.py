@@ -29,7 +29,7 @@ def test_stacked_blocks_take_the_steps_of_single_ones(small_config):
     assert stacked.run(first) == pytest.approx(single.run(first), rel=1e-5)
     for t, trainer in single.trainers.items():
         own = torch.from_numpy(trainer.snapshot().weights["head.1.weight"])
-        moved = own - setup.block_network(t).state_dict()["head.1.weight"]
+        moved = own - setup.plan.block_network(t).state_dict()["head.1.weight"]
         theirs = stacked.parameters["head.1.weight"][t - 1] - (own - moved)
         torch.testing.assert_close(theirs, moved, rtol=1e-2, atol=1e-5)
     more = rounds_of(setup, data, 12, first=1)

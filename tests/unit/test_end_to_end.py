@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from noprop_dist.training.preparation import prepare
 from single_steps import take_step
 
 from noprop_dist.baseline.coordinator import processes
@@ -15,6 +14,7 @@ from noprop_dist.errors import UserError
 from noprop_dist.random_streams import Purpose, stream
 from noprop_dist.stages import NETWORK
 from noprop_dist.training.replicas import ALONE
+from noprop_dist.training.setup import prepare
 
 CPU = torch.device("cpu")
 

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from noprop_dist.training.preparation import prepare
 from tape import capture_on_tape
 
 from noprop_dist.config.layers import load_config
@@ -13,6 +12,7 @@ from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.embedding import EmbeddingVersion
 from noprop_dist.training.execution import STEPS_BEFORE_CAPTURE, CallByCall, Captured
 from noprop_dist.training.rounds import train_round
+from noprop_dist.training.setup import prepare
 
 CPU = torch.device("cpu")
 STEPS = 12
@@ -112,14 +112,14 @@ def test_what_cannot_be_captured_is_refused_or_done_call_by_call(small_config, s
     with pytest.raises(UserError, match=refusal):
         load_config("digits", None, ["engine.cuda_graphs=always", *settings])
     setup, _ = prepare(small_config(*settings))
-    assert not setup.captures_steps_of(block(1))
+    assert not setup.plan.captures_steps_of(block(1))
 
 
 def test_only_networks_of_our_own_are_captured_unasked(small_config):
     custom = "blocks.networks={2: {kind: torchvision}}"
     setup, _ = prepare(small_config(custom))
-    assert [setup.captures_steps_of(stage) for stage in setup.stages] == [True, False, True, True]
+    assert [setup.plan.captures_steps_of(stage) for stage in setup.plan.stages] == [True, False, True, True]
     setup, _ = prepare(small_config(custom, "engine.cuda_graphs=always"))
-    assert setup.captures_steps_of(block(2))
+    assert setup.plan.captures_steps_of(block(2))
     setup, _ = prepare(small_config("engine.cuda_graphs=never"))
-    assert not setup.captures_steps_of(block(1))
+    assert not setup.plan.captures_steps_of(block(1))

@@ -137,7 +137,7 @@ def test_losses_snapshots_and_failures_are_counted_by_their_cause(export):
 
 def test_a_resumed_run_goes_on_counting_where_it_stood(export, small_setup, tmp_path):
     (setup, _), directory = small_setup, RunDirectory(str(tmp_path))
-    nothing_done = dict.fromkeys(setup.stages, 0)
+    nothing_done = dict.fromkeys(setup.plan.stages, 0)
     log = RunLog(directory, nothing_done)
     log.add(round_done(0))
     log.add(round_done(16))

@@ -27,7 +27,7 @@ def trained(tmp_path_factory):
     config = load_config("digits", None, ["engine.kind=sequential", "blocks.count=5", "training.max_steps=150"])
     setup, data = prepare(config)
     directory = RunDirectory(str(tmp_path_factory.mktemp("trained") / "run"))
-    directory.create(config, setup.facts)
+    directory.create(config, setup.plan.facts)
     train_sequentially(setup, data, directory, lambda _: None)
     return setup.network(directory.checkpoints.load_all(), choose_device("cpu")), data.held_out.test
 
@@ -51,13 +51,13 @@ def test_a_block_is_used_at_the_noise_level_that_it_was_trained_at(small_setup, 
     """Block t is trained on q(z_{t-1} | y) and applied to z_{t-1}: the same index, hence the same mean and variance."""
     setup, data = small_setup
     stream = setup.batch_stream(data.train.labels)
-    u_y_only = [lambda x, z: 1e6 * setup.embedding[x]] * setup.schedule.T  # perfect blocks: x is the label
-    network = NoPropNetwork(u_y_only, None, setup.embedding, setup.schedule, setup.facts, seed=0)
+    u_y_only = [lambda x, z: 1e6 * setup.embedding[x]] * setup.plan.schedule.T  # perfect blocks: x is the label
+    network = NoPropNetwork(u_y_only, None, setup.embedding, setup.plan.schedule, setup.plan.facts, seed=0)
     labels = torch.from_numpy(np.resize(data.train.labels, 20_000))
     reached = {0: network.noise(len(labels), 0, 0, 0)} | {
         link.t: link.z for link in network.chain(labels, "stochastic")
     }
-    for t in range(1, setup.schedule.T + 1):
+    for t in range(1, setup.plan.schedule.T + 1):
         trained_on = np.concatenate([stream.batch(block(t), step).z for step in range(100)])
         assert float(reached[t - 1].mean()) == pytest.approx(float(trained_on.mean()), abs=0.02)
         assert float(reached[t - 1].var()) == pytest.approx(float(trained_on.var()), abs=0.03)
@@ -100,7 +100,7 @@ def test_the_update_of_one_block_changes_no_other_parameter(small_setup):
 
 def test_blocks_share_no_parameter(small_setup):
     setup, _ = small_setup
-    networks = [setup.block_network(t) for t in (1, 2, 3)]
+    networks = [setup.plan.block_network(t) for t in (1, 2, 3)]
     storages = [p.untyped_storage().data_ptr() for network in networks for p in network.parameters()]
     assert len(storages) == len(set(storages))
     first, second = ([p.flatten()[0].item() for p in network.parameters() if p.ndim > 1] for network in networks[:2])
@@ -126,7 +126,7 @@ def test_the_classifier_has_a_learning_rate_of_its_own(small_config):
 def test_dropout_of_elements_is_the_default_and_of_channels_is_offered(small_config):
     def drops(*settings):
         setup = RunSetup(small_config("blocks.network={kind: paper}", *settings), prepare(small_config())[0].facts)
-        return {type(module).__name__ for module in setup.block_network(1).modules() if "Drop" in type(module).__name__}
+        return {type(module).__name__ for module in setup.plan.block_network(1).modules() if "Drop" in type(module).__name__}
 
     assert drops() == {"Dropout"}
     assert drops("blocks.network.dropout_unit=channel") == {"Dropout2d"}

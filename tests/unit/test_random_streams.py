@@ -45,7 +45,7 @@ def test_noise_is_keyed_by_the_number_of_the_stage(batches):
     """The classifier's is T + 1. Another number would change every result."""
     stream_, setup, _ = batches
     for stage, number in ((block(2), 2), (CLASSIFIER, 4)):
-        alpha_bar, batch = setup.schedule.alpha_bar[number - 1], stream_.batch(stage, 5)
+        alpha_bar, batch = setup.plan.schedule.alpha_bar[number - 1], stream_.batch(stage, 5)
         noise = stream(setup.config.seed, Purpose.NOISE, number, step=5).standard_normal((128, 10), dtype=np.float32)
         u_y = np.eye(10, dtype=np.float32)[batch.labels]
         np.testing.assert_allclose(batch.z, alpha_bar**0.5 * u_y + (1 - alpha_bar) ** 0.5 * noise, atol=1e-6)
@@ -53,7 +53,7 @@ def test_noise_is_keyed_by_the_number_of_the_stage(batches):
 
 def test_an_epoch_goes_through_every_sample_at_most_once_and_the_next_in_another_order(batches):
     stream_, setup, data = batches
-    n = setup.steps_per_epoch
+    n = setup.plan.steps_per_epoch
     seen = np.concatenate([stream_.batch(block(1), step).indices for step in range(n)])
     assert len(set(seen.tolist())) == len(seen) > len(data.train) - setup.config.training.batch_size
     assert not np.array_equal(stream_.batch(block(1), 0).indices, stream_.batch(block(1), n).indices)
@@ -70,7 +70,7 @@ def test_orders_of_old_epochs_are_made_again(batches):
     stream_, setup, _ = batches
     first = stream_.batch(block(1), 0).indices
     for epoch in range(1, EPOCH_ORDERS_KEPT + 3):
-        stream_.batch(block(1), epoch * setup.steps_per_epoch)
+        stream_.batch(block(1), epoch * setup.plan.steps_per_epoch)
     assert np.array_equal(stream_.batch(block(1), 0).indices, first)
 
 

@@ -44,7 +44,7 @@ def test_a_resumed_run_ends_with_the_same_bits(small_run, tmp_path):
     whole = small_run("checkpoint.every_steps=5", name="whole")
     setup, data = prepare(whole.config())
     stopped = RunDirectory(str(tmp_path / "stopped"))
-    stopped.create(setup.config, setup.facts)
+    stopped.create(setup.config, setup.plan.facts)
 
     class Stop(Exception):
         pass
@@ -66,7 +66,7 @@ def test_a_run_that_was_asked_to_stop_goes_on_with_the_same_bits(small_run, tmp_
     whole = small_run("checkpoint.every_steps=4", "engine.round_steps=2", f"embedding={embedding}", name="whole")
     setup, data = prepare(whole.config())
     directory = RunDirectory(str(tmp_path / "stopped"))
-    directory.create(setup.config, setup.facts)
+    directory.create(setup.config, setup.plan.facts)
     steps = []
     first = train_sequentially(
         setup, data, directory, lambda progress: steps.append(progress.stages[1].step), lambda: 6 in steps
@@ -76,7 +76,7 @@ def test_a_run_that_was_asked_to_stop_goes_on_with_the_same_bits(small_run, tmp_
     last = train_sequentially(setup, data, directory, lambda _: None)
     assert last.final
     assert fingerprints(directory) == fingerprints(whole)
-    for stage in setup.stages[:4]:
+    for stage in setup.plan.stages[:4]:
         assert sum(record.steps for record in rounds_of(directory, stage)) == 12, "nothing is counted twice"
 
 

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from noprop_dist.training.preparation import prepare
 
 from noprop_dist.stages import CLASSIFIER, EMBEDDING, block
 from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.embedding import EmbeddingExchange, EmbeddingUpdate, EmbeddingVersion, objective_gradient
 from noprop_dist.training.rounds import train_round
+from noprop_dist.training.setup import prepare
 
 CPU = torch.device("cpu")
 LEARNED = "embedding={kind: learned, sync_steps: 4}"

@@ -115,7 +115,7 @@ def test_a_directory_that_cannot_be_written_is_refused(tmp_path, small_setup):
     (tmp_path / "file").write_text("not a folder")
     setup, _ = small_setup
     with pytest.raises(UserError, match="the run directory cannot be written"):
-        RunDirectory(str(tmp_path / "file" / "run")).create(setup.config, setup.facts)
+        RunDirectory(str(tmp_path / "file" / "run")).create(setup.config, setup.plan.facts)
 
 
 def test_damaged_descriptions_of_a_run_are_told(small_run):

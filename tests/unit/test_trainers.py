@@ -28,16 +28,16 @@ def test_gradients_of_all_stages_are_those_of_the_whole_objective(small_config):
                      "training.weight_decay=0")
     )  # fmt: skip
     stream, samples = setup.batch_stream(data.train.labels), setup.training_samples(data.train.inputs, CPU)
-    networks = {t: setup.block_network(t).train() for t in (1, 2, 3)}
-    classifier = setup.classifier()
-    batches = {stage: stream.batch(stage, 0) for stage in setup.stages}
+    networks = {t: setup.plan.block_network(t).train() for t in (1, 2, 3)}
+    classifier = setup.plan.classifier()
+    batches = {stage: stream.batch(stage, 0) for stage in setup.plan.stages}
     labels = torch.from_numpy(batches[CLASSIFIER].labels).long()
     u_y, x = setup.embedding[labels], samples.batch(batches[CLASSIFIER].indices)
     whole = classifier_loss(classifier(torch.from_numpy(batches[CLASSIFIER].z), setup.embedding), labels)
-    whole = whole + kl_to_prior(u_y, setup.schedule.alpha_bar[0])
+    whole = whole + kl_to_prior(u_y, setup.plan.schedule.alpha_bar[0])
     for t, network in networks.items():  # T · E_t is the sum over t
         u_hat = predict_embedding(network(x, torch.from_numpy(batches[block(t)].z)), setup.embedding)
-        weight = setup.schedule.T / 2 * 0.1 * (setup.schedule.snr(t) - setup.schedule.snr(t - 1))
+        weight = setup.plan.schedule.T / 2 * 0.1 * (setup.plan.schedule.snr(t) - setup.plan.schedule.snr(t - 1))
         whole = whole + weight * squared_error(u_hat, u_y)
     whole.backward()
     for stage, trainer in trainers_of(setup, data).items():
@@ -124,7 +124,7 @@ def test_gradient_clipping_bounds_the_step(small_config):
         before = to_tensors(trainer.snapshot().weights)
         report = take_step(trainer, setup.batch_stream(data.train.labels), 0)
         after = to_tensors(trainer.snapshot().weights)
-        moved = sum((after[n] - before[n]).square().sum() for n in dict(setup.block_network(3).named_parameters()))
+        moved = sum((after[n] - before[n]).square().sum() for n in dict(setup.plan.block_network(3).named_parameters()))
         return float(moved) ** 0.5, report.gradient_norm
 
     moved, norm = first_step()

@@ -3,7 +3,6 @@
 import os
 
 import numpy as np
-from noprop_dist.training.preparation import prepare
 
 from noprop_dist.engines.ray.evaluator import Evaluator
 from noprop_dist.engines.ray.workers import BlockWorker, ClassifierWorker
@@ -12,6 +11,7 @@ from noprop_dist.stages import CLASSIFIER, EMBEDDING, block
 from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.embedding import EmbeddingUpdate
 from noprop_dist.training.messages import RoundReport, StageFailure
+from noprop_dist.training.setup import prepare
 
 
 def test_workers_are_plain_classes_that_run_without_a_cluster(small_setup):
