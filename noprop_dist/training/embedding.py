@@ -69,7 +69,7 @@ def objective_gradient(gathered: Mapping[Stage, NDArray[np.float32]], blocks: in
     return mean
 
 
-class EmbeddingReplica:
+class EmbeddingCopy:
     """A stage's copy of W_embed and, where that is learned, the gradient gathered since its version began.
 
     Args:

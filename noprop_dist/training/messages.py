@@ -7,16 +7,13 @@ and goes out again where a block begins its work on another worker.
 
 import traceback
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.records import EmbeddingUpdated, RoundDone
 from noprop_dist.stages import Stage
-
-if TYPE_CHECKING:  # it is computed from a whole run's setup, and what trains a stage imports this module
-    from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 
 
 @dataclass(frozen=True)
@@ -167,5 +164,5 @@ class RunOutcome:
 
     directory: str
     step: int
-    evaluation: "CheckpointEvaluation | None"
+    evaluation: CheckpointEvaluation | None
     stopped: bool = False

@@ -217,6 +217,6 @@ def _by_parameter(arrays: Arrays) -> dict[int, dict[str, Any]]:
     for key, tensor in to_tensors(arrays).items():
         index, dot, name = key.partition(".")
         if not dot:
-            continue  # not the optimiser's: see `EmbeddingReplica.to_arrays`
+            continue  # not the optimiser's: see `EmbeddingCopy.to_arrays`
         state.setdefault(int(index), {})[name] = tensor
     return state

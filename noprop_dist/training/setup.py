@@ -25,7 +25,7 @@ from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.training.batch_stream import BatchStream
 from noprop_dist.training.device import start_computing
-from noprop_dist.training.embedding import EmbeddingExchange, EmbeddingReplica, EmbeddingTable, EmbeddingTrainer
+from noprop_dist.training.embedding import EmbeddingCopy, EmbeddingExchange, EmbeddingTable, EmbeddingTrainer
 from noprop_dist.training.execution import execution_on
 from noprop_dist.training.group_batch_norm import normalise_over_group
 from noprop_dist.training.optimisation import Optimisation
@@ -97,7 +97,7 @@ class RunSetup:
             network,
             optimisation,
             samples,
-            self._replica(device),
+            self._embedding_copy(device),
             self.plan.schedule.alpha_bar[t - 1],
             denoising_weight(self.plan.schedule, t, self.config.objective.eta),
             self.config.seed,
@@ -112,7 +112,7 @@ class RunSetup:
         rate = config.classifier.learning_rate
         optimisation = Optimisation(CLASSIFIER, classifier, config.training, rate, self.plan.total_steps)
         execution = execution_on(device, self.plan.captures_steps_of(CLASSIFIER))
-        return ClassifierTrainer(classifier, optimisation, self._replica(device), self.plan.schedule, execution)
+        return ClassifierTrainer(classifier, optimisation, self._embedding_copy(device), self.plan.schedule, execution)
 
     def embedding_trainer(self) -> EmbeddingTrainer:
         """The trainer of a learned W_embed at step 0."""
@@ -140,8 +140,8 @@ class RunSetup:
             network.compile()
         return network
 
-    def _replica(self, device: torch.device) -> EmbeddingReplica:
-        return EmbeddingReplica(self.embedding.to(device), self.config.embedding.is_learned)
+    def _embedding_copy(self, device: torch.device) -> EmbeddingCopy:
+        return EmbeddingCopy(self.embedding.to(device), self.config.embedding.is_learned)
 
 
 def check(config: RunConfig) -> tuple[RunPlan, DataSet]:

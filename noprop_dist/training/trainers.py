@@ -16,7 +16,7 @@ from noprop_dist.random_streams import Purpose, stream_seed
 from noprop_dist.stages import Stage
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.training.batch_stream import Round
-from noprop_dist.training.embedding import EmbeddingReplica
+from noprop_dist.training.embedding import EmbeddingCopy
 from noprop_dist.training.execution import Execution
 from noprop_dist.training.optimisation import Optimisation
 from noprop_dist.training.replicas import ALONE, OneReplica
@@ -36,7 +36,7 @@ class StageTrainer(Protocol):
     def stage(self) -> Stage: ...
 
     @property
-    def embedding(self) -> EmbeddingReplica | None:
+    def embedding(self) -> EmbeddingCopy | None:
         """The stage's copy of W_embed; None for the baseline, whose W_embed is a parameter like any other."""
 
     def inputs(self, work: Round) -> Iterator[StepInputs]:
@@ -78,7 +78,7 @@ class BlockTrainer:
         network: nn.Module,
         optimisation: Optimisation,
         samples: Samples,
-        embedding: EmbeddingReplica,
+        embedding: EmbeddingCopy,
         alpha_bar: float,
         weight: float,
         seed: int,
@@ -154,7 +154,7 @@ class ClassifierTrainer:
         self,
         classifier: nn.Module,
         optimisation: Optimisation,
-        embedding: EmbeddingReplica,
+        embedding: EmbeddingCopy,
         schedule: Schedule,
         execution: Execution,
     ) -> None:
@@ -203,7 +203,7 @@ class ClassifierTrainer:
         self._execution.restart()
 
 
-def _snapshot(optimisation: Optimisation, embedding: EmbeddingReplica) -> Snapshot:
+def _snapshot(optimisation: Optimisation, embedding: EmbeddingCopy) -> Snapshot:
     snapshot = optimisation.snapshot()
     return replace(snapshot, optimizer=snapshot.optimizer | embedding.to_arrays())
 
