@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from noprop_dist.baseline.coordinator import RAY_TRAIN_FOLDER, EndToEndCoordinator
+from noprop_dist.baseline.trainer import end_to_end_trainer
 from noprop_dist.config.layers import load_config
 from noprop_dist.errors import TrainingError
 from noprop_dist.records import RoundDone
@@ -42,7 +43,7 @@ def test_one_process_has_the_bits_of_a_plain_loop(ray_here, tmp_path):
     setup, data = prepare(config)
     cpu = torch.device("cpu")
     samples, batches = setup.training_samples(data.train.inputs, cpu), setup.batch_stream(data.train.labels)
-    trainer = setup.end_to_end_trainer(samples, cpu, ALONE, lambda module: module)
+    trainer = end_to_end_trainer(setup, samples, cpu, ALONE, lambda module: module)
     train_round(trainer, batches.round(RoundKey(NETWORK, 0, 24)))
     assert fingerprint(tmp_path / "run") == trainer.snapshot().fingerprint()
     assert outcome.evaluation.final

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from single_steps import take_step
 
 from noprop_dist.baseline.coordinator import processes
-from noprop_dist.baseline.network import end_to_end_chain
+from noprop_dist.baseline.network import assemble_end_to_end, end_to_end_chain, end_to_end_network
+from noprop_dist.baseline.trainer import end_to_end_trainer
 from noprop_dist.config.schema import EngineSettings
 from noprop_dist.engines.core.placement import Resources
 from noprop_dist.errors import UserError
@@ -20,7 +21,8 @@ CPU = torch.device("cpu")
 
 
 def trainer_of(setup, data, group=ALONE):
-    return setup.end_to_end_trainer(setup.training_samples(data.train.inputs, CPU), CPU, group, lambda module: module)
+    samples = setup.training_samples(data.train.inputs, CPU)
+    return end_to_end_trainer(setup, samples, CPU, group, lambda module: module)
 
 
 def test_the_chain_is_that_of_the_paper():
@@ -41,7 +43,7 @@ def test_a_step_is_back_propagation_through_all_blocks(small_config, embedding):
                      "classifier.learning_rate=1", f"embedding={{kind: {embedding}}}")
     )  # fmt: skip
     batch = setup.batch_stream(data.train.labels).batch(NETWORK, 0)
-    network = setup.end_to_end_network(setup.embedding).train()
+    network = end_to_end_network(setup.plan, setup.embedding).train()
     epsilon = stream(0, Purpose.NOISE, stage=1).standard_normal(batch.z.shape, dtype=np.float32)
     z, x = torch.from_numpy(epsilon), setup.training_samples(data.train.inputs, CPU).batch(batch.indices)
     for t, block in enumerate(network.blocks):
@@ -61,8 +63,8 @@ def test_a_step_is_back_propagation_through_all_blocks(small_config, embedding):
 def test_the_network_begins_with_the_weights_that_noprop_begins_with(small_config):
     setup, _ = prepare(small_config("method=backprop"))
     noprop, _ = prepare(small_config())
-    for t, block in enumerate(setup.end_to_end_network(setup.embedding).blocks, start=1):
-        expected = noprop.block_network(t).state_dict()
+    for t, block in enumerate(end_to_end_network(setup.plan, setup.embedding).blocks, start=1):
+        expected = noprop.plan.block_network(t).state_dict()
         assert all(torch.equal(value, expected[name]) for name, value in block.state_dict().items())
 
 
@@ -85,11 +87,11 @@ def test_a_restored_network_goes_on_with_the_same_bits(small_config):
 def test_the_trained_network_decides_like_any_other(small_config):
     setup, data = prepare(small_config("method=backprop"))
     trainer = trainer_of(setup, data)
-    network = setup.network({NETWORK: trainer.snapshot()}, CPU)
+    network = assemble_end_to_end(setup.plan, trainer.snapshot(), CPU)
     x = setup.training_samples(data.train.inputs, CPU).batch(np.arange(5))
     with torch.inference_mode():
         decision, other = network.decide(x, "mean"), network.decide(x, "mean", first_pass=1)
-        whole = setup.end_to_end_network(setup.embedding).eval()(x, network.noise(5, 0, 0, 0))
+        whole = end_to_end_network(setup.plan, setup.embedding).eval()(x, network.noise(5, 0, 0, 0))
     torch.testing.assert_close(decision.probabilities, whole.softmax(dim=1))
     assert not torch.equal(decision.probabilities, other.probabilities), "another z_0"
 

@@ -42,7 +42,7 @@ def export(small_setup):
 
     def make(run="run-1", setup=small_setup[0], **settings):
         settings = {"port": 0, **settings}
-        exporters.append(MetricsExporter(run, setup, MetricsSettings(**settings), "127.0.0.1"))
+        exporters.append(MetricsExporter(run, setup.plan, MetricsSettings(**settings), "127.0.0.1"))
         return exporters[-1]
 
     yield make

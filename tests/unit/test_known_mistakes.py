@@ -11,10 +11,12 @@ from noprop_dist.data.dataset import Split
 from noprop_dist.diffusion.objective import denoising_weight
 from noprop_dist.diffusion.schedule import cosine
 from noprop_dist.inference.evaluation import evaluate, evaluate_blocks, evaluate_terms
+from noprop_dist.inference.load import assemble
 from noprop_dist.inference.network import NoPropNetwork
+from noprop_dist.plan import RunPlan
 from noprop_dist.stages import block
 from noprop_dist.training.device import choose_device
-from noprop_dist.training.setup import RunSetup, prepare
+from noprop_dist.training.setup import prepare
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,7 @@ def trained(tmp_path_factory):
     directory = RunDirectory(str(tmp_path_factory.mktemp("trained") / "run"))
     directory.create(config, setup.plan.facts)
     train_sequentially(setup, data, directory, lambda _: None)
-    return setup.network(directory.checkpoints.load_all(), choose_device("cpu")), data.held_out.test
+    return assemble(setup.plan, directory.checkpoints.load_all(), choose_device("cpu")), data.held_out.test
 
 
 def test_no_block_is_rewarded_for_its_error():
@@ -125,8 +127,9 @@ def test_the_classifier_has_a_learning_rate_of_its_own(small_config):
 
 def test_dropout_of_elements_is_the_default_and_of_channels_is_offered(small_config):
     def drops(*settings):
-        setup = RunSetup(small_config("blocks.network={kind: paper}", *settings), prepare(small_config())[0].facts)
-        return {type(module).__name__ for module in setup.plan.block_network(1).modules() if "Drop" in type(module).__name__}
+        facts = prepare(small_config())[0].plan.facts
+        network = RunPlan(small_config("blocks.network={kind: paper}", *settings), facts).block_network(1)
+        return {type(module).__name__ for module in network.modules() if "Drop" in type(module).__name__}
 
     assert drops() == {"Dropout"}
     assert drops("blocks.network.dropout_unit=channel") == {"Dropout2d"}

@@ -60,7 +60,7 @@ def test_training_on_mapped_samples_gives_the_same_bits(tmp_path, small_run):
     packed(tmp_path / "packed")
     resident = small_run(name="resident")
     mapped = small_run(f"data={{name: packed, root: {tmp_path / 'packed'}}}", name="mapped")
-    one, other = ([stage["sha256"] for stage in run.checkpoints.manifest()["stages"]] for run in (resident, mapped))
+    one, other = ([entry.sha256 for entry in run.checkpoints.manifest().stages] for run in (resident, mapped))
     assert one == other
 
 

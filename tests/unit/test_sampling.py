@@ -14,7 +14,7 @@ def drawing(small_config):
     def decide(resources, *settings):
         setup, _ = prepare(small_config("blocks.count=8", *settings))
         engine = setup.config.engine
-        return who_draws(setup, place(setup.config.blocks.trained(), engine, resources))
+        return who_draws(setup.plan, place(setup.config.blocks.trained(), engine, resources))
 
     return decide
 
