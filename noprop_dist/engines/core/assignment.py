@@ -151,13 +151,19 @@ class Assignment:
     def assign(self, now: float) -> None:
         """Bring waiting stages to workers that are ready."""
         waiting = [run for run in self._stages.values() if run.waits]
+        if not waiting:
+            return
+        # Counted once and not for every waiting stage: there may be thousands.
+        loads, waiting_for = self._loads(), Counter(run.home for run in waiting)
         for run in waiting:
-            worker = self._worker_for(run, Counter(each.home for each in waiting if each.waits), now)
+            worker = self._worker_for(run, loads, waiting_for, now)
             if worker is not None:
+                waiting_for[run.home] -= 1
                 snapshot = self._snapshots.newest(run.stage)
                 run.taken_in(worker, 0 if snapshot is None else snapshot.step)
                 request = Hold(run.stage, snapshot)
                 self._pool.call(worker, request, run.stage, self._engine.stall_timeout_seconds, now)
+                loads = self._loads()
 
     def let_go(self, run: StageRun, now: float) -> None:
         """Take a stage off its worker, and tell the worker."""
@@ -197,11 +203,12 @@ class Assignment:
             self._stages[move.block].leave()
         return [(self._stages[move.block], move.source, move.target) for move in moves]
 
-    def _worker_for(self, run: StageRun, waiting_for: Mapping[Slot, int], now: float) -> Slot | None:
+    def _worker_for(
+        self, run: StageRun, loads: Mapping[Slot, Load], waiting_for: Mapping[Slot, int], now: float
+    ) -> Slot | None:
         home = self._pool.slots[run.home]
         if run.home == CLASSIFIER_WORKER:
             return run.home if home.ready else None
-        loads = self._loads()
         if loads and self._first_ready is None:
             self._first_ready = now
         return worker_for(run.home, loads, self._is_coming(home, run, now), waiting_for)
