@@ -37,12 +37,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_config() -> Callable[..., RunConfig]:
-    def configure(*settings: str) -> RunConfig:
-        return load_config("digits", None, [*SMALL, *settings])
-
-    return configure
+    return lambda *settings: load_config("digits", None, [*SMALL, *settings])
 
 
 @pytest.fixture
