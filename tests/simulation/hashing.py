@@ -122,9 +122,7 @@ class HashingActor:
             return None
         if self.raise_at.get(key.stage, self.total_steps) < key.first_step + key.steps:
             del self.stages[key.stage]
-            return StageFailure(
-                key.stage, self.raise_at[key.stage], "OverflowError: the soup boiled over", "Traceback …"
-            )
+            return StageFailure(key.stage, self.raise_at[key.stage], "OverflowError: the soup boiled over", "Trace")
         return self.stages[key.stage].train(key)
 
 
