@@ -225,7 +225,8 @@ class Run:
 
     def _received(self, run: StageRun, snapshot: Snapshot, now: float) -> None:
         run.queue.snapshot_received()
-        self._snapshots.add(snapshot)
+        if snapshot.step > self._snapshots.newest_step(run.stage):  # else a stop came before the round that leads to it
+            self._snapshots.add(snapshot)
         if run.queue.finished or (run.leaving and run.queue.idle):
             self._assignment.let_go(run, now)
 
