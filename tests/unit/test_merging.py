@@ -41,9 +41,9 @@ def test_what_disagrees_is_named(small_run, parts, tmp_path):
     shorter = small_run("blocks.only=3", "training.max_steps=11", name="shorter")
     with pytest.raises(UserError, match="training.max_steps is 12 in .*first and 11 in .*shorter"):
         merge_runs(out, [parts[0], shorter])
-    threads = small_run("blocks.only=3", "engine.threads_per_worker=2", name="threads")
-    with pytest.raises(UserError, match="engine.threads_per_worker is 1 in .*first and 2 in .*threads"):
-        merge_runs(out, [parts[0], threads])
+    elsewhere = small_run("blocks.only=3", "engine.device=cpu", name="elsewhere")
+    with pytest.raises(UserError, match="engine.device is 'auto' in .*first and 'cpu' in .*elsewhere"):
+        merge_runs(out, [parts[0], elsewhere])
     assert not out.holds_run
 
 
