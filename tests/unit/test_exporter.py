@@ -1,9 +1,11 @@
 """The Prometheus endpoint: scraped over HTTP as Prometheus would."""
 
 import json
+import re
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -30,6 +32,7 @@ from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.run_log import RunLog
 from noprop_dist.training.setup import prepare
 
+ROOT = Path(__file__).parents[2]
 RUN = ("run", "run-1")
 BLOCK = (("block", "1"), RUN)
 FIRST = block(1)
@@ -196,6 +199,20 @@ def test_a_discovery_folder_that_cannot_be_written_is_refused(export, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="metrics.discovery=.*: cannot be written"):
         export(discovery=str(tmp_path / "file"))
+
+
+def test_every_metric_is_documented_and_dashboard_and_rules_ask_for_no_other(export):
+    exporter = export()
+    exporter.show_live(list)
+    helped = {line.split()[2] for line in get(exporter).splitlines() if line.startswith("# HELP noprop_")}
+    exported = {name for name in helped if not name.endswith("_created")}  # of the client library
+    documented = set(re.findall(r"`(noprop_\w+)`", (ROOT / "docs/operations.md").read_text()))
+    asked_for = set()
+    for file in [*(ROOT / "deploy/grafana/dashboards").glob("*.json"), *(ROOT / "deploy/prometheus/rules").glob("*")]:
+        asked_for |= set(re.findall(r"\bnoprop_\w+(?=[{\[ )])", file.read_text()))
+    parts = re.compile("_(sum|count|bucket)$")
+    assert documented == exported
+    assert {parts.sub("", name) for name in asked_for} <= exported
 
 
 def test_nothing_of_the_machine_is_shown(export, monkeypatch):
