@@ -4,11 +4,12 @@ import importlib.util
 import json
 from pathlib import Path
 
+from noprop_dist.training.preparation import prepare
+
 from noprop_dist.config.layers import load_config
 from noprop_dist.engines.sequential import train_sequentially
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import to_arrays, weights_sha256
-from noprop_dist.training.preparation import prepare
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 STEPS = 12  # an epoch has ten
