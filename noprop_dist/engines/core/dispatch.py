@@ -1,4 +1,4 @@
-"""Sends every stage its rounds: as far as its own queue and, where W_embed is learned, its version let it go."""
+"""Sends every stage its rounds, as far as its queue allows and, if W_embed is learned, the version that is there."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ from noprop_dist.training.embedding import EmbeddingExchange, EmbeddingVersion
 from noprop_dist.training.messages import RoundReport
 
 HANG_FACTOR = 10
-"""A worker counts as hung after so many times its slowest recent round, and at least engine.hang_seconds."""
+"""A worker counts as hung after this many times its slowest recent round, and at least `engine.hang_seconds`."""
 
 
 class Dispatch:
@@ -60,7 +60,7 @@ class Dispatch:
         self._call(run, TakeSnapshot(run.stage), now)
 
     def gather(self, report: RoundReport) -> None:
-        """Take in the gradient of W_embed that came with a report."""
+        """Gather the gradient of W_embed that came with a report."""
         if self._exchange is not None and report.embedding_gradient is not None:
             self._exchange.gather(report.stage, report.steps_done, report.embedding_gradient)
 
@@ -92,7 +92,7 @@ class Dispatch:
         self._pool.call(run.worker, request, run.stage, self._patience_seconds(run), now)
 
     def _patience_seconds(self, run: StageRun) -> float:
-        """Until its worker counts as hung: by the stage's own step time, once that is known."""
+        """Seconds without a reply until its worker counts as hung: by the stage's step time, once that is known."""
         if run.slowest_step_seconds is None:
             return self._engine.stall_timeout_seconds
         return max(self._engine.hang_seconds, HANG_FACTOR * self._round_steps * run.slowest_step_seconds)

@@ -58,18 +58,18 @@ class Placement:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether the run computes on GPUs."""
+        """Return True if the run computes on GPUs."""
         return self.side_gpus > 0
 
 
 def place(blocks: tuple[int, ...], engine: EngineSettings, resources: Resources, replicas: int = 1) -> Placement:
-    """One worker per block where there is a GPU or core for each, else several blocks to a worker.
+    """Place blocks: a worker for each if there are GPUs or cores enough, else several blocks in a worker.
 
     Args:
         blocks: that are trained.
         engine: settings.
         resources: of the cluster.
-        replicas: processes of each worker; what a `WorkerPlace` asks for is for each of them.
+        replicas: processes of each worker; each of them asks for what its `WorkerPlace` says.
 
     Raises:
         UserError: GPUs are asked for and there are none.
@@ -114,12 +114,12 @@ def place_run(config: RunConfig, resources: Resources) -> Placement:
 
 
 def uses_gpus(engine: EngineSettings, resources: Resources) -> bool:
-    """Whether a run computes on GPUs."""
+    """Return True if a run computes on GPUs."""
     return engine.device == "cuda" or (engine.device == "auto" and resources.gpus >= 1)
 
 
 def room(engine: EngineSettings, resources: Resources) -> int:
-    """How many processes have a GPU, or all of their cores, to themselves; at least one."""
+    """How many processes can have a GPU, or all of their cores, to themselves; at least one."""
     slots = resources.gpus if uses_gpus(engine, resources) else resources.cpus // engine.threads_per_worker
     return max(1, int(slots))
 
@@ -131,5 +131,5 @@ def _deal(blocks: tuple[int, ...], workers: int) -> list[tuple[int, ...]]:
 
 
 def ray_share(amount: float) -> float:
-    """Ray counts resources in ten-thousandths; rounded down, so that the shares of a whole fit into it."""
+    """Round down to ten-thousandths, in which Ray counts resources, so that the shares of a whole fit into it."""
     return int(amount * 10_000) / 10_000

@@ -24,10 +24,10 @@ class Recovery:
         pool: of its actors.
         snapshots: of its stages.
         assignment: which stage is where.
-        evaluations: that a lost evaluator leaves.
+        evaluations: one of which a lost evaluator may leave undone.
         journal: told of everything.
         engine: settings, with the budget of failures.
-        outbox: that commands are appended to.
+        outbox: where commands are appended.
     """
 
     def __init__(
@@ -51,15 +51,15 @@ class Recovery:
         self._outbox = outbox
 
     def stage_failed(self, run: StageRun, failure: StageFailure, now: float) -> None:
-        """A stage raised: the same batches would only make it raise again."""
+        """Stop a stage that raised: the same batches would make it raise again."""
         self._journal.log(StageFailed(stage=run.stage, step=failure.step, cause=failure.cause, trace=failure.trace))
         self._stop(run, f"{failure.cause}, in the round from step {run.queue.steps_done}", now)
 
     def silent_actors(self, now: float) -> None:
-        """Lose the actors that have not replied for too long."""
+        """Treat actors as lost that have not replied for longer than their calls allow."""
         for slot, lane, call in self._pool.overdue(now):
             if isinstance(call.request, DescribeYourself):
-                # Perhaps there is no room for it; asking again is free.
+                # The cluster may have no room for it. Asking again costs nothing, so it is no loss.
                 self._pool.end(slot, Absent(retry_at=now))
                 slot.losses_in_row = 0
             else:
@@ -81,8 +81,8 @@ class Recovery:
             reason: how.
             cause: for people.
             now: monotonic seconds.
-            lane: to blame; None where that is not known.
-            constructor_raised: whether the actor never came to be.
+            lane: that was silent; None if the whole process is gone.
+            constructor_raised: whether the actor's constructor raised.
         """
         at_work = self._pool.at_work_on(slot, lane)
         run = self._stages[at_work] if at_work is not None else None
@@ -114,7 +114,7 @@ class Recovery:
         self._journal.tell(f"{name} was lost ({loss.cause}); {then}")
 
     def _given_up(self, slot: ActorSlot, cause: str, now: float) -> None:
-        """A slot stays empty: where no other worker could hold a stage, that stage is stopped."""
+        """Leave a slot empty, and stop the stages that no other worker can hold."""
         if slot.slot == EVALUATOR:
             self._leave_out(self._evaluations.give_up())
         for run in self._stages.values():

@@ -62,9 +62,9 @@ class StartingPoint:
     """What an earlier process left; empty for a new run.
 
     Attributes:
-        snapshots: the newest whole one of each stage.
-        to_evaluate: steps of complete checkpoints whose figures are not written yet, rising.
-        exchange: of versions of W_embed, where it is learned.
+        snapshots: the newest undamaged one of each stage.
+        to_evaluate: steps of complete checkpoints that are not measured yet, rising.
+        exchange: of versions of W_embed; None if W_embed is fixed.
     """
 
     snapshots: Mapping[Stage, Snapshot]
@@ -73,11 +73,11 @@ class StartingPoint:
 
 
 class Run:
-    """One run, from where it starts to its end. Knows neither Ray nor a clock: `now` is in monotonic seconds.
+    """One run, from its starting point to its end. `now` is always in monotonic seconds.
 
     Args:
         plan: of the run.
-        placement: of its blocks on the cluster, as it is at the start.
+        placement: of its blocks on the cluster as it is now.
         start: what an earlier process left.
         now: the time.
     """
@@ -153,7 +153,7 @@ class Run:
         rows = [run.row() for run in self.stages.values()]
         return run_progress(self._plan.total_steps, rows, now - self._began_at, self.journal.news)
 
-    # What came
+    # What has happened
 
     def _handle(self, event: Event, now: float) -> None:
         match event:

@@ -21,7 +21,7 @@ class Snapshots:
     """Snapshots of one run, and the storage tasks that they make: one at a time, in order.
 
     Args:
-        outbox: that commands are appended to.
+        outbox: where commands are appended.
         newest: snapshots that the run begins with.
         now: monotonic seconds.
     """

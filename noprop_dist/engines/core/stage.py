@@ -18,8 +18,9 @@ class Waiting:
     """No worker holds the stage; it begins again from its newest snapshot.
 
     Attributes:
-        since: monotonic seconds; -inf where its worker's node has left: it goes to another worker at once.
-        lost_at: when its worker was lost; None where it was not.
+        since: when it began to wait, monotonic seconds; -inf if its worker's node left, so that it goes to another
+            worker at once.
+        lost_at: when its worker was lost; None if it was not.
     """
 
     since: float
@@ -28,7 +29,7 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Starting:
-    """A worker takes the stage in, and has not reported of it yet."""
+    """A worker was given the stage, and has not reported of it yet."""
 
     worker: Slot
     lost_at: float | None = None
@@ -88,7 +89,7 @@ class StageRun:
     Args:
         stage: its identity.
         queue: of its rounds.
-        home: the worker that it should be on.
+        home: the worker that should hold it.
         now: monotonic seconds.
     """
 
@@ -137,7 +138,7 @@ class StageRun:
         return max(self._step_seconds, default=None)
 
     def taken_in(self, worker: Slot, step: int) -> None:
-        """A worker begins with it at its snapshot of `step`."""
+        """A worker was given it, at its snapshot of `step`."""
         self.home = worker
         self.queue.rewind(step)
         self.state = Starting(worker, self.lost_at)
@@ -157,7 +158,7 @@ class StageRun:
         return new
 
     def leave(self) -> None:
-        """Its worker is to give it up."""
+        """Send its worker no more rounds, so that another one can take it."""
         if self.worker is not None:
             self.state = Leaving(self.worker, self.lost_at)
 

@@ -74,10 +74,10 @@ class Stopping:
                 self._assignment.take_off(run, now)
 
     def _has_news(self, run: StageRun) -> bool:
-        """Return True if a stage is beyond its newest snapshot, and may go on from here.
+        """Return True if a stage is beyond its newest snapshot, and a run can go on from where it stands.
 
-        It may not in the middle of a replay: its records end elsewhere, and the older snapshot is as good. Nor where
-        W_embed is learned: stages can only go on from a step that all of them have a snapshot of.
+        A run cannot go on from the middle of a replay: the records reach further, and the older snapshot is as good.
+        With a learned W_embed it can only go on from a step that all stages have a snapshot of.
         """
         saved = self._snapshots.newest_step(run.stage)
         return EMBEDDING not in self._stages and saved < run.queue.steps_done >= run.steps_written

@@ -123,7 +123,7 @@ class Coordinator:
 
     @contextmanager
     def _exporting(self, setup: RunSetup) -> Iterator[MetricsExporter | None]:
-        """The metrics endpoint for the length of a `with`, and a little longer where that is asked for."""
+        """Serve the metrics within a `with`, and `metrics.linger_seconds` longer."""
         settings = setup.config.metrics
         if settings.port is None:
             yield None
@@ -138,7 +138,7 @@ class Coordinator:
 
 
 def _live(run: Run, actors: RayActors) -> Sequence[LiveStage]:
-    """What a scrape shows of this moment; another thread asks."""
+    """The present state of all stages, for a scrape; called from another thread."""
     rows = [(each, each.row()) for each in run.stages.values()]
     return [
         LiveStage(row.stage, row.state, row.step, each.queue.rounds_in_flight, actors.sent_bytes[row.stage])

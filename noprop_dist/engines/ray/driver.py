@@ -1,6 +1,6 @@
-"""What the driver does: start a coordinator, show its progress, start it again if it is lost, and pass on how it ended.
+"""Starts a coordinator, shows its progress, starts another if it is lost, and passes on how it ended.
 
-It owns nothing: all that a run knows lies in its run directory.
+The driver keeps no state: all that a run knows lies in its run directory.
 """
 
 import time
