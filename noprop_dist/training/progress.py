@@ -1,4 +1,4 @@
-"""How far a run is: reports of stages go in, a frozen picture for people comes out."""
+"""How far a run is: reports of stages go in, a frozen table for people comes out."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from noprop_dist.stages import Stage
 
 StageState = Literal["starting", "training", "recovering", "moving", "waiting", "stopped", "done"]
 REPORTS_KEPT = 8
-"""Throughput is that of a stage's last few reports."""
+"""Throughput is measured over a stage's last few reports."""
 NEWS_KEPT = 100
 
 
@@ -33,8 +33,8 @@ class RunProgress:
         stages: blocks, then the classifier, then W_embed where it is learned.
         elapsed_seconds: since this process began to train.
         remaining_seconds: at the present speed; None while that is unknown.
-        news: the latest lines of it, such as evaluations and recoveries.
-        news_told: lines so far; more than `news` holds, where that is cut.
+        news: the latest lines for people, such as evaluations and recoveries.
+        news_told: how many lines there were so far; `news` has the last of them.
     """
 
     total_steps: int
@@ -46,7 +46,7 @@ class RunProgress:
 
     @property
     def blocks(self) -> tuple[StageProgress, ...]:
-        """The rows of the blocks, or of the network where that is trained as a whole."""
+        """The rows of the blocks, or of the baseline's network."""
         return tuple(row for row in self.stages if row.stage.kind in ("block", "network"))
 
     @property
@@ -132,7 +132,7 @@ class ProgressBoard:
         self._meters[stage].reported(step, loss, now)
 
     def picture(self, now: float) -> RunProgress:
-        """The table as it stands."""
+        """The table as it is now."""
         rows = []
         for stage, meter in self._meters.items():
             row = meter.row("training" if stage in self._reported else "starting")
