@@ -1,4 +1,4 @@
-"""What one can do with runs: train, resume, look at, merge. The command line calls these functions and nothing else.
+"""What one can do with runs: train, resume, inspect, evaluate, merge. The command line is built on these functions.
 
 A run lives in a run directory: a local path, or a URI such as s3://bucket/run.
 """
@@ -57,12 +57,12 @@ def _silent(_: Any) -> None:
 
 @dataclass(frozen=True)
 class Watcher:
-    """Who watches a run while it trains.
+    """Callbacks of whoever watches a run while it trains.
 
     Attributes:
-        on_progress: told how far the run is, about twice a second.
-        say: told lines about what goes on around the run.
-        stopped: asked about twice a second; once it says yes, every stage is snapshotted and the run ends.
+        on_progress: called with the progress of the run, about twice a second.
+        say: called with lines for people about what happens around the run.
+        stopped: called about twice a second; once it returns True, every stage is snapshotted and the run ends.
     """
 
     on_progress: Callable[[RunProgress], None] = _silent
@@ -106,7 +106,7 @@ def resume(run_dir: str, settings: Sequence[str] = (), *, watcher: Watcher | Non
 
     Args:
         run_dir: that holds the run.
-        settings: `key=value`; what changes no bits, and how single stages are trained from here on.
+        settings: `key=value`. They may change no bits, except for the training of single stages from here on.
         watcher: told how far the run is.
 
     Raises:
@@ -122,7 +122,7 @@ def check_same_run(directory: RunDirectory, config: RunConfig) -> None:
     """Check that a run directory holds a run of this configuration, apart from settings that change no bits.
 
     Raises:
-        UserError: it does not; names the first difference.
+        UserError: it holds another run; names the first difference.
     """
     before = directory.config()
     changed = changed_bits(before, config)
@@ -134,7 +134,7 @@ def check_same_run(directory: RunDirectory, config: RunConfig) -> None:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """What a run would take.
+    """What a run would do and need.
 
     Attributes:
         plan: of the run.
@@ -142,7 +142,7 @@ class PlannedRun:
         drawing: who draws z; None for the sequential engine.
         footprints: memory of each block.
         data_bytes: of the training samples.
-        data_is_mapped: whether they are mapped from files, and not put into the object store.
+        data_is_mapped: whether they are mapped from files, rather than put into the object store.
     """
 
     plan: RunPlan
@@ -261,7 +261,7 @@ def predict(run: TrainedRun, images: Sequence[Path], sampler: Sampler = "mean", 
 
 @dataclass(frozen=True)
 class MergedRun:
-    """Where a merged run lies, and warnings about what it was merged from."""
+    """Where a merged run lies, and warnings about its parts."""
 
     directory: str
     warnings: tuple[str, ...]
@@ -316,7 +316,7 @@ def report(run_dir: str) -> WrittenReport:
 
 
 def pack(out: str, settings: DataSettings, on_progress: Callable[[str, int, int], None]) -> DataFacts:
-    """Pack a data set into files that are mapped and not read, for data that is larger than memory.
+    """Pack a data set into files that workers map, for data that is larger than memory.
 
     Args:
         out: a new folder.

@@ -1,4 +1,4 @@
-"""`reproduce`: the paper's table, run by run; what is done is skipped."""
+"""`reproduce`: trains and measures the paper's table, run by run, and skips what is done."""
 
 import json
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ def reproduce(data: str, seeds: int, epochs: int | None, out: str, settings: Seq
 
 
 def _cell(config: RunConfig, directory: RunDirectory) -> Cell:
-    """The figures of one run, which is begun, continued, or left as it is."""
+    """The figures of one run; trains it, continues it, or takes what was measured before."""
     store, results = Store(str(directory)), "reproduced.json"
     if directory.holds_run:
         api.check_same_run(directory, config)

@@ -190,7 +190,7 @@ NetworkSettings = Annotated[
 
 
 class BlockTrainingSettings(Settings):
-    """What may differ for a single block; what is not given is as in `training`."""
+    """How a single block is trained; what is not given is as in `training`."""
 
     learning_rate: ChangesBits[float | None] = Field(None, gt=0)
     weight_decay: ChangesBits[float | None] = Field(None, ge=0)
@@ -251,7 +251,7 @@ def _parse_ranges(text: str) -> tuple[int, ...]:
 
 
 class ClassifierSettings(Settings):
-    """The classifier on z_T; its steps cost next to nothing and it needs a learning rate of its own."""
+    """The classifier on z_T. It needs a learning rate of its own; its steps cost next to nothing."""
 
     kind: ChangesBits[Literal["linear", "radial"]] = Field(
         "linear", description="softmax over f(z_T), or distances to embeddings"
