@@ -19,7 +19,7 @@ BATCHES_AHEAD = 2
 
 
 class ReadAhead(Samples):
-    """The same batches, sooner. On a GPU only host memory is read ahead; the rest is done on the step's own stream.
+    """The batches of `Samples`, read ahead. On a GPU only reading is done ahead; the rest is done on the step's stream.
 
     Args:
         inputs: as for `Samples`.

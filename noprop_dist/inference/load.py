@@ -1,4 +1,4 @@
-"""From the snapshots of all stages to a network that classifies."""
+"""Assembles the snapshots of all stages into a network that classifies."""
 
 from collections.abc import Mapping
 
@@ -19,7 +19,7 @@ def assemble(plan: RunPlan, snapshots: Mapping[Stage, Snapshot], device: torch.d
     Args:
         plan: of the run.
         snapshots: of every stage, at the same step.
-        device: where the network shall compute.
+        device: that the network computes on.
 
     Raises:
         UserError: snapshots of some blocks are missing (the run trained `blocks.only` some).

@@ -1,4 +1,4 @@
-"""A trained run, ready to be looked at."""
+"""A trained run, loaded: its directory and its network."""
 
 from dataclasses import dataclass
 
@@ -14,8 +14,8 @@ class TrainedRun:
     Attributes:
         directory: of the run.
         plan: of the run.
-        network: on the device where it computes.
-        warnings: of damaged checkpoints that were passed over.
+        network: of the last undamaged checkpoint, on the device that it computes on.
+        warnings: of damaged checkpoints after it.
     """
 
     directory: RunDirectory

@@ -1,4 +1,4 @@
-"""From settings to networks, with weights that depend on (seed, block) alone."""
+"""Builds networks from settings, with weights that depend on (seed, block) alone."""
 
 import torch
 from torch import nn
