@@ -3,7 +3,7 @@
 T denoising blocks share no gradient, so each trains on its own device and none waits for another.
 The packages, in the direction of their imports:
 
-    cli → distributed → training → (inference, storage) → (models, data) → configuration → diffusion
+    cli → api → (engines, baseline) → training → inference → storage → plan → data → models → config → diffusion
 
 `docs/architecture.md` follows one batch through them.
 """

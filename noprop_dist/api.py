@@ -32,10 +32,9 @@ from noprop_dist.inference.evaluation import (
     evaluate_terms,
 )
 from noprop_dist.inference.evaluation import evaluate as evaluate_network
-from noprop_dist.inference.load import assemble
+from noprop_dist.inference.load import TrainedRun, assemble
 from noprop_dist.inference.network import Sampler
 from noprop_dist.inference.predict import Prediction, predict_image
-from noprop_dist.inference.trained_run import TrainedRun
 from noprop_dist.plan import RunPlan
 from noprop_dist.records import Evaluated
 from noprop_dist.report.run_report import WrittenReport, write_report
