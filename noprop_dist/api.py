@@ -47,7 +47,7 @@ from noprop_dist.training.device import choose_device
 from noprop_dist.training.footprint import Footprint, block_footprint
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.progress import RunProgress
-from noprop_dist.training.setup import check, prepare
+from noprop_dist.training.setup import check, check_same_data, prepare
 
 
 def _silent(_: Any) -> None:
@@ -364,7 +364,7 @@ def _train_sequentially(config: RunConfig, directory: RunDirectory, resume: bool
 
     setup, data = prepare(config)
     if resume:
-        _check_same_data(directory, setup.plan)
+        check_same_data(setup.plan, directory)
     choose_device(config.engine.device)
     with directory.only_writer():
         if not resume:
@@ -386,16 +386,9 @@ def _train_on_ray(config: RunConfig, directory: RunDirectory, resume: bool, watc
         watcher.say("checking data and networks")
         run_plan, _ = check(config)  # a mistake is told before Ray takes its seconds to start
         if resume:
-            _check_same_data(directory, run_plan)
+            check_same_data(run_plan, directory)
         watcher.say(f"run directory: {directory}")
         watcher.say("starting Ray")
     coordinator = EndToEndCoordinator if config.method == "backprop" else Coordinator
     told = (watcher.on_progress, resume, watcher.stopped, watcher.say)
     return train_on_ray(config, str(directory), *told, coordinator_class=coordinator)
-
-
-def _check_same_data(directory: RunDirectory, run_plan: RunPlan) -> None:
-    """Check that the training samples are those that the run began with: `data.root` may change, they may not."""
-    if run_plan.facts.sha256 != directory.facts().sha256:
-        root = run_plan.config.data.root
-        raise UserError(f"{directory}: was trained on other samples than data.root={root} holds now")
