@@ -90,8 +90,6 @@ def train(
         UserError: configuration, data or run directory cannot be used; nothing was written.
         TrainingError: a stage could not be trained to its end; names it and the cause.
     """
-    if or_resume and run_dir is None:
-        raise UserError("--or-resume: takes --run-dir, where the run may be already")
     directory = RunDirectory(run_dir or default_run_dir(config))
     if or_resume and directory.holds_run:
         check_same_run(directory, config)
