@@ -32,10 +32,9 @@ from noprop_dist.inference.evaluation import (
     evaluate_terms,
 )
 from noprop_dist.inference.evaluation import evaluate as evaluate_network
-from noprop_dist.inference.load import assemble
+from noprop_dist.inference.load import TrainedRun, assemble
 from noprop_dist.inference.network import Sampler
 from noprop_dist.inference.predict import Prediction, predict_image
-from noprop_dist.inference.trained_run import TrainedRun
 from noprop_dist.plan import RunPlan
 from noprop_dist.records import Evaluated
 from noprop_dist.report.run_report import WrittenReport, write_report
@@ -48,7 +47,7 @@ from noprop_dist.training.device import choose_device
 from noprop_dist.training.footprint import Footprint, block_footprint
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.progress import RunProgress
-from noprop_dist.training.setup import check, prepare
+from noprop_dist.training.setup import check, check_same_data, prepare
 
 
 def _silent(_: Any) -> None:
@@ -91,8 +90,6 @@ def train(
         UserError: configuration, data or run directory cannot be used; nothing was written.
         TrainingError: a stage could not be trained to its end; names it and the cause.
     """
-    if or_resume and run_dir is None:
-        raise UserError("--or-resume: takes --run-dir, where the run may be already")
     directory = RunDirectory(run_dir or default_run_dir(config))
     if or_resume and directory.holds_run:
         check_same_run(directory, config)
@@ -365,7 +362,7 @@ def _train_sequentially(config: RunConfig, directory: RunDirectory, resume: bool
 
     setup, data = prepare(config)
     if resume:
-        _check_same_data(directory, setup.plan)
+        check_same_data(setup.plan, directory)
     choose_device(config.engine.device)
     with directory.only_writer():
         if not resume:
@@ -387,16 +384,9 @@ def _train_on_ray(config: RunConfig, directory: RunDirectory, resume: bool, watc
         watcher.say("checking data and networks")
         run_plan, _ = check(config)  # a mistake is told before Ray takes its seconds to start
         if resume:
-            _check_same_data(directory, run_plan)
+            check_same_data(run_plan, directory)
         watcher.say(f"run directory: {directory}")
         watcher.say("starting Ray")
     coordinator = EndToEndCoordinator if config.method == "backprop" else Coordinator
     told = (watcher.on_progress, resume, watcher.stopped, watcher.say)
     return train_on_ray(config, str(directory), *told, coordinator_class=coordinator)
-
-
-def _check_same_data(directory: RunDirectory, run_plan: RunPlan) -> None:
-    """Check that the training samples are those that the run began with: `data.root` may change, they may not."""
-    if run_plan.facts.sha256 != directory.facts().sha256:
-        root = run_plan.config.data.root
-        raise UserError(f"{directory}: was trained on other samples than data.root={root} holds now")

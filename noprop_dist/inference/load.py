@@ -1,6 +1,7 @@
-"""Assembles the snapshots of all stages into a network that classifies."""
+"""A trained run: the snapshots of all stages, put together to a network that classifies."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,25 @@ from noprop_dist.errors import UserError
 from noprop_dist.inference.network import NoPropNetwork
 from noprop_dist.plan import RunPlan
 from noprop_dist.stages import CLASSIFIER, EMBEDDING, Stage, block
+from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import Snapshot, to_tensors
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run directory and the network of its last checkpoint.
+
+    Attributes:
+        directory: of the run.
+        plan: of the run.
+        network: on the device where it computes.
+        warnings: of damaged checkpoints that were passed over.
+    """
+
+    directory: RunDirectory
+    plan: RunPlan
+    network: NoPropNetwork
+    warnings: tuple[str, ...] = ()
 
 
 def assemble(plan: RunPlan, snapshots: Mapping[Stage, Snapshot], device: torch.device) -> NoPropNetwork:
@@ -19,7 +38,7 @@ def assemble(plan: RunPlan, snapshots: Mapping[Stage, Snapshot], device: torch.d
     Args:
         plan: of the run.
         snapshots: of every stage, at the same step.
-        device: that the network computes on.
+        device: where the network shall compute.
 
     Raises:
         UserError: snapshots of some blocks are missing (the run trained `blocks.only` some).

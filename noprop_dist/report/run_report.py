@@ -12,7 +12,7 @@ from noprop_dist.data.load import load_data
 from noprop_dist.data.samples import Samples
 from noprop_dist.errors import UserError
 from noprop_dist.inference.evaluation import evaluate_blocks
-from noprop_dist.inference.trained_run import TrainedRun
+from noprop_dist.inference.load import TrainedRun
 from noprop_dist.plan import RunPlan
 from noprop_dist.records import EmbeddingUpdated, Evaluated, ObjectiveMeasured, Record, RoundDone
 from noprop_dist.report import plots

@@ -203,3 +203,13 @@ def _initial_embedding(plan: RunPlan, data: DataSet) -> NDArray[np.float32]:
                 raise UserError(f"embedding.kind=prototype: the training set has no sample of class {missing[0]}")
             samples = Samples(data.train.inputs, plan.facts, torch.device("cpu"))
             return samples.batch(prototype_indices(data.train, classes)).flatten(1).numpy()
+
+
+def check_same_data(plan: RunPlan, directory: RunDirectory) -> None:
+    """Check that the training samples are those that a run began with: `data.root` may change, they may not.
+
+    Raises:
+        UserError: they are others.
+    """
+    if plan.facts.sha256 != directory.facts().sha256:
+        raise UserError(f"{directory}: was trained on other samples than data.root={plan.config.data.root} holds now")

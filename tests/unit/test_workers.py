@@ -4,8 +4,7 @@ import os
 
 import numpy as np
 
-from noprop_dist.engines.ray.evaluator import Evaluator
-from noprop_dist.engines.ray.workers import BlockWorker, ClassifierWorker
+from noprop_dist.engines.ray.workers import BlockWorker, ClassifierWorker, Evaluator
 from noprop_dist.records import Evaluated
 from noprop_dist.stages import CLASSIFIER, EMBEDDING, block
 from noprop_dist.training.batch_stream import RoundKey

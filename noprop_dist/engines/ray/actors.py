@@ -30,9 +30,8 @@ from noprop_dist.engines.core.commands import (
 from noprop_dist.engines.core.events import ActorLost, Event, Replied
 from noprop_dist.engines.core.placement import Placement
 from noprop_dist.engines.ray.cluster import cause_of_loss, raised_by_constructor
-from noprop_dist.engines.ray.evaluator import Evaluator
 from noprop_dist.engines.ray.replica_worker import BlockGroup
-from noprop_dist.engines.ray.workers import BlockWorker, ClassifierWorker
+from noprop_dist.engines.ray.workers import BlockWorker, ClassifierWorker, Evaluator
 from noprop_dist.stages import Stage
 from noprop_dist.training.batch_stream import Round, RoundKey
 from noprop_dist.training.setup import RunSetup

@@ -28,7 +28,7 @@ from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.progress import RunProgress
 from noprop_dist.training.run_log import RunLog
-from noprop_dist.training.setup import RunSetup, prepare
+from noprop_dist.training.setup import RunSetup, check_same_data, prepare
 
 POLL_SECONDS = 0.2
 
@@ -74,7 +74,9 @@ class Coordinator:
         """
         setup, data = prepare(self._config)
         with self._directory.only_writer():
-            if not (self._resume and self._directory.holds_run):
+            if self._resume and self._directory.holds_run:
+                check_same_data(setup.plan, self._directory)
+            else:
                 self._directory.create(setup.config, setup.plan.facts)
             with self._exporting(setup) as exporter:
                 end = self._train(setup, data, exporter)

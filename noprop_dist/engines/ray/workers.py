@@ -11,14 +11,16 @@ from typing import Any, TypeVar
 import ray
 import torch
 
-from noprop_dist.data.dataset import Labels
+from noprop_dist.data.dataset import HeldOut, Labels
 from noprop_dist.data.inputs import Inputs, MappedInputs
-from noprop_dist.data.read_ahead import ReadAhead
-from noprop_dist.data.samples import Samples
+from noprop_dist.data.samples import ReadAhead, Samples
+from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation, evaluate_checkpoint
+from noprop_dist.inference.load import assemble
 from noprop_dist.stages import EMBEDDING, Stage
+from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.training.batch_stream import BatchStream, Round, RoundKey
-from noprop_dist.training.device import start_thread
+from noprop_dist.training.device import start_computing, start_thread
 from noprop_dist.training.embedding import EmbeddingTrainer, EmbeddingUpdate, EmbeddingVersion
 from noprop_dist.training.messages import EmbeddingReport, RoundReport, StageFailure, WorkerFacts
 from noprop_dist.training.replicas import ALONE, GroupLostError, OneReplica
@@ -157,6 +159,34 @@ class ClassifierWorker(StageWorker):
     def update(self, update: EmbeddingUpdate) -> tuple[EmbeddingVersion, EmbeddingReport] | StageFailure | None:
         """Make the next version of W_embed; see `EmbeddingTrainer.apply`."""
         return self._attempt(EMBEDDING, update.first_step, lambda trainer: trainer.apply(update))
+
+
+class Evaluator:
+    """Reads checkpoints from the run directory, which its node has to reach.
+
+    Args:
+        setup: of the run.
+        held_out: validation and test split, mapped from the object store.
+        directory: of the run.
+    """
+
+    def __init__(self, setup: RunSetup, held_out: HeldOut, directory: str) -> None:
+        engine = setup.config.engine
+        self._device = start_computing(engine.device, engine.threads_per_worker)
+        self._setup = setup
+        self._held_out = held_out
+        self._directory = RunDirectory(directory)
+
+    def facts(self) -> WorkerFacts:
+        """Where this evaluator is; its first reply says that it is ready."""
+        return worker_facts(self._device)
+
+    def evaluate(self, step: int) -> CheckpointEvaluation:
+        """Measure the checkpoint of `step`; at the end of a run the workers' cores are free to help."""
+        if step == self._setup.plan.total_steps:
+            torch.set_num_threads(os.cpu_count() or 1)
+        network = assemble(self._setup.plan, self._directory.checkpoints.load_all(step), self._device)
+        return evaluate_checkpoint(network, self._setup.plan, self._held_out, step)
 
 
 def worker_facts(device: torch.device) -> WorkerFacts:
