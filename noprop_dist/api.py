@@ -183,7 +183,7 @@ def load(run_dir: str, device: str = "auto") -> TrainedRun:
 
     Args:
         run_dir: that holds the run.
-        device: "cpu", "cuda", or "auto": a GPU where there is one, else all cores.
+        device: "cpu", "cuda", or "auto": a GPU if there is one, else all cores.
 
     Raises:
         UserError: there is no checkpoint, or a block is missing (the run trained `blocks.only` some).
@@ -207,7 +207,7 @@ class RunEvaluation:
     Attributes:
         accuracy: of the whole network.
         terms: of Eq. 8; None for the baseline, which has no such objective.
-        per_block: each block along the chain and alone; empty where that was not asked for.
+        per_block: each block along the chain and alone; empty unless `per_block` was given.
     """
 
     accuracy: Evaluation

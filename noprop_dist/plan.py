@@ -80,7 +80,7 @@ class RunPlan:
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """The stages that are trained: blocks, then the classifier, then W_embed where it is learned."""
+        """The stages that are trained: blocks, then the classifier, then a learned W_embed."""
         if self.end_to_end:
             return (NETWORK,)
         blocks = (block(t) for t in self.config.blocks.trained())
@@ -108,7 +108,7 @@ class RunPlan:
         return ROUND_STEPS[self.on_gpu] if chosen == "auto" else chosen
 
     def captures_steps_of(self, stage: Stage) -> bool:
-        """Return True if a stage's steps are captured where it is on a GPU (`engine.cuda_graphs`)."""
+        """Return True if a stage's steps are captured on a GPU (`engine.cuda_graphs`)."""
         wanted, training = self.config.engine.cuda_graphs, self.config.training
         if wanted != "auto":
             return wanted == "always"

@@ -27,7 +27,7 @@ class WorkerReady:
         node_id: Ray's identifier of the node.
         pid: of the process.
         device: that it computes on, "cpu" or "cuda:0".
-        replica_pids: of the other processes that train the same blocks, where a block has several.
+        replica_pids: of the other processes that train the same blocks, if a block has several.
         time: Unix seconds.
     """
 
@@ -273,7 +273,7 @@ def to_line(record: Record) -> str:
 
 
 def from_line(line: str) -> Record:
-    """The record of one line; an `UnreadLine` where it is of an unknown kind, damaged or incomplete."""
+    """The record of one line; an `UnreadLine` if it is of an unknown kind, damaged or incomplete."""
     try:
         values = json.loads(line)
         kind = values["kind"]

@@ -53,7 +53,7 @@ class EndToEndChain(NoPropNetwork):
 
 
 class EndToEndNetwork(nn.Module):
-    """All that back-propagation trains: blocks, α_t = tanh(w_t), classifier, and W_embed where it is learned.
+    """All that back-propagation trains: blocks, α_t = tanh(w_t), classifier, and a learned W_embed.
 
     Args:
         blocks: û_1 … û_T without their softmax.

@@ -1,4 +1,4 @@
-"""The paper's table for one data set, run by run; what is done is skipped."""
+"""Trains and measures the paper's table for one data set, run by run, and skips what is done."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -44,7 +44,7 @@ def reproduce(
     Args:
         data: mnist, cifar10 or cifar100.
         seeds: runs of each row, with seeds 0, 1, ….
-        epochs: of each run; the paper's without it.
+        epochs: of each run; None for the paper's.
         out: folder of the runs.
         settings: further ones, of every run.
         watched: shows the progress of a run.
@@ -69,7 +69,7 @@ def reproduce(
 
 
 def _cell(config: RunConfig, directory: RunDirectory, watched: Watched) -> Cell:
-    """The figures of one run, which is begun, continued, or left as it is."""
+    """The figures of one run; trains it, continues it, or takes what was measured before."""
     store, results, where = Store(str(directory)), "reproduced.json", str(directory)
     if directory.holds_run and store.exists(results):
         api.check_same_run(directory, config)

@@ -59,7 +59,7 @@ def check_plot(plot: Path | None) -> None:
 
 
 def draw(plot: Path | None, figure_of: "Callable[[Measured], Figure]", measured: Measured) -> None:
-    """Draw what was measured into a PNG file, if that is asked for."""
+    """Draw what was measured into a PNG file, if `plot` is given."""
     if plot is not None:
         figure_of(measured).savefig(plot, dpi=110)
 

@@ -86,7 +86,7 @@ class Samples:
 class ReadAhead(Samples):
     """Samples whose next batches are read and augmented in a thread while the present one is trained on.
 
-    On a GPU only host memory is read ahead; the rest is done on the step's own stream.
+    On a GPU only reading is done ahead; the rest is done on the step's own stream.
 
     Args:
         inputs: as for `Samples`.

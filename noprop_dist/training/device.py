@@ -18,7 +18,7 @@ padding is as large."""
 
 
 def choose_device(wanted: str) -> torch.device:
-    """`auto` is a GPU where there is one.
+    """The device of a setting; `auto` is a GPU if there is one.
 
     Raises:
         UserError: `cuda` is wanted and there is no GPU.

@@ -1,4 +1,4 @@
-"""W_embed where it is learned: the one thing that all stages share.
+"""A learned W_embed: the one thing that all stages share.
 
 It has one owner, and versions. Every stage trains `embedding.sync_steps` steps against one version. Meanwhile it
 gathers the gradient of its own term of Eq. 8 with respect to W_embed, through every place where W_embed appears
@@ -70,7 +70,7 @@ def objective_gradient(gathered: Mapping[Stage, NDArray[np.float32]], blocks: in
 
 
 class EmbeddingCopy:
-    """A stage's copy of W_embed and, where that is learned, the gradient gathered since its version began.
+    """A stage's copy of W_embed and, if that is learned, the gradient gathered since its version began.
 
     Args:
         weights: W_embed, (m, d), on the stage's device.
@@ -94,7 +94,7 @@ class EmbeddingCopy:
         self._version = version.number
 
     def gathered(self) -> NDArray[np.float32] | None:
-        """The gradient since the version began, summed over steps, (m, d); None where W_embed is fixed."""
+        """The gradient since the version began, summed over steps, (m, d); None if W_embed is fixed."""
         return self._gradient.cpu().numpy().copy() if self.is_learned else None
 
     def to_arrays(self) -> Arrays:
@@ -198,7 +198,7 @@ class EmbeddingExchange:
         self._updates: dict[int, EmbeddingUpdate] = {}
 
     def at(self, step: int) -> EmbeddingVersion | None:
-        """The version that holds at a step; None where it is not made yet."""
+        """The version that holds at a step; None until it is made."""
         return self._versions.get(step // self._sync_steps)
 
     def end_of_version(self, step: int) -> int:

@@ -25,7 +25,7 @@ class WorkerFacts:
         node_id: Ray's identifier of the node.
         pid: of the actor's process.
         device: that it computes on.
-        replica_pids: of the other processes of its group, where a block has several.
+        replica_pids: of the other processes of its group, if a block has several.
     """
 
     host: str
@@ -53,7 +53,7 @@ class RoundReport:
         seconds: that the steps took.
         peak_memory_bytes: most that the process has used so far, of a GPU's memory or else of the machine's.
         embedding_gradient: of the stage's term of Eq. 8 with respect to W_embed, summed over the steps since the
-            version of W_embed began, (m, d) float32; None where W_embed is fixed.
+            version of W_embed began, (m, d) float32; None if W_embed is fixed.
     """
 
     stage: Stage
@@ -134,7 +134,7 @@ class StageFailure:
 
     Attributes:
         stage: that failed.
-        step: 0-based step at which it failed, or the first of its round where that is not known.
+        step: 0-based step at which it failed, or the first of its round if that is not known.
         cause: "TypeOfError: message".
         trace: the worker's traceback, for the log.
     """

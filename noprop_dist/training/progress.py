@@ -30,7 +30,7 @@ class RunProgress:
 
     Attributes:
         total_steps: of every stage.
-        stages: blocks, then the classifier, then W_embed where it is learned.
+        stages: blocks, then the classifier, then a learned W_embed.
         elapsed_seconds: since this process began to train.
         remaining_seconds: at the present speed; None while that is unknown.
         news: the latest lines for people, such as evaluations and recoveries.
@@ -114,7 +114,7 @@ class ProgressBoard:
     """The progress of stages that are trained in this process, or whose records are watched.
 
     Args:
-        done: steps of each stage where the run begins, in the order of the table.
+        done: steps that each stage has done when the run begins, in the order of the table.
         total_steps: of every stage.
         now: monotonic seconds.
     """

@@ -206,7 +206,7 @@ def _initial_embedding(plan: RunPlan, data: DataSet) -> NDArray[np.float32]:
 
 
 def check_same_data(plan: RunPlan, directory: RunDirectory) -> None:
-    """Check that the training samples are those that a run began with: `data.root` may change, they may not.
+    """Check that the training samples are those that a run began with; `data.root` may have changed.
 
     Raises:
         UserError: they are others.

@@ -173,7 +173,7 @@ class ActorPool:
         return [each for each in self.slots.values() if each.slot.role == role]
 
     def start_absent(self, now: float) -> None:
-        """Start an incarnation of every slot that has none, where its back-off is over."""
+        """Start an incarnation of every slot that has none, once its back-off is over."""
         for each in self.slots.values():
             if isinstance(each.state, Absent) and now >= each.state.retry_at:
                 each.incarnation += 1

@@ -23,7 +23,7 @@ class Dispatch:
         stages: of the run.
         pool: of its actors.
         snapshots: of its stages.
-        exchange: of versions of W_embed; None where that is fixed.
+        exchange: of versions of W_embed; None if that is fixed.
         engine: settings.
         round_steps: most steps in a round.
     """

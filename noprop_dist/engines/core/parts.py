@@ -1,4 +1,4 @@
-"""What one run is made of."""
+"""The objects that one run consists of."""
 
 from dataclasses import dataclass
 
@@ -16,18 +16,18 @@ from noprop_dist.stages import Stage
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of one run; `recovery` and `stopping` work on several of them at once.
+    """The objects of one run, for `recovery` and `stopping`, which work on several of them at once.
 
     Attributes:
         engine: settings.
         outbox: commands of this turn, in order.
-        journal: what is written down and told.
+        journal: records and news, on their way to the log.
         stages: in the order of the progress table.
         pool: the actors.
-        snapshots: of the stages, and what is to be written.
-        assignment: which stage is where.
+        snapshots: the newest of each stage, and the queue of what is to be written.
+        assignment: which worker holds which stage.
         dispatch: sends rounds.
-        evaluations: that wait.
+        evaluations: checkpoints that wait to be measured.
     """
 
     engine: EngineSettings

@@ -13,16 +13,16 @@ from noprop_dist.training.messages import StageFailure
 
 
 def stage_failed(parts: Parts, run: StageRun, failure: StageFailure, now: float) -> None:
-    """A stage raised: the same batches would only make it raise again."""
+    """Stop a stage that raised: the same batches would make it raise again."""
     parts.journal.log(StageFailed(stage=run.stage, step=failure.step, cause=failure.cause, trace=failure.trace))
     _stop(parts, run, f"{failure.cause}, in the round from step {run.queue.steps_done}", now)
 
 
 def lose_silent_actors(parts: Parts, now: float) -> None:
-    """Lose the actors that have not replied for too long."""
+    """Treat actors as lost that have not replied for longer than their calls allow."""
     for slot, lane, call in parts.pool.overdue(now):
         if isinstance(call.request, DescribeYourself):
-            # Perhaps there is no room for it; asking again is free.
+            # The cluster may have no room for it. Asking again costs nothing, so it is no loss.
             parts.pool.end(slot, Absent(retry_at=now))
             slot.losses_in_row = 0
         else:
@@ -46,8 +46,8 @@ def actor_lost(
         reason: how.
         cause: for people.
         now: monotonic seconds.
-        lane: to blame; None where that is not known.
-        constructor_raised: whether the actor never came to be.
+        lane: that was silent; None if the whole process is gone.
+        constructor_raised: whether the actor's constructor raised.
     """
     at_work = parts.pool.at_work_on(slot, lane)
     run = parts.stages[at_work] if at_work is not None else None
@@ -79,7 +79,7 @@ def _tell_of(parts: Parts, slot: ActorSlot, loss: Loss, at_work: Stage | None, a
 
 
 def _given_up(parts: Parts, slot: ActorSlot, cause: str, now: float) -> None:
-    """A slot stays empty: where no other worker could hold a stage, that stage is stopped."""
+    """Leave a slot empty, and stop the stages that no other worker can hold."""
     if slot.slot == EVALUATOR:
         _leave_out(parts, parts.evaluations.give_up())
     for run in parts.stages.values():

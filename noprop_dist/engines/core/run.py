@@ -100,7 +100,7 @@ class Run:
 
     @property
     def stages(self) -> dict[Stage, StageRun]:
-        """The stages as they stand; may be read from another thread."""
+        """The stages as they are now; may be read from another thread."""
         return self._parts.stages
 
     @property
@@ -260,7 +260,7 @@ class Run:
             self._parts.outbox.append(AskCluster())
 
     def _grow(self, resources: Resources) -> None:
-        """Add workers where the cluster has more room than there are slots for.
+        """Add workers if the cluster has room for more than there are slots.
 
         A run stays on the kind of device that it began on: another kind computes other bits.
         """
