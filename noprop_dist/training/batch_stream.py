@@ -43,7 +43,7 @@ class RoundKey:
         stage: a block, the classifier or the whole network.
         first_step: 0-based step of the first batch.
         steps: K ≥ 1.
-        embedding: the version of W_embed that these steps train against, where it is learned.
+        embedding: the version of W_embed that these steps train against, if it is learned.
     """
 
     stage: Stage
@@ -73,7 +73,7 @@ class Round:
         indices: of the training samples, (K, B) int32.
         labels: of the same samples, (K, B) int32.
         z: z_{t-1} ~ q(z_{t-1} | y) for block t, z_T for the classifier, (K, B, d) float32.
-        embedding: the version of W_embed that these steps train against, where it is learned.
+        embedding: the version of W_embed that these steps train against, if it is learned.
     """
 
     stage: Stage
