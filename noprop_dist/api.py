@@ -170,12 +170,13 @@ def plan(config: RunConfig, run_dir: str | None = None) -> PlannedRun:
 
 
 def _resources(config: RunConfig) -> Resources:
-    from noprop_dist.engines.ray.cluster import cluster_resources, is_remote, ray_session
+    from noprop_dist.engines.ray.cluster import cluster_resources, is_remote, ray_session, usable_cores
 
     if is_remote(config.engine.address):
         with ray_session(config.engine.address):
             return cluster_resources()
-    return Resources(float(os.cpu_count() or 1), float(torch.cuda.device_count()))
+    cores = float(usable_cores())
+    return Resources(cores, float(torch.cuda.device_count()), cores)
 
 
 def load(run_dir: str, device: str = "auto") -> TrainedRun:
@@ -383,6 +384,7 @@ def _train_on_ray(config: RunConfig, directory: RunDirectory, resume: bool, watc
     if not is_remote(config.engine.address):
         watcher.say("checking data and networks")
         run_plan, _ = check(config)  # a mistake is told before Ray takes its seconds to start
+        place_run(config, _resources(config))
         if resume:
             check_same_data(run_plan, directory)
         watcher.say(f"run directory: {directory}")

@@ -91,10 +91,10 @@ def progress_line(progress: RunProgress) -> str:
     steps = [stage.step for stage in progress.blocks]
     losses = [stage.loss for stage in progress.blocks if stage.loss is not None]
     loss = f", loss {min(losses):.3g}–{max(losses):.3g}" if losses else ""
-    return (
-        f"steps {min(steps)}–{max(steps)} of {progress.total_steps}, {progress.fraction:.0%}, "
-        f"{progress.block_steps_per_second:.0f} block-steps/s{loss}, {_left(progress)}"
-    )
+    done = f"steps {min(steps)}–{max(steps)} of {progress.total_steps}, {progress.fraction:.0%}"
+    if progress.waits_for is not None:
+        return f"{done}; {progress.waits_for}"
+    return f"{done}, {progress.block_steps_per_second:.0f} block-steps/s{loss}, {_left(progress)}"
 
 
 def progress_table(progress: RunProgress) -> Group:

@@ -366,6 +366,12 @@ class EngineSettings(Settings):
         8, ge=-1, description="lost workers that one block may have been training on, -1 is any number"
     )
     start_timeout_seconds: KeepsBits[float] = Field(120, gt=0, description="for the first worker to start")
+    coordinator_timeout_seconds: KeepsBits[float] = Field(
+        60, gt=0, description="without answer, before a coordinator is given up and another one goes on"
+    )
+    worker_timeout_seconds: KeepsBits[float] = Field(
+        600, gt=0, description="without any block worker, before a run that has had one is saved and ended"
+    )
     move_after_seconds: KeepsBits[float] = Field(
         30, gt=0, description="blocks of a lost or missing worker wait this long for it, then they move to others"
     )

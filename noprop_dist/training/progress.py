@@ -35,6 +35,7 @@ class RunProgress:
         remaining_seconds: at the present speed; None while that is unknown.
         news: the latest lines for people, such as evaluations and recoveries.
         news_told: how many lines there were so far; `news` has the last of them.
+        waits_for: what the run waits for while no block can be trained; None while some can.
     """
 
     total_steps: int
@@ -43,6 +44,7 @@ class RunProgress:
     remaining_seconds: float | None
     news: tuple[str, ...]
     news_told: int
+    waits_for: str | None = None
 
     @property
     def blocks(self) -> tuple[StageProgress, ...]:
@@ -100,14 +102,18 @@ class NewsBoard:
 
 
 def run_progress(
-    total_steps: int, rows: Sequence[StageProgress], elapsed_seconds: float, news: NewsBoard
+    total_steps: int,
+    rows: Sequence[StageProgress],
+    elapsed_seconds: float,
+    news: NewsBoard,
+    waits_for: str | None = None,
 ) -> RunProgress:
     """The whole table, from the rows of all stages."""
     blocks = [row for row in rows if row.stage.kind in ("block", "network")]
     rate = sum(row.steps_per_second for row in blocks if row.state == "training")
     left = sum(total_steps - row.step for row in blocks)
     remaining = left / rate if rate > 0 else (0.0 if left == 0 else None)
-    return RunProgress(total_steps, tuple(rows), elapsed_seconds, remaining, news.lines, news.told)
+    return RunProgress(total_steps, tuple(rows), elapsed_seconds, remaining, news.lines, news.told, waits_for)
 
 
 class ProgressBoard:

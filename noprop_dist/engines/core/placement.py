@@ -15,10 +15,11 @@ GPU_LANES = 8
 
 @dataclass(frozen=True)
 class Resources:
-    """What a machine or cluster has."""
+    """What a machine or cluster has; `node_cpus` is the cores of its largest machine, where that is known."""
 
     cpus: float
     gpus: float
+    node_cpus: float | None = None
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,17 @@ def place(blocks: tuple[int, ...], engine: EngineSettings, resources: Resources,
         replicas: processes of each worker; each of them asks for what its `WorkerPlace` says.
 
     Raises:
-        UserError: GPUs are asked for and there are none.
+        UserError: GPUs are asked for and there are none, or a worker's threads fit into no machine.
     """
     on_gpu = uses_gpus(engine, resources)
     if on_gpu and resources.gpus < 1:
         raise UserError("engine.device=cuda: there is no GPU here; use engine.device=cpu or auto")
     threads = engine.threads_per_worker
+    if not on_gpu and resources.node_cpus is not None and threads > resources.node_cpus:
+        raise UserError(
+            f"engine.threads_per_worker={threads}: no machine here has more than {resources.node_cpus:g} core(s), "
+            "so no worker could start"
+        )
     slots = room(engine, resources)
     wanted = max(1, slots // replicas) if engine.workers == "auto" else engine.workers
     workers = min(wanted, len(blocks))

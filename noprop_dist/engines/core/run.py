@@ -89,6 +89,8 @@ class Run:
         self._parts = _parts(plan, start, now)
         self._stopping = Stopping(self._parts)
         self._began_at, self._asked_cluster_at = now, now
+        self._no_worker_since: float | None = now
+        self._error: str | None = None  # ends the run, once all that is here is written
         self._ended = False
         self._add_workers(placement)
         for index, place in enumerate(placement.workers, start=1):
@@ -120,7 +122,7 @@ class Run:
         if not self._ended:
             if self._stopping.requested:
                 self._wind_down(now)
-            elif self._busy:
+            elif self._busy and self._error is None:
                 self._advance(now)
             else:
                 self._finish()
@@ -133,7 +135,19 @@ class Run:
     def progress(self, now: float) -> RunProgress:
         """The progress table; may be called from another thread."""
         rows = [run.row() for run in self.stages.values()]
-        return run_progress(self._plan.total_steps, rows, now - self._began_at, self.journal.news)
+        return run_progress(self._plan.total_steps, rows, now - self._began_at, self.journal.news, self._waits_for(now))
+
+    def _waits_for(self, now: float) -> str | None:
+        """What people are told while no block worker is there."""
+        since, workers = self._no_worker_since, self._parts.pool.of_role("block worker")
+        if since is None or all(run.over for run in self.stages.values() if run.stage.is_block):
+            return None
+        given_up = sum(worker.given_up for worker in workers)
+        missing = f", {given_up} given up" if given_up else ""
+        return (
+            f"no block worker is there for {now - since:.0f} s: {len(workers) - given_up} asked for{missing}; "
+            "they wait for room on the cluster, or for their processes to start"
+        )
 
     # What has happened
 
@@ -246,7 +260,7 @@ class Run:
     # What may be done
 
     def _advance(self, now: float) -> None:
-        self._check_start(now)
+        self._check_workers(now)
         self._move_stages(now)
         self._ask_cluster(now)
         self._parts.pool.start_absent(now)
@@ -281,14 +295,24 @@ class Run:
         for index, place in enumerate(placement.workers[known:], start=known + 1):
             self._parts.pool.add(Slot("block worker", index), place, placement.lanes)
 
-    def _check_start(self, now: float) -> None:
-        timeout = self._parts.engine.start_timeout_seconds
-        late = now - self._began_at > timeout
-        if late and not any(worker.heard for worker in self._parts.pool.of_role("block worker")):
-            self._end(
-                f"no block worker started within engine.start_timeout_seconds={timeout:g}: "
-                "other runs may hold the cluster's room, or a worker's process cannot start"
+    def _check_workers(self, now: float) -> None:
+        """End a run that has been without any block worker for too long."""
+        workers = self._parts.pool.of_role("block worker")
+        if any(worker.ready for worker in workers):
+            self._no_worker_since = None
+            return
+        since = self._no_worker_since = now if self._no_worker_since is None else self._no_worker_since
+        engine, silent = self._parts.engine, now - since
+        why = "other runs may hold the cluster's room, or a worker's process cannot start"
+        started = any(worker.heard for worker in workers)
+        if started and silent > engine.worker_timeout_seconds:
+            self._error = (
+                f"no block worker was there for engine.worker_timeout_seconds={engine.worker_timeout_seconds:g}: "
+                f"{why}; `noprop-dist resume` continues the run"
             )
+        elif not started and silent > engine.start_timeout_seconds:
+            timeout = engine.start_timeout_seconds
+            self._error = f"no block worker started within engine.start_timeout_seconds={timeout:g}: {why}"
 
     def _evaluate(self, now: float) -> None:
         evaluator = self._parts.pool.slots.get(EVALUATOR)
@@ -333,6 +357,9 @@ class Run:
         """End the run once the log is written."""
         if self.journal.unwritten or self._parts.snapshots.busy:
             self._write_the_rest()
+            return
+        if self._error is not None:
+            self._end(self._error)
             return
         behind = [f"{r.stage.name} ({r.state.why})" for r in self.stages.values() if isinstance(r.state, Stopped)]
         without = "no other stage can go on without its gradient of W_embed; all are saved"

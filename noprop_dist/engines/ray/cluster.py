@@ -34,7 +34,7 @@ def ray_session(address: str | None) -> Iterator[None]:
         yield
         return
     address = _resolved(address)
-    own = {"include_dashboard": False} if address == "local" else {}
+    own = {"include_dashboard": False, **_fewer_cores()} if address == "local" else {}
     _check_somebody_listens(address)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
@@ -67,8 +67,40 @@ def is_remote(address: str | None) -> bool:
 
 def cluster_resources() -> Resources:
     """What the connected cluster has in all."""
-    found = ray.cluster_resources()
-    return Resources(found.get("CPU", 0.0), found.get("GPU", 0.0))
+    found, nodes = ray.cluster_resources(), ray.nodes()
+    largest = max((node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"]), default=0.0)
+    return Resources(found.get("CPU", 0.0), found.get("GPU", 0.0), largest)
+
+
+def usable_cores() -> int:
+    """Cores of this machine that this process may use (taskset, cpusets of Slurm and docker)."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return allowed or 1
+
+
+def _fewer_cores() -> dict[str, int]:
+    """What a Ray of our own is told of the cores; it knows of quotas, but not of affinity."""
+    cores = usable_cores()
+    return {"num_cpus": cores} if cores < (os.cpu_count() or 1) else {}
+
+
+def cluster_answers(seconds: float) -> bool:
+    """Return True if the cluster says, within so many seconds, that one of its nodes is alive.
+
+    Ray itself waits without end, or ends the process, once its head or this machine's raylet is gone.
+    """
+    alive: list[bool] = []
+
+    def ask() -> None:
+        try:
+            alive.append(any(node["Alive"] for node in ray.nodes()))
+        except Exception:  # whatever Ray raises of a cluster that is gone
+            alive.append(False)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(seconds)
+    return bool(alive) and alive[0]
 
 
 def draining_nodes() -> frozenset[str]:
