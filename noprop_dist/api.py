@@ -20,8 +20,8 @@ from noprop_dist.data.image_file import read_image
 from noprop_dist.data.inputs import MappedInputs
 from noprop_dist.data.load import load_data
 from noprop_dist.data.packed import pack as pack_data
+from noprop_dist.engines.core.drawing import Drawing, who_draws
 from noprop_dist.engines.core.placement import Placement, Resources, place_run
-from noprop_dist.engines.core.sampling import Drawing, who_draws
 from noprop_dist.errors import UserError
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.inference.evaluation import (
@@ -32,7 +32,7 @@ from noprop_dist.inference.evaluation import (
     evaluate_terms,
 )
 from noprop_dist.inference.evaluation import evaluate as evaluate_network
-from noprop_dist.inference.load import TrainedRun, assemble
+from noprop_dist.inference.load import TrainedRun, assemble_network
 from noprop_dist.inference.network import Sampler
 from noprop_dist.inference.predict import Prediction, predict_image
 from noprop_dist.plan import RunPlan
@@ -197,7 +197,7 @@ def load(run_dir: str, device: str = "auto") -> TrainedRun:
     if run_plan.end_to_end:
         network = assemble_end_to_end(run_plan, snapshots[NETWORK], chosen)
     else:
-        network = assemble(run_plan, snapshots, chosen)
+        network = assemble_network(run_plan, snapshots, chosen)
     return TrainedRun(directory, run_plan, network, tuple(f"{each}; the one before it is used" for each in warnings))
 
 

@@ -5,8 +5,8 @@ from rich.table import Table
 
 from noprop_dist import api
 from noprop_dist.config.schema import RunConfig
+from noprop_dist.engines.core.drawing import Drawing
 from noprop_dist.engines.core.placement import Placement, WorkerPlace
-from noprop_dist.engines.core.sampling import Drawing
 from noprop_dist.plan import RunPlan
 from noprop_dist.training.footprint import Footprint
 

@@ -354,7 +354,7 @@ class EngineSettings(Settings):
         description="who draws z (auto: the workers if z is large, GPUs are many or cores few); always the same draws",
     )
     cuda_graphs: KeepsBits[Literal["auto", "always", "never"]] = Field(
-        "auto", description="record a block's step on a GPU once, then replay it (auto: if it can be)"
+        "auto", description="capture a block's step on a GPU once, then replay it (auto: if it can be)"
     )
     blocks_at_once: KeepsBits[Positive | Literal["auto"]] = Field(
         "auto", description="blocks that a worker trains at the same time (auto: up to 8 on a GPU, 1 on a CPU)"
@@ -540,7 +540,7 @@ class RunConfig(Settings):
         return self
 
     @model_validator(mode="after")
-    def _steps_can_be_recorded(self) -> "RunConfig":
+    def _steps_can_be_captured(self) -> "RunConfig":
         if self.engine.cuda_graphs != "always":
             return self
         if self.training.replicas_per_block > 1:

@@ -12,10 +12,10 @@ import torch
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.dataset import DataSet
 from noprop_dist.engines.core.commands import End
+from noprop_dist.engines.core.drawing import who_draws
 from noprop_dist.engines.core.events import Event, StopRequested
 from noprop_dist.engines.core.placement import place_run
 from noprop_dist.engines.core.run import Run, StartingPoint
-from noprop_dist.engines.core.sampling import who_draws
 from noprop_dist.engines.ray.actors import RayActors, WorkerClasses
 from noprop_dist.engines.ray.cluster import cluster_resources
 from noprop_dist.engines.ray.command_runner import CommandRunner
