@@ -21,7 +21,7 @@ from noprop_dist.data.inputs import MappedInputs
 from noprop_dist.data.load import load_data
 from noprop_dist.data.packed import pack as pack_data
 from noprop_dist.engines.core.drawing import Drawing, who_draws
-from noprop_dist.engines.core.placement import Placement, Resources, place_run
+from noprop_dist.engines.core.placement import Placement, Resources, check_room, place_run
 from noprop_dist.errors import UserError
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.inference.evaluation import (
@@ -163,6 +163,7 @@ def plan(config: RunConfig, run_dir: str | None = None) -> PlannedRun:
     placement = drawing = None
     if config.engine.kind == "ray":
         placement = place_run(config, _resources(config))
+        check_room(config, placement)
         run_plan = replace(run_plan, on_gpu=placement.on_gpu)
         drawing = who_draws(run_plan, placement)
     inputs = data.train.inputs
@@ -384,7 +385,7 @@ def _train_on_ray(config: RunConfig, directory: RunDirectory, resume: bool, watc
     if not is_remote(config.engine.address):
         watcher.say("checking data and networks")
         run_plan, _ = check(config)  # a mistake is told before Ray takes its seconds to start
-        place_run(config, _resources(config))
+        check_room(config, place_run(config, _resources(config)))
         if resume:
             check_same_data(run_plan, directory)
         watcher.say(f"run directory: {directory}")

@@ -9,7 +9,7 @@ A line that this version does not understand becomes an `UnreadLine`, and is nev
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast, get_args
 
 from noprop_dist.stages import Stage, StageKind
 
@@ -260,6 +260,8 @@ TYPES: dict[str, Any] = {
         *(WorkerLost, StageRecovered, StageFailed),
     )
 }
+STAGE_ID, OLD_STAGES = "_id", ("stage", "at_work_on")
+"""A stage is written twice: by its name for people, "block 3", and as ["block", 3] under the same key with `_id`."""
 FIELDS = {kind: {field.name: field.default is MISSING for field in fields(each)} for kind, each in TYPES.items()}
 """Of each kind: its fields, and whether a line must have them."""
 
@@ -268,8 +270,14 @@ def to_line(record: Record) -> str:
     """The record as one line of metrics.jsonl, without its end."""
     if isinstance(record, UnreadLine):
         return record.line
-    values = {name: _plain(getattr(record, name)) for name in FIELDS[record.KIND]}
-    return json.dumps({"kind": record.KIND, **values})
+    values: dict[str, Any] = {"kind": record.KIND}
+    for name in FIELDS[record.KIND]:
+        value = getattr(record, name)
+        if isinstance(value, Stage):
+            values |= {name: value.name, name + STAGE_ID: (value.kind, value.index)}
+        else:
+            values[name] = value
+    return json.dumps(values)
 
 
 def from_line(line: str) -> Record:
@@ -280,7 +288,7 @@ def from_line(line: str) -> Record:
         if kind == "round" and values["stage"] == "embedding":  # written before 2026-11-26
             kind, values = "embedding", _embedding_update(values)
         known = FIELDS[kind]
-        record: Record = TYPES[kind](**{name: _typed(name, values[name]) for name in known if name in values})
+        record: Record = TYPES[kind](**{name: _typed(values, name) for name in known if name in values})
     except (ValueError, LookupError, TypeError, AttributeError):
         return UnreadLine(line=line)
     return record
@@ -296,27 +304,20 @@ def complete_lines(content: bytes) -> Iterator[str]:
     return (line for line in content.decode(errors="replace").split("\n")[:-1] if line)
 
 
-def _plain(value: Any) -> Any:
-    return {"kind": value.kind, "index": value.index} if isinstance(value, Stage) else value
-
-
-def _typed(name: str, value: Any) -> Any:
-    if name in ("stage", "at_work_on"):
-        return None if value is None else _stage(value)
+def _typed(values: Mapping[str, Any], name: str) -> Any:
+    value = values[name]
+    if name + STAGE_ID in values:
+        return _stage(*values[name + STAGE_ID])
+    if name in OLD_STAGES and value is not None:  # "block 3" alone: written before 2026-11-26
+        kind, _, index = value.partition(" ")
+        return _stage(kind, int(index or 0))
     return tuple(value) if isinstance(value, list) else value
 
 
-def _stage(value: Mapping[str, Any] | str) -> Stage:
-    if isinstance(value, str):  # "block 3" or "classifier": written before 2026-11-26
-        kind, _, index = value.partition(" ")
-        value = {"kind": kind, "index": int(index or 0)}
-    kinds: dict[str, StageKind] = {
-        "block": "block",
-        "classifier": "classifier",
-        "embedding": "embedding",
-        "network": "network",
-    }
-    return Stage(kinds[value["kind"]], int(value["index"]))
+def _stage(kind: str, index: int) -> Stage:
+    if kind not in get_args(StageKind) or not isinstance(index, int):
+        raise ValueError(f"there is no stage {kind} {index}")
+    return Stage(cast(StageKind, kind), index)
 
 
 def _embedding_update(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def test_fields_that_a_later_version_adds_are_passed_over():
         '{"kind": "of a later version"}',
         '{"kind": "news"}',
         '{"kind": "round", "stage": "adapter 3", "step": 4}',
-        '{"kind": "snapshot", "stage": {"kind": "adapter", "index": 1}, "step": 4, "bytes": 1, "seconds": 1}',
+        '{"kind": "snapshot", "stage": "adapter 1", "stage_id": ["adapter", 1], "step": 4, "bytes": 1, "seconds": 1}',
     ],
 )
 def test_what_cannot_be_read_is_kept_as_it_stands(line):

@@ -14,7 +14,7 @@ from noprop_dist.data.dataset import DataSet
 from noprop_dist.engines.core.commands import End
 from noprop_dist.engines.core.drawing import who_draws
 from noprop_dist.engines.core.events import Event, StopRequested
-from noprop_dist.engines.core.placement import place_run
+from noprop_dist.engines.core.placement import check_room, place_run
 from noprop_dist.engines.core.run import Run, StartingPoint
 from noprop_dist.engines.ray.actors import RayActors, WorkerClasses
 from noprop_dist.engines.ray.cluster import cluster_resources
@@ -86,6 +86,7 @@ class Coordinator:
 
     def _train(self, setup: RunSetup, data: DataSet, exporter: MetricsExporter | None) -> End:
         placement = place_run(setup.config, cluster_resources())
+        check_room(setup.config, placement)
         setup = setup.on(placement.on_gpu)
         checkpoints = setup.checkpoint_writer(self._directory)
         snapshots, warnings = checkpoints.take_over()
