@@ -26,49 +26,50 @@ def without_effect(config: RunConfig, given: Mapping[str, Any]) -> list[str]:
     """
     keys = list(_dotted(given, RunConfig().model_dump()))
     lines = []
-    for pattern, reason in _rules(config):
-        if idle := [key for key in keys if re.fullmatch(pattern, key)]:
+    for pattern, applies, reason in _rules(config):
+        idle = [key for key in keys if applies and re.fullmatch(pattern, key)]
+        if idle:
             lines.append(f"{', '.join(idle)}: no effect {reason}")
             keys = [key for key in keys if key not in idle]
     return lines
 
 
-def _rules(config: RunConfig) -> Iterator[tuple[str, str]]:
-    """(pattern of dotted keys, why they have no effect)."""
-    data, training = config.data, config.training
-    name = f"with data.name={data.name}"
-    if data.name == "digits":
-        yield r"data\.root", name
-    if data.name not in DOWNLOADED:
-        yield r"data\.download", name
-    if data.name != "image-folder":
-        yield r"data\.image_size", name
-    if data.name != "npz":
-        yield r"data\.classes", name
-    if data.name not in ("image-folder", "npz"):
-        yield r"data\.test_fraction", f"{name}, which has a test set"
-    if data.name == "packed":
-        yield r"data\.validation_fraction", f"{name}: it was split when it was packed"
-    if config.schedule.kind == "list":
-        yield r"schedule\.alpha_bar_(min|max)", "with schedule.kind=list"
-    if not config.embedding.is_learned:
-        yield r"embedding\.(learning_rate|sync_steps)", f"with embedding.kind={config.embedding.kind}"
-    if config.classifier.kind != "radial":
-        yield r"classifier\.sigma", f"with classifier.kind={config.classifier.kind}"
-    if training.lr_schedule.kind != "step":
-        yield r"training\.lr_schedule\.(step_size|gamma)", f"with training.lr_schedule.kind={training.lr_schedule.kind}"
-    if training.max_steps is not None:
-        yield r"training\.epochs", f"with training.max_steps={training.max_steps}"
-    if config.blocks.only is not None:
-        trained = "|".join(map(str, config.blocks.trained()))
-        yield rf"blocks\.(training|networks)\.(?!({trained})\.).*", "on blocks that blocks.only does not name"
-        yield r"evaluation\.samples", "with blocks.only: a chain that lacks blocks cannot be evaluated"
-    if config.metrics.port is None:
-        yield r"metrics\.(host|discovery|linger_seconds)", "with metrics.port=null"
-    if config.engine.kind == "sequential":
-        yield ONLY_ON_RAY, "with engine.kind=sequential"
-    if config.method == "backprop":
-        yield NOT_END_TO_END, "with method=backprop"
+def _rules(config: RunConfig) -> list[tuple[str, bool, str]]:
+    """(pattern of dotted keys, whether they have no effect, why)."""
+    name, with_name = config.data.name, f"with data.name={config.data.name}"
+    lr_schedule, max_steps = config.training.lr_schedule.kind, config.training.max_steps
+    embedding, classifier = config.embedding, config.classifier.kind
+    trained = "|".join(map(str, config.blocks.trained()))
+    return [
+        (r"data\.root", name == "digits", with_name),
+        (r"data\.download", name not in DOWNLOADED, with_name),
+        (r"data\.image_size", name != "image-folder", with_name),
+        (r"data\.classes", name != "npz", with_name),
+        (r"data\.test_fraction", name not in ("image-folder", "npz"), f"{with_name}, which has a test set"),
+        (r"data\.validation_fraction", name == "packed", f"{with_name}: it was split when it was packed"),
+        (r"schedule\.alpha_bar_(min|max)", config.schedule.kind == "list", "with schedule.kind=list"),
+        (
+            r"embedding\.(learning_rate|sync_steps)",
+            not embedding.is_learned,
+            f"with embedding.kind={embedding.kind}",
+        ),
+        (r"classifier\.sigma", classifier != "radial", f"with classifier.kind={classifier}"),
+        (
+            r"training\.lr_schedule\.(step_size|gamma)",
+            lr_schedule != "step",
+            f"with training.lr_schedule.kind={lr_schedule}",
+        ),
+        (r"training\.epochs", max_steps is not None, f"with training.max_steps={max_steps}"),
+        (
+            rf"blocks\.(training|networks)\.(?!({trained})\.).*",
+            config.blocks.only is not None,
+            "on blocks that blocks.only does not name",
+        ),
+        (r"evaluation\.samples", config.blocks.only is not None, "with blocks.only: only a whole chain is evaluated"),
+        (r"metrics\.(host|discovery|linger_seconds)", config.metrics.port is None, "with metrics.port=null"),
+        (ONLY_ON_RAY, config.engine.kind == "sequential", "with engine.kind=sequential"),
+        (NOT_END_TO_END, config.method == "backprop", "with method=backprop"),
+    ]
 
 
 def _dotted(section: Mapping[Any, Any], defaults: Any, prefix: str = "") -> Iterator[str]:

@@ -29,7 +29,7 @@ _CORE_SCHEMA = (
 
 
 class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
 
     def compose_document(self) -> Any:
         node = super().compose_document()
@@ -51,7 +51,9 @@ class _Loader(yaml.SafeLoader):
 class _Dumper(yaml.SafeDumper):
     """Quotes every text that YAML 1.1 or 1.2 would take for something else."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = dict(yaml.SafeDumper.yaml_implicit_resolvers)
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = dict(  # type: ignore[misc]
+        yaml.SafeDumper.yaml_implicit_resolvers
+    )
 
 
 for _tag, _pattern, _first in _CORE_SCHEMA:
