@@ -15,14 +15,15 @@ import torch
 from noprop_dist.baseline.network import assemble_end_to_end
 from noprop_dist.config.bits import changed_bits, continued, setting_at, shown
 from noprop_dist.config.schema import DataSettings, RunConfig
-from noprop_dist.data.dataset import DataFacts
+from noprop_dist.data.dataset import DataFacts, DataSet
 from noprop_dist.data.image_file import read_image
-from noprop_dist.data.inputs import MappedInputs
+from noprop_dist.data.inputs import Keep, MappedInputs
 from noprop_dist.data.load import load_data
 from noprop_dist.data.packed import pack as pack_data
 from noprop_dist.engines.core.drawing import Drawing, who_draws
 from noprop_dist.engines.core.placement import Placement, Resources, check_room, place_run
 from noprop_dist.errors import UserError
+from noprop_dist.files import local_path
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.inference.evaluation import (
     BlockEvaluation,
@@ -59,14 +60,16 @@ class Watcher:
     """Callbacks of whoever watches a run while it trains.
 
     Attributes:
-        on_progress: called with the progress of the run, about twice a second.
-        say: called with lines for people about what happens around the run.
-        stopped: called about twice a second; once it returns True, every stage is snapshotted and the run ends.
+        on_progress: told how far the run is, about twice a second.
+        say: told lines about what goes on around the run.
+        stopped: asked about twice a second; once it says yes, every stage is snapshotted and the run ends.
+        warn: told what the user should know and may not expect, such as what was left out of the data.
     """
 
     on_progress: Callable[[RunProgress], None] = _silent
     say: Callable[[str], None] = _silent
     stopped: Callable[[], bool] = field(default=lambda: False)
+    warn: Callable[[str], None] = _silent
 
 
 def default_run_dir(config: RunConfig) -> str:
@@ -139,7 +142,8 @@ class PlannedRun:
         drawing: who draws z; None for the sequential engine.
         footprints: memory of each block.
         data_bytes: of the training samples.
-        data_is_mapped: whether they are mapped from files, rather than put into the object store.
+        data_is_mapped: whether they are mapped from files, and not put into the object store.
+        notes: of how the data set was read.
     """
 
     plan: RunPlan
@@ -148,6 +152,7 @@ class PlannedRun:
     footprints: dict[int, Footprint]
     data_bytes: int
     data_is_mapped: bool
+    notes: tuple[str, ...]
 
 
 def plan(config: RunConfig, run_dir: str | None = None) -> PlannedRun:
@@ -167,7 +172,8 @@ def plan(config: RunConfig, run_dir: str | None = None) -> PlannedRun:
         run_plan = replace(run_plan, on_gpu=placement.on_gpu)
         drawing = who_draws(run_plan, placement)
     inputs = data.train.inputs
-    return PlannedRun(run_plan, placement, drawing, footprints, inputs.nbytes, isinstance(inputs, MappedInputs))
+    is_mapped = isinstance(inputs, MappedInputs)
+    return PlannedRun(run_plan, placement, drawing, footprints, inputs.nbytes, is_mapped, data.notes)
 
 
 def _resources(config: RunConfig) -> Resources:
@@ -251,10 +257,15 @@ def predict(run: TrainedRun, images: Sequence[Path], sampler: Sampler = "mean", 
     Raises:
         UserError: the run was not trained on images, or a file is no image.
     """
-    shape = run.plan.facts.input_shape
-    if len(shape) != 3:
-        raise UserError(f"{run.directory}: was trained on samples of shape {shape}, not on images")
-    pixels = [read_image(file, channels=shape[0], size=(shape[1], shape[2])) for file in images]
+    shape, dtype = run.plan.facts.input_shape, run.plan.facts.dtype
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise UserError(f"{run.directory}: was trained on samples of shape {shape}, not on grey or RGB images")
+    if dtype != "uint8":
+        raise UserError(
+            f"{run.directory}: was trained on {dtype} pixels, and nothing tells which of their values is a picture "
+            "file's white; predict takes networks that were trained on uint8 images"
+        )
+    pixels = [read_image(local_path(file), channels=shape[0], size=(shape[1], shape[2])) for file in images]
     return [predict_image(run.network, image, sampler, passes) for image in pixels]
 
 
@@ -314,20 +325,33 @@ def report(run_dir: str) -> WrittenReport:
     return write_report(directory, load(run_dir) if whole else None)
 
 
-def pack(out: str, settings: DataSettings, on_progress: Callable[[str, int, int], None]) -> DataFacts:
-    """Pack a data set into files that workers map, for data that is larger than memory.
+def pack(
+    out: str,
+    settings: DataSettings,
+    on_progress: Callable[[str, int, int], None],
+    warn: Callable[[str], None] = _silent,
+) -> DataFacts:
+    """Pack a data set into files that are mapped and not read, for data that is larger than memory.
 
     Args:
         out: a new folder.
         settings: of the data set.
         on_progress: told (split, samples done, samples in all).
+        warn: told how the data set was read.
 
     Raises:
         UserError: it is packed already, cannot be read, or the folder cannot be written.
     """
     if settings.name == "packed":
         raise UserError("data.name=packed: is packed already; name the data set that is to be packed")
-    return pack_data(lambda keep: load_data(settings, keep), Path(out).expanduser(), on_progress)
+
+    def load_told(keep: Keep) -> DataSet:
+        data = load_data(settings, keep)
+        for note in data.notes:
+            warn(note)
+        return data
+
+    return pack_data(load_told, local_path(out), on_progress)
 
 
 def _continue(config: RunConfig, directory: RunDirectory, changes: Sequence[str], watcher: Watcher) -> RunOutcome:
@@ -363,6 +387,8 @@ def _train_sequentially(config: RunConfig, directory: RunDirectory, resume: bool
     from noprop_dist.engines.sequential import train_sequentially
 
     setup, data = prepare(config)
+    for note in data.notes:
+        watcher.warn(note)
     if resume:
         check_same_data(setup.plan, directory)
     choose_device(config.engine.device)

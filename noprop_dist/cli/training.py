@@ -41,7 +41,7 @@ def watched(run_dir: str, train: Callable[[Watcher], RunOutcome]) -> RunOutcome:
     """
     with progress_view() as view, stop_signals(view.say) as request:
         try:
-            outcome = train(Watcher(view.show, view.say, request))
+            outcome = train(Watcher(view.show, view.say, request, view.warn))
         except KeyboardInterrupt:
             raise TrainingError(f"stopped; `noprop-dist resume {run_dir}` continues the run") from None
     if outcome.evaluation is not None:

@@ -8,6 +8,7 @@ from noprop_dist.data.inputs import Keep, in_memory
 from noprop_dist.data.npz import load_npz
 from noprop_dist.data.packed import load_packed
 from noprop_dist.data.torchvision_sets import load_torchvision
+from noprop_dist.errors import UserError
 
 
 def load_data(settings: DataSettings, keep: Keep = in_memory) -> DataSet:
@@ -20,6 +21,13 @@ def load_data(settings: DataSettings, keep: Keep = in_memory) -> DataSet:
     Raises:
         UserError: a file is missing, truncated or not what it should be; labels or shapes do not fit.
     """
+    try:
+        return _load(settings, keep)
+    except OSError as error:
+        raise UserError(f"data.root={settings.root}: cannot be read: {error}") from error
+
+
+def _load(settings: DataSettings, keep: Keep) -> DataSet:
     match settings.name:
         case "digits":
             return load_digits(settings.validation_fraction, keep)

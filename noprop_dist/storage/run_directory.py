@@ -14,10 +14,9 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import cached_property
 
-import yaml
-
 from noprop_dist.config.layers import merge, setting_layer, to_yaml, validated
 from noprop_dist.config.schema import RunConfig
+from noprop_dist.config.yaml_text import parse_yaml
 from noprop_dist.data.dataset import DataFacts
 from noprop_dist.errors import UserError
 from noprop_dist.records import EmbeddingUpdated, Record, RoundDone, complete_lines, from_line, to_lines
@@ -94,11 +93,11 @@ class RunDirectory:
         if not self.holds_run:
             raise UserError(f"{self}: holds no run (there is no config.yaml)")
         try:
-            values = yaml.safe_load(self._store.read("config.yaml"))
+            values = parse_yaml(self._store.read("config.yaml"), "config.yaml")
             for change in self.changes():
                 values = merge(values, setting_layer(change.setting))
             return validated(values)
-        except (OSError, ValueError, yaml.YAMLError) as error:
+        except (OSError, ValueError) as error:
             raise UserError(f"{self}: config.yaml cannot be read: {error}") from error
 
     def changes(self) -> list[SettingChange]:

@@ -99,7 +99,7 @@ class Coordinator:
         served = f"; metrics at {exporter.address}" if exporter else ""
         facts = asdict(worker_facts(torch.device("cpu")))
         log.add(WorkerReady(worker="coordinator", incarnation=1, **facts))
-        run.journal.tell(*warnings, f"{placement.reason}; {drawing.reason}{served}")
+        run.journal.tell(*warnings, *data.notes, f"{placement.reason}; {drawing.reason}{served}")
         draw = setup.batch_stream(data.train.labels).round if drawing.by_coordinator else None
         actors = RayActors(setup, data, str(self._directory), placement, draw, self._worker_classes)
         if exporter is not None:
