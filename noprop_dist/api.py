@@ -1,4 +1,4 @@
-"""What one can do with runs: train, resume, look at, merge. The command line calls these functions and nothing else.
+"""What one can do with runs: train, resume, inspect, evaluate, merge. The command line is built on these functions.
 
 A run lives in a run directory: a local path, or a URI such as s3://bucket/run.
 """
@@ -20,8 +20,8 @@ from noprop_dist.data.image_file import read_image
 from noprop_dist.data.inputs import MappedInputs
 from noprop_dist.data.load import load_data
 from noprop_dist.data.packed import pack as pack_data
+from noprop_dist.engines.core.drawing import Drawing, who_draws
 from noprop_dist.engines.core.placement import Placement, Resources, place_run
-from noprop_dist.engines.core.sampling import Drawing, who_draws
 from noprop_dist.errors import UserError
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.inference.evaluation import (
@@ -32,7 +32,7 @@ from noprop_dist.inference.evaluation import (
     evaluate_terms,
 )
 from noprop_dist.inference.evaluation import evaluate as evaluate_network
-from noprop_dist.inference.load import TrainedRun, assemble
+from noprop_dist.inference.load import TrainedRun, assemble_network
 from noprop_dist.inference.network import Sampler
 from noprop_dist.inference.predict import Prediction, predict_image
 from noprop_dist.plan import RunPlan
@@ -56,12 +56,12 @@ def _silent(_: Any) -> None:
 
 @dataclass(frozen=True)
 class Watcher:
-    """Who watches a run while it trains.
+    """Callbacks of whoever watches a run while it trains.
 
     Attributes:
-        on_progress: told how far the run is, about twice a second.
-        say: told lines about what goes on around the run.
-        stopped: asked about twice a second; once it says yes, every stage is snapshotted and the run ends.
+        on_progress: called with the progress of the run, about twice a second.
+        say: called with lines for people about what happens around the run.
+        stopped: called about twice a second; once it returns True, every stage is snapshotted and the run ends.
     """
 
     on_progress: Callable[[RunProgress], None] = _silent
@@ -90,8 +90,6 @@ def train(
         UserError: configuration, data or run directory cannot be used; nothing was written.
         TrainingError: a stage could not be trained to its end; names it and the cause.
     """
-    if or_resume and run_dir is None:
-        raise UserError("--or-resume: takes --run-dir, where the run may be already")
     directory = RunDirectory(run_dir or default_run_dir(config))
     if or_resume and directory.holds_run:
         check_same_run(directory, config)
@@ -105,7 +103,7 @@ def resume(run_dir: str, settings: Sequence[str] = (), *, watcher: Watcher | Non
 
     Args:
         run_dir: that holds the run.
-        settings: `key=value`; what changes no bits, and how single stages are trained from here on.
+        settings: `key=value`. They may change no bits, except for the training of single stages from here on.
         watcher: told how far the run is.
 
     Raises:
@@ -121,7 +119,7 @@ def check_same_run(directory: RunDirectory, config: RunConfig) -> None:
     """Check that a run directory holds a run of this configuration, apart from settings that change no bits.
 
     Raises:
-        UserError: it does not; names the first difference.
+        UserError: it holds another run; names the first difference.
     """
     before = directory.config()
     changed = changed_bits(before, config)
@@ -133,7 +131,7 @@ def check_same_run(directory: RunDirectory, config: RunConfig) -> None:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """What a run would take.
+    """What a run would do and need.
 
     Attributes:
         plan: of the run.
@@ -141,7 +139,7 @@ class PlannedRun:
         drawing: who draws z; None for the sequential engine.
         footprints: memory of each block.
         data_bytes: of the training samples.
-        data_is_mapped: whether they are mapped from files, and not put into the object store.
+        data_is_mapped: whether they are mapped from files, rather than put into the object store.
     """
 
     plan: RunPlan
@@ -172,12 +170,13 @@ def plan(config: RunConfig, run_dir: str | None = None) -> PlannedRun:
 
 
 def _resources(config: RunConfig) -> Resources:
-    from noprop_dist.engines.ray.cluster import cluster_resources, is_remote, ray_session
+    from noprop_dist.engines.ray.cluster import cluster_resources, is_remote, ray_session, usable_cores
 
     if is_remote(config.engine.address):
         with ray_session(config.engine.address):
             return cluster_resources()
-    return Resources(float(os.cpu_count() or 1), float(torch.cuda.device_count()))
+    cores = float(usable_cores())
+    return Resources(cores, float(torch.cuda.device_count()), cores)
 
 
 def load(run_dir: str, device: str = "auto") -> TrainedRun:
@@ -185,7 +184,7 @@ def load(run_dir: str, device: str = "auto") -> TrainedRun:
 
     Args:
         run_dir: that holds the run.
-        device: "cpu", "cuda", or "auto": a GPU where there is one, else all cores.
+        device: "cpu", "cuda", or "auto": a GPU if there is one, else all cores.
 
     Raises:
         UserError: there is no checkpoint, or a block is missing (the run trained `blocks.only` some).
@@ -198,7 +197,7 @@ def load(run_dir: str, device: str = "auto") -> TrainedRun:
     if run_plan.end_to_end:
         network = assemble_end_to_end(run_plan, snapshots[NETWORK], chosen)
     else:
-        network = assemble(run_plan, snapshots, chosen)
+        network = assemble_network(run_plan, snapshots, chosen)
     return TrainedRun(directory, run_plan, network, tuple(f"{each}; the one before it is used" for each in warnings))
 
 
@@ -209,7 +208,7 @@ class RunEvaluation:
     Attributes:
         accuracy: of the whole network.
         terms: of Eq. 8; None for the baseline, which has no such objective.
-        per_block: each block along the chain and alone; empty where that was not asked for.
+        per_block: each block along the chain and alone; empty unless `per_block` was given.
     """
 
     accuracy: Evaluation
@@ -260,7 +259,7 @@ def predict(run: TrainedRun, images: Sequence[Path], sampler: Sampler = "mean", 
 
 @dataclass(frozen=True)
 class MergedRun:
-    """Where a merged run lies, and warnings about what it was merged from."""
+    """Where a merged run lies, and warnings about its parts."""
 
     directory: str
     warnings: tuple[str, ...]
@@ -315,7 +314,7 @@ def report(run_dir: str) -> WrittenReport:
 
 
 def pack(out: str, settings: DataSettings, on_progress: Callable[[str, int, int], None]) -> DataFacts:
-    """Pack a data set into files that are mapped and not read, for data that is larger than memory.
+    """Pack a data set into files that workers map, for data that is larger than memory.
 
     Args:
         out: a new folder.
@@ -385,6 +384,7 @@ def _train_on_ray(config: RunConfig, directory: RunDirectory, resume: bool, watc
     if not is_remote(config.engine.address):
         watcher.say("checking data and networks")
         run_plan, _ = check(config)  # a mistake is told before Ray takes its seconds to start
+        place_run(config, _resources(config))
         if resume:
             check_same_data(run_plan, directory)
         watcher.say(f"run directory: {directory}")

@@ -1,7 +1,9 @@
-"""The records of a run: every line of metrics.jsonl as a frozen type. Read and written here and nowhere else.
+"""The records of a run: every line of metrics.jsonl as a frozen type, and how it becomes text and back.
+
+`training.run_log` writes them into the file during a run, and `RunDirectory.metrics` reads them.
 
 A line is a JSON object: `kind`, `time` (Unix seconds, when it was written), and the fields of the record's class.
-What this version does not understand is kept as an `UnreadLine` and never rewritten.
+A line that this version does not understand becomes an `UnreadLine`, and is never rewritten.
 """
 
 import json
@@ -25,7 +27,7 @@ class WorkerReady:
         node_id: Ray's identifier of the node.
         pid: of the process.
         device: that it computes on, "cpu" or "cuda:0".
-        replica_pids: of the other processes that train the same blocks, where a block has several.
+        replica_pids: of the other processes that train the same blocks, if a block has several.
         time: Unix seconds.
     """
 
@@ -164,7 +166,7 @@ class ObjectiveMeasured:
 
 @dataclass(frozen=True, kw_only=True)
 class News:
-    """A line for people."""
+    """Something that people were told."""
 
     KIND: ClassVar = "news"
     text: str
@@ -271,7 +273,7 @@ def to_line(record: Record) -> str:
 
 
 def from_line(line: str) -> Record:
-    """The record of one line; an `UnreadLine` where it is of an unknown kind, damaged or incomplete."""
+    """The record of one line; an `UnreadLine` if it is of an unknown kind, damaged or incomplete."""
     try:
         values = json.loads(line)
         kind = values["kind"]

@@ -1,4 +1,4 @@
-"""The actor that runs the back-propagation baseline, a Ray Train `TorchTrainer`, and knows how far it is."""
+"""The actor that runs the back-propagation baseline, a Ray Train `TorchTrainer`, and tells how far it is."""
 
 import logging
 import threading
@@ -27,14 +27,14 @@ from noprop_dist.training.setup import RunSetup, check_same_data, prepare
 
 POLL_SECONDS = 0.5
 RAY_TRAIN_FOLDER = "ray-train"
-"""In the run directory: Ray Train's own checkpoints, which it goes on from by itself."""
+"""In the run directory: Ray Train's own checkpoints, from which it goes on by itself."""
 
 
 class EndToEndCoordinator:
     """Runs one run of the baseline; `progress` and `stop` may be called meanwhile from other threads.
 
-    It is an actor as `Coordinator` is, and for one reason more: Ray Train's controller belongs to the process that
-    calls `fit` and ends with it, so that a stop leaves nothing behind, in whatever state Ray Train is.
+    It is an actor, as `Coordinator` is. Ray Train's controller belongs to the process that calls `fit` and ends with
+    it. So a stop leaves nothing behind, in whatever state Ray Train is.
 
     Args:
         config: of the run; its method is backprop.
@@ -62,8 +62,7 @@ class EndToEndCoordinator:
 
         Raises:
             UserError: configuration, data or run directory cannot be used.
-            TrainingError: the loss was not finite any more, or processes were lost more than engine.max_failures
-                times.
+            TrainingError: the loss was not finite, or processes were lost more than engine.max_failures times.
         """
         setup, data = prepare(self._config)
         with self._directory.only_writer():
@@ -132,7 +131,7 @@ def _trainer(
 
 @contextmanager
 def _fitting(trainer: TorchTrainer) -> Iterator[tuple[threading.Thread, list[ray.train.Result | Exception]]]:
-    """`fit` in a thread, so that this one can heed a stop; its outcome is the list's only entry."""
+    """Run `fit` in a thread, so that this one can react to a stop; its outcome becomes the list's only entry."""
     outcome: list[ray.train.Result | Exception] = []
 
     def fit() -> None:
@@ -150,11 +149,11 @@ def _fitting(trainer: TorchTrainer) -> Iterator[tuple[threading.Thread, list[ray
 class _Watch:
     """Reads the records that the group's first process appends; may be asked from several threads.
 
-    After a restart that process drops rounds which it does again, so the file may become shorter. What is then read
-    from the middle of a line is an `UnreadLine`, and the rounds that are missed are not the last ones.
+    After a restart that process drops rounds which it does again, so the file may become shorter. Reading may then
+    begin in the middle of a line, which gives an `UnreadLine`. Rounds may be missed, but never the last ones.
 
     Attributes:
-        step: that the network has come to.
+        step: steps that the network has done.
     """
 
     def __init__(self, setup: RunSetup, directory: RunDirectory) -> None:

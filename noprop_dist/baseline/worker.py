@@ -1,4 +1,4 @@
-"""What each process of a Ray Train group does: the back-propagation baseline, data-parallel."""
+"""Each process of a Ray Train group: trains the back-propagation baseline, data-parallel."""
 
 import tempfile
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ from noprop_dist.training.setup import RunSetup
 
 @dataclass(frozen=True)
 class EndToEndJob:
-    """What the driver gives to every process.
+    """What every process gets.
 
     Attributes:
         setup: of the run.
@@ -50,7 +50,7 @@ def train_end_to_end(config: dict[str, EndToEndJob]) -> None:
     """Train from Ray Train's last checkpoint to the end; every process of the group runs this.
 
     Args:
-        config: the job under `job`, for Ray Train passes on nothing but a dict.
+        config: the job under `job`; Ray Train passes on only a dict.
     """
     job, context = config["job"], ray.train.get_context()
     setup, size = job.setup, context.get_world_size()
@@ -71,10 +71,10 @@ def train_end_to_end(config: dict[str, EndToEndJob]) -> None:
         try:
             report = train_round(trainer, group.share(stream.round(RoundKey(NETWORK, *work))))
             snapshot = trainer.snapshot() if queue.at_snapshot else None
-        except NonFiniteError as error:  # gradients are averaged: all processes come here at the same step
+        except NonFiniteError as error:  # gradients are averaged, so all processes come here at the same step
             if records is not None:
                 records.failed(error)
-            return  # after an exception Ray Train would only try the same again
+            return  # after an exception Ray Train would try the same again
         assert report is not None
         if records is not None:
             records.add(report, snapshot)
@@ -84,11 +84,11 @@ def train_end_to_end(config: dict[str, EndToEndJob]) -> None:
 
 
 class _Records:
-    """The first process writes for all: records, checkpoints of the run directory, and figures.
+    """Written by the first process for all: records, checkpoints of the run directory, and figures.
 
     Args:
         job: of the group.
-        device: that evaluates, too.
+        device: that evaluations compute on.
         done: steps that were done before.
     """
 
@@ -101,7 +101,7 @@ class _Records:
         self._writer.take_over()
 
     def add(self, report: RoundReport, snapshot: Snapshot | None) -> None:
-        """A round was done, and perhaps a snapshot made."""
+        """Write down a round and the snapshot after it, if there is one."""
         self._log.add(report.record())
         if snapshot is not None and snapshot.step in self._setup.plan.checkpoint_steps:
             self._writer.add(snapshot)
@@ -121,7 +121,7 @@ class _Records:
 
 
 def _report(report: RoundReport, snapshot: Snapshot | None, blocks: int) -> None:
-    """Tell Ray Train, with a checkpoint from the first process; waits for the others."""
+    """Report to Ray Train, with a checkpoint from the first process; waits for the others."""
     metrics = {"step": report.steps_done, "loss": report.loss}
     if snapshot is None:
         ray.train.report(metrics)

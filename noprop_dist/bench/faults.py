@@ -132,7 +132,7 @@ def _settings(steps: int, run_folder: Path | None = None) -> list[str]:
 
 @contextmanager
 def _disk(folder: Path, small: bool) -> Iterator[None]:
-    """A file system of its own for a run, so small that it can be filled."""
+    """A `with` in which the run's folder is a file system small enough to be filled."""
     if not small:
         yield
         return
@@ -145,7 +145,7 @@ def _disk(folder: Path, small: bool) -> Iterator[None]:
 
 
 def _one_run(run: LiveRun, steps: int, waiting: list[Fault], expected: dict[Stage, str], say: Say) -> list[Outcome]:
-    """One run with as many of the waiting faults as it lives to see; they are taken off the list."""
+    """One run, with as many of the waiting faults as fit into it; they are taken off the list."""
     outcomes: list[Outcome] = []
     documented = True
     try:

@@ -115,9 +115,9 @@ def reproduce(
     set_: Set = None,
 ) -> None:
     """The paper's table beside ours: NoProp with three embeddings, and back-propagation; skips what is done."""
-    from noprop_dist.cli.reproduce import reproduce as run
+    from noprop_dist.cli.reproduce import show_reproduction
 
-    run(data, seeds, epochs, out or f"runs/reproduce-{data}", set_ or [])
+    show_reproduction(data, seeds, epochs, out or f"runs/reproduce-{data}", set_ or [])
 
 
 @app.command()

@@ -32,7 +32,7 @@ def show_run(run_dir: str, as_json: bool) -> None:
         print(json.dumps(whole))
         return
     console.print(to_yaml(config), markup=False)
-    # A fingerprint is no use in pieces, even where the output is narrow.
+    # A fingerprint that is cut off is of no use, so it may be wider than the terminal.
     console.print(_table(manifest, metrics), width=max(console.width, 100), crop=False)
     for each in metrics.evaluations:
         console.print(f"{each.split} ({each.sampler}): {each.accuracy:.2%} after {each.step} steps")

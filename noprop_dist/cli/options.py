@@ -57,5 +57,5 @@ def warn(lines: Iterable[str]) -> None:
 
 
 def working(note: str) -> AbstractContextManager[object]:
-    """A spinner on standard error for what takes a while; nothing where that is no terminal."""
+    """A spinner on standard error for what takes a while; shows nothing if that is no terminal."""
     return Console(stderr=True).status(note)

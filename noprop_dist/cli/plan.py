@@ -1,12 +1,12 @@
-"""`plan`: which block goes where, what it takes, and nothing started."""
+"""`plan`: shows which block goes where and what it takes; starts nothing."""
 
 from rich.console import Console
 from rich.table import Table
 
 from noprop_dist import api
 from noprop_dist.config.schema import RunConfig
+from noprop_dist.engines.core.drawing import Drawing
 from noprop_dist.engines.core.placement import Placement, WorkerPlace
-from noprop_dist.engines.core.sampling import Drawing
 from noprop_dist.plan import RunPlan
 from noprop_dist.training.footprint import Footprint
 
@@ -89,7 +89,7 @@ def _worker_table(placement: Placement, footprints: dict[int, Footprint]) -> Tab
 
 
 def _memory(worker: WorkerPlace, footprints: dict[int, Footprint], lanes: int) -> int:
-    """All its blocks' state, and the activations of those that are at work."""
+    """Bytes of all its blocks' state, and of the activations of as many blocks as it trains at a time."""
     prints = [footprints[block] for block in worker.blocks]
     activations = sorted((print_.activations for print_ in prints), reverse=True)
     return sum(print_.state for print_ in prints) + sum(activations[:lanes])

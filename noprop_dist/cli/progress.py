@@ -15,7 +15,7 @@ from rich.text import Text
 from noprop_dist.training.progress import RunProgress
 
 LINE_SECONDS = 10.0
-"""Without a terminal, a line at most so often, and one for every piece of news."""
+"""Without a terminal, at most one line in so many seconds, and one for every piece of news."""
 
 NEWS_LINES = 4
 MAX_ROWS = 32
@@ -23,10 +23,10 @@ MAX_ROWS = 32
 
 
 class ProgressView(Protocol):
-    """What a run tells while it goes on."""
+    """Shows a run while it goes on."""
 
     def say(self, note: str) -> None:
-        """Show what is being waited for before there is any progress."""
+        """Show a line for people, such as what a run waits for before there is any progress."""
 
     def show(self, progress: RunProgress) -> None:
         """Show how far the run is."""
@@ -59,7 +59,7 @@ class TableView:
 
 
 class LineView:
-    """One line now and then, for logs."""
+    """A line every 10 s and one for each piece of news, for logs."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -72,7 +72,7 @@ class LineView:
         self._console.print(note, soft_wrap=True, markup=False)
 
     def show(self, progress: RunProgress) -> None:
-        """Print a line, if it is time or there is news."""
+        """Print news, and a line if it is time for one."""
         now = time.monotonic()
         told = progress.news_told
         unseen = told - self._news_shown if told >= self._news_shown else told  # a new coordinator tells anew
@@ -91,10 +91,10 @@ def progress_line(progress: RunProgress) -> str:
     steps = [stage.step for stage in progress.blocks]
     losses = [stage.loss for stage in progress.blocks if stage.loss is not None]
     loss = f", loss {min(losses):.3g}–{max(losses):.3g}" if losses else ""
-    return (
-        f"steps {min(steps)}–{max(steps)} of {progress.total_steps}, {progress.fraction:.0%}, "
-        f"{progress.block_steps_per_second:.0f} block-steps/s{loss}, {_left(progress)}"
-    )
+    done = f"steps {min(steps)}–{max(steps)} of {progress.total_steps}, {progress.fraction:.0%}"
+    if progress.waits_for is not None:
+        return f"{done}; {progress.waits_for}"
+    return f"{done}, {progress.block_steps_per_second:.0f} block-steps/s{loss}, {_left(progress)}"
 
 
 def progress_table(progress: RunProgress) -> Group:

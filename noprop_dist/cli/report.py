@@ -1,4 +1,4 @@
-"""`report`: where the plots and the page of a run lie."""
+"""`report`: writes the plots and the page of a run."""
 
 from rich.console import Console
 

@@ -1,4 +1,4 @@
-"""Which settings of a run change the bits of its weights, and what a `resume` may change for that reason."""
+"""Which settings of a run change the bits of its weights, and so which of them a `resume` may change."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""From layers to a configuration: defaults ← preset ← YAML file ← single settings."""
+"""Makes a configuration of layers: defaults ← preset ← YAML file ← single settings."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -72,7 +72,7 @@ def setting_layer(setting: str) -> Layer:
     except yaml.YAMLError as error:
         raise UserError(f"--set {setting}: the value cannot be read as YAML") from error
     for part in reversed(key.split(".")):
-        # Block numbers are the only keys that are no names (blocks.networks.3.kind=mlp).
+        # Block numbers are the only keys that are not names (blocks.networks.3.kind=mlp).
         value = {int(part) if part.isdigit() else part: value}
     layer: Layer = value
     return layer

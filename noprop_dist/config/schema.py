@@ -190,7 +190,7 @@ NetworkSettings = Annotated[
 
 
 class BlockTrainingSettings(Settings):
-    """What may differ for a single block; what is not given is as in `training`."""
+    """How a single block is trained; what is not given is as in `training`."""
 
     learning_rate: ChangesBits[float | None] = Field(None, gt=0)
     weight_decay: ChangesBits[float | None] = Field(None, ge=0)
@@ -251,7 +251,7 @@ def _parse_ranges(text: str) -> tuple[int, ...]:
 
 
 class ClassifierSettings(Settings):
-    """The classifier on z_T; its steps cost next to nothing and it needs a learning rate of its own."""
+    """The classifier on z_T. It needs a learning rate of its own; its steps cost next to nothing."""
 
     kind: ChangesBits[Literal["linear", "radial"]] = Field(
         "linear", description="softmax over f(z_T), or distances to embeddings"
@@ -354,7 +354,7 @@ class EngineSettings(Settings):
         description="who draws z (auto: the workers if z is large, GPUs are many or cores few); always the same draws",
     )
     cuda_graphs: KeepsBits[Literal["auto", "always", "never"]] = Field(
-        "auto", description="record a block's step on a GPU once, then replay it (auto: if it can be)"
+        "auto", description="capture a block's step on a GPU once, then replay it (auto: if it can be)"
     )
     blocks_at_once: KeepsBits[Positive | Literal["auto"]] = Field(
         "auto", description="blocks that a worker trains at the same time (auto: up to 8 on a GPU, 1 on a CPU)"
@@ -366,6 +366,12 @@ class EngineSettings(Settings):
         8, ge=-1, description="lost workers that one block may have been training on, -1 is any number"
     )
     start_timeout_seconds: KeepsBits[float] = Field(120, gt=0, description="for the first worker to start")
+    coordinator_timeout_seconds: KeepsBits[float] = Field(
+        60, gt=0, description="without answer, before a coordinator is given up and another one goes on"
+    )
+    worker_timeout_seconds: KeepsBits[float] = Field(
+        600, gt=0, description="without any block worker, before a run that has had one is saved and ended"
+    )
     move_after_seconds: KeepsBits[float] = Field(
         30, gt=0, description="blocks of a lost or missing worker wait this long for it, then they move to others"
     )
@@ -534,7 +540,7 @@ class RunConfig(Settings):
         return self
 
     @model_validator(mode="after")
-    def _steps_can_be_recorded(self) -> "RunConfig":
+    def _steps_can_be_captured(self) -> "RunConfig":
         if self.engine.cuda_graphs != "always":
             return self
         if self.training.replicas_per_block > 1:

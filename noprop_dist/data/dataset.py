@@ -38,7 +38,7 @@ class Split:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What a trained network has to know of its data set, without the data.
+    """What a trained network needs to know of its data set, without the data.
 
     Attributes:
         name: of the data set.
@@ -60,7 +60,7 @@ class DataFacts:
 
     @property
     def classes(self) -> int:
-        """m."""
+        """m, the number of classes."""
         return len(self.class_names)
 
     def to_json(self) -> dict[str, object]:
@@ -76,7 +76,7 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What is never trained on. The test split takes no part in any choice either."""
+    """Splits that are never trained on. The test split takes no part in any choice, either."""
 
     validation: Split
     test: Split
@@ -118,7 +118,7 @@ def assemble(
     moments: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
     keep: Keep = in_memory,
 ) -> DataSet:
-    """Check labels and shapes, hold out the validation split, and find mean and standard deviation.
+    """Make a data set: check labels and shapes, hold out the validation split, find mean and standard deviation.
 
     Args:
         name: of the data set.
@@ -126,8 +126,8 @@ def assemble(
         test: the test split.
         class_names: m names.
         validation_fraction: of `training`.
-        moments: mean and standard deviation of each channel; measured on the training split where None.
-        keep: where the samples of each split are to be.
+        moments: mean and standard deviation of each channel; None to measure them on the training split.
+        keep: stores the samples of each split.
 
     Raises:
         UserError: a label is outside 0..m−1, a split is empty, or the splits' samples differ in shape.

@@ -14,8 +14,8 @@ def read_image(file: Path, channels: int | None = None, size: tuple[int, int] | 
 
     Args:
         file: in any format that Pillow reads.
-        channels: 1 (grey) or 3 (RGB); as in the file where None.
-        size: (height, width) to resize to, bilinear; as in the file where None.
+        channels: 1 (grey) or 3 (RGB); None for those of the file.
+        size: (height, width) to resize to, bilinear; None for that of the file.
 
     Raises:
         UserError: there is no such file, or it is no image.

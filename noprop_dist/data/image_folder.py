@@ -19,12 +19,12 @@ from noprop_dist.errors import UserError
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Images that are not read yet: indexing chooses files, `np.asarray` reads them, in as many threads as cores.
+    """Images that are not read yet. Indexing chooses files; `np.asarray` reads them, in as many threads as cores.
 
     Attributes:
         files: of the images.
         image_shape: (C, H, W) of all of them.
-        resize: whether to resize what has another size.
+        resize: whether to resize images of another size.
     """
 
     files: tuple[Path, ...]
@@ -38,16 +38,14 @@ class ImageFiles:
 
     @property
     def dtype(self) -> np.dtype[np.uint8]:
-        """uint8."""
         return np.dtype(np.uint8)
 
     @property
     def nbytes(self) -> int:
-        """Of all images, once they are read."""
+        """Bytes of all images, once they are read."""
         return prod(self.shape)
 
     def __len__(self) -> int:
-        """N."""
         return len(self.files)
 
     def __getitem__(self, rows: slice | NDArray[np.int64], /) -> "ImageFiles":

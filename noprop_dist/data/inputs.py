@@ -1,4 +1,4 @@
-"""What holds the samples of a split: an array in memory, a file that is mapped, or files that are not read yet."""
+"""The samples of a split: an array in memory, a file that is mapped, or files that are not read yet."""
 
 import socket
 from collections.abc import Callable, Iterator
@@ -35,7 +35,7 @@ class Inputs(Protocol):
 
 
 Keep = Callable[[str, Inputs], Inputs]
-"""(name of the split, its samples) → where they are from now on."""
+"""Stores samples: (name of the split, its samples) → its samples where they are from now on."""
 
 
 def in_memory(_: str, inputs: Inputs) -> Inputs:
@@ -53,11 +53,11 @@ def chunks(inputs: Inputs) -> Iterator[NDArray[Any]]:
 class MappedInputs:
     """Samples in a .npy file that is mapped and not read: they may be larger than memory.
 
-    A node's memory holds what is in use, once for all of its processes. Pickled, it is nothing but its path: whoever
-    gets it maps the file where it is.
+    A node's memory holds the pages in use once for all of its processes. Only the path is pickled: each process maps
+    the file where it is.
 
     Args:
-        path: that every node reaches.
+        path: of the file, on storage that every node reaches.
 
     Raises:
         UserError: there is no such file, or it is truncated.
@@ -97,5 +97,4 @@ class MappedInputs:
         return np.asarray(self._array[rows])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """As its path."""
         return MappedInputs, (self._path,)

@@ -1,4 +1,4 @@
-"""From `data` settings to a data set."""
+"""Loads the data set that the `data` settings name."""
 
 from noprop_dist.config.schema import DataSettings
 from noprop_dist.data.dataset import DataSet
@@ -15,7 +15,7 @@ def load_data(settings: DataSettings, keep: Keep = in_memory) -> DataSet:
 
     Args:
         settings: of the data.
-        keep: where the samples of each split are to be; a packed data set stays where it is.
+        keep: stores the samples of each split; a packed data set stays where it is.
 
     Raises:
         UserError: a file is missing, truncated or not what it should be; labels or shapes do not fit.

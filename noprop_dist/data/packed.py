@@ -1,12 +1,12 @@
-"""Data sets that do not fit into memory: packed once into a folder of .npy files, mapped ever after.
+"""Data sets that do not fit into memory: packed once into a folder of .npy files, which workers map.
 
     FOLDER/packed.json             DataFacts, and the version of this layout
     FOLDER/{train,validation,test}.npy           (N, …) uint8 or float32
     FOLDER/{train,validation,test}-labels.npy    (N,) int64
 
-The order of training is a random permutation of all samples, a new one every epoch, that any worker can produce at any
-step. That takes reads at random places, which a mapped file gives and a stream of shards does not. All processes of a
-node share the pages of a mapped file, so images are in its memory once, however many blocks it trains.
+Training reads a random permutation of all samples, a new one every epoch. That takes reads at random places, which a
+mapped file allows and a stream of shards does not. All processes of a node share the pages of a mapped file, so images
+are in its memory once, however many blocks it trains.
 """
 
 import json
@@ -25,15 +25,15 @@ SPLITS = ("train", "validation", "test")
 
 
 def pack(load: Callable[[Keep], DataSet], folder: Path, on_progress: Callable[[str, int, int], None]) -> DataFacts:
-    """Write a data set into a new folder, which is there only once it is whole.
+    """Write a data set into a new folder, which appears once all of it is written.
 
     Args:
-        load: loads the data set, every split into what the given function makes of it.
-        folder: not there yet.
+        load: loads the data set, and stores the samples of each split with the function that it is given.
+        folder: must not exist yet.
         on_progress: told (split, samples written, samples in all).
 
     Raises:
-        UserError: the folder is there, or cannot be written; or `load`'s.
+        UserError: the folder exists, or cannot be written, or `load` raises it.
     """
     if folder.exists():
         raise UserError(f"{folder}: is there already; pack into a folder that is not")

@@ -20,16 +20,16 @@ Indices = NDArray[np.integer[Any]]
 
 
 class Samples:
-    """Inputs that stay as they are stored; a batch of them is gathered, augmented and normalised on the device.
+    """Inputs as they are stored; a batch of them is gathered, augmented and normalised on the device.
 
-    On the CPU the array is used where it lies (an array in Ray's object store is mapped, not copied). On a GPU it is
-    copied to the device once if it fits; else batches are gathered on the CPU and copied one by one. Blocks that are
-    trained at the same time may share one.
+    On the CPU the array is used where it lies (an array in Ray's object store is mapped, not copied). On a GPU all
+    inputs are copied to the device once, if they fit; else each batch is gathered on the CPU and copied. Blocks that
+    are trained at the same time may share one object.
 
     Args:
         inputs: (N, C, H, W) uint8 or (N, …) float32.
         facts: mean and standard deviation to normalise with.
-        device: where batches are wanted.
+        device: of the batches.
         augmentation: applied to training batches.
     """
 
@@ -49,7 +49,7 @@ class Samples:
         return self.normalise(next(self._stored(indices[None])))
 
     def read(self, indices: Indices, epochs: NDArray[np.int32]) -> Iterator[Tensor]:
-        """The training batches of a round, one after another, augmented where that is asked for.
+        """The training batches of a round, one after another, augmented if this object augments.
 
         Args:
             indices: (K, B).
@@ -86,7 +86,7 @@ class Samples:
 class ReadAhead(Samples):
     """Samples whose next batches are read and augmented in a thread while the present one is trained on.
 
-    On a GPU only host memory is read ahead; the rest is done on the step's own stream.
+    On a GPU only reading is done ahead; the rest is done on the step's own stream.
 
     Args:
         inputs: as for `Samples`.
@@ -138,7 +138,7 @@ def copied(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def _resident(inputs: Inputs, device: torch.device) -> Tensor | None:
-    """All samples on a GPU that has room for them; None where they stay on the CPU's side."""
+    """All samples on the GPU, if they fit into half of its free memory; else None."""
     if device.type != "cuda":
         return None
     free_bytes, _ = torch.cuda.mem_get_info(device)

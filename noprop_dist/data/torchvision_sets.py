@@ -62,7 +62,7 @@ def _split(dataset: Any) -> Split:
 
 
 def _unpacked(folder: Path, scratch: Path) -> Path | None:
-    """Unpack IDX files that lie there as .gz alone into `scratch`; the given root may be read-only."""
+    """Unpack IDX files that are there only as .gz into `scratch`, because the given root may be read-only."""
     packed = sorted((folder / "raw").glob("*-ubyte.gz"))
     if len(packed) < 4 or all(file.with_suffix("").exists() for file in packed):
         return None

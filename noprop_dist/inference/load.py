@@ -1,4 +1,4 @@
-"""A trained run: the snapshots of all stages, put together to a network that classifies."""
+"""Assembles the snapshots of all stages into a network that classifies: a trained run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ class TrainedRun:
     Attributes:
         directory: of the run.
         plan: of the run.
-        network: on the device where it computes.
-        warnings: of damaged checkpoints that were passed over.
+        network: of the last undamaged checkpoint, on the device that it computes on.
+        warnings: of damaged checkpoints after it.
     """
 
     directory: RunDirectory
@@ -32,13 +32,13 @@ class TrainedRun:
     warnings: tuple[str, ...] = ()
 
 
-def assemble(plan: RunPlan, snapshots: Mapping[Stage, Snapshot], device: torch.device) -> NoPropNetwork:
+def assemble_network(plan: RunPlan, snapshots: Mapping[Stage, Snapshot], device: torch.device) -> NoPropNetwork:
     """Put the blocks, the classifier and W_embed of one checkpoint together.
 
     Args:
         plan: of the run.
         snapshots: of every stage, at the same step.
-        device: where the network shall compute.
+        device: that the network computes on.
 
     Raises:
         UserError: snapshots of some blocks are missing (the run trained `blocks.only` some).

@@ -1,4 +1,4 @@
-"""From one picture to its class."""
+"""Classifies one picture."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""A small HTTP server: /metrics for Prometheus, /healthz and /readyz for whoever keeps the process running."""
+"""A small HTTP server: /metrics for Prometheus, /healthz and /readyz for whatever restarts the process."""
 
 import errno
 import threading
@@ -80,6 +80,6 @@ def _handler(registry: CollectorRegistry, checks: dict[str, Callable[[], bool]])
             return "noprop"
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class's name)
-            """Scrapes are no news."""
+            """Do not log scrapes."""
 
     return Handler

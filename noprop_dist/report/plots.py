@@ -1,4 +1,4 @@
-"""The pictures of a run: each function draws one figure."""
+"""The figures of a run: each function draws one."""
 
 from collections.abc import Sequence
 

@@ -47,7 +47,7 @@ def write_report(directory: RunDirectory, run: TrainedRun | None) -> WrittenRepo
 
     Args:
         directory: of the run, with a checkpoint.
-        run: its network; None if it has not all blocks.
+        run: its network; None if some blocks are missing.
     """
     plan, metrics = RunPlan(directory.config(), directory.facts()), directory.metrics()
     pictures, left_out = _training_pictures(plan, metrics), None

@@ -1,4 +1,4 @@
-"""Snapshots of single stages become checkpoints of the whole network; what nobody needs any more is deleted."""
+"""Makes checkpoints of the whole network from snapshots of single stages, and deletes what nobody needs any more."""
 
 from bisect import insort
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from noprop_dist.storage.checkpoints import Checkpoints, SettingChange
 from noprop_dist.storage.snapshot import Snapshot
 
 SNAPSHOTS_KEPT = 2
-"""Of every stage, whatever else is deleted: the newest, and the one before it in case the newest is damaged."""
+"""For each stage, whatever else is deleted: the newest, and the one before it in case the newest is damaged."""
 
 
 class CheckpointWriter:
@@ -22,8 +22,8 @@ class CheckpointWriter:
         checkpoint_steps: steps at which all stages' snapshots make a checkpoint.
         num_to_keep: complete checkpoints that are kept.
         changes: of settings, so far; manifests repeat them.
-        together_at: where stages share W_embed, the only steps at which all of them can go on together; snapshots of
-            other steps are not written.
+        together_at: if stages share a learned W_embed, the steps at which all can go on together; snapshots of other
+            steps are not written. Else None.
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class CheckpointWriter:
         self._given_up: set[Stage] = set()
 
     def take_over(self) -> tuple[dict[Stage, Snapshot], list[str]]:
-        """Go on where an earlier process stopped, wherever that was.
+        """Go on where an earlier process stopped.
 
-        A checkpoint whose manifest is missing or damaged though all of its snapshots are there is completed.
+        If all snapshots of a checkpoint are there and its manifest is missing or damaged, the manifest is written anew.
 
         Returns:
-            Each stage's newest snapshot that is whole, and warnings of damaged ones.
+            Each stage's newest undamaged snapshot, and warnings of damaged ones.
 
         Raises:
             OSError: the storage cannot be read or written.
@@ -72,7 +72,7 @@ class CheckpointWriter:
         return snapshots, warnings
 
     def _newest(self, steps: Mapping[Stage, Sequence[int]]) -> tuple[dict[Stage, Snapshot], list[str]]:
-        """Each stage's newest snapshot that is whole, of these steps; of the same step where they go together."""
+        """Each stage's newest undamaged snapshot of these steps; all of the same step if they go on together."""
         snapshots, warnings = {}, []
         for stage, name in self._names.items():
             snapshot, damaged = self._files.newest(name, steps[stage])
@@ -87,11 +87,11 @@ class CheckpointWriter:
 
     @property
     def complete_steps(self) -> Sequence[int]:
-        """Of the checkpoints that are whole, rising."""
+        """Steps of the complete checkpoints, rising."""
         return tuple(self._complete)
 
     def add(self, snapshot: Snapshot) -> bool:
-        """Write a snapshot. Return True if it made its checkpoint whole.
+        """Write a snapshot. Return True if it completed its checkpoint.
 
         Raises:
             OSError: it cannot be written; the same call may be made again.
@@ -111,11 +111,11 @@ class CheckpointWriter:
         return True
 
     def give_up(self, stage: Stage) -> None:
-        """A stage takes no further part: later checkpoints will not be whole, and are not kept for it."""
+        """Keep no snapshots for checkpoints that a stage, which was stopped, will never complete."""
         self._given_up.add(stage)
 
     def prune(self, up_to: int) -> None:
-        """Delete complete checkpoints but the last `num_to_keep`. None after step `up_to` goes: it may be in use yet.
+        """Delete complete checkpoints but the last `num_to_keep`, and none after step `up_to`: they may be in use.
 
         Raises:
             OSError: something cannot be deleted.

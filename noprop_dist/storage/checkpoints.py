@@ -30,11 +30,11 @@ ENTRY, MANIFEST = ".json", "manifest.json"
 
 @dataclass(frozen=True)
 class SnapshotEntry:
-    """What is written down of one snapshot.
+    """The entry of one snapshot: what it is, and checksums of its files.
 
     Attributes:
         stage: whose snapshot it is.
-        name: what the names of its files begin with: "block-03", "classifier", "embedding" or "network".
+        name: the beginning of its files' names: "block-03", "classifier", "embedding" or "network".
         step: optimiser steps done.
         sha256: fingerprint of the weights; see `weights_sha256`.
         files: SHA-256 of each file, by name.
@@ -80,14 +80,14 @@ class SettingChange:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is written down of one checkpoint.
+    """The manifest of one checkpoint: the entries of its snapshots.
 
     Attributes:
         step: of all its snapshots.
         stages: the snapshots, blocks first, then the classifier, then a learned W_embed.
         software: versions that wrote it, by name.
         changes: of settings, that resumed runs made before it.
-        merged_from: the run directory that each snapshot was taken from, by file name; empty where none was.
+        merged_from: the run directory that each snapshot was taken from, by file name; empty if the run was not merged.
     """
 
     step: int
@@ -135,7 +135,7 @@ class Checkpoints:
         self._store = store
 
     def save(self, snapshot: Snapshot, blocks: int) -> SnapshotEntry:
-        """Write one stage's snapshot, in a run of T = `blocks`. It counts once its entry is there, which comes last.
+        """Write one stage's snapshot, in a run of T = `blocks`: first its files, then the entry that makes it count.
 
         Raises:
             OSError: it cannot be written.
@@ -193,7 +193,7 @@ class Checkpoints:
             raise UserError(f"{self._store}: {entry.name} of step {entry.step} is {error}") from error
 
     def newest(self, name: str, steps: Sequence[int]) -> tuple[Snapshot | None, list[str]]:
-        """A stage's newest snapshot that is whole, of `steps`, and a warning for every damaged one that is newer."""
+        """A stage's newest undamaged snapshot of `steps`, and a warning for every damaged one that is newer."""
         warnings: list[str] = []
         for step in reversed(steps):
             try:
@@ -257,7 +257,7 @@ class Checkpoints:
         return {entry.stage: self.load(entry) for entry in self.manifest(step).stages}
 
     def load_last_whole(self) -> tuple[dict[Stage, Snapshot], list[str]]:
-        """The snapshots of the last checkpoint that is undamaged, and a warning for every damaged one after it.
+        """The snapshots of the last undamaged checkpoint, and a warning for every damaged one after it.
 
         Raises:
             UserError: there is none.
@@ -278,11 +278,11 @@ class Checkpoints:
             self._store.delete(f"{_folder(step)}/{name}{suffix}")
 
     def delete_manifest(self, step: int) -> None:
-        """Make a checkpoint one no longer; its snapshots stay."""
+        """Delete a manifest: the step is no checkpoint any more, and its snapshots stay."""
         self._store.delete(f"{_folder(step)}/{MANIFEST}")
 
     def delete_step(self, step: int) -> None:
-        """Delete all that was left at one step."""
+        """Delete everything of one step."""
         self._store.delete_folder(_folder(step))
 
     def _all_steps(self) -> list[int]:

@@ -1,8 +1,7 @@
-"""One writer for one run directory; a lock that a dead owner does not keep.
+"""Lets one process at a time write a run directory. The lock ends with its owner, however that ends.
 
-On a local or network file system the lock is the kernel's (flock): it ends with its owner, however that ends. In an
-object store it is a lease: a file that its owner renews, and that anybody may take who has watched it unchanged for
-long enough (by their own clock, so that clocks need not agree).
+On a local or network file system the lock is the kernel's (flock). In an object store it is a lease: a file that its
+owner renews. Whoever has seen it unchanged for `LEASE_SECONDS`, by their own clock, may take it.
 """
 
 import fcntl
@@ -20,17 +19,17 @@ from noprop_dist.storage.store import Store
 
 LOCK = "run.lock"
 WAIT_SECONDS = 10.0
-"""For an owner that is just now dying."""
+"""An owner that is just ending may take so long to let go."""
 RENEW_SECONDS = 5.0
 LEASE_SECONDS = 30.0
 
 
 @contextmanager
 def only_writer(store: Store) -> Iterator[None]:
-    """Be the only process that writes to a run directory, for the length of a `with`.
+    """Be the only process that writes to a run directory within a `with`.
 
     Raises:
-        UserError: another process is.
+        UserError: another process writes to it.
     """
     with _flock(store) if store.is_local else _lease(store):
         yield
@@ -81,7 +80,7 @@ def _lease(store: Store) -> Iterator[None]:
 
 
 def _await_free(store: Store) -> None:
-    """Return once there is no lease, or it has not been renewed for so long that its owner must be dead."""
+    """Return once there is no lease, or its owner must be dead, because it was not renewed for so long."""
     seen, since = _read(store), time.monotonic()
     while seen and time.monotonic() - since < LEASE_SECONDS:
         time.sleep(min(RENEW_SECONDS, 1.0))
@@ -96,9 +95,9 @@ def _renew(store: Store, mine: bytes, stop: threading.Event) -> None:
     while not stop.wait(RENEW_SECONDS):
         try:
             if not _read(store).startswith(mine):
-                os._exit(1)  # somebody took this process for dead: it may not write one more byte
+                os._exit(1)  # another process took over: this one must not write one more byte
             renewals = (renewals + 1) % 100
-            store.write(LOCK, mine + b" " * renewals)  # unlike the time before
+            store.write(LOCK, mine + b" " * renewals)  # never the same content twice in a row
         except OSError:
             continue  # an unreachable store is tried again
 

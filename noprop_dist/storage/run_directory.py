@@ -3,9 +3,9 @@
 config.yaml          the whole configuration
 changes.json         settings that a `resume` changed for single stages, if any
 data.json            facts of the data set (shape, classes, normalisation)
-metrics.jsonl        one JSON object a line
-run.lock             held by the one process that writes here
-checkpoints/         see `checkpoint_files`
+metrics.jsonl        one record a line, see `noprop_dist.records`; during a run `training.run_log` writes it
+run.lock             held by the one process that writes here, see `lock`
+checkpoints/         see `checkpoints`
 """
 
 import json
@@ -48,10 +48,10 @@ class RunDirectory:
         return Checkpoints(self._store)
 
     def only_writer(self) -> AbstractContextManager[None]:
-        """A `with` within which no other process writes here.
+        """A `with` in which no other process writes here.
 
         Raises:
-            UserError: another one does, or the directory cannot be written at all.
+            UserError: another process writes here, or the directory cannot be written at all.
         """
         return only_writer(self._store)
 
@@ -86,7 +86,7 @@ class RunDirectory:
             raise UserError(f"{self}: the run directory cannot be written: {error}") from error
 
     def config(self) -> RunConfig:
-        """The configuration of the run, with the changes that were made on the way.
+        """The configuration of the run, with the changes that resumes made.
 
         Raises:
             UserError: there is no run here, or its file is damaged.

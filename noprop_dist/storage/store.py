@@ -10,7 +10,7 @@ from noprop_dist.errors import UserError
 
 
 class Store:
-    """Files by name under a root; folders come into being as they are needed.
+    """Files by name under a root; folders are made when they are needed.
 
     Args:
         root: a local path or a URI.
@@ -55,7 +55,7 @@ class Store:
         return size
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file so that it is there whole or not at all; one of that name is replaced.
+        """Write or replace a file; it is there whole or not at all.
 
         Raises:
             OSError: it cannot be written.
@@ -67,7 +67,7 @@ class Store:
         self._files.move(partial, self._at(name))
 
     def append(self, name: str, content: bytes) -> None:
-        """Append to a file, all or nothing; object stores cannot, there it is read and written again.
+        """Append to a file, all or nothing. Object stores cannot append: there the whole file is written again.
 
         Raises:
             OSError: it cannot be written; the file is as it was.
@@ -89,12 +89,12 @@ class Store:
             raise
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file or folder."""
+        """Return True if there is such a file or folder."""
         found: bool = self._files.get_file_info(self._at(name)).type != fs.FileType.NotFound
         return found
 
     def names(self, folder: str) -> list[str]:
-        """Names within a folder, sorted; none where there is no such folder."""
+        """Names within a folder, sorted; none if there is no such folder."""
         selector = fs.FileSelector(self._at(folder), allow_not_found=True)
         return sorted(info.base_name for info in self._files.get_file_info(selector))
 
@@ -110,7 +110,7 @@ class Store:
 
     @property
     def is_local(self) -> bool:
-        """Whether the root is a folder of this machine's file systems."""
+        """Return True if the root is a folder of this machine's file systems."""
         return isinstance(self._files, fs.LocalFileSystem)
 
     def local_path(self, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""What follows from a configuration and its data, checked: everything that both engines train with."""
+"""Checks a configuration and its data, and builds what both engines train with: batches, trainers, checkpoints."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -83,7 +83,7 @@ class RunSetup:
         )
 
     def training_samples(self, inputs: Inputs, device: torch.device) -> Samples:
-        """The training split on a device, with the augmentation that is asked for."""
+        """The training split on a device, augmented if the settings say so."""
         return Samples(inputs, self.plan.facts, device, self.plan.augmentation())
 
     def block_trainer(self, t: int, samples: Samples, device: torch.device, group: OneReplica = ALONE) -> BlockTrainer:
@@ -121,7 +121,7 @@ class RunSetup:
         return EmbeddingTrainer(table, Optimisation(EMBEDDING, table, self.config.training, rate, versions))
 
     def embedding_exchange(self, snapshots: Mapping[Stage, Snapshot]) -> EmbeddingExchange | None:
-        """The exchange of versions of W_embed from where the stages stand; None where W_embed is fixed.
+        """The exchange of versions of W_embed from where the stages stand; None if W_embed is fixed.
 
         Args:
             snapshots: of all stages at the same step, or none.
@@ -206,7 +206,7 @@ def _initial_embedding(plan: RunPlan, data: DataSet) -> NDArray[np.float32]:
 
 
 def check_same_data(plan: RunPlan, directory: RunDirectory) -> None:
-    """Check that the training samples are those that a run began with: `data.root` may change, they may not.
+    """Check that the training samples are those that a run began with; `data.root` may have changed.
 
     Raises:
         UserError: they are others.

@@ -146,3 +146,28 @@ def test_rounds_in_flight_are_bounded_by_prefetch():
             case c.Log(RoundDone(stage=stage)):
                 in_flight[stage] -= 1
     assert most == 2
+
+
+def test_a_run_whose_workers_are_all_gone_says_so_and_ends_with_everything_saved():
+    world = World(small_plan("engine.worker_timeout_seconds=60"))
+
+    def nobody_comes_back():
+        world.no_room_for |= {FIRST, SECOND}
+        return [*world.kill(FIRST), *world.kill(SECOND)]
+
+    said = []
+    world.at(START_SECONDS + 1.3, nobody_comes_back)
+    world.at(START_SECONDS + 11.4, lambda: said.append(world.run.progress(world.now).waits_for))
+    assert "no block worker was there for engine.worker_timeout_seconds=60" in world.train().error
+    assert said[0].startswith("no block worker is there for 10 s: 2 asked for")
+    newest = {stage: max(step for step, saved in world.saved.items() if stage in saved) for stage in world.plan.stages}
+    assert newest[CLASSIFIER] == 48, "what can go on without the blocks goes on"
+
+
+def test_nothing_is_waited_for_while_a_block_worker_is_there():
+    world, said = World(small_plan()), []
+    for seconds in (0.5, START_SECONDS + 1):
+        world.at(seconds, lambda: said.append(world.run.progress(world.now).waits_for))
+    world.train()
+    assert "no block worker is there" in said[0]
+    assert said[1] is None

@@ -73,3 +73,9 @@ def test_blocks_of_a_worker_are_trained_at_the_same_time_where_it_has_a_gpu():
     assert place(TEN, EngineSettings(blocks_at_once=2), Resources(2, 0)).lanes == 2
     assert place(TEN, engine, Resources(8, 1), replicas=2).lanes == 1, "sums over a group are taken in one order"
     assert "up to 8 blocks of a worker at the same time" in place(TEN, engine, Resources(8, 1)).reason
+
+
+def test_threads_that_fit_into_no_machine_are_refused():
+    with pytest.raises(UserError, match=r"engine.threads_per_worker=4: no machine here has more than 2 core"):
+        place(TEN, EngineSettings(threads_per_worker=4), Resources(8, 0, node_cpus=2))
+    assert len(place(TEN, EngineSettings(threads_per_worker=4), Resources(8, 0, node_cpus=4)).workers) == 2

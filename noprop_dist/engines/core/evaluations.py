@@ -1,6 +1,7 @@
 """Checkpoints that wait to be measured: one at a time, in the order of their steps."""
 
 from collections import deque
+from collections.abc import Sequence
 
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 
@@ -8,10 +9,14 @@ ATTEMPTS = 3
 
 
 class Evaluations:
-    """The queue of one run's evaluations."""
+    """The queue of one run's evaluations.
 
-    def __init__(self) -> None:
-        self._waiting: deque[int] = deque()
+    Args:
+        waiting: steps of checkpoints that an earlier process left to measure, rising.
+    """
+
+    def __init__(self, waiting: Sequence[int]) -> None:
+        self._waiting = deque(waiting)
         self._under_way: int | None = None
         self._attempts = 0
         self.last: CheckpointEvaluation | None = None

@@ -12,10 +12,10 @@ import torch
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.dataset import DataSet
 from noprop_dist.engines.core.commands import End
+from noprop_dist.engines.core.drawing import who_draws
 from noprop_dist.engines.core.events import Event, StopRequested
 from noprop_dist.engines.core.placement import place_run
 from noprop_dist.engines.core.run import Run, StartingPoint
-from noprop_dist.engines.core.sampling import who_draws
 from noprop_dist.engines.ray.actors import RayActors, WorkerClasses
 from noprop_dist.engines.ray.cluster import cluster_resources
 from noprop_dist.engines.ray.command_runner import CommandRunner
@@ -125,7 +125,7 @@ class Coordinator:
 
     @contextmanager
     def _exporting(self, setup: RunSetup) -> Iterator[MetricsExporter | None]:
-        """The metrics endpoint for the length of a `with`, and a little longer where that is asked for."""
+        """Serve the metrics within a `with`, and `metrics.linger_seconds` longer."""
         settings = setup.config.metrics
         if settings.port is None:
             yield None
@@ -140,7 +140,7 @@ class Coordinator:
 
 
 def _live(run: Run, actors: RayActors) -> Sequence[LiveStage]:
-    """What a scrape shows of this moment; another thread asks."""
+    """The present state of all stages, for a scrape; called from another thread."""
     rows = [(each, each.row()) for each in run.stages.values()]
     return [
         LiveStage(row.stage, row.state, row.step, each.queue.rounds_in_flight, actors.sent_bytes[row.stage])
