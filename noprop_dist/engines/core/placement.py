@@ -131,7 +131,7 @@ def check_room(config: RunConfig, placement: Placement) -> None:
     if config.shares_embedding and limit is not None and limit * workers < len(blocks):
         raise UserError(
             f"engine.blocks_per_worker={limit}: {workers} worker(s) hold {limit * workers} of {len(blocks)} blocks "
-            "at a time, and a learned W_embed takes all of them at once; allow more blocks a worker, or use more workers"
+            "at a time, and a learned W_embed takes all of them at once; allow more a worker, or use more workers"
         )
 
 
