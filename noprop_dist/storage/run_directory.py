@@ -23,6 +23,7 @@ from noprop_dist.errors import UserError
 from noprop_dist.records import EmbeddingUpdated, Record, RoundDone, complete_lines, from_line, to_lines
 from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.checkpoints import Checkpoints, SettingChange
+from noprop_dist.storage.identity import Identity, identity_of
 from noprop_dist.storage.lock import only_writer
 from noprop_dist.storage.store import Store
 
@@ -38,6 +39,7 @@ class RunDirectory:
 
     def __init__(self, root: str) -> None:
         self._store = Store(root)
+        self._identity: Identity | None = None
 
     def __str__(self) -> str:
         return str(self._store)
@@ -45,7 +47,17 @@ class RunDirectory:
     @cached_property
     def checkpoints(self) -> Checkpoints:
         """The snapshots and checkpoints of the run."""
-        return Checkpoints(self._store)
+        return Checkpoints(self._store, self.identity)
+
+    def identity(self) -> Identity | None:
+        """What the run began as; None where none was begun. Read once: a file that is edited meanwhile is not heeded.
+
+        Raises:
+            UserError: config.yaml or data.json is damaged.
+        """
+        if self._identity is None and self.holds_run:
+            self._identity = identity_of(self._config([]), self.facts())
+        return self._identity
 
     def only_writer(self) -> AbstractContextManager[None]:
         """A `with` within which no other process writes here.
@@ -93,9 +105,12 @@ class RunDirectory:
         """
         if not self.holds_run:
             raise UserError(f"{self}: holds no run (there is no config.yaml)")
+        return self._config(self.changes())
+
+    def _config(self, changes: Sequence[SettingChange]) -> RunConfig:
         try:
             values = yaml.safe_load(self._store.read("config.yaml"))
-            for change in self.changes():
+            for change in changes:
                 values = merge(values, setting_layer(change.setting))
             return validated(values)
         except (OSError, ValueError, yaml.YAMLError) as error:

@@ -73,6 +73,7 @@ class RunSetup:
             self.config.checkpoint.num_to_keep,
             directory.changes(),
             together_at=self.plan.snapshot_steps if self.plan.learns_embedding else None,
+            device="cuda" if self.plan.on_gpu else "cpu",
         )
 
     def batch_stream(self, labels: NDArray[np.int64]) -> BatchStream:

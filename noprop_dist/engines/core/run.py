@@ -223,6 +223,7 @@ class Run:
     def _stored(self, event: StorageDone, now: float) -> None:
         if self._parts.snapshots.failing_since is not None:
             self.journal.tell("the run directory can be written again")
+        self.journal.tell(*event.news)
         step = self._parts.snapshots.done(event, now)
         if step is None:
             return
