@@ -48,6 +48,7 @@ class DataFacts:
         std: likewise.
         samples: number of samples in train, validation and test.
         sha256: fingerprint of the training split.
+        test_sha256: fingerprint of the test split; empty where it was not written down (before 2026-12).
     """
 
     name: str
@@ -57,6 +58,7 @@ class DataFacts:
     std: tuple[float, ...]
     samples: dict[str, int]
     sha256: str
+    test_sha256: str = ""
 
     @property
     def classes(self) -> int:
@@ -150,6 +152,7 @@ def assemble(
         std=std,
         samples={"train": len(train), "validation": len(validation), "test": len(test)},
         sha256=_sha256(train),
+        test_sha256=_sha256(test),
     )
     return DataSet(facts, train, HeldOut(validation, test))
 

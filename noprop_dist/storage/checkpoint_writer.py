@@ -180,7 +180,9 @@ class CheckpointWriter:
     def _read_waiting_entries(self, warnings: list[str]) -> None:
         """Know the entries that later checkpoints will take; a damaged one costs its own checkpoint and no more."""
         for stage, name in self._names.items():
-            for step in [step for step in self._saved[stage] if self._waits(step) and (stage, step) not in self._entries]:
+            for step in [
+                step for step in self._saved[stage] if self._waits(step) and (stage, step) not in self._entries
+            ]:
                 try:
                     self._entries[stage, step] = self._files.entry(step, name)
                 except OtherRunError:
@@ -222,7 +224,7 @@ class CheckpointWriter:
                 f"{stage.name} is {len(waiting)} checkpoints ahead of other stages: of those from step {older[0]} to "
                 f"{older[-1]} only every {spacing}th will be whole, the other snapshots are deleted"
             )
-        self._spacing = max(spacing, self._spacing) if waiting else 1
+            self._spacing = spacing
         return {*self._complete, *kept, *waiting[-self._num_to_keep :]}
 
     def _waits(self, step: int) -> bool:

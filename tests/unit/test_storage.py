@@ -157,18 +157,36 @@ def test_rounds_that_will_be_done_again_are_forgotten_and_nothing_else(tmp_path)
     rounds = [round_done(block(t), step) for t in (1, 2) for step in (5, 10)]
     versions = [version_made(5), version_made(10)]
     directory.append_metrics([*rounds, *versions, MEASURED])
-    left = directory.forget_rounds_after({block(1): 5, block(2): 10, EMBEDDING: 5})
+    left, _ = directory.forget_rounds_after({block(1): 5, block(2): 10, EMBEDDING: 5})
     assert left == directory.metrics() == [rounds[0], *rounds[2:], versions[0], MEASURED]
 
 
-def test_lines_that_cannot_be_read_are_kept_to_the_byte(tmp_path):
+def test_damaged_lines_are_set_aside_to_the_byte_and_told(tmp_path):
     old = b'{"kind":  "round", "stage": "block 1", "step": 5, "first_step": 0, "steps": 5, "loss": NaN, "error": 1, '
     old += b'"gradient_norm": 1e0, "seconds": 0.1}'
-    damaged = [b'{"kind": "round", "sta\xff\x00ge": "block 1"', b'{"kind": "of a later version", "step": 99}', b"[1]"]
-    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([old, *damaged, b'{"kind": "news", "te']))
-    left = RunDirectory(str(tmp_path)).forget_rounds_after({block(1): 5})
-    assert [type(record) for record in left] == [RoundDone, UnreadLine, UnreadLine, UnreadLine]
-    assert (tmp_path / "metrics.jsonl").read_bytes() == b"".join(line + b"\n" for line in [old, *damaged])
+    later = b'{"kind": "of a later version",  "step": 99}'
+    damaged = [b'{"kind": "round", "sta\xff\x00ge": "block 1"', b"[1]", b"\0" * 512]
+    file, aside = tmp_path / "metrics.jsonl", tmp_path / "metrics.bad.jsonl"
+    file.write_bytes(b"\n".join([old, *damaged, later, b'{"kind": "news", "te']))
+    directory = RunDirectory(str(tmp_path))
+    left, told = directory.forget_rounds_after({block(1): 5})
+    assert [type(record) for record in left] == [RoundDone, UnreadLine]
+    assert file.read_bytes() == b"".join(line + b"\n" for line in [old, later]), "a later version's lines stay"
+    assert aside.read_bytes() == b"".join(line + b"\n" for line in damaged)
+    assert told == [
+        f"{tmp_path}: 3 line(s) of metrics.jsonl are damaged or there twice; they are set aside in metrics.bad.jsonl"
+    ]
+    assert directory.forget_rounds_after({block(1): 5})[1] == [], "they are told once"
+
+
+def test_a_round_that_is_there_twice_counts_once(tmp_path):
+    directory = RunDirectory(str(tmp_path))
+    rounds = [round_done(ONE, 5), round_done(ONE, 10)]
+    directory.append_metrics([rounds[0], rounds[0], version_made(5), rounds[1], version_made(5), rounds[0]])
+    assert directory.metrics() == [rounds[0], version_made(5), rounds[1]]
+    left, told = directory.forget_rounds_after({ONE: 10, EMBEDDING: 5})
+    assert left == directory.metrics_from(0)[0] == [rounds[0], version_made(5), rounds[1]]
+    assert "3 line(s)" in told[0]
 
 
 def test_a_cut_off_last_line_of_metrics_is_left_out(tmp_path):

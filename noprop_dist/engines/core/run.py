@@ -228,7 +228,7 @@ class Run:
         if step is None:
             return
         if self._plan.evaluates:
-            self._parts.evaluations.add(step)
+            recovery.leave_out(self._parts, self._parts.evaluations.add(step))
         else:
             self._parts.snapshots.prune(step)
 
