@@ -48,7 +48,7 @@ class DataFacts:
         std: likewise.
         samples: number of samples in train, validation and test.
         sha256: fingerprint of the training split.
-        test_sha256: fingerprint of the test split; empty where it was not written down (before 2026-12).
+        test_sha256: fingerprint of the test split; empty in older files.
     """
 
     name: str

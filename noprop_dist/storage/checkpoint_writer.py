@@ -222,7 +222,7 @@ class CheckpointWriter:
         if spacing > self._spacing:
             self._news.append(
                 f"{stage.name} is {len(waiting)} checkpoints ahead of other stages: of those from step {older[0]} to "
-                f"{older[-1]} only every {spacing}th will be whole, the other snapshots are deleted"
+                f"{older[-1]} only one in {spacing} will be whole, the other snapshots are deleted"
             )
             self._spacing = spacing
         return {*self._complete, *kept, *waiting[-self._num_to_keep :]}

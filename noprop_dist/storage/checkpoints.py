@@ -206,7 +206,7 @@ class Checkpoints:
         _unless_damaged(self.manifest)
 
     def _check_run(self, what: str, values: Mapping[str, Any], stage: Stage | None = None) -> None:
-        """Compare what was written with the run's own identity; nothing was before 2026-12."""
+        """Compare what was written with the run's own identity; older files say nothing of it."""
         own, written = self._identity(), values.get("run")
         if own is not None and isinstance(written, dict):
             check_run(f"{self._store}: {what}", written, own if stage is None else of_stage(own, stage))
