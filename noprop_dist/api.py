@@ -36,11 +36,12 @@ from noprop_dist.inference.load import TrainedRun, assemble
 from noprop_dist.inference.network import Sampler
 from noprop_dist.inference.predict import Prediction, predict_image
 from noprop_dist.plan import RunPlan
-from noprop_dist.records import Evaluated
+from noprop_dist.records import Evaluated, is_damaged
 from noprop_dist.report.run_report import WrittenReport, write_report
 from noprop_dist.report.summary import LatestMetrics, latest_metrics
 from noprop_dist.stages import NETWORK
 from noprop_dist.storage.checkpoints import Manifest
+from noprop_dist.storage.identity import OtherRunError
 from noprop_dist.storage.merge import merge_runs
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.device import choose_device
@@ -298,12 +299,13 @@ def merge(out: str, runs: Sequence[str]) -> MergedRun:
 
 @dataclass(frozen=True)
 class RunContents:
-    """What a run directory holds."""
+    """What a run directory holds; warnings say what is damaged, or does not belong together."""
 
     config: RunConfig
     facts: DataFacts
     manifest: Manifest
     latest: LatestMetrics
+    warnings: tuple[str, ...]
 
 
 def inspect(run_dir: str) -> RunContents:
@@ -313,8 +315,15 @@ def inspect(run_dir: str) -> RunContents:
         UserError: there is no run, or no checkpoint yet.
     """
     directory = RunDirectory(run_dir)
-    config, manifest = directory.config(), directory.checkpoints.manifest()
-    return RunContents(config, directory.facts(), manifest, latest_metrics(directory.metrics()))
+    config, manifest = directory.config(), directory.checkpoints.manifest(of_any_run=True)
+    records, warnings = directory.metrics(), list[str]()
+    if damaged := sum(map(is_damaged, records)):
+        warnings.append(f"{directory}: {damaged} line(s) of metrics.jsonl are damaged; a resume sets them aside")
+    try:
+        directory.checkpoints.check_run()
+    except OtherRunError as error:
+        warnings.append(str(error))
+    return RunContents(config, directory.facts(), manifest, latest_metrics(records), tuple(warnings))
 
 
 def report(run_dir: str, data_root: str | None = None) -> WrittenReport:

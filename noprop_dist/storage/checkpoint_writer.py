@@ -129,7 +129,11 @@ class CheckpointWriter:
         if step not in self._checkpoint_steps or any(step not in other for other in self._saved.values()):
             self._delete_superseded(stage)
             return False
-        self._complete_checkpoint(step)
+        try:
+            self._complete_checkpoint(step)
+        except UserError as error:  # an entry of an earlier process: it costs this checkpoint, and the run goes on
+            self._news.append(f"{error}; the checkpoint of that step will not be whole")
+            return False
         return True
 
     def news(self) -> tuple[str, ...]:
@@ -211,9 +215,9 @@ class CheckpointWriter:
     def _wanted(self, stage: Stage) -> set[int]:
         """The steps of a stage that are checkpoints, and those that wait for other stages to become checkpoints.
 
-        A stage may be a whole run ahead. Of the steps that wait, the newest `num_to_keep` are kept and, of those before,
-        every 2nd, 4th, …, so that `WAITING_KEPT` are left. All stages leave out by the number of a checkpoint, so
-        what one keeps at a wide spacing the others keep, too.
+        A stage may be a whole run ahead. Of the steps that wait, the newest `num_to_keep` are kept and, of those
+        before, every 2nd, 4th, …, so that `WAITING_KEPT` are left. All stages leave out by the number of a checkpoint,
+        so what one keeps at a wide spacing the others keep, too.
         """
         waiting = [step for step in self._saved[stage] if self._waits(step)]
         older, spacing = waiting[: -self._num_to_keep], 1

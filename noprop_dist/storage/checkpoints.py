@@ -277,8 +277,12 @@ class Checkpoints:
         """Steps of the complete checkpoints, rising."""
         return [step for step in self._all_steps() if self._store.exists(f"{_folder(step)}/{MANIFEST}")]
 
-    def manifest(self, step: int | None = None) -> Manifest:
+    def manifest(self, step: int | None = None, *, of_any_run: bool = False) -> Manifest:
         """The manifest of a checkpoint, of the last one by default.
+
+        Args:
+            step: of the checkpoint.
+            of_any_run: whether to read one of another run, too: to be looked at, and not to be used.
 
         Raises:
             OtherRunError: it is of another run.
@@ -296,7 +300,8 @@ class Checkpoints:
                 raise ValueError("it is of another checkpoint")
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{self._store}: the manifest of step {step} cannot be read: {error}") from error
-        self._check_run(f"the checkpoint of step {step}", values)
+        if not of_any_run:
+            self._check_run(f"the checkpoint of step {step}", values)
         return manifest
 
     def load_all(self, step: int | None = None) -> dict[Stage, Snapshot]:
@@ -344,7 +349,7 @@ class Checkpoints:
 
 
 def bits_software(device: str) -> dict[str, str]:
-    """What bits depend on beside the settings: version of torch, machine, instructions that torch uses, kind of device."""
+    """What bits depend on beside the settings: torch, the machine, the instructions that torch uses, the device."""
     capability = torch.backends.cpu.get_cpu_capability()
     return {"torch": torch.__version__, "machine": platform.machine(), "cpu": capability, "device": device}
 

@@ -103,9 +103,11 @@ def test_the_snapshot_of_another_run_is_refused(train):
 def test_the_checkpoint_of_another_run_is_refused_by_whatever_reads_it(train):
     part, other = train("part"), train("other", "blocks.networks.2={kind: mlp, width: 8, depth: 2}", last=8)
     shutil.copytree(other / "checkpoints/step-00000008", part / "checkpoints/step-00000008")
-    for read in (api.load, api.inspect, api.report, api.resume):
+    for read in (api.load, api.report, api.resume):
         with pytest.raises(UserError, match="of step 8 was trained with blocks.networks.2.kind=mlp, and this run has"):
             read(str(part))
+    (warning,) = api.inspect(str(part)).warnings
+    assert "step 8 was trained with blocks.networks.2.kind=mlp" in warning, "to be looked at it is shown"
 
 
 def test_other_data_is_refused_and_both_fingerprints_are_named(train):
@@ -218,3 +220,23 @@ def test_another_torch_than_the_one_that_trained_is_told_once(train):
     told = [text for text in news if "so far and goes on with torch" in text]
     assert len(told) == 1
     assert "was trained with torch 0." in told[0]
+
+
+def test_a_damaged_line_of_metrics_is_told_and_blocks_nothing(train):
+    whole, part = train("whole", last=None), train("part")
+    with (part / "metrics.jsonl").open("ab") as file:
+        file.write(b"\0" * 512 + b"\n")
+    assert "1 line(s) of metrics.jsonl are damaged" in api.inspect(str(part)).warnings[0]
+    api.resume(str(part))
+    assert fingerprints(part) == fingerprints(whole)
+    assert api.inspect(str(part)).warnings == ()
+    assert "set aside" in next(r.text for r in RunDirectory(str(part)).metrics() if isinstance(r, News))
+    assert (part / "metrics.bad.jsonl").read_bytes() == b"\0" * 512 + b"\n"
+
+
+def test_a_run_goes_on_without_any_metrics(train):
+    whole, part = train("whole", last=None), train("part")
+    (part / "metrics.jsonl").unlink()
+    assert api.report(str(part)).left_out is None
+    api.resume(str(part))
+    assert fingerprints(part) == fingerprints(whole)
