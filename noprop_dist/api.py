@@ -18,11 +18,11 @@ from noprop_dist.config.schema import DataSettings, RunConfig
 from noprop_dist.data.dataset import DataFacts, DataSet
 from noprop_dist.data.image_file import read_image
 from noprop_dist.data.inputs import Keep, MappedInputs
-from noprop_dist.data.load import load_data
+from noprop_dist.data.load import check_same_data, load_again, load_data
 from noprop_dist.data.packed import pack as pack_data
 from noprop_dist.engines.core.drawing import Drawing, who_draws
 from noprop_dist.engines.core.placement import Placement, Resources, check_room, place_run
-from noprop_dist.errors import UserError
+from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.files import local_path
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.inference.evaluation import (
@@ -37,18 +37,19 @@ from noprop_dist.inference.load import TrainedRun, assemble_network
 from noprop_dist.inference.network import Sampler
 from noprop_dist.inference.predict import Prediction, predict_image
 from noprop_dist.plan import RunPlan
-from noprop_dist.records import Evaluated
+from noprop_dist.records import Evaluated, is_damaged
 from noprop_dist.report.run_report import WrittenReport, write_report
 from noprop_dist.report.summary import LatestMetrics, latest_metrics
 from noprop_dist.stages import NETWORK
 from noprop_dist.storage.checkpoints import Manifest
+from noprop_dist.storage.identity import OtherRunError
 from noprop_dist.storage.merge import merge_runs
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.device import choose_device
 from noprop_dist.training.footprint import Footprint, block_footprint
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.progress import RunProgress
-from noprop_dist.training.setup import check, check_same_data, prepare
+from noprop_dist.training.setup import check, go_on, prepare
 
 
 def _silent(_: Any) -> None:
@@ -93,10 +94,10 @@ def train(
         UserError: configuration, data or run directory cannot be used; nothing was written.
         TrainingError: a stage could not be trained to its end; names it and the cause.
     """
-    directory = RunDirectory(run_dir or default_run_dir(config))
+    directory, config = RunDirectory(run_dir or default_run_dir(config)), _located(config)
     if or_resume and directory.holds_run:
         check_same_run(directory, config)
-        return _continue(config, directory, [], watcher or Watcher())
+        return _continue(config, directory, watcher or Watcher())
     directory.check_unused()
     return _train(config, directory, resume=False, watcher=watcher or Watcher())
 
@@ -106,16 +107,25 @@ def resume(run_dir: str, settings: Sequence[str] = (), *, watcher: Watcher | Non
 
     Args:
         run_dir: that holds the run.
-        settings: `key=value`. They may change no bits, except for the training of single stages from here on.
+        settings: `key=value`; what changes no bits (`data.root` for data that has moved), and how single stages are
+            trained from here on.
         watcher: told how far the run is.
 
     Raises:
-        UserError: there is no run, or a setting may not change.
+        UserError: there is no run, a setting may not change, or data or snapshots are of another run.
         TrainingError: as of `train`.
     """
     directory = RunDirectory(run_dir)
-    config, changes = continued(directory.config(), settings)
-    return _continue(config, directory, changes, watcher or Watcher())
+    return _continue(_located(continued(directory.config(), settings)), directory, watcher or Watcher())
+
+
+def _located(config: RunConfig) -> RunConfig:
+    """The configuration with an absolute `data.root`: a run is looked at from other folders, too."""
+    root = config.data.root
+    if root is None:
+        return config
+    data = config.data.model_copy(update={"root": str(Path(root).expanduser().absolute())})
+    return config.model_copy(update={"data": data})
 
 
 def check_same_run(directory: RunDirectory, config: RunConfig) -> None:
@@ -224,7 +234,13 @@ class RunEvaluation:
 
 
 def evaluate(
-    run: TrainedRun, sampler: Sampler = "mean", passes: int = 1, *, terms: bool = True, per_block: bool = False
+    run: TrainedRun,
+    sampler: Sampler = "mean",
+    passes: int = 1,
+    *,
+    terms: bool = True,
+    per_block: bool = False,
+    data_root: str | None = None,
 ) -> RunEvaluation:
     """Measure a trained run on its whole test set.
 
@@ -234,11 +250,13 @@ def evaluate(
         passes: of the reverse process, averaged.
         terms: whether to measure the terms of Eq. 8, too.
         per_block: whether to measure each block, too.
+        data_root: where the data lies now, if it has moved.
 
     Raises:
-        UserError: the data set cannot be read.
+        UserError: the data set cannot be read, or is not the one that the run was trained on.
     """
-    test, config = load_data(run.plan.config.data).held_out.test, run.plan.config
+    config = run.plan.config
+    test = load_again(config.data, run.plan.facts, str(run.directory), data_root).held_out.test
     accuracy = evaluate_network(run.network, test, sampler, passes)
     with_terms = terms and not run.plan.end_to_end
     measured = evaluate_terms(run.network, test, config.objective.eta) if with_terms else None
@@ -294,12 +312,13 @@ def merge(out: str, runs: Sequence[str]) -> MergedRun:
 
 @dataclass(frozen=True)
 class RunContents:
-    """What a run directory holds."""
+    """What a run directory holds; warnings say what is damaged, or does not belong together."""
 
     config: RunConfig
     facts: DataFacts
     manifest: Manifest
     latest: LatestMetrics
+    warnings: tuple[str, ...]
 
 
 def inspect(run_dir: str) -> RunContents:
@@ -309,20 +328,31 @@ def inspect(run_dir: str) -> RunContents:
         UserError: there is no run, or no checkpoint yet.
     """
     directory = RunDirectory(run_dir)
-    config, manifest = directory.config(), directory.checkpoints.manifest()
-    return RunContents(config, directory.facts(), manifest, latest_metrics(directory.metrics()))
+    config, manifest = directory.config(), directory.checkpoints.manifest(of_any_run=True)
+    records, warnings = directory.metrics(), list[str]()
+    if damaged := sum(map(is_damaged, records)):
+        warnings.append(f"{directory}: {damaged} line(s) of metrics.jsonl are damaged; a resume sets them aside")
+    try:
+        directory.checkpoints.check_run()
+    except OtherRunError as error:
+        warnings.append(str(error))
+    return RunContents(config, directory.facts(), manifest, latest_metrics(records), tuple(warnings))
 
 
-def report(run_dir: str) -> WrittenReport:
+def report(run_dir: str, data_root: str | None = None) -> WrittenReport:
     """Write report.html and plots/*.png into a run directory.
 
+    Args:
+        run_dir: that holds the run.
+        data_root: where the data lies now, if it has moved.
+
     Raises:
-        UserError: there is no run, or no checkpoint yet.
+        UserError: there is no run, or no checkpoint yet; or the data is not at `data_root`.
     """
     directory = RunDirectory(run_dir)
     whole = directory.config().blocks.only is None
     directory.checkpoints.manifest()
-    return write_report(directory, load(run_dir) if whole else None)
+    return write_report(directory, load(run_dir) if whole else None, data_root)
 
 
 def pack(
@@ -354,14 +384,13 @@ def pack(
     return pack_data(load_told, local_path(out), on_progress)
 
 
-def _continue(config: RunConfig, directory: RunDirectory, changes: Sequence[str], watcher: Watcher) -> RunOutcome:
+def _continue(config: RunConfig, directory: RunDirectory, watcher: Watcher) -> RunOutcome:
+    directory.checkpoints.check_run()
     run_plan = RunPlan(config, directory.facts())
     if _is_finished(directory, run_plan):
         watcher.say("the run is finished: all steps are done")
         evaluation = CheckpointEvaluation.last_of(directory.metrics())
         return RunOutcome(str(directory), run_plan.total_steps, evaluation)
-    if changes:
-        _note_changes(directory, changes)
     return _train(config, directory, resume=True, watcher=watcher)
 
 
@@ -369,13 +398,6 @@ def _is_finished(directory: RunDirectory, run_plan: RunPlan) -> bool:
     steps = directory.checkpoints.steps()
     measured = any(isinstance(record, Evaluated) and record.final for record in directory.metrics())
     return bool(steps) and steps[-1] >= run_plan.total_steps and (measured or not run_plan.evaluates)
-
-
-def _note_changes(directory: RunDirectory, changes: Sequence[str]) -> None:
-    """Write down from which step of each stage changed settings hold; manifests repeat it."""
-    last = {name: steps[-1] for name, steps in directory.checkpoints.saved_steps().items()}
-    with directory.only_writer():
-        directory.add_changes(changes, last)
 
 
 def _train(config: RunConfig, directory: RunDirectory, resume: bool, watcher: Watcher) -> RunOutcome:
@@ -389,14 +411,17 @@ def _train_sequentially(config: RunConfig, directory: RunDirectory, resume: bool
     setup, data = prepare(config)
     for note in data.notes:
         watcher.warn(note)
-    if resume:
-        check_same_data(setup.plan, directory)
     choose_device(config.engine.device)
     with directory.only_writer():
-        if not resume:
+        if resume:
+            go_on(setup.plan, directory)
+        else:
             directory.create(config, setup.plan.facts)
         watcher.say(f"run directory: {directory}")
-        evaluation = train_sequentially(setup, data, directory, watcher.on_progress, watcher.stopped)
+        try:
+            evaluation = train_sequentially(setup, data, directory, watcher.on_progress, watcher.stopped)
+        except OSError as error:
+            raise TrainingError(f"the run directory cannot be read or written: {error}") from error
     steps = directory.checkpoints.steps()
     finished = bool(steps) and steps[-1] >= setup.plan.total_steps
     return RunOutcome(str(directory), steps[-1] if steps else 0, evaluation, stopped=not finished)
@@ -413,7 +438,7 @@ def _train_on_ray(config: RunConfig, directory: RunDirectory, resume: bool, watc
         run_plan, _ = check(config)  # a mistake is told before Ray takes its seconds to start
         check_room(config, place_run(config, _resources(config)))
         if resume:
-            check_same_data(run_plan, directory)
+            check_same_data(directory.facts(), run_plan.facts, str(directory), config.data)
         watcher.say(f"run directory: {directory}")
         watcher.say("starting Ray")
     coordinator = EndToEndCoordinator if config.method == "backprop" else Coordinator

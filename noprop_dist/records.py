@@ -4,14 +4,16 @@
 
 A line is a JSON object: `kind`, `time` (Unix seconds, when it was written), and the fields of the record's class.
 A line that this version does not understand becomes an `UnreadLine`, and is never rewritten.
+A round counts once: a line that is there twice, damaged or missing changes no sum of steps.
 """
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, ClassVar, Literal, cast, get_args
+from types import UnionType
+from typing import Any, ClassVar, Literal, Union, cast, get_args, get_origin, get_type_hints
 
-from noprop_dist.stages import Stage, StageKind
+from noprop_dist.stages import EMBEDDING, Stage, StageKind
 
 LossReason = Literal["died", "hung", "node_leaving", "not_started"]
 
@@ -233,10 +235,17 @@ class StageFailed:
 
 @dataclass(frozen=True, kw_only=True)
 class UnreadLine:
-    """A line that this version cannot read: of a later version, or damaged."""
+    """A line that this version cannot read.
+
+    Attributes:
+        line: as it stands.
+        damaged: whether it is no line of any version; else it is of a later one.
+        time: of no meaning.
+    """
 
     KIND: ClassVar = "unread"
     line: str
+    damaged: bool = True
     time: float = 0.0
 
 
@@ -266,6 +275,21 @@ FIELDS = {kind: {field.name: field.default is MISSING for field in fields(each)}
 """Of each kind: its fields, and whether a line must have them."""
 
 
+def _classes(hint: Any) -> tuple[type, ...]:
+    """The classes of which a value of this type is; an integer is a float, too."""
+    if get_origin(hint) is Literal:
+        return (str,)
+    if get_origin(hint) in (Union, UnionType):
+        return tuple(one for each in get_args(hint) for one in _classes(each))
+    return (int, float) if hint is float else (get_origin(hint) or hint,)
+
+
+ALLOWED = {
+    kind: {name: _classes(hint) for name, hint in get_type_hints(each).items() if name in FIELDS[kind]}
+    for kind, each in TYPES.items()
+}
+
+
 def to_line(record: Record) -> str:
     """The record as one line of metrics.jsonl, without its end."""
     if isinstance(record, UnreadLine):
@@ -282,16 +306,50 @@ def to_line(record: Record) -> str:
 
 def from_line(line: str) -> Record:
     """The record of one line; an `UnreadLine` if it is of an unknown kind, damaged or incomplete."""
+    later = False
     try:
         values = json.loads(line)
         kind = values["kind"]
         if kind == "round" and values["stage"] == "embedding":  # written before 2026-11-26
             kind, values = "embedding", _embedding_update(values)
+        later = isinstance(kind, str) and kind not in FIELDS
         known = FIELDS[kind]
         record: Record = TYPES[kind](**{name: _typed(values, name) for name in known if name in values})
-    except (ValueError, LookupError, TypeError, AttributeError):
-        return UnreadLine(line=line)
+        _check_types(record)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return UnreadLine(line=line, damaged=not later)
     return record
+
+
+def is_damaged(record: Record) -> bool:
+    """Return True for a line that no version wrote."""
+    return isinstance(record, UnreadLine) and record.damaged
+
+
+def counted_once(records: Iterable[Record]) -> Iterator[Record]:
+    """Records without the rounds of steps that an earlier round of the same stage did already."""
+    done: dict[Stage, int] = {}
+    for record in records:
+        if isinstance(record, RoundDone | EmbeddingUpdated):
+            stage = record.stage if isinstance(record, RoundDone) else EMBEDDING
+            if record.first_step < done.get(stage, 0):
+                continue
+            done[stage] = record.step
+        yield record
+
+
+def _check_types(record: Record) -> None:
+    """Refuse values of other types than the fields have.
+
+    Raises:
+        TypeError: as described.
+    """
+    for name, allowed in ALLOWED[record.KIND].items():
+        value = getattr(record, name)
+        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+            raise TypeError(f"{name} is {value!r}")
+    if isinstance(record, RoundDone | EmbeddingUpdated) and not 0 < record.steps == record.step - record.first_step:
+        raise TypeError(f"{record.steps} steps from {record.first_step} to {record.step}")
 
 
 def to_lines(records: Iterable[Record]) -> bytes:

@@ -43,6 +43,9 @@ Address = Annotated[
 ]
 RunDir = Annotated[str, typer.Argument(help="A run directory: a path or a URI such as s3://bucket/run.")]
 Sampler = Annotated[str, typer.Option(help="mean (no noise on the way) or stochastic (Eq. 3).", metavar="NAME")]
+DataRoot = Annotated[
+    str | None, typer.Option(help="Where the run's data lies now, if it has moved.", metavar="PATH", show_default=False)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -99,11 +102,12 @@ def resume(
         ),
     ] = None,
     address: Address = None,
+    data_root: DataRoot = None,
 ) -> None:
     """Continue a run from the newest snapshot of every block."""
     from noprop_dist.cli.training import resume_run
 
-    resume_run(run_dir, set_ or [], address)
+    resume_run(run_dir, set_ or [], address, data_root)
 
 
 @app.command()
@@ -156,12 +160,13 @@ def evaluate(
     sampler: Sampler = "mean",
     passes: Annotated[int, typer.Option(help="Average over so many passes of the reverse process.")] = 1,
     per_block: Annotated[bool, typer.Option(help="Also each block along the chain, and alone.")] = False,
+    data_root: DataRoot = None,
     as_json: Json = False,
 ) -> None:
     """Accuracy of a run's last checkpoint on the whole test set."""
     from noprop_dist.cli.evaluate import show_evaluation
 
-    show_evaluation(run_dir, sampler, passes, per_block, as_json)
+    show_evaluation(run_dir, sampler, passes, per_block, data_root, as_json)
 
 
 @app.command()
@@ -201,11 +206,11 @@ def merge(
 
 
 @app.command()
-def report(run_dir: RunDir) -> None:
+def report(run_dir: RunDir, data_root: DataRoot = None) -> None:
     """Write report.html and PNG plots into the run directory."""
     from noprop_dist.cli.report import write_report
 
-    write_report(run_dir)
+    write_report(run_dir, data_root)
 
 
 def main(arguments: list[str] | None = None) -> Any:

@@ -15,13 +15,15 @@ from noprop_dist.inference.evaluation import BlockEvaluation, Evaluation, Object
 console = Console(highlight=False, soft_wrap=True)
 
 
-def show_evaluation(run_dir: str, sampler: str, passes: int, per_block: bool, as_json: bool) -> None:
+def show_evaluation(
+    run_dir: str, sampler: str, passes: int, per_block: bool, data_root: str | None, as_json: bool
+) -> None:
     """Print the accuracy on the test set."""
     chosen = checked_sampler(sampler, passes)
     run = api.load(run_dir)
     warn(run.warnings)
     with working("classifying the test samples"):
-        result = api.evaluate(run, chosen, passes, per_block=per_block)
+        result = api.evaluate(run, chosen, passes, per_block=per_block, data_root=data_root)
     terms = result.terms
     if as_json:
         extra = {"per_block": [asdict(block) for block in result.per_block]} if per_block else {}

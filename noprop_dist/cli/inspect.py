@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from noprop_dist import api
+from noprop_dist.cli.options import warn
 from noprop_dist.config.layers import to_yaml
 from noprop_dist.records import Record, RoundDone
 from noprop_dist.report.summary import LatestMetrics
@@ -20,6 +21,7 @@ console = Console(highlight=False, soft_wrap=True)
 def show_run(run_dir: str, as_json: bool) -> None:
     """Print configuration, steps, metrics and fingerprints."""
     run = api.inspect(run_dir)
+    warn(run.warnings)
     config, manifest, metrics = run.config, run.manifest, run.latest
     if as_json:
         whole = {

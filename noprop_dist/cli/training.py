@@ -1,5 +1,6 @@
 """`train` and `resume`: a run with its progress on standard error, and its directory on standard output."""
 
+import json
 from collections.abc import Callable, Sequence
 
 from rich.console import Console
@@ -26,9 +27,10 @@ def start_run(config: RunConfig, run_dir: str | None, or_resume: bool = False) -
     print(watched(where, lambda watcher: api.train(config, where, or_resume=or_resume, watcher=watcher)).directory)
 
 
-def resume_run(run_dir: str, settings: Sequence[str], address: str | None) -> None:
+def resume_run(run_dir: str, settings: Sequence[str], address: str | None, data_root: str | None = None) -> None:
     """Continue a run, and print the run directory."""
-    changed = [*settings, *address_setting(address)]
+    root = [] if data_root is None else [f"data.root={json.dumps(data_root)}"]
+    changed = [*settings, *root, *address_setting(address)]
     print(watched(run_dir, lambda watcher: api.resume(run_dir, changed, watcher=watcher)).directory)
 
 

@@ -50,6 +50,7 @@ class DataFacts:
         samples: number of samples in train, validation and test.
         sha256: fingerprint of the training split.
         dtype: of its values; of runs before this was kept, uint8 is taken for granted.
+        test_sha256: fingerprint of the test split; empty in older files.
     """
 
     name: str
@@ -60,6 +61,7 @@ class DataFacts:
     samples: dict[str, int]
     sha256: str
     dtype: str = "uint8"
+    test_sha256: str = ""
 
     @property
     def classes(self) -> int:
@@ -180,6 +182,7 @@ def assemble(
         samples={"train": len(train), "validation": len(validation), "test": len(test)},
         sha256=_sha256(train),
         dtype=str(train.inputs.dtype),
+        test_sha256=_sha256(test),
     )
     lacking = [_classes_without_samples(part, split.labels, class_names) for part, split in parts.items()]
     return DataSet(facts, train, HeldOut(validation, test), (*notes, *filter(None, lacking)))

@@ -96,7 +96,7 @@ class _Run:
         self._log = RunLog(directory, self._done)
         self._board = ProgressBoard(self._done, setup.plan.total_steps, time.monotonic())
         self.last_evaluation: CheckpointEvaluation | None = None
-        for warning in warnings:
+        for warning in [*warnings, *self._log.warnings]:
             self._board.news.tell(warning)
             self._log.add(News(text=warning))
 

@@ -1,6 +1,7 @@
 """Small files under one root, written atomically: a local folder or any URI that pyarrow knows (s3://, gs://, …)."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,14 @@ class Store:
 
         self._files: Any = opened[0]
         self._path: str = opened[1]
+        self._before_writing: Callable[[], None] = lambda: None
 
     def __str__(self) -> str:
         return self.root
+
+    def before_writing(self, check: Callable[[], None]) -> None:
+        """Have this called before every write from here on; an OSError that it raises is the write's."""
+        self._before_writing = check
 
     def read(self, name: str, offset: int = 0) -> bytes:
         """The whole file, or what follows the first `offset` bytes.
@@ -119,6 +125,7 @@ class Store:
         return Path(self._at(name))
 
     def _make_folder(self, name: str) -> None:
+        self._before_writing()
         self._files.create_dir(self._at(name).rpartition("/")[0], recursive=True)
 
     def _at(self, name: str) -> str:

@@ -60,7 +60,7 @@ def actor_lost(
     after = decision.restart_after_seconds
     parts.pool.end(slot, GivenUp(cause) if after is None else Absent(retry_at=now + after))
     if slot.slot == EVALUATOR:
-        _leave_out(parts, parts.evaluations.evaluator_lost())
+        leave_out(parts, parts.evaluations.evaluator_lost())
     if stage_run is not None and decision.charge_stage:
         stage_run.failures += 1
         if decision.stop_stage is not None:
@@ -81,7 +81,7 @@ def _tell_of(parts: Parts, slot: ActorSlot, loss: Loss, at_work: Stage | None, a
 def _given_up(parts: Parts, slot: ActorSlot, cause: str, now: float) -> None:
     """Leave a slot empty, and stop the stages that no other worker can hold."""
     if slot.slot == EVALUATOR:
-        _leave_out(parts, parts.evaluations.give_up())
+        leave_out(parts, parts.evaluations.give_up())
     for stage_run in parts.stages.values():
         if stage_run.waits and not parts.assignment.can_hold(stage_run.home):
             _stop(parts, stage_run, cause, now)
@@ -100,6 +100,8 @@ def _stop(parts: Parts, stage_run: StageRun, why: str, now: float) -> None:
     stage_run.stop(why)
 
 
-def _leave_out(parts: Parts, steps: Sequence[int]) -> None:
+def leave_out(parts: Parts, steps: Sequence[int]) -> None:
+    """Do not measure the checkpoints of these steps; they need not be kept for it any longer."""
     for step in steps:
         parts.journal.tell(f"the checkpoint of step {step} was not measured; `noprop-dist evaluate` can")
+        parts.snapshots.prune(step)

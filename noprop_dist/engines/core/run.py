@@ -237,11 +237,12 @@ class Run:
     def _stored(self, event: StorageDone, now: float) -> None:
         if self._parts.snapshots.failing_since is not None:
             self.journal.tell("the run directory can be written again")
+        self.journal.tell(*event.news)
         step = self._parts.snapshots.done(event, now)
         if step is None:
             return
         if self._plan.evaluates:
-            self._parts.evaluations.add(step)
+            recovery.leave_out(self._parts, self._parts.evaluations.add(step))
         else:
             self._parts.snapshots.prune(step)
 
