@@ -14,7 +14,7 @@ from noprop_dist.data.dataset import DataSet
 from noprop_dist.engines.core.commands import End
 from noprop_dist.engines.core.drawing import who_draws
 from noprop_dist.engines.core.events import Event, StopRequested
-from noprop_dist.engines.core.placement import Placement, place_run
+from noprop_dist.engines.core.placement import Placement, check_room, place_run
 from noprop_dist.engines.core.run import Run, StartingPoint
 from noprop_dist.engines.ray.actors import RayActors, WorkerClasses
 from noprop_dist.engines.ray.cluster import cluster_resources
