@@ -66,7 +66,7 @@ class SnapshotEntry:
         name, files = values["name"], values["files"]
         if not files:
             raise ValueError("it names no files")
-        software = values.get("trained_with", {})
+        software = dict(values.get("trained_with", {}))
         return SnapshotEntry(stage_of(values, name), name, values["step"], values["sha256"], files, software)
 
 
