@@ -277,7 +277,7 @@ def predict(run: TrainedRun, images: Sequence[Path], sampler: Sampler = "mean", 
     """
     shape, dtype = run.plan.facts.input_shape, run.plan.facts.dtype
     if len(shape) != 3 or shape[0] not in (1, 3):
-        raise UserError(f"{run.directory}: was trained on samples of shape {shape}, not on grey or RGB images")
+        raise UserError(f"{run.directory}: was trained on samples of shape {shape}, not on images (grey or RGB)")
     if dtype != "uint8":
         raise UserError(
             f"{run.directory}: was trained on {dtype} pixels, and nothing tells which of their values is a picture "

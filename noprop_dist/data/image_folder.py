@@ -116,7 +116,7 @@ def load_image_folder(settings: DataSettings, keep: Keep = in_memory) -> DataSet
         settings.validation_fraction,
         validation=splits.get("validation"),
         keep=keep,
-        notes=(*found.notes(root), *_notes(kinds, grey)),
+        notes=(*found.notes(root), *_held_out(root, folders, settings), *_notes(kinds, grey)),
     )
 
 
@@ -137,20 +137,21 @@ class _Found:
     no_images: list[Path] = field(default_factory=list)
     nested: int = 0
 
-    def notes(self, root: Path) -> list[str]:
+    def hide(self, entry: Path) -> None:
+        """Leave out a hidden file, or all files of a hidden folder."""
+        self.hidden += sorted(file for file in entry.rglob("*") if file.is_file()) if entry.is_dir() else [entry]
+
+    def notes(self, root: Path) -> Iterator[str]:
+        groups = {"hidden": self.hidden, "that are no images or in no class folder": self.no_images}
         parts = [
             f"{len(files):,} {kind} ({files[0].relative_to(root)}{', …' if len(files) > 1 else ''})"
-            for kind, files in (
-                ("hidden", self.hidden),
-                ("outside of class folders or no images by their name", self.no_images),
-            )
+            for kind, files in groups.items()
             if files
         ]
-        left_out = (
-            [f"data.root={root}: left out of the data are files and folders: {', '.join(parts)}"] if parts else []
-        )
-        nested = f"data.root={root}: {self.nested:,} images in folders below class folders are of that class"
-        return left_out + [nested] * (self.nested > 0)
+        if parts:
+            yield f"data.root={root}: left out are files, {' and '.join(parts)}"
+        if self.nested:
+            yield f"data.root={root}: {self.nested:,} images in folders below class folders are of that class"
 
 
 def _split_folders(root: Path, found: _Found) -> dict[str, Path]:
@@ -179,8 +180,20 @@ def _split_folders(root: Path, found: _Found) -> dict[str, Path]:
     doubled = next((part for part in named.values() if len(part) > 1), None)
     if doubled:
         raise UserError(f"data.root={root}: {_names(doubled)} are folders of the same split; keep one")
-    found.no_images += sorted(each for each in folders if each not in splits)
+    for entry in sorted(each for each in root.iterdir() if each not in splits):
+        if _is_hidden(entry.name):
+            found.hide(entry)
+        else:
+            found.no_images.append(entry)
     return {part: of_part[0] for part, of_part in named.items() if of_part}
+
+
+def _held_out(root: Path, folders: dict[str, Path], settings: DataSettings) -> Iterator[str]:
+    """What is taken from the training images of a divided folder."""
+    shares = {"validation": settings.validation_fraction, "test": settings.test_fraction}
+    for part, share in shares.items() if folders["train"] != root else ():
+        if part not in folders:
+            yield f"data.root={root}: has no {part} folder, so the {part} set is {share:.0%} of the images in train"
 
 
 def _names(folders: Sequence[Path]) -> str:
@@ -203,7 +216,7 @@ def _files(
     labels: list[int] = []
     for entry in sorted(split.iterdir()):
         if _is_hidden(entry.name):
-            found.hidden.append(entry)
+            found.hide(entry)
         elif not entry.is_dir():
             found.no_images.append(entry)
         elif entry.name not in names:
@@ -221,7 +234,7 @@ def _files(
 def _images_below(folder: Path, found: _Found, above: set[tuple[int, int]]) -> Iterator[Path]:
     for entry in folder.iterdir():
         if _is_hidden(entry.name):
-            found.hidden.append(entry)
+            found.hide(entry)
         elif entry.is_dir():
             identity = _identity(entry)
             if identity in above:
