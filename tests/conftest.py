@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from run_facts import fingerprints
 
+from noprop_dist.api import train
 from noprop_dist.config.layers import load_config
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.dataset import DataSet
-from noprop_dist.engines.sequential import train_sequentially
+from noprop_dist.stages import Stage
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.setup import RunSetup, prepare
@@ -35,12 +37,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_config() -> Callable[..., RunConfig]:
-    def configure(*settings: str) -> RunConfig:
-        return load_config("digits", None, [*SMALL, *settings])
-
-    return configure
+    return lambda *settings: load_config("digits", None, [*SMALL, *settings])
 
 
 @pytest.fixture
@@ -48,11 +47,19 @@ def small_run(small_config: Callable[..., RunConfig], tmp_path: Path) -> Callabl
     """A finished run of the sequential engine."""
 
     def run(*settings: str, name: str = "run") -> RunDirectory:
-        setup, data = prepare(small_config("engine.kind=sequential", *settings))
-        directory = RunDirectory(str(tmp_path / name))
-        directory.create(setup.config, setup.plan.facts)
-        train_sequentially(setup, data, directory, lambda _: None)
-        return directory
+        train(small_config("engine.kind=sequential", *settings), str(tmp_path / name))
+        return RunDirectory(str(tmp_path / name))
+
+    return run
+
+
+@pytest.fixture
+def sequential(tmp_path: Path) -> Callable[..., dict[Stage, str]]:
+    """The fingerprints that the sequential engine gives for digits with some settings."""
+
+    def run(*settings: str) -> dict[Stage, str]:
+        train(load_config("digits", None, [*settings, "engine.kind=sequential"]), str(tmp_path / "sequential"))
+        return fingerprints(tmp_path / "sequential")
 
     return run
 
@@ -67,7 +74,8 @@ def ray_here() -> Iterator[None]:
     """A Ray of two cores that every test may use; runs do not meet, each has a namespace of its own."""
     import ray
 
-    modules = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent / "engine")}}
+    path = os.pathsep.join([str(Path(__file__).parent / "engine"), os.environ.get("PYTHONPATH", "")])
+    modules = {"env_vars": {"PYTHONPATH": path}}
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=modules)
     yield
     ray.shutdown()

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from run_facts import fingerprints, records_of, rounds_of, steps_written
 
 from noprop_dist.config.layers import load_config
-from noprop_dist.engines.sequential import train_sequentially
 from noprop_dist.errors import TrainingError
 from noprop_dist.random_streams import Purpose, stream
+from noprop_dist.records import WorkerLost, WorkerReady
+from noprop_dist.stages import CLASSIFIER, EMBEDDING, block
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.setup import prepare
 
@@ -27,22 +29,10 @@ ADAM_SHARE = 0.1
 """1 − β₁: Adam's first moment after its first step is this share of the gradient."""
 
 
-def fingerprints(directory):
-    return {each["name"]: each["sha256"] for each in RunDirectory(str(directory)).checkpoints.manifest()["stages"]}
-
-
-def sequential_run(directory, *settings):
-    setup, data = prepare(load_config("digits", None, [*DIGITS, *settings, "engine.kind=sequential"]))
-    run = RunDirectory(str(directory))
-    run.create(setup.config, setup.plan.facts)
-    train_sequentially(setup, data, run, lambda _: None)
-    return fingerprints(directory)
-
-
 def negative_elbo_of_one_batch(setup, data, W):
     """Eq. 8 as one scalar of W, written down from the paper: all places where W appears are differentiated at once."""
     config, schedule, T = setup.config, setup.plan.schedule, setup.plan.schedule.T
-    batch = setup.batch_stream(data.train.labels).batch(1, 0)
+    batch = setup.batch_stream(data.train.labels).batch(block(1), 0)
     labels = torch.from_numpy(batch.labels).long()
     x = setup.training_samples(data.train.inputs, torch.device("cpu")).batch(batch.indices)
     u_y, d = W[labels], W.shape[1]
@@ -79,7 +69,7 @@ def test_the_gradient_of_w_embed_is_that_of_the_whole_objective(run_here, tmp_pa
                 "engine.device=cpu", "evaluation.samples=0"]  # fmt: skip
     config = load_config("digits", None, settings)
     run_here(config, str(tmp_path / "run"))
-    snapshot = RunDirectory(str(tmp_path / "run")).checkpoints.load_all(1)[12]
+    snapshot = RunDirectory(str(tmp_path / "run")).checkpoints.load_all(1)[EMBEDDING]
     measured = torch.from_numpy(snapshot.optimizer["0.exp_avg"]) / ADAM_SHARE
     setup, data = prepare(config)
     W = setup.embedding.clone().requires_grad_()
@@ -99,19 +89,19 @@ def test_the_gradient_of_w_embed_is_that_of_the_whole_objective(run_here, tmp_pa
     ],
 )
 def test_placement_rounds_and_who_draws_change_no_bit(
-    run_here, tmp_path, kind, sync_steps, workers, round_steps, sampling
+    run_here, sequential, tmp_path, kind, sync_steps, workers, round_steps, sampling
 ):
     embedding = f"embedding={{kind: {kind}, sync_steps: {sync_steps}}}"
-    expected = sequential_run(tmp_path / "sequential", embedding)
-    assert list(expected)[-2:] == ["classifier", "embedding"]
+    expected = sequential(*DIGITS, embedding)
+    assert list(expected)[-2:] == [CLASSIFIER, EMBEDDING]
     engine = [f"engine.workers={workers}", f"engine.round_steps={round_steps}", f"engine.sampling={sampling}"]
     outcome = run_here(load_config("digits", None, [*DIGITS, embedding, *engine]), str(tmp_path / "run"))
     assert fingerprints(tmp_path / "run") == expected
     assert outcome.evaluation.final
 
 
-def test_worker_side_sampling_changes_no_bit_of_fixed_embeddings(run_here, tmp_path):
-    expected = sequential_run(tmp_path / "sequential")
+def test_worker_side_sampling_changes_no_bit_of_fixed_embeddings(run_here, sequential, tmp_path):
+    expected = sequential(*DIGITS)
     run_here(load_config("digits", None, [*DIGITS, "engine.sampling=worker"]), str(tmp_path / "run"))
     assert fingerprints(tmp_path / "run") == expected
 
@@ -126,9 +116,8 @@ def killed_on_the_way(directory, name, after_step):
             time.sleep(0.1)
             if not run.holds_run:
                 continue
-            records = run.metrics()
-            if any(r["kind"] == "round" and r["step"] >= after_step for r in records):
-                pids = [r["pid"] for r in records if r["kind"] == "worker" and r["worker"] == name]
+            if any(each.step >= after_step for each in rounds_of(directory)):
+                pids = [each.pid for each in records_of(directory, WorkerReady) if each.worker == name]
                 os.kill(pids[-1], signal.SIGKILL)
                 killed.append(pids[-1])
 
@@ -140,19 +129,16 @@ def killed_on_the_way(directory, name, after_step):
 @pytest.mark.parametrize(
     ("victim", "workers"), [("block worker 2", 2), ("classifier worker", 10), ("block worker 1", 1)]
 )
-def test_a_worker_killed_on_the_way_changes_no_bit(run_here, tmp_path, victim, workers):
+def test_a_worker_killed_on_the_way_changes_no_bit(run_here, sequential, tmp_path, victim, workers):
     settings = ["embedding={kind: learned, sync_steps: 4}", "training.max_steps=400", "checkpoint.every_steps=400"]
-    expected = sequential_run(tmp_path / "sequential", *settings)
+    expected = sequential(*DIGITS, *settings)
     thread, killed = killed_on_the_way(tmp_path / "run", victim, after_step=40)
     run_here(load_config("digits", None, [*DIGITS, *settings, f"engine.workers={workers}"]), str(tmp_path / "run"))
     thread.join()
-    records = RunDirectory(str(tmp_path / "run")).metrics()
     assert killed
-    assert [r["worker"] for r in records if r["kind"] == "lost"] == [victim]
+    assert [each.worker for each in records_of(tmp_path / "run", WorkerLost)] == [victim]
     assert fingerprints(tmp_path / "run") == expected
-    for stage in ("block 1", "block 10", "classifier", "embedding"):
-        done = sum(r["steps"] for r in records if r["kind"] == "round" and r["stage"] == stage)
-        assert done == 400, f"nothing of {stage} is counted twice"
+    assert set(steps_written(tmp_path / "run").values()) == {400}, "nothing is counted twice"
 
 
 def test_a_block_that_cannot_go_on_ends_the_run_and_is_named(run_here, tmp_path):
@@ -163,17 +149,17 @@ def test_a_block_that_cannot_go_on_ends_the_run_and_is_named(run_here, tmp_path)
         run_here(config, str(tmp_path / "run"))
 
 
-def test_a_resumed_run_has_the_bits_of_one_that_was_never_stopped(tmp_path):
+def test_a_resumed_run_has_the_bits_of_one_that_was_never_stopped(sequential, tmp_path):
     """By the command line, stopped by SIGINT in the middle."""
     settings = ["embedding={kind: learned, sync_steps: 4}", "training.max_steps=200", "checkpoint.every_steps=200"]
-    expected = sequential_run(tmp_path / "sequential", *settings)
+    expected = sequential(*DIGITS, *settings)
     given = [word for each in [*DIGITS, *settings] for word in ("--set", each)]
     command = [sys.executable, "-m", "noprop_dist"]
     train = subprocess.Popen([*command, "train", *given, "--run-dir", str(tmp_path / "run")])
     run, deadline = RunDirectory(str(tmp_path / "run")), time.monotonic() + 100
     while time.monotonic() < deadline:
         time.sleep(0.2)
-        if run.holds_run and any(r["kind"] == "round" and r["step"] >= 40 for r in run.metrics()):
+        if run.holds_run and any(each.step >= 40 for each in rounds_of(run)):
             break
     os.kill(train.pid, signal.SIGINT)
     assert train.wait(60) == 128 + signal.SIGINT
