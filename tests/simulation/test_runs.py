@@ -325,9 +325,10 @@ def test_a_run_told_to_stop_goes_on_later_with_the_same_bits(embedding, seconds)
     check_whole(again, again.train())
 
 
-def test_a_run_told_to_stop_saves_every_stage_where_it_stands():
+@pytest.mark.parametrize("seconds", [START_SECONDS + 0.05, START_SECONDS + 0.25, START_SECONDS + 1.1])
+def test_a_run_told_to_stop_saves_every_stage_where_it_stands(seconds):
     world = HashingWorld(small_plan())
-    world.at(START_SECONDS + 1.1, world.stop)
+    world.at(seconds, world.stop)
     assert world.train().stopped
     newest = {stage: snapshot.step for stage, snapshot in world.saved.newest().items()}
     assert newest == dict(world.steps_written()), "no snapshot without the records of the steps that lead to it"
