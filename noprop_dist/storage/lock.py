@@ -38,7 +38,7 @@ def only_writer(store: Store) -> Iterator[None]:
 @contextmanager
 def _flock(store: Store) -> Iterator[None]:
     try:
-        descriptor = os.open(store.local_path(LOCK), os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = store.open_to_lock(LOCK)
     except OSError as error:
         raise UserError(f"{store}: the run directory cannot be written: {error}") from error
     try:

@@ -9,10 +9,12 @@ checkpoints/         see `checkpoints`
 """
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import cached_property
+from pathlib import Path
 
 import yaml
 
@@ -40,7 +42,29 @@ class RunDirectory:
         self._store = Store(root)
 
     def __str__(self) -> str:
+        """Its name for people; see `Store`."""
         return str(self._store)
+
+    @property
+    def root(self) -> str:
+        """What opens it again: an absolute path, or the URI with all that it carries. Never shown."""
+        return self._store.root
+
+    @property
+    def local_root(self) -> Path | None:
+        """Where it lies, if that is a folder of this machine's file systems."""
+        return self._store.local_root
+
+    @property
+    def link(self) -> str:
+        """What names it in a command; see `Store.link`."""
+        return self._store.link
+
+    @property
+    def resume_command(self) -> str:
+        """The command that continues the run, in backquotes."""
+        where = " (with the credentials in the environment)" if self._store.link_lacks_secrets else ""
+        return f"`noprop-dist resume {shlex.quote(self.link)}`{where}"
 
     @cached_property
     def checkpoints(self) -> Checkpoints:
@@ -68,8 +92,7 @@ class RunDirectory:
         """
         if self.holds_run:
             raise UserError(
-                f"{self}: already holds a run; `noprop-dist resume {self}` continues it, "
-                "another --run-dir starts a new one"
+                f"{self}: already holds a run; {self.resume_command} continues it, another --run-dir starts a new one"
             )
 
     def create(self, config: RunConfig, facts: DataFacts) -> None:
