@@ -8,7 +8,7 @@ URI = re.compile(
     r"""(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]*://)
         (?P<user>[^/?#\s'"`@]*@ | [^/?#\s'"`@:]+:[^\s'"`]*@)?  # a secret key may hold slashes
         (?P<place>[^?#\s'"`]*)
-        (?P<query>[?#][^\s'"`]*)?""",
+        (?P<query>[?#][^\s'"`]*?(?=[.,:;)]*(?:[\s'"`]|$)))?  # what ends a sentence is none of it""",
     re.VERBOSE,
 )
 SAFE_OPTION = re.compile(
