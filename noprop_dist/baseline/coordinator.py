@@ -23,7 +23,7 @@ from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.trust import check_networks, remember
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.progress import ProgressBoard, RunProgress
-from noprop_dist.training.setup import RunSetup, check_same_data, prepare
+from noprop_dist.training.setup import RunSetup, go_on, prepare
 
 POLL_SECONDS = 0.5
 RAY_TRAIN_FOLDER = "ray-train"
@@ -73,7 +73,7 @@ class EndToEndCoordinator:
             resources = cluster_resources()
             workers = processes(self._config.engine, resources, self._config.training.batch_size)
             if self._resume and self._directory.holds_run:
-                check_same_data(setup.plan, self._directory)
+                go_on(setup.plan, self._directory)
             else:
                 self._directory.create(self._config, setup.plan.facts)
             self._watch = watch = _Watch(setup, self._directory)

@@ -16,7 +16,7 @@ from noprop_dist.baseline.trainer import end_to_end_trainer
 from noprop_dist.data.dataset import HeldOut
 from noprop_dist.engines.core.round_queue import RoundQueue
 from noprop_dist.inference.checkpoint_evaluation import evaluate_checkpoint
-from noprop_dist.records import StageFailed
+from noprop_dist.records import News, StageFailed
 from noprop_dist.stages import NETWORK
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import OPTIMIZER, WEIGHTS, Snapshot, from_files, to_files
@@ -98,7 +98,8 @@ class _Records:
         self._held_out: HeldOut = ray.get(job.held_out)
         self._log = RunLog(self._directory, {NETWORK: done})
         self._writer = job.setup.checkpoint_writer(self._directory)
-        self._writer.take_over()
+        for warning in [*self._writer.take_over()[1], *self._log.warnings]:
+            self._log.add(News(text=warning))
 
     def add(self, report: RoundReport, snapshot: Snapshot | None) -> None:
         """Write down a round and the snapshot after it, if there is one."""

@@ -45,6 +45,9 @@ TrustCode = Annotated[
     bool,
     typer.Option("--trust-code", help="Import networks that the run names, though no train here named them."),
 ]
+DataRoot = Annotated[
+    str | None, typer.Option(help="Where the run's data lies now, if it has moved.", metavar="PATH", show_default=False)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -101,6 +104,7 @@ def resume(
         ),
     ] = None,
     address: Address = None,
+    data_root: DataRoot = None,
     trust_code: Annotated[
         bool,
         typer.Option(
@@ -112,7 +116,7 @@ def resume(
     """Continue a run from the newest snapshot of every block."""
     from noprop_dist.cli.training import resume_run
 
-    resume_run(run_dir, set_ or [], address, trust_code)
+    resume_run(run_dir, set_ or [], address, data_root, trust_code)
 
 
 @app.command()
@@ -165,13 +169,14 @@ def evaluate(
     sampler: Sampler = "mean",
     passes: Annotated[int, typer.Option(help="Average over so many passes of the reverse process.")] = 1,
     per_block: Annotated[bool, typer.Option(help="Also each block along the chain, and alone.")] = False,
+    data_root: DataRoot = None,
     as_json: Json = False,
     trust_code: TrustCode = False,
 ) -> None:
     """Accuracy of a run's last checkpoint on the whole test set."""
     from noprop_dist.cli.evaluate import show_evaluation
 
-    show_evaluation(run_dir, sampler, passes, per_block, as_json, trust_code)
+    show_evaluation(run_dir, sampler, passes, per_block, data_root, as_json, trust_code)
 
 
 @app.command()
@@ -212,11 +217,11 @@ def merge(
 
 
 @app.command()
-def report(run_dir: RunDir, trust_code: TrustCode = False) -> None:
+def report(run_dir: RunDir, data_root: DataRoot = None, trust_code: TrustCode = False) -> None:
     """Write report.html and PNG plots into the run directory."""
     from noprop_dist.cli.report import write_report
 
-    write_report(run_dir, trust_code)
+    write_report(run_dir, data_root, trust_code)
 
 
 def main(arguments: list[str] | None = None) -> Any:

@@ -16,13 +16,15 @@ from noprop_dist.printable import printable
 console = Terminal()
 
 
-def show_evaluation(run_dir: str, sampler: str, passes: int, per_block: bool, as_json: bool, trust_code: bool) -> None:
+def show_evaluation(
+    run_dir: str, sampler: str, passes: int, per_block: bool, data_root: str | None, as_json: bool, trust_code: bool
+) -> None:
     """Print the accuracy on the test set."""
     chosen = checked_sampler(sampler, passes)
     run = api.load(run_dir, trust_code=trust_code)
     warn(run.warnings)
     with working("classifying the test samples"):
-        result = api.evaluate(run, chosen, passes, per_block=per_block)
+        result = api.evaluate(run, chosen, passes, per_block=per_block, data_root=data_root)
     terms = result.terms
     if as_json:
         extra = {"per_block": [asdict(block) for block in result.per_block]} if per_block else {}

@@ -7,6 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from noprop_dist import api
+from noprop_dist.cli.options import warn
 from noprop_dist.cli.terminal import Terminal
 from noprop_dist.config.layers import to_yaml
 from noprop_dist.records import Record, RoundDone
@@ -20,6 +21,7 @@ console = Terminal()
 def show_run(run_dir: str, as_json: bool) -> None:
     """Print configuration, steps, metrics and fingerprints."""
     run = api.inspect(run_dir)
+    warn(run.warnings)
     config, manifest, metrics = run.config, run.manifest, run.latest
     if as_json:
         whole = {

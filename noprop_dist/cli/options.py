@@ -26,7 +26,7 @@ def configured(
     """
     options = [f"engine.kind={engine}"] if engine else []
     options += [f"method={method}"] if method else []
-    return load_config(preset, file, [*settings, *options, *address_setting(address)])
+    return load_config(preset, file, [*settings, *options, *address_setting(address)], lambda line: warn([line]))
 
 
 def address_setting(address: str | None) -> list[str]:

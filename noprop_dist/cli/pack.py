@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from noprop_dist import api
+from noprop_dist.cli.options import warn
 from noprop_dist.cli.terminal import Terminal, shown
 from noprop_dist.config.schema import DataSettings
 
@@ -19,9 +20,14 @@ def pack_into(out: str, settings: DataSettings) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Terminal(stderr=True)) as bars:
         tasks = {split: bars.add_task(split, total=None) for split in ("train", "validation", "test")}
+        notes: list[str] = []
         facts = api.pack(
-            out, settings, lambda split, done, total: bars.update(tasks[split], completed=done, total=total)
+            out,
+            settings,
+            lambda split, done, total: bars.update(tasks[split], completed=done, total=total),
+            notes.append,
         )
+    warn(notes)
     samples = ", ".join(f"{count:,} {split}" for split, count in facts.samples.items())
     print(f"{shown(facts.name)}: {samples} samples of shape {facts.input_shape}")
     place = shlex.quote(str(Path(out).expanduser().absolute()))

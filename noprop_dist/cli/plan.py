@@ -3,10 +3,11 @@
 from rich.table import Table
 
 from noprop_dist import api
+from noprop_dist.cli.options import warn
 from noprop_dist.cli.terminal import Terminal
 from noprop_dist.config.schema import RunConfig
+from noprop_dist.engines.core.drawing import Drawing
 from noprop_dist.engines.core.placement import Placement, WorkerPlace
-from noprop_dist.engines.core.sampling import Drawing
 from noprop_dist.plan import RunPlan
 from noprop_dist.training.footprint import Footprint
 
@@ -16,6 +17,7 @@ console = Terminal()
 def show_plan(config: RunConfig, run_dir: str | None) -> None:
     """Print placement, memory, messages and steps of a run."""
     planned = api.plan(config, run_dir)
+    warn(planned.notes)
     _print_steps(planned.plan)
     if planned.placement is None or planned.drawing is None:
         console.print("engine: sequential, all blocks one after another in one process")

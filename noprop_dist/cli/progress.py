@@ -29,6 +29,9 @@ class ProgressView(Protocol):
     def say(self, note: str) -> None:
         """Show a line for people, such as what a run waits for before there is any progress."""
 
+    def warn(self, note: str) -> None:
+        """Show a line that stays."""
+
     def show(self, progress: RunProgress) -> None:
         """Show how far the run is."""
 
@@ -54,6 +57,10 @@ class TableView:
         """Show a note in place of the table."""
         self._live.update(Text(shown(f"{note} …"), style="dim"))
 
+    def warn(self, note: str) -> None:
+        """Print a line above the table."""
+        self._live.console.print(note, soft_wrap=True, markup=False, style="yellow")
+
     def show(self, progress: RunProgress) -> None:
         """Redraw."""
         self._live.update(progress_table(progress))
@@ -71,6 +78,10 @@ class LineView:
     def say(self, note: str) -> None:
         """Print a note."""
         self._console.print(note)
+
+    def warn(self, note: str) -> None:
+        """Print a note."""
+        self._console.print(note, soft_wrap=True, markup=False, style="yellow")
 
     def show(self, progress: RunProgress) -> None:
         """Print news, and a line if it is time for one."""

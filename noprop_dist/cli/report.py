@@ -7,10 +7,10 @@ from noprop_dist.cli.terminal import Terminal
 console = Terminal()
 
 
-def write_report(run_dir: str, trust_code: bool) -> None:
+def write_report(run_dir: str, data_root: str | None, trust_code: bool) -> None:
     """Write report.html and plots/*.png into the run directory, and say where."""
     with working("measuring every block"):
-        written = api.report(run_dir, trust_code=trust_code)
+        written = api.report(run_dir, data_root, trust_code=trust_code)
     if written.left_out is not None:
         console.print(f"left out what needs the data set: {written.left_out}")
     console.print(written.place)

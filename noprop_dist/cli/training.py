@@ -1,5 +1,6 @@
 """`train` and `resume`: a run with its progress on standard error, and its directory on standard output."""
 
+import json
 from collections.abc import Callable, Sequence
 
 from rich.table import Table
@@ -27,9 +28,12 @@ def start_run(config: RunConfig, run_dir: str | None, or_resume: bool = False) -
     print(shown(outcome.directory))
 
 
-def resume_run(run_dir: str, settings: Sequence[str], address: str | None, trust_code: bool = False) -> None:
+def resume_run(
+    run_dir: str, settings: Sequence[str], address: str | None, data_root: str | None = None, trust_code: bool = False
+) -> None:
     """Continue a run, and print the run directory."""
-    changed = [*settings, *address_setting(address)]
+    root = [] if data_root is None else [f"data.root={json.dumps(data_root)}"]
+    changed = [*settings, *root, *address_setting(address)]
     outcome = watched(run_dir, lambda watcher: api.resume(run_dir, changed, watcher=watcher, trust_code=trust_code))
     print(shown(outcome.directory))
 
@@ -43,7 +47,7 @@ def watched(run_dir: str, train: Callable[[Watcher], RunOutcome]) -> RunOutcome:
     """
     with progress_view() as view, stop_signals(view.say) as request:
         try:
-            outcome = train(Watcher(view.show, view.say, request))
+            outcome = train(Watcher(view.show, view.say, request, view.warn))
         except KeyboardInterrupt:
             raise TrainingError(f"stopped; {api.resume_command(run_dir)} continues the run") from None
     if outcome.evaluation is not None:

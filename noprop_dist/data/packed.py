@@ -15,10 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from pydantic import ValidationError
 
-from noprop_dist.data.dataset import DataFacts, DataSet, HeldOut, Split
+from noprop_dist.data.dataset import DataFacts, DataSet, HeldOut, Split, check_labels
 from noprop_dist.data.inputs import Inputs, Keep, MappedInputs, chunks
 from noprop_dist.errors import UserError
+from noprop_dist.files import local_path, open_file
 
 FACTS, LAYOUT = "packed.json", 1
 SPLITS = ("train", "validation", "test")
@@ -69,22 +71,35 @@ def load_packed(root: str) -> DataSet:
     Raises:
         UserError: there is none, or a file of it is missing or truncated.
     """
-    folder = Path(root).expanduser().absolute()
+    folder = local_path(root).absolute()
     try:
-        described = json.loads((folder / FACTS).read_text())
-    except (OSError, ValueError) as error:
+        with open_file(folder / FACTS) as opened:
+            described = json.load(opened)
+    except OSError as error:
         raise UserError(f"data.root={folder}: has no {FACTS}; `noprop-dist pack` makes a packed data set") from error
-    if (layout := described.get("layout")) != LAYOUT:
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"data.root={folder}: {FACTS} is damaged: {error}") from error
+    layout = described.get("layout") if isinstance(described, dict) else None
+    if layout != LAYOUT:
         raise UserError(f"data.root={folder}: is packed in layout {layout}, this release reads {LAYOUT}")
-    facts = DataFacts.from_json(described["facts"])
-    train, validation, test = (_split(folder, name, facts) for name in SPLITS)
+    try:
+        facts = DataFacts.from_json(described.get("facts"))
+        train, validation, test = (_split(folder, name, facts) for name in SPLITS)
+    except ValidationError as error:
+        raise UserError(f"data.root={folder}: {FACTS} is damaged: {error.errors()[0]['msg']}") from error
     return DataSet(facts, train, HeldOut(validation, test))
 
 
 def _split(folder: Path, name: str, facts: DataFacts) -> Split:
     inputs = MappedInputs(str(folder / f"{name}.npy"))
-    labels = np.array(MappedInputs(str(folder / f"{name}-labels.npy"))[:])
-    expected = (facts.samples[name], *facts.input_shape)
-    if inputs.shape != expected or labels.shape != expected[:1]:
+    mapped = MappedInputs(str(folder / f"{name}-labels.npy"))
+    expected = (facts.samples.get(name), *facts.input_shape)
+    if inputs.shape != expected or mapped.shape != expected[:1]:
         raise UserError(f"data.root={folder}: {name}.npy has shape {inputs.shape}, {FACTS} says {expected}")
-    return Split(inputs, labels)
+    if inputs.dtype not in (np.uint8, np.float32) or mapped.dtype != np.int64:
+        raise UserError(
+            f"data.root={folder}: {name}.npy or its labels are damaged: they hold {inputs.dtype}, {mapped.dtype}"
+        )
+    split = Split(inputs, np.array(mapped[:]))
+    check_labels(split, facts.classes, f"data.root={folder}: {name}-labels.npy")
+    return split

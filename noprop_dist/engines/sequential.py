@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from noprop_dist.data.dataset import DataSet
 from noprop_dist.errors import TrainingError
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation, evaluate_checkpoint
-from noprop_dist.inference.load import assemble
+from noprop_dist.inference.load import assemble_network
 from noprop_dist.records import News
 from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.run_directory import RunDirectory
@@ -96,7 +96,7 @@ class _Run:
         self._log = RunLog(directory, self._done)
         self._board = ProgressBoard(self._done, setup.plan.total_steps, time.monotonic())
         self.last_evaluation: CheckpointEvaluation | None = None
-        for warning in warnings:
+        for warning in [*warnings, *self._log.warnings]:
             self._board.news.tell(warning)
             self._log.add(News(text=warning))
 
@@ -180,7 +180,7 @@ class _Run:
 
     def _measure(self, checkpoint: int) -> None:
         plan = self._setup.plan
-        network = assemble(plan, self._directory.checkpoints.load_all(checkpoint), self._device)
+        network = assemble_network(plan, self._directory.checkpoints.load_all(checkpoint), self._device)
         figures = evaluate_checkpoint(network, plan, self._data.held_out, checkpoint)
         self.last_evaluation = figures
         for record in figures.records():

@@ -32,7 +32,7 @@ class TrainedRun:
     warnings: tuple[str, ...] = ()
 
 
-def assemble(plan: RunPlan, snapshots: Mapping[Stage, Snapshot], device: torch.device) -> NoPropNetwork:
+def assemble_network(plan: RunPlan, snapshots: Mapping[Stage, Snapshot], device: torch.device) -> NoPropNetwork:
     """Put the blocks, the classifier and W_embed of one checkpoint together.
 
     Args:

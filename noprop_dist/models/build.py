@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from noprop_dist.config import schema as networks
+from noprop_dist.config import schema
 from noprop_dist.errors import UserError
 from noprop_dist.models.classifier import LinearClassifier, RadialClassifier
 from noprop_dist.models.custom import custom_network
@@ -15,7 +15,7 @@ from noprop_dist.models.torchvision_backbone import TorchvisionNetwork
 from noprop_dist.torch_random import seeded_aside
 
 
-def build_network(settings: networks.NetworkSettings, shapes: Shapes, initial_seed: int) -> nn.Module:
+def build_network(settings: schema.NetworkSettings, shapes: Shapes, initial_seed: int) -> nn.Module:
     """A block's network on the CPU, its weights drawn from `initial_seed` alone.
 
     Raises:
@@ -25,21 +25,21 @@ def build_network(settings: networks.NetworkSettings, shapes: Shapes, initial_se
         return _construct(settings, shapes)
 
 
-def _construct(settings: networks.NetworkSettings, shapes: Shapes) -> nn.Module:
+def _construct(settings: schema.NetworkSettings, shapes: Shapes) -> nn.Module:
     match settings:
-        case networks.PaperNetwork():
+        case schema.PaperNetwork():
             return PaperNetwork(shapes, settings.dropout, settings.dropout_unit == "channel")
-        case networks.SmallConvNetwork():
+        case schema.SmallConvNetwork():
             return SmallConvNetwork(shapes, settings.channels, settings.width)
-        case networks.MlpNetwork():
+        case schema.MlpNetwork():
             return MlpNetwork(shapes, settings.width, settings.depth)
-        case networks.TorchvisionNetwork():
+        case schema.TorchvisionNetwork():
             return TorchvisionNetwork(shapes, settings.backbone, settings.width)
-        case networks.CustomNetwork():
+        case schema.CustomNetwork():
             return custom_network(settings.path, shapes, settings.arguments)
 
 
-def build_classifier(settings: networks.ClassifierSettings, shapes: Shapes, initial_seed: int) -> nn.Module:
+def build_classifier(settings: schema.ClassifierSettings, shapes: Shapes, initial_seed: int) -> nn.Module:
     """The classifier (z_T, W_embed) → scores on the CPU, its weights drawn from `initial_seed` alone."""
     d, m = shapes.embedding_dim, shapes.classes
     with seeded_aside(initial_seed):

@@ -35,7 +35,8 @@ def loss_over_steps(rounds: Sequence[RoundDone]) -> Figure:
         label = block.name if len(blocks) <= 12 or number in (0, len(blocks) - 1) else None
         left.plot(*_errors(by_stage[block]), color=colour, linewidth=1.2, label=label)
     left.set(title="Blocks", xlabel="step", ylabel="‖û − u_y‖²", yscale="log")
-    left.legend(fontsize=7, ncols=2)
+    if blocks:
+        left.legend(fontsize=7, ncols=2)
     right.plot(*_errors(by_stage.get(CLASSIFIER, [])), color="tab:red", linewidth=1.2)
     right.set(title="Classifier on z_T", xlabel="step", ylabel="cross-entropy (nats)", yscale="log")
     return figure

@@ -14,7 +14,7 @@ class RefusedPathError(UserError, OSError):
 
 
 class LocalFiles:
-    """Files by name under a root, which itself may be a link.
+    """Files by name under a root, which itself may be a link. Where a folder is asked for, "" is the root.
 
     Every method raises:
         OSError: the file cannot be read or written.
@@ -37,6 +37,8 @@ class LocalFiles:
             return os.stat(last, dir_fd=folder, follow_symlinks=False).st_size
 
     def exists(self, name: str) -> bool:
+        if not name:
+            return os.path.lexists(self.root)
         try:
             self.size(name)
         except (FileNotFoundError, NotADirectoryError):
@@ -45,9 +47,9 @@ class LocalFiles:
 
     def names(self, folder: str) -> list[str]:
         try:
-            with self._folder_of(f"{folder}/x") as (descriptor, _):
+            with self._folder_of(f"{folder}/x" if folder else "x") as (descriptor, _):
                 return sorted(os.listdir(descriptor))  # noqa: PTH208
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
 
     def write(self, name: str, content: bytes) -> None:
@@ -79,6 +81,9 @@ class LocalFiles:
             os.unlink(last, dir_fd=folder)
 
     def delete_folder(self, name: str) -> None:
+        if not name:
+            shutil.rmtree(self.root)
+            return
         with suppress(FileNotFoundError), self._folder_of(name) as (folder, last):
             shutil.rmtree(last, dir_fd=folder)
 

@@ -1,6 +1,7 @@
 """Small files under one root, written atomically: a local folder or any URI that pyarrow knows (s3://, gs://, …)."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from pyarrow import ArrowException, fs
@@ -28,6 +29,7 @@ class Store:
 
     def __init__(self, root: str) -> None:
         self.root = root if "://" in root else str(Path(root).expanduser().resolve())
+        self._before_writing: Callable[[], None] = lambda: None
         self._files: LocalFiles | ObjectFiles
         if "://" not in root:
             self._files = LocalFiles(self.root)
@@ -51,6 +53,10 @@ class Store:
     def link_lacks_secrets(self) -> bool:
         """Return True if `link` only opens with credentials from the environment."""
         return "://" in self.root and has_secrets(self.root)
+
+    def before_writing(self, check: Callable[[], None]) -> None:
+        """Have this called before every write from here on; an OSError that it raises is the write's."""
+        self._before_writing = check
 
     def read(self, name: str, offset: int = 0) -> bytes:
         """The whole file, or what follows the first `offset` bytes.
@@ -87,7 +93,7 @@ class Store:
         self._files.append(name, content)
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file or folder."""
+        """Return True if there is such a file or folder."""
         return self._files.exists(name)
 
     def names(self, folder: str) -> list[str]:
@@ -109,7 +115,7 @@ class Store:
 
     @property
     def is_local(self) -> bool:
-        """Whether the root is a folder of this machine's file systems."""
+        """Return True if the root is a folder of this machine's file systems."""
         return self.local_root is not None
 
     def open_to_lock(self, name: str) -> int:
@@ -123,4 +129,5 @@ class Store:
         return self._files.open(name, os.O_RDWR | os.O_CREAT)
 
     def _make_folder(self, name: str) -> None:
+        self._before_writing()
         self._files.make_folder_of(name)

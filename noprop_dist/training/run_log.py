@@ -19,6 +19,9 @@ class RunLog:
         directory: of the run; this process is its only writer.
         done: steps that each stage has done when the run begins (resumed runs).
         listen: called with every record, those of an earlier process first.
+
+    Attributes:
+        warnings: of what was set aside of an earlier process's file.
     """
 
     def __init__(
@@ -31,7 +34,8 @@ class RunLog:
         self._buffer: list[Record] = []
         self._flushing = threading.Lock()
         self._listen = listen
-        before = directory.forget_rounds_after(done)
+        directory.must_stay()
+        before, self.warnings = directory.forget_rounds_after(done)
         for record in before:
             listen(record)
         self._evaluated = {record.step for record in before if isinstance(record, Evaluated)}

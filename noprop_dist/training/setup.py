@@ -8,10 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from noprop_dist.config.bits import changes_between
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.dataset import DataSet
 from noprop_dist.data.inputs import Inputs
-from noprop_dist.data.load import load_data
+from noprop_dist.data.load import check_same_data, load_data
 from noprop_dist.data.prototypes import prototype_indices
 from noprop_dist.data.samples import Samples
 from noprop_dist.diffusion.embedding import onehot_embedding, random_embedding
@@ -73,6 +74,7 @@ class RunSetup:
             self.config.checkpoint.num_to_keep,
             directory.changes(),
             together_at=self.plan.snapshot_steps if self.plan.learns_embedding else None,
+            device="cuda" if self.plan.on_gpu else "cpu",
         )
 
     def batch_stream(self, labels: NDArray[np.int64]) -> BatchStream:
@@ -205,11 +207,20 @@ def _initial_embedding(plan: RunPlan, data: DataSet) -> NDArray[np.float32]:
             return samples.batch(prototype_indices(data.train, classes)).flatten(1).numpy()
 
 
-def check_same_data(plan: RunPlan, directory: RunDirectory) -> None:
-    """Check that the training samples are those that a run began with; `data.root` may have changed.
+def go_on(plan: RunPlan, directory: RunDirectory) -> None:
+    """Check that a run directory holds the run that is to go on, and write down what changes for single stages.
+
+    Args:
+        plan: of the run from here on; its data is as it is now.
+        directory: of the run; this process is its only writer.
 
     Raises:
-        UserError: they are others.
+        UserError: samples, settings or snapshots are those of another run; nothing was written.
+        OSError: the changes cannot be written.
     """
-    if plan.facts.sha256 != directory.facts().sha256:
-        raise UserError(f"{directory}: was trained on other samples than data.root={plan.config.data.root} holds now")
+    check_same_data(directory.facts(), plan.facts, str(directory), plan.config.data)
+    directory.checkpoints.check_run()
+    changes = changes_between(directory.config(), plan.config)
+    if changes:
+        last = {name: steps[-1] for name, steps in directory.checkpoints.saved_steps().items()}
+        directory.add_changes(changes, last)

@@ -8,6 +8,7 @@ from world import START_SECONDS, World, fingerprints, small_plan
 
 from noprop_dist.engines.core import commands as c
 from noprop_dist.engines.core.commands import CLASSIFIER_WORKER, EVALUATOR, Slot
+from noprop_dist.engines.core.events import ActorLost
 from noprop_dist.records import Evaluated, News, RoundDone, StageRecovered, WorkerLost
 from noprop_dist.stages import CLASSIFIER, block
 
@@ -171,3 +172,32 @@ def test_nothing_is_waited_for_while_a_block_worker_is_there():
     world.train()
     assert "no block worker is there" in said[0]
     assert said[1] is None
+
+
+def test_checkpoints_do_not_wait_for_an_evaluator_that_never_comes(undisturbed):
+    """Nor does the run: what completes after the evaluator was given up is left out at once."""
+    world = World(small_plan())
+    world.at(START_SECONDS + 0.5, lambda: [ActorLost(evaluator(world), "ImportError", constructor_raised=True)])
+    assert world.train().error is None
+    assert fingerprints(world) == undisturbed
+    news = [r.text for r in world.records if isinstance(r, News)]
+    assert "the checkpoint of step 48 was not measured; `noprop-dist evaluate` can" in news
+    pruned = [command.task.up_to for command in world.seen
+              if isinstance(command, c.UseStorage) and isinstance(command.task, c.Prune)]  # fmt: skip
+    assert pruned == [16, 32, 48]
+
+
+def evaluator(world):
+    return next(process for process in world.processes if process.slot == EVALUATOR)
+
+
+def test_checkpoints_that_wait_for_a_slow_evaluator_are_bounded_and_the_last_is_measured():
+    world = World(small_plan("training.max_steps=400", "checkpoint.every_steps=4"))
+    seconds = world._seconds
+    world._seconds = lambda request: 3.0 if isinstance(request, c.Evaluate) else seconds(request)
+    assert world.train().error is None
+    measured = [r.step for r in world.records if isinstance(r, Evaluated)]
+    left_out = [r.text for r in world.records if isinstance(r, News) and "was not measured" in r.text]
+    assert measured[-1] == 400
+    assert len(measured) + len(left_out) == 100
+    assert left_out

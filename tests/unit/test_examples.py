@@ -4,12 +4,11 @@ import importlib.util
 import json
 from pathlib import Path
 
-from noprop_dist.training.preparation import prepare
-
 from noprop_dist.config.layers import load_config
 from noprop_dist.engines.sequential import train_sequentially
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import to_arrays, weights_sha256
+from noprop_dist.training.setup import prepare
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 STEPS = 12  # an epoch has ten
@@ -26,7 +25,7 @@ def test_algorithm_1_in_one_file_has_the_bits_of_the_engine(tmp_path):
     settings = ["engine.kind=sequential", f"training.max_steps={STEPS}", f"checkpoint.every_steps={STEPS}"]
     setup, data = prepare(load_config("digits", None, settings))
     directory = RunDirectory(str(tmp_path))
-    directory.create(setup.config, setup.facts)
+    directory.create(setup.config, setup.plan.facts)
     evaluation = train_sequentially(setup, data, directory, lambda _: None)
     manifest = json.loads((tmp_path / f"checkpoints/step-{STEPS:08}/manifest.json").read_text())
 

@@ -226,3 +226,10 @@ def test_records_of_a_run_from_before_losses_had_a_reason_can_be_taken_in(export
     exporter = export()
     exporter.record(from_line('{"kind": "lost", "worker": "evaluator", "incarnation": 1, "cause": "killed"}'))
     assert scrape(exporter)["noprop_restarts_total", ("cause", "died"), RUN, ("worker", "evaluator")] == 1
+
+
+def test_a_record_that_comes_twice_or_is_missing_miscounts_no_steps(export):
+    exporter = export()
+    for record in (round_done(0), round_done(0), round_done(32), round_done(16)):
+        exporter.record(record)
+    assert scrape(exporter)["noprop_block_steps_total", *BLOCK] == 48

@@ -11,7 +11,7 @@ from noprop_dist.data.dataset import Split
 from noprop_dist.diffusion.objective import denoising_weight
 from noprop_dist.diffusion.schedule import cosine
 from noprop_dist.inference.evaluation import evaluate, evaluate_blocks, evaluate_terms
-from noprop_dist.inference.load import assemble
+from noprop_dist.inference.load import assemble_network
 from noprop_dist.inference.network import NoPropNetwork
 from noprop_dist.plan import RunPlan
 from noprop_dist.stages import block
@@ -31,7 +31,7 @@ def trained(tmp_path_factory):
     directory = RunDirectory(str(tmp_path_factory.mktemp("trained") / "run"))
     directory.create(config, setup.plan.facts)
     train_sequentially(setup, data, directory, lambda _: None)
-    return assemble(setup.plan, directory.checkpoints.load_all(), choose_device("cpu")), data.held_out.test
+    return assemble_network(setup.plan, directory.checkpoints.load_all(), choose_device("cpu")), data.held_out.test
 
 
 def test_no_block_is_rewarded_for_its_error():

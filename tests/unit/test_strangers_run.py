@@ -288,7 +288,7 @@ def test_no_name_leads_out_of_the_root(tmp_path, name, deed):
     assert [file.name for file in tmp_path.iterdir()] == ["run"]
 
 
-SECRET = "s3://AKIAKEY:sec%2Fret@bucket/runs/one?region=eu-west-1&scheme=https&background_writes=off"
+SECRET = "s3://AKIAKEY:sec%2Fret@bucket/runs/one?region=eu-west-1&scheme=https"
 
 
 def test_the_name_of_a_store_has_no_secret_and_its_link_what_opens_it():

@@ -37,10 +37,12 @@ class StorageDone:
     Attributes:
         seconds: that it took.
         checkpoint_complete: whether the snapshot was the last one that its checkpoint waited for.
+        news: lines for people.
     """
 
     seconds: float
     checkpoint_complete: bool = False
+    news: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

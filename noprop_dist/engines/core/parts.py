@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from noprop_dist.config.schema import EngineSettings
-from noprop_dist.engines.core.actors import ActorPool
+from noprop_dist.engines.core.actor_pool import ActorPool
 from noprop_dist.engines.core.assignment import Assignment
 from noprop_dist.engines.core.commands import Command
 from noprop_dist.engines.core.dispatch import Dispatch

@@ -119,6 +119,22 @@ def place_run(config: RunConfig, resources: Resources) -> Placement:
     return place(config.blocks.trained(), config.engine, resources, config.training.replicas_per_block)
 
 
+def check_room(config: RunConfig, placement: Placement) -> None:
+    """Refuse a run whose blocks would wait for each other without end.
+
+    Where W_embed is learned, a version ends once all blocks have trained against it: all must be held at once.
+
+    Raises:
+        UserError: the workers cannot hold all blocks.
+    """
+    limit, blocks, workers = config.engine.blocks_per_worker, config.blocks.trained(), len(placement.workers)
+    if config.shares_embedding and limit is not None and limit * workers < len(blocks):
+        raise UserError(
+            f"engine.blocks_per_worker={limit}: {workers} worker(s) hold {limit * workers} of {len(blocks)} blocks "
+            "at a time, and a learned W_embed takes all of them at once; allow more a worker, or use more workers"
+        )
+
+
 def uses_gpus(engine: EngineSettings, resources: Resources) -> bool:
     """Return True if a run computes on GPUs."""
     return engine.device == "cuda" or (engine.device == "auto" and resources.gpus >= 1)

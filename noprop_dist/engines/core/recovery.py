@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from noprop_dist.engines.core.actors import Absent, ActorSlot, GivenUp
+from noprop_dist.engines.core.actor_pool import Absent, ActorSlot, GivenUp
 from noprop_dist.engines.core.commands import EVALUATOR, DescribeYourself, GiveUpStage
 from noprop_dist.engines.core.failure_policy import Loss, after_loss
 from noprop_dist.engines.core.parts import Parts
@@ -12,10 +12,10 @@ from noprop_dist.stages import Stage
 from noprop_dist.training.messages import StageFailure
 
 
-def stage_failed(parts: Parts, run: StageRun, failure: StageFailure, now: float) -> None:
+def stage_failed(parts: Parts, stage_run: StageRun, failure: StageFailure, now: float) -> None:
     """Stop a stage that raised: the same batches would make it raise again."""
-    parts.journal.log(StageFailed(stage=run.stage, step=failure.step, cause=failure.cause, trace=failure.trace))
-    _stop(parts, run, f"{failure.cause}, in the round from step {run.queue.steps_done}", now)
+    parts.journal.log(StageFailed(stage=stage_run.stage, step=failure.step, cause=failure.cause, trace=failure.trace))
+    _stop(parts, stage_run, f"{failure.cause}, in the round from step {stage_run.queue.steps_done}", now)
 
 
 def lose_silent_actors(parts: Parts, now: float) -> None:
@@ -50,8 +50,8 @@ def actor_lost(
         constructor_raised: whether the actor's constructor raised.
     """
     at_work = parts.pool.at_work_on(slot, lane)
-    run = parts.stages[at_work] if at_work is not None else None
-    failures = run.failures if run is not None and not run.over else None
+    stage_run = parts.stages[at_work] if at_work is not None else None
+    failures = stage_run.failures if stage_run is not None and not stage_run.over else None
     loss = Loss(reason, cause, constructor_raised, slot.losses_in_row, failures)
     decision = after_loss(loss, parts.engine.max_failures)
     _tell_of(parts, slot, loss, at_work, again=decision.restart_after_seconds is not None)
@@ -60,11 +60,11 @@ def actor_lost(
     after = decision.restart_after_seconds
     parts.pool.end(slot, GivenUp(cause) if after is None else Absent(retry_at=now + after))
     if slot.slot == EVALUATOR:
-        _leave_out(parts, parts.evaluations.evaluator_lost())
-    if run is not None and decision.charge_stage:
-        run.failures += 1
+        leave_out(parts, parts.evaluations.evaluator_lost())
+    if stage_run is not None and decision.charge_stage:
+        stage_run.failures += 1
         if decision.stop_stage is not None:
-            _stop(parts, run, decision.stop_stage, now)
+            _stop(parts, stage_run, decision.stop_stage, now)
     if slot.given_up:
         _given_up(parts, slot, cause, now)
 
@@ -81,23 +81,27 @@ def _tell_of(parts: Parts, slot: ActorSlot, loss: Loss, at_work: Stage | None, a
 def _given_up(parts: Parts, slot: ActorSlot, cause: str, now: float) -> None:
     """Leave a slot empty, and stop the stages that no other worker can hold."""
     if slot.slot == EVALUATOR:
-        _leave_out(parts, parts.evaluations.give_up())
-    for run in parts.stages.values():
-        if run.waits and not parts.assignment.can_hold(run.home):
-            _stop(parts, run, cause, now)
+        leave_out(parts, parts.evaluations.give_up())
+    for stage_run in parts.stages.values():
+        if stage_run.waits and not parts.assignment.can_hold(stage_run.home):
+            _stop(parts, stage_run, cause, now)
 
 
-def _stop(parts: Parts, run: StageRun, why: str, now: float) -> None:
+def _stop(parts: Parts, stage_run: StageRun, why: str, now: float) -> None:
     """Leave a stage behind; the others go on."""
-    if run.stopped:
+    if stage_run.stopped:
         return
-    kept = parts.snapshots.newest_step(run.stage)
-    parts.journal.tell(f"{run.stage.name} is stopped: {why}; its snapshot of step {kept} is kept, the others go on")
-    parts.outbox.append(GiveUpStage(run.stage))
-    parts.assignment.let_go(run, now)
-    run.stop(why)
+    kept = parts.snapshots.newest_step(stage_run.stage)
+    parts.journal.tell(
+        f"{stage_run.stage.name} is stopped: {why}; its snapshot of step {kept} is kept, the others go on"
+    )
+    parts.outbox.append(GiveUpStage(stage_run.stage))
+    parts.assignment.let_go(stage_run, now)
+    stage_run.stop(why)
 
 
-def _leave_out(parts: Parts, steps: Sequence[int]) -> None:
+def leave_out(parts: Parts, steps: Sequence[int]) -> None:
+    """Do not measure the checkpoints of these steps; they need not be kept for it any longer."""
     for step in steps:
         parts.journal.tell(f"the checkpoint of step {step} was not measured; `noprop-dist evaluate` can")
+        parts.snapshots.prune(step)

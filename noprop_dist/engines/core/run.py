@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from noprop_dist.engines.core import recovery
-from noprop_dist.engines.core.actors import Absent, ActorPool, Answer, GivenUp
+from noprop_dist.engines.core.actor_pool import Absent, ActorPool, Answer, GivenUp
 from noprop_dist.engines.core.assignment import Assignment
 from noprop_dist.engines.core.commands import (
     CLASSIFIER_WORKER,
@@ -134,13 +134,13 @@ class Run:
 
     def progress(self, now: float) -> RunProgress:
         """The progress table; may be called from another thread."""
-        rows = [run.row() for run in self.stages.values()]
+        rows = [stage_run.row() for stage_run in self.stages.values()]
         return run_progress(self._plan.total_steps, rows, now - self._began_at, self.journal.news, self._waits_for(now))
 
     def _waits_for(self, now: float) -> str | None:
         """What people are told while no block worker is there."""
         since, workers = self._no_worker_since, self._parts.pool.of_role("block worker")
-        if since is None or all(run.over for run in self.stages.values() if run.stage.is_block):
+        if since is None or all(stage_run.over for stage_run in self.stages.values() if stage_run.stage.is_block):
             return None
         given_up = sum(worker.given_up for worker in workers)
         missing = f", {given_up} given up" if given_up else ""
@@ -179,38 +179,38 @@ class Run:
         if isinstance(answer.value, CheckpointEvaluation):
             self._evaluated(answer.value)
             return
-        run = self.stages.get(answer.call.stage) if answer.call.stage is not None else None
-        if run is None or run.worker != answer.slot:
+        stage_run = self.stages.get(answer.call.stage) if answer.call.stage is not None else None
+        if stage_run is None or stage_run.worker != answer.slot:
             return  # it was stopped, or has left, while this was under way
         match answer.value:
             case RoundReport() as report:
                 self._parts.dispatch.gather(report)
-                self._reported(run, report, answer, now)
+                self._reported(stage_run, report, answer, now)
             case (EmbeddingVersion() as version, EmbeddingReport() as report):
                 self._parts.dispatch.publish(version)
-                self._reported(run, report, answer, now)
+                self._reported(stage_run, report, answer, now)
             case StageFailure() as failure:
-                recovery.stage_failed(self._parts, run, failure, now)
+                recovery.stage_failed(self._parts, stage_run, failure, now)
             case Snapshot() as snapshot:
-                self._received(run, snapshot, now)
+                self._received(stage_run, snapshot, now)
             case None if isinstance(answer.call.request, Train):
-                run.queue.round_refused()
+                stage_run.queue.round_refused()
 
-    def _reported(self, run: StageRun, report: RoundReport | EmbeddingReport, answer: Answer, now: float) -> None:
-        lost_at, written = run.lost_at, run.steps_written
+    def _reported(self, stage_run: StageRun, report: RoundReport | EmbeddingReport, answer: Answer, now: float) -> None:
+        lost_at, written = stage_run.lost_at, stage_run.steps_written
         loss = report.loss if isinstance(report, RoundReport) else None
-        new = run.reported(report.steps_done, report.steps, report.seconds, loss, now)
+        new = stage_run.reported(report.steps_done, report.steps, report.seconds, loss, now)
         if lost_at is not None:
-            self._recovered(run, answer.slot, report.first_step, written, now - lost_at)
+            self._recovered(stage_run, answer.slot, report.first_step, written, now - lost_at)
         if new:  # a replay of what is written is not written twice
             waited = max(0.0, now - answer.call.since - report.seconds)
             self.journal.log(report.record(worker=answer.slot.name, queue_seconds=waited))
 
-    def _recovered(self, run: StageRun, worker: Slot, step: int, written: int, seconds: float) -> None:
+    def _recovered(self, stage_run: StageRun, worker: Slot, step: int, written: int, seconds: float) -> None:
         incarnation = self._parts.pool.slots[worker].incarnation
         self.journal.log(
             StageRecovered(
-                stage=run.stage,
+                stage=stage_run.stage,
                 worker=worker.name,
                 incarnation=incarnation,
                 seconds=seconds,
@@ -219,11 +219,11 @@ class Run:
             )
         )
 
-    def _received(self, run: StageRun, snapshot: Snapshot, now: float) -> None:
-        run.queue.snapshot_received()
+    def _received(self, stage_run: StageRun, snapshot: Snapshot, now: float) -> None:
+        stage_run.queue.snapshot_received()
         self._parts.snapshots.add(snapshot)
-        if run.queue.finished or (run.leaving and run.queue.idle):
-            self._parts.assignment.let_go(run, now)
+        if stage_run.queue.finished or (stage_run.leaving and stage_run.queue.idle):
+            self._parts.assignment.let_go(stage_run, now)
 
     def _evaluated(self, evaluation: CheckpointEvaluation) -> None:
         self._parts.evaluations.measured(evaluation)
@@ -237,11 +237,12 @@ class Run:
     def _stored(self, event: StorageDone, now: float) -> None:
         if self._parts.snapshots.failing_since is not None:
             self.journal.tell("the run directory can be written again")
+        self.journal.tell(*event.news)
         step = self._parts.snapshots.done(event, now)
         if step is None:
             return
         if self._plan.evaluates:
-            self._parts.evaluations.add(step)
+            recovery.leave_out(self._parts, self._parts.evaluations.add(step))
         else:
             self._parts.snapshots.prune(step)
 
@@ -320,30 +321,32 @@ class Run:
             self._parts.pool.call(EVALUATOR, Evaluate(step), None, self._parts.engine.stall_timeout_seconds, now)
 
     def _move_stages(self, now: float) -> None:
-        for run, source, target in self._parts.assignment.plan_moves(now):
-            self.journal.tell(f"{run.stage.name} moves from {source.name} to {target.name}")
+        for stage_run, source, target in self._parts.assignment.plan_moves(now):
+            self.journal.tell(f"{stage_run.stage.name} moves from {source.name} to {target.name}")
         for worker in self._parts.pool.leaving():
             held = self._parts.assignment.held_by(worker.slot)
-            for run in held:
-                run.leave()
+            for stage_run in held:
+                stage_run.leave()
             if not held:
                 recovery.actor_lost(self._parts, worker, "node_leaving", "its node is leaving the cluster", now)
-        for run in self.stages.values():
-            if run.leaving and run.queue.idle:
-                if run.queue.steps_done > self._parts.snapshots.newest_step(run.stage):
-                    self._parts.dispatch.ask_snapshot(run, now)
+        for stage_run in self.stages.values():
+            if stage_run.leaving and stage_run.queue.idle:
+                if stage_run.queue.steps_done > self._parts.snapshots.newest_step(stage_run.stage):
+                    self._parts.dispatch.ask_snapshot(stage_run, now)
                 else:
-                    self._parts.assignment.let_go(run, now)
+                    self._parts.assignment.let_go(stage_run, now)
 
     # The end
 
     @property
     def _busy(self) -> bool:
-        blocks = [run for run in self.stages.values() if run.stage.is_block]
-        if all(run.stopped for run in blocks) or (self._coupled and any(run.stopped for run in self.stages.values())):
+        blocks = [stage_run for stage_run in self.stages.values() if stage_run.stage.is_block]
+        if all(stage_run.stopped for stage_run in blocks) or (
+            self._coupled and any(stage_run.stopped for stage_run in self.stages.values())
+        ):
             return False
         return (
-            any(not run.over for run in self.stages.values())
+            any(not stage_run.over for stage_run in self.stages.values())
             or self._parts.snapshots.busy
             or self._parts.evaluations.busy
         )
@@ -391,7 +394,7 @@ class Run:
             return
         self._ended = True
         stopping = self._stopping.requested
-        stopped = stopping and any(not run.queue.finished for run in self.stages.values())
+        stopped = stopping and any(not stage_run.queue.finished for stage_run in self.stages.values())
         step = min(self._parts.snapshots.newest_step(stage) for stage in self.stages)
         self._parts.outbox.append(End(step, None if stopping else self._parts.evaluations.last, stopped, error))
 

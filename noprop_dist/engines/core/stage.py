@@ -28,7 +28,7 @@ class Waiting:
 
 
 @dataclass(frozen=True)
-class Starting:
+class TakenIn:
     """A worker was given the stage, and has not reported of it yet."""
 
     worker: Slot
@@ -69,11 +69,11 @@ class Done:
     """All steps are done, and the last snapshot is here."""
 
 
-State = Waiting | Starting | Replaying | Training | Leaving | Stopped | Done
-ON_A_WORKER = (Starting, Replaying, Training, Leaving)
+State = Waiting | TakenIn | Replaying | Training | Leaving | Stopped | Done
+ON_A_WORKER = (TakenIn, Replaying, Training, Leaving)
 SHOWN_AS: dict[type[State], StageState] = {
     Waiting: "waiting",
-    Starting: "starting",
+    TakenIn: "starting",
     Replaying: "recovering",
     Training: "training",
     Leaving: "moving",
@@ -130,7 +130,7 @@ class StageRun:
     @property
     def lost_at(self) -> float | None:
         """When its worker was lost, until it trains again."""
-        return self.state.lost_at if isinstance(self.state, Waiting | Starting | Leaving) else None
+        return self.state.lost_at if isinstance(self.state, Waiting | TakenIn | Leaving) else None
 
     @property
     def slowest_step_seconds(self) -> float | None:
@@ -141,7 +141,7 @@ class StageRun:
         """A worker was given it, at its snapshot of `step`."""
         self.home = worker
         self.queue.rewind(step)
-        self.state = Starting(worker, self.lost_at)
+        self.state = TakenIn(worker, self.lost_at)
 
     def reported(self, step: int, steps: int, seconds: float, loss: float | None, now: float) -> bool:
         """Its worker did `steps` steps and came to `step`; return True if they are new, not a replay."""
@@ -182,6 +182,6 @@ class StageRun:
     def row(self) -> StageProgress:
         """Its row of the progress table; may be called from another thread."""
         state = self.state
-        if isinstance(state, Waiting | Starting) and state.lost_at is not None:
+        if isinstance(state, Waiting | TakenIn) and state.lost_at is not None:
             return self._meter.row("recovering")
         return self._meter.row(SHOWN_AS[type(state)])

@@ -27,7 +27,7 @@ class Stopping:
     @property
     def holds_stages(self) -> bool:
         """Return True if some stage is not snapshotted yet."""
-        return any(run.worker is not None for run in self._parts.stages.values())
+        return any(stage_run.worker is not None for stage_run in self._parts.stages.values())
 
     def request(self, now: float) -> None:
         """Tell every worker to begin no further step."""
@@ -40,21 +40,21 @@ class Stopping:
 
     def advance(self, now: float) -> None:
         """Ask for the snapshots of stages that have come to rest, and take those off that have theirs."""
-        for run in self._parts.stages.values():
-            if run.worker is None or not run.queue.idle:
+        for stage_run in self._parts.stages.values():
+            if stage_run.worker is None or not stage_run.queue.idle:
                 continue
-            if self._has_news(run) and run.stage not in self._asked:
-                self._asked.add(run.stage)
-                run.leave()
-                self._parts.dispatch.ask_snapshot(run, now)
+            if self._is_beyond_its_snapshot(stage_run) and stage_run.stage not in self._asked:
+                self._asked.add(stage_run.stage)
+                stage_run.leave()
+                self._parts.dispatch.ask_snapshot(stage_run, now)
             else:
-                self._parts.assignment.take_off(run, now)
+                self._parts.assignment.take_off(stage_run, now)
 
-    def _has_news(self, run: StageRun) -> bool:
+    def _is_beyond_its_snapshot(self, stage_run: StageRun) -> bool:
         """Return True if a stage is beyond its newest snapshot, and a run can go on from where it stands.
 
         A run cannot go on from the middle of a replay: the records reach further, and the older snapshot is as good.
         With a learned W_embed it can only go on from a step that all stages have a snapshot of.
         """
-        saved = self._parts.snapshots.newest_step(run.stage)
-        return EMBEDDING not in self._parts.stages and saved < run.queue.steps_done >= run.steps_written
+        saved = self._parts.snapshots.newest_step(stage_run.stage)
+        return EMBEDDING not in self._parts.stages and saved < stage_run.queue.steps_done >= stage_run.steps_written

@@ -10,7 +10,7 @@ import ray
 from ray.exceptions import RayError
 
 from noprop_dist.data.dataset import DataSet
-from noprop_dist.engines.core.actors import CONTROL_LANE, MAIN_LANE, lane_name
+from noprop_dist.engines.core.actor_pool import CONTROL_LANE, MAIN_LANE, lane_name
 from noprop_dist.engines.core.commands import (
     CLASSIFIER_WORKER,
     EVALUATOR,

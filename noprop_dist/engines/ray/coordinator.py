@@ -12,10 +12,10 @@ import torch
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.dataset import DataSet
 from noprop_dist.engines.core.commands import End
+from noprop_dist.engines.core.drawing import who_draws
 from noprop_dist.engines.core.events import Event, StopRequested
-from noprop_dist.engines.core.placement import place_run
+from noprop_dist.engines.core.placement import Placement, check_room, place_run
 from noprop_dist.engines.core.run import Run, StartingPoint
-from noprop_dist.engines.core.sampling import who_draws
 from noprop_dist.engines.ray.actors import RayActors, WorkerClasses
 from noprop_dist.engines.ray.cluster import cluster_resources
 from noprop_dist.engines.ray.command_runner import CommandRunner
@@ -29,7 +29,7 @@ from noprop_dist.storage.trust import check_networks, remember
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.progress import RunProgress
 from noprop_dist.training.run_log import RunLog
-from noprop_dist.training.setup import RunSetup, check_same_data, prepare
+from noprop_dist.training.setup import RunSetup, go_on, prepare
 
 POLL_SECONDS = 0.2
 
@@ -79,20 +79,19 @@ class Coordinator:
         if not self._resume:
             remember(self._config)  # this node's user may be another one than the driver's
         setup, data = prepare(self._config)
-        with self._directory.only_writer():
+        with self._directory.only_writer(), self._exporting(setup) as exporter:
+            placement = place_run(setup.config, cluster_resources())
+            check_room(setup.config, placement)
             if self._resume and self._directory.holds_run:
-                check_same_data(setup.plan, self._directory)
-            else:
+                go_on(setup.plan, self._directory)
+            else:  # nothing is refused from here on: what is refused leaves no run directory behind
                 self._directory.create(setup.config, setup.plan.facts)
-            with self._exporting(setup) as exporter:
-                end = self._train(setup, data, exporter)
+            end = self._train(setup.on(placement.on_gpu), data, placement, exporter)
         if end.error is not None:
             raise TrainingError(end.error)
         return RunOutcome(self._directory.link, end.step, end.evaluation, end.stopped)
 
-    def _train(self, setup: RunSetup, data: DataSet, exporter: MetricsExporter | None) -> End:
-        placement = place_run(setup.config, cluster_resources())
-        setup = setup.on(placement.on_gpu)
+    def _train(self, setup: RunSetup, data: DataSet, placement: Placement, exporter: MetricsExporter | None) -> End:
         checkpoints = setup.checkpoint_writer(self._directory)
         snapshots, warnings = checkpoints.take_over()
         done = {stage: snapshots[stage].step if stage in snapshots else 0 for stage in setup.plan.stages}
@@ -104,7 +103,7 @@ class Coordinator:
         served = f"; metrics at {exporter.address}" if exporter else ""
         facts = asdict(worker_facts(torch.device("cpu")))
         log.add(WorkerReady(worker="coordinator", incarnation=1, **facts))
-        run.journal.tell(*warnings, f"{placement.reason}; {drawing.reason}{served}")
+        run.journal.tell(*warnings, *log.warnings, *data.notes, f"{placement.reason}; {drawing.reason}{served}")
         draw = setup.batch_stream(data.train.labels).round if drawing.by_coordinator else None
         actors = RayActors(setup, data, self._directory.root, placement, draw, self._worker_classes)
         if exporter is not None:

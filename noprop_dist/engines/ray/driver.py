@@ -71,7 +71,7 @@ def train_on_ray(
                 losses, resume, cause = losses + 1, True, _cause(error)
                 if not cluster_answers(CLUSTER_SECONDS):
                     raise TrainingError(
-                        f"the Ray cluster is gone ({cause}); `noprop-dist resume {directory}` continues the run"
+                        f"the Ray cluster is gone ({cause}); {RunDirectory(directory).resume_command} continues the run"
                     ) from error
                 if stopped() or not within_budget(losses, config.engine.max_failures):
                     raise TrainingError(

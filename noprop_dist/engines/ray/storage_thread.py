@@ -47,7 +47,7 @@ class StorageThread:
                 self._checkpoints.prune(up_to)
             case FlushLog():
                 pass
-        return StorageDone(time.perf_counter() - began, complete)
+        return StorageDone(time.perf_counter() - began, complete, self._checkpoints.news())
 
     def close(self, timeout_seconds: float) -> None:
         """Give the task under way up to `timeout_seconds`, and write what is left of the log if that is possible."""

@@ -15,7 +15,7 @@ from noprop_dist.data.dataset import HeldOut, Labels
 from noprop_dist.data.inputs import Inputs, MappedInputs
 from noprop_dist.data.samples import ReadAhead, Samples
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation, evaluate_checkpoint
-from noprop_dist.inference.load import assemble
+from noprop_dist.inference.load import assemble_network
 from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import Snapshot
@@ -185,7 +185,7 @@ class Evaluator:
         """Measure the checkpoint of `step`; at the end of a run the workers' cores are free to help."""
         if step == self._setup.plan.total_steps:
             torch.set_num_threads(os.cpu_count() or 1)
-        network = assemble(self._setup.plan, self._directory.checkpoints.load_all(step), self._device)
+        network = assemble_network(self._setup.plan, self._directory.checkpoints.load_all(step), self._device)
         return evaluate_checkpoint(network, self._setup.plan, self._held_out, step)
 
 
