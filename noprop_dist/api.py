@@ -45,6 +45,7 @@ from noprop_dist.storage.checkpoints import Manifest
 from noprop_dist.storage.identity import OtherRunError
 from noprop_dist.storage.merge import merge_runs
 from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.storage.trust import check_networks, check_settings, remember
 from noprop_dist.training.device import choose_device
 from noprop_dist.training.footprint import Footprint, block_footprint
 from noprop_dist.training.messages import RunOutcome
@@ -97,12 +98,16 @@ def train(
     directory, config = RunDirectory(run_dir or default_run_dir(config)), _located(config)
     if or_resume and directory.holds_run:
         check_same_run(directory, config)
+        remember(config)
         return _continue(config, directory, watcher or Watcher())
     directory.check_unused()
+    remember(config)
     return _train(config, directory, resume=False, watcher=watcher or Watcher())
 
 
-def resume(run_dir: str, settings: Sequence[str] = (), *, watcher: Watcher | None = None) -> RunOutcome:
+def resume(
+    run_dir: str, settings: Sequence[str] = (), *, watcher: Watcher | None = None, trust_code: bool = False
+) -> RunOutcome:
     """Continue a run from the newest snapshot of every stage.
 
     Args:
@@ -110,13 +115,17 @@ def resume(run_dir: str, settings: Sequence[str] = (), *, watcher: Watcher | Non
         settings: `key=value`; what changes no bits (`data.root` for data that has moved), and how single stages are
             trained from here on.
         watcher: told how far the run is.
+        trust_code: see `load`; holds for the cluster that the run names, too.
 
     Raises:
         UserError: there is no run, a setting may not change, or data or snapshots are of another run.
         TrainingError: as of `train`.
     """
     directory = RunDirectory(run_dir)
-    return _continue(_located(continued(directory.config(), settings)), directory, watcher or Watcher())
+    config = _located(continued(directory.config(), settings))
+    if not trust_code:
+        check_settings(config, directory, settings)
+    return _continue(config, directory, watcher or Watcher(), trust_code)
 
 
 def _located(config: RunConfig) -> RunConfig:
@@ -196,18 +205,26 @@ def _resources(config: RunConfig) -> Resources:
     return Resources(cores, float(torch.cuda.device_count()), cores)
 
 
-def load(run_dir: str, device: str = "auto") -> TrainedRun:
+def resume_command(run_dir: str) -> str:
+    """The command that continues a run, in backquotes and without any secret."""
+    return RunDirectory(run_dir).resume_command
+
+
+def load(run_dir: str, device: str = "auto", *, trust_code: bool = False) -> TrainedRun:
     """Load the network of a run's last undamaged checkpoint.
 
     Args:
         run_dir: that holds the run.
         device: "cpu", "cuda", or "auto": a GPU if there is one, else all cores.
+        trust_code: import networks that the run names by import path, though no `train` on this machine named them.
 
     Raises:
-        UserError: there is no checkpoint, or a block is missing (the run trained `blocks.only` some).
+        UserError: there is no checkpoint, or a block is missing (the run trained `blocks.only` some); or a network
+            is neither known nor trusted, or lies in the run directory.
     """
     directory = RunDirectory(run_dir)
     run_plan = RunPlan(directory.config(), directory.facts())
+    check_networks(run_plan.config, directory, trust_code)
     torch.set_num_threads(os.cpu_count() or 1)
     snapshots, warnings = directory.checkpoints.load_last_whole()
     chosen = choose_device(device)
@@ -307,7 +324,7 @@ def merge(out: str, runs: Sequence[str]) -> MergedRun:
     """
     directory = RunDirectory(out)
     warnings = merge_runs(directory, [RunDirectory(run) for run in runs])
-    return MergedRun(str(directory), tuple(warnings))
+    return MergedRun(directory.link, tuple(warnings))
 
 
 @dataclass(frozen=True)
@@ -339,20 +356,21 @@ def inspect(run_dir: str) -> RunContents:
     return RunContents(config, directory.facts(), manifest, latest_metrics(records), tuple(warnings))
 
 
-def report(run_dir: str, data_root: str | None = None) -> WrittenReport:
+def report(run_dir: str, data_root: str | None = None, *, trust_code: bool = False) -> WrittenReport:
     """Write report.html and plots/*.png into a run directory.
 
     Args:
         run_dir: that holds the run.
         data_root: where the data lies now, if it has moved.
+        trust_code: see `load`.
 
     Raises:
-        UserError: there is no run, or no checkpoint yet; or the data is not at `data_root`.
+        UserError: there is no run, or no checkpoint yet; or the data is not at `data_root`; or as of `load`.
     """
     directory = RunDirectory(run_dir)
     whole = directory.config().blocks.only is None
     directory.checkpoints.manifest()
-    return write_report(directory, load(run_dir) if whole else None, data_root)
+    return write_report(directory, load(run_dir, trust_code=trust_code) if whole else None, data_root)
 
 
 def pack(
@@ -384,14 +402,14 @@ def pack(
     return pack_data(load_told, local_path(out), on_progress)
 
 
-def _continue(config: RunConfig, directory: RunDirectory, watcher: Watcher) -> RunOutcome:
+def _continue(config: RunConfig, directory: RunDirectory, watcher: Watcher, trusted: bool = True) -> RunOutcome:
     directory.checkpoints.check_run()
     run_plan = RunPlan(config, directory.facts())
     if _is_finished(directory, run_plan):
         watcher.say("the run is finished: all steps are done")
         evaluation = CheckpointEvaluation.last_of(directory.metrics())
-        return RunOutcome(str(directory), run_plan.total_steps, evaluation)
-    return _train(config, directory, resume=True, watcher=watcher)
+        return RunOutcome(directory.link, run_plan.total_steps, evaluation)
+    return _train(config, directory, resume=True, watcher=watcher, trusted=trusted)
 
 
 def _is_finished(directory: RunDirectory, run_plan: RunPlan) -> bool:
@@ -403,14 +421,28 @@ def _is_finished(directory: RunDirectory, run_plan: RunPlan) -> bool:
     return step >= run_plan.total_steps and (measured or not run_plan.evaluates)
 
 
-def _train(config: RunConfig, directory: RunDirectory, resume: bool, watcher: Watcher) -> RunOutcome:
+def _train(
+    config: RunConfig, directory: RunDirectory, resume: bool, watcher: Watcher, trusted: bool = True
+) -> RunOutcome:
+    """Train, or go on.
+
+    Args:
+        config: of the run.
+        directory: of the run.
+        resume: go on.
+        watcher: told how far the run is.
+        trusted: whether the user named the networks, or gave `--trust-code`.
+    """
     engine = _train_sequentially if config.engine.kind == "sequential" else _train_on_ray
-    return engine(config, directory, resume, watcher)
+    return engine(config, directory, resume, watcher, trusted)
 
 
-def _train_sequentially(config: RunConfig, directory: RunDirectory, resume: bool, watcher: Watcher) -> RunOutcome:
+def _train_sequentially(
+    config: RunConfig, directory: RunDirectory, resume: bool, watcher: Watcher, trusted: bool
+) -> RunOutcome:
     from noprop_dist.engines.sequential import train_sequentially
 
+    check_networks(config, directory, trusted)
     setup, data = prepare(config)
     for note in data.notes:
         watcher.warn(note)
@@ -427,16 +459,20 @@ def _train_sequentially(config: RunConfig, directory: RunDirectory, resume: bool
             raise TrainingError(f"the run directory cannot be read or written: {error}") from error
     steps = directory.checkpoints.steps()
     finished = bool(steps) and steps[-1] >= setup.plan.total_steps
-    return RunOutcome(str(directory), steps[-1] if steps else 0, evaluation, stopped=not finished)
+    return RunOutcome(directory.link, steps[-1] if steps else 0, evaluation, stopped=not finished)
 
 
-def _train_on_ray(config: RunConfig, directory: RunDirectory, resume: bool, watcher: Watcher) -> RunOutcome:
+def _train_on_ray(
+    config: RunConfig, directory: RunDirectory, resume: bool, watcher: Watcher, trusted: bool
+) -> RunOutcome:
     from noprop_dist.baseline.coordinator import EndToEndCoordinator
     from noprop_dist.engines.ray.cluster import is_remote
     from noprop_dist.engines.ray.coordinator import Coordinator
     from noprop_dist.engines.ray.driver import train_on_ray
 
     if not is_remote(config.engine.address):
+        check_networks(config, directory, trusted)
+        trusted = True  # the coordinator is on this machine
         watcher.say("checking data and networks")
         run_plan, _ = check(config)  # a mistake is told before Ray takes its seconds to start
         check_room(config, place_run(config, _resources(config)))
@@ -446,4 +482,4 @@ def _train_on_ray(config: RunConfig, directory: RunDirectory, resume: bool, watc
         watcher.say("starting Ray")
     coordinator = EndToEndCoordinator if config.method == "backprop" else Coordinator
     told = (watcher.on_progress, resume, watcher.stopped, watcher.say)
-    return train_on_ray(config, str(directory), *told, coordinator_class=coordinator)
+    return train_on_ray(config, directory.root, *told, coordinator_class=coordinator, trusted=trusted)

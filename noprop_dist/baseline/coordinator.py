@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import ray
 import ray.train
@@ -21,6 +20,7 @@ from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.records import RoundDone, StageFailed
 from noprop_dist.stages import NETWORK
 from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.storage.trust import check_networks, remember
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.progress import ProgressBoard, RunProgress
 from noprop_dist.training.setup import RunSetup, go_on, prepare
@@ -40,12 +40,13 @@ class EndToEndCoordinator:
         config: of the run; its method is backprop.
         directory: of the run, on storage that this node and the first process's reach.
         resume: go on from Ray Train's last checkpoint there, if there is one.
+        trusted: whether the user named the networks, or gave `--trust-code`.
     """
 
-    def __init__(self, config: RunConfig, directory: str, resume: bool = False) -> None:
+    def __init__(self, config: RunConfig, directory: str, resume: bool = False, *, trusted: bool = True) -> None:
         self._config = config
         self._directory = RunDirectory(directory)
-        self._resume = resume
+        self._resume, self._trusted = resume, trusted
         self._watch: _Watch | None = None
         self._stop = threading.Event()
 
@@ -64,6 +65,9 @@ class EndToEndCoordinator:
             UserError: configuration, data or run directory cannot be used.
             TrainingError: the loss was not finite, or processes were lost more than engine.max_failures times.
         """
+        check_networks(self._config, self._directory, self._trusted)
+        if not self._resume:
+            remember(self._config)  # this node's user may be another one than the driver's
         setup, data = prepare(self._config)
         with self._directory.only_writer():
             resources = cluster_resources()
@@ -79,14 +83,14 @@ class EndToEndCoordinator:
                     thread.join(POLL_SECONDS)
             watch.progress()
             if thread.is_alive():
-                return RunOutcome(str(self._directory), watch.step, None, stopped=True)
+                return RunOutcome(self._directory.link, watch.step, None, stopped=True)
         if isinstance(outcome[0], Exception):
-            raise TrainingError(f"Ray Train gave up: {outcome[0]}; `noprop-dist resume {self._directory}` tries again")
+            raise TrainingError(f"Ray Train gave up: {outcome[0]}; {self._directory.resume_command} tries again")
         records = self._directory.metrics()
         if watch.step < setup.plan.total_steps:
             causes = [record.cause for record in records if isinstance(record, StageFailed)]
             raise TrainingError(f"the network was stopped: {causes[-1]}")
-        return RunOutcome(str(self._directory), setup.plan.total_steps, CheckpointEvaluation.last_of(records))
+        return RunOutcome(self._directory.link, setup.plan.total_steps, CheckpointEvaluation.last_of(records))
 
 
 def processes(engine: EngineSettings, resources: Resources, batch_size: int) -> int:
@@ -111,7 +115,7 @@ def _trainer(
 ) -> TorchTrainer:
     engine = setup.config.engine
     cpus = min(float(engine.threads_per_worker), resources.cpus / workers)
-    place = str(directory)
+    place = directory.root
     return TorchTrainer(
         train_end_to_end,
         train_loop_config={"job": EndToEndJob(setup, place, ray.put(data.train), ray.put(data.held_out))},
@@ -122,7 +126,7 @@ def _trainer(
         ),
         run_config=ray.train.RunConfig(
             name=RAY_TRAIN_FOLDER,
-            storage_path=place if "://" in place else str(Path(place).resolve()),
+            storage_path=place,
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=setup.config.checkpoint.num_to_keep),
             failure_config=ray.train.FailureConfig(max_failures=engine.max_failures),
         ),

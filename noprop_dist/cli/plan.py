@@ -1,17 +1,17 @@
 """`plan`: shows which block goes where and what it takes; starts nothing."""
 
-from rich.console import Console
 from rich.table import Table
 
 from noprop_dist import api
 from noprop_dist.cli.options import warn
+from noprop_dist.cli.terminal import Terminal
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.engines.core.drawing import Drawing
 from noprop_dist.engines.core.placement import Placement, WorkerPlace
 from noprop_dist.plan import RunPlan
 from noprop_dist.training.footprint import Footprint
 
-console = Console(highlight=False, soft_wrap=True)
+console = Terminal()
 
 
 def show_plan(config: RunConfig, run_dir: str | None) -> None:

@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from noprop_dist.cli.terminal import Terminal, shown
 from noprop_dist.training.progress import RunProgress
 
 LINE_SECONDS = 10.0
@@ -38,7 +39,7 @@ class ProgressView(Protocol):
 @contextmanager
 def progress_view() -> Iterator[ProgressView]:
     """The view that fits standard error."""
-    console = Console(stderr=True, highlight=False)
+    console = Terminal(stderr=True)
     if not console.is_terminal:
         yield LineView(console)
         return
@@ -54,7 +55,7 @@ class TableView:
 
     def say(self, note: str) -> None:
         """Show a note in place of the table."""
-        self._live.update(Text(f"{note} …", style="dim"))
+        self._live.update(Text(shown(f"{note} …"), style="dim"))
 
     def warn(self, note: str) -> None:
         """Print a line above the table."""
@@ -76,7 +77,7 @@ class LineView:
 
     def say(self, note: str) -> None:
         """Print a note."""
-        self._console.print(note, soft_wrap=True, markup=False)
+        self._console.print(note)
 
     def warn(self, note: str) -> None:
         """Print a note."""
@@ -118,7 +119,7 @@ def progress_table(progress: RunProgress) -> Group:
         rate = f"{stage.steps_per_second:.1f}" if stage.state == "training" else ""
         table.add_row(stage.stage.name, f"{stage.step}/{progress.total_steps}", loss, rate, stage.state)
     bar = Padding(ProgressBar(total=1.0, completed=progress.fraction, width=60), 0)  # a bare bar ends without a newline
-    news = Text("\n".join(progress.news[-NEWS_LINES:]), style="dim")
+    news = Text(shown("\n".join(progress.news[-NEWS_LINES:])), style="dim")
     return Group(table, bar, Text(progress_line(progress)), news)
 
 

@@ -2,18 +2,18 @@
 
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 
 from noprop_dist.bench.reproduction import PASSES, reproduce
 from noprop_dist.cli.tables import print_tables
+from noprop_dist.cli.terminal import Terminal
 from noprop_dist.cli.training import watched
 from noprop_dist.report.paper_table import COLUMNS, table_rows
 
 
 def show_reproduction(data: str, seeds: int, epochs: int | None, out: str, settings: Sequence[str]) -> None:
     """Train and measure every run of the paper's table for one data set; print the table and where it lies."""
-    progress = Console(stderr=True, highlight=False, soft_wrap=True)
+    progress = Terminal(stderr=True)
     cells = reproduce(data, seeds, epochs, out, settings, watched, progress.print)
     table = Table(title=f"{data}: mean ± standard error over seeds and {PASSES} passes", title_justify="left")
     for column in COLUMNS:
@@ -21,4 +21,4 @@ def show_reproduction(data: str, seeds: int, epochs: int | None, out: str, setti
     for row in table_rows(data, cells):
         table.add_row(*row)
     print_tables(table)
-    Console(highlight=False, soft_wrap=True, markup=False).print(f"{out}/table.md")
+    Terminal().print(f"{out}/table.md")

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from rich.console import Console
 from rich.table import Table
 
 from noprop_dist.bench.harness import Cell, columns
+from noprop_dist.cli.terminal import Terminal
 from noprop_dist.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ Measured = TypeVar("Measured")
 
 def print_tables(*parts: object) -> None:
     """Print tables and lines, wider than a narrow terminal: a broken row cannot be read."""
-    Console(highlight=False, width=max(Console().width, WIDTH)).print(*parts, sep="\n")
+    Terminal(soft_wrap=False, width=max(Terminal().width, WIDTH)).print(*parts, sep="\n")
 
 
 def show_rows(title: str, rows: Sequence[Any], as_json: bool, *lines: str, **further: Any) -> None:

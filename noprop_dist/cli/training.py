@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Sequence
 
-from rich.console import Console
 from rich.table import Table
 
 from noprop_dist import api
@@ -11,12 +10,13 @@ from noprop_dist.api import Watcher
 from noprop_dist.cli.options import address_setting
 from noprop_dist.cli.progress import progress_view
 from noprop_dist.cli.stop_signals import stop_signals
+from noprop_dist.cli.terminal import Terminal, shown
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.training.messages import RunOutcome
 
-messages = Console(stderr=True, highlight=False, soft_wrap=True)
+messages = Terminal(stderr=True)
 
 
 def start_run(config: RunConfig, run_dir: str | None, or_resume: bool = False) -> None:
@@ -24,14 +24,18 @@ def start_run(config: RunConfig, run_dir: str | None, or_resume: bool = False) -
     if or_resume and run_dir is None:
         raise UserError("--or-resume: takes --run-dir, where the run may be already")
     where = run_dir or api.default_run_dir(config)
-    print(watched(where, lambda watcher: api.train(config, where, or_resume=or_resume, watcher=watcher)).directory)
+    outcome = watched(where, lambda watcher: api.train(config, where, or_resume=or_resume, watcher=watcher))
+    print(shown(outcome.directory))
 
 
-def resume_run(run_dir: str, settings: Sequence[str], address: str | None, data_root: str | None = None) -> None:
+def resume_run(
+    run_dir: str, settings: Sequence[str], address: str | None, data_root: str | None = None, trust_code: bool = False
+) -> None:
     """Continue a run, and print the run directory."""
     root = [] if data_root is None else [f"data.root={json.dumps(data_root)}"]
     changed = [*settings, *root, *address_setting(address)]
-    print(watched(run_dir, lambda watcher: api.resume(run_dir, changed, watcher=watcher)).directory)
+    outcome = watched(run_dir, lambda watcher: api.resume(run_dir, changed, watcher=watcher, trust_code=trust_code))
+    print(shown(outcome.directory))
 
 
 def watched(run_dir: str, train: Callable[[Watcher], RunOutcome]) -> RunOutcome:
@@ -45,11 +49,11 @@ def watched(run_dir: str, train: Callable[[Watcher], RunOutcome]) -> RunOutcome:
         try:
             outcome = train(Watcher(view.show, view.say, request, view.warn))
         except KeyboardInterrupt:
-            raise TrainingError(f"stopped; `noprop-dist resume {run_dir}` continues the run") from None
+            raise TrainingError(f"stopped; {api.resume_command(run_dir)} continues the run") from None
     if outcome.evaluation is not None:
         messages.print(_results(outcome.evaluation))
     if outcome.stopped and request.signal is not None:
-        messages.print(f"stopped and saved; `noprop-dist resume {outcome.directory}` continues the run")
+        messages.print(f"stopped and saved; {api.resume_command(run_dir)} continues the run")
         raise SystemExit(128 + request.signal)
     return outcome
 

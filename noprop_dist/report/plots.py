@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from noprop_dist.diffusion.schedule import Schedule
 from noprop_dist.inference.evaluation import BlockEvaluation
 from noprop_dist.inference.network import NoPropNetwork, Sampler
+from noprop_dist.printable import printable
 from noprop_dist.records import EmbeddingUpdated, Evaluated, ObjectiveMeasured, RoundDone
 from noprop_dist.stages import CLASSIFIER, NETWORK, Stage
 
@@ -50,7 +51,7 @@ def accuracy_over_steps(evaluations: Sequence[Evaluated]) -> Figure:
             [each.step for each in line],
             [100 * each.accuracy for each in line],
             marker="o",
-            label=f"{split} ({sampler})",
+            label=_plain(f"{split} ({sampler})"),
         )
     axes.set(title="Accuracy at checkpoints", xlabel="step", ylabel="accuracy (%)")
     axes.legend()
@@ -131,7 +132,7 @@ def path_of_z(network: NoPropNetwork, image: NDArray[np.uint8], x: torch.Tensor,
     figure, (picture, *panels) = _figure(columns=3, width=13)
     shown = image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)
     picture.imshow(shown, cmap="gray" if image.shape[0] == 1 else None)
-    picture.set(title=f"x, labelled {network.facts.class_names[label]}", xticks=[], yticks=[])
+    picture.set(title=_plain(f"x, labelled {network.facts.class_names[label]}"), xticks=[], yticks=[])
     samplers: tuple[Sampler, ...] = ("mean", "stochastic")
     for axes, sampler in zip(panels, samplers, strict=True):
         axes.grid(visible=False)
@@ -142,6 +143,11 @@ def path_of_z(network: NoPropNetwork, image: NDArray[np.uint8], x: torch.Tensor,
         axes.set(title=f"z_t, {sampler} sampler", ylabel="t (0 is noise)", xlabel="dimension of z")
         figure.colorbar(mesh, ax=axes)
     return figure
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib takes for no formula, whatever dollar signs are in it."""
+    return printable(text).replace("$", r"\$")
 
 
 def _errors(rounds: Sequence[RoundDone]) -> tuple[list[float], list[float]]:

@@ -11,6 +11,7 @@ checkpoints/step-00000300/          what the stages left at one step
 import hashlib
 import json
 import platform
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -27,6 +28,9 @@ from noprop_dist.storage.store import Store
 
 FORMAT = 2
 ENTRY, MANIFEST = ".json", "manifest.json"
+FOLDER = re.compile(r"step-([0-9]{8,15})")
+FILE_NAME = re.compile(r"block-[0-9]{2,9}|classifier|embedding|network")
+"""What `Stage.file` makes: no other name that a run directory gives becomes part of a path."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +67,11 @@ class SnapshotEntry:
             ValueError: the values are not those of an entry.
             LookupError: something is missing.
         """
-        name, files = values["name"], values["files"]
+        name, files = checked_name(values["name"]), values["files"]
         if not files:
             raise ValueError("it names no files")
-        software = dict(values.get("trained_with", {}))
-        return SnapshotEntry(stage_of(values, name), name, values["step"], values["sha256"], files, software)
+        software, step = dict(values.get("trained_with", {})), checked_step(values["step"])
+        return SnapshotEntry(stage_of(values, name), name, step, values["sha256"], files, software)
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,7 @@ class Manifest:
             LookupError: something is missing.
         """
         return Manifest(
-            values["step"],
+            checked_step(values["step"]),
             tuple(SnapshotEntry.from_json(entry) for entry in values["stages"]),
             values["software"],
             tuple(SettingChange(**change) for change in values.get("changes", ())),
@@ -174,8 +178,9 @@ class Checkpoints:
         saved: dict[str, list[int]] = {}
         for step in self._all_steps():
             for file in self._store.names(_folder(step)):
-                if file.endswith(ENTRY) and file != MANIFEST:
-                    saved.setdefault(file.removesuffix(ENTRY), []).append(step)
+                name = file.removesuffix(ENTRY)
+                if name != file and FILE_NAME.fullmatch(name):
+                    saved.setdefault(name, []).append(step)
         return saved
 
     def entry(self, step: int, name: str) -> SnapshotEntry:
@@ -344,8 +349,30 @@ class Checkpoints:
         self._store.delete_folder(_folder(step))
 
     def _all_steps(self) -> list[int]:
-        names = [name.removeprefix("step-") for name in self._store.names("checkpoints")]
-        return sorted(int(name) for name in names if name.isdigit())
+        found = filter(None, map(FOLDER.fullmatch, self._store.names("checkpoints")))
+        return sorted(step for step in (int(name[1]) for name in found))
+
+
+def checked_name(name: object) -> str:
+    """What the names of a stage's files begin with, out of a run directory.
+
+    Raises:
+        ValueError: it is none that `Stage.file` makes.
+    """
+    if not (isinstance(name, str) and FILE_NAME.fullmatch(name)):
+        raise ValueError(f"{name!r} is no name of a stage's files")
+    return name
+
+
+def checked_step(step: object) -> int:
+    """A number of steps, out of a run directory.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < 10**15:
+        raise ValueError(f"{step!r} is no number of steps")
+    return step
 
 
 def bits_software(device: str) -> dict[str, str]:

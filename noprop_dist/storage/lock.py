@@ -60,7 +60,7 @@ def _flock(store: Store) -> int | None:
     while True:
         descriptor = None
         try:
-            descriptor = os.open(store.local_path(LOCK), os.O_RDWR | os.O_CREAT, 0o644)
+            descriptor = store.open_to_lock(LOCK)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(descriptor).st_nlink:  # else its last owner has deleted it
                 os.ftruncate(descriptor, 0)

@@ -11,10 +11,12 @@ merge.unfinished     there while a merge writes
 """
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from functools import cached_property
+from pathlib import Path
 
 from noprop_dist.config.layers import merge, setting_layer, to_yaml, validated
 from noprop_dist.config.schema import RunConfig
@@ -53,7 +55,29 @@ class RunDirectory:
         self._identity: Identity | None = None
 
     def __str__(self) -> str:
+        """Its name for people; see `Store`."""
         return str(self._store)
+
+    @property
+    def root(self) -> str:
+        """What opens it again: an absolute path, or the URI with all that it carries. Never shown."""
+        return self._store.root
+
+    @property
+    def local_root(self) -> Path | None:
+        """Where it lies, if that is a folder of this machine's file systems."""
+        return self._store.local_root
+
+    @property
+    def link(self) -> str:
+        """What names it in a command; see `Store.link`."""
+        return self._store.link
+
+    @property
+    def resume_command(self) -> str:
+        """The command that continues the run, in backquotes."""
+        where = " (with the credentials in the environment)" if self._store.link_lacks_secrets else ""
+        return f"`noprop-dist resume {shlex.quote(self.link)}`{where}"
 
     @cached_property
     def checkpoints(self) -> Checkpoints:
@@ -99,8 +123,7 @@ class RunDirectory:
             raise UserError(f"{self}: a merge into it was interrupted; repeat it, or give another folder")
         if self.holds_run:
             raise UserError(
-                f"{self}: already holds a run; `noprop-dist resume {self}` continues it, "
-                "another --run-dir starts a new one"
+                f"{self}: already holds a run; {self.resume_command} continues it, another --run-dir starts a new one"
             )
         if self._store.names("checkpoints"):
             raise UserError(f"{self}: holds checkpoints but no config.yaml, so a part of a run; give another folder")

@@ -61,6 +61,15 @@ def test_train_starts_a_ray_of_its_own_with_a_users_network_and_ends_it(tmp_path
 
 
 @pytest.mark.slow
+def test_files_of_the_working_directory_take_no_modules_place_in_workers(tmp_path):
+    for module in ("numpy", "secrets", "yaml", "torch"):
+        (tmp_path / f"{module}.py").write_text(f"raise SystemExit('{module} of the working directory was imported')")
+    (tmp_path / "mine.py").write_text(NETWORK)
+    network = ["--set", "blocks.network={kind: custom, path: 'mine:Net'}"]
+    assert "12 of 12" in noprop("train", *SMALL, *network, "--run-dir", "run", cwd=tmp_path).stderr
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_here")
 def test_train_joins_a_running_cluster_by_address(tmp_path):
     address = ray.get_runtime_context().gcs_address

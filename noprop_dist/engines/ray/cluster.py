@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.job_config import JobConfig
 
 from noprop_dist.engines.core.placement import Resources
 from noprop_dist.errors import UserError
@@ -47,6 +48,16 @@ def ray_session(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+class _WorkingDirectoryLast(JobConfig):  # type: ignore[misc]
+    """Without it Ray puts the driver's working directory first on `sys.path` of every worker.
+
+    There its files would take the place of any module, such as numpy. `models.custom` searches it last.
+    """
+
+    def _runtime_env_has_working_dir(self) -> bool:
+        return True  # the case in which Ray adds nothing
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from noprop_dist.metrics.exporter import MetricsExporter
 from noprop_dist.metrics.live import LiveStage
 from noprop_dist.records import WorkerReady
 from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.storage.trust import check_networks, remember
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.progress import RunProgress
 from noprop_dist.training.run_log import RunLog
@@ -41,6 +42,7 @@ class Coordinator:
         directory: of the run, on storage that this node reaches.
         resume: continue the run that lies there, if one does.
         worker_classes: of the run's workers.
+        trusted: whether the user named the networks, or gave `--trust-code`.
     """
 
     def __init__(
@@ -49,10 +51,11 @@ class Coordinator:
         directory: str,
         resume: bool = False,
         worker_classes: WorkerClasses | None = None,
+        trusted: bool = True,
     ) -> None:
         self._config = config
         self._directory = RunDirectory(directory)
-        self._resume = resume
+        self._resume, self._trusted = resume, trusted
         self._worker_classes = worker_classes or WorkerClasses()
         self._run: Run | None = None
         self._stop = threading.Event()
@@ -72,6 +75,9 @@ class Coordinator:
             UserError: configuration, data or run directory cannot be used; nothing was started.
             TrainingError: a stage could not be trained to its end; names it and the cause.
         """
+        check_networks(self._config, self._directory, self._trusted)
+        if not self._resume:
+            remember(self._config)  # this node's user may be another one than the driver's
         setup, data = prepare(self._config)
         with self._directory.only_writer(), self._exporting(setup) as exporter:
             placement = place_run(setup.config, cluster_resources())
@@ -83,7 +89,7 @@ class Coordinator:
             end = self._train(setup.on(placement.on_gpu), data, placement, exporter)
         if end.error is not None:
             raise TrainingError(end.error)
-        return RunOutcome(str(self._directory), end.step, end.evaluation, end.stopped)
+        return RunOutcome(self._directory.link, end.step, end.evaluation, end.stopped)
 
     def _train(self, setup: RunSetup, data: DataSet, placement: Placement, exporter: MetricsExporter | None) -> End:
         checkpoints = setup.checkpoint_writer(self._directory)
@@ -99,7 +105,7 @@ class Coordinator:
         log.add(WorkerReady(worker="coordinator", incarnation=1, **facts))
         run.journal.tell(*warnings, *log.warnings, *data.notes, f"{placement.reason}; {drawing.reason}{served}")
         draw = setup.batch_stream(data.train.labels).round if drawing.by_coordinator else None
-        actors = RayActors(setup, data, str(self._directory), placement, draw, self._worker_classes)
+        actors = RayActors(setup, data, self._directory.root, placement, draw, self._worker_classes)
         if exporter is not None:
             exporter.show_live(lambda: _live(run, actors))
         runner = CommandRunner(actors, checkpoints, log)

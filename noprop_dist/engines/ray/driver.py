@@ -17,6 +17,7 @@ from noprop_dist.engines.ray.cluster import cause_of_loss, cluster_answers, ray_
 from noprop_dist.engines.ray.coordinator import Coordinator
 from noprop_dist.engines.ray.heartbeat import Heartbeat
 from noprop_dist.errors import TrainingError, UserError
+from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.progress import RunProgress
 
@@ -34,6 +35,7 @@ def train_on_ray(
     stopped: Callable[[], bool] = lambda: False,
     say: Callable[[str], None] = lambda _: None,
     coordinator_class: type[Any] = Coordinator,
+    trusted: bool = True,
 ) -> RunOutcome:
     """Run a training run on Ray to its end.
 
@@ -44,7 +46,8 @@ def train_on_ray(
         resume: continue the run that lies there.
         stopped: asked about twice a second; once it says yes, the run is snapshotted and ended.
         say: told what happens to the coordinator.
-        coordinator_class: made with (config, directory, resume); has `run`, `progress` and `stop`.
+        coordinator_class: made with (config, directory, resume, trusted=…); has `run`, `progress` and `stop`.
+        trusted: whether the user named the networks, or gave `--trust-code`.
 
     Raises:
         UserError: configuration, data, run directory or address cannot be used.
@@ -54,25 +57,25 @@ def train_on_ray(
     losses = 0  # in a row: since a coordinator last got a block to train
 
     def watch(progress: RunProgress) -> None:
-        nonlocal losses
+        nonlocal losses, trusted
         if any(stage.state == "training" for stage in progress.stages):
-            losses = 0
+            losses, trusted = 0, True  # a coordinator on another node need not know the networks
         on_progress(progress)
 
     with ray_session(config.engine.address):
         while True:
-            coordinator = _actor(coordinator_class).remote(config, directory, resume)
+            coordinator = _actor(coordinator_class).remote(config, directory, resume, trusted=trusted)
             try:
                 return _Follower(coordinator, config.engine, watch, say).follow(stopped)
             except (RayActorError, _SilentError) as error:
                 losses, resume, cause = losses + 1, True, _cause(error)
                 if not cluster_answers(CLUSTER_SECONDS):
                     raise TrainingError(
-                        f"the Ray cluster is gone ({cause}); `noprop-dist resume {directory}` continues the run"
+                        f"the Ray cluster is gone ({cause}); {RunDirectory(directory).resume_command} continues the run"
                     ) from error
                 if stopped() or not within_budget(losses, config.engine.max_failures):
                     raise TrainingError(
-                        f"the coordinator was lost: {cause}; `noprop-dist resume {directory}` continues the run"
+                        f"the coordinator was lost: {cause}; {RunDirectory(directory).resume_command} continues the run"
                     ) from error
                 say(f"the coordinator was lost ({cause}); a new one goes on from the run directory")
                 time.sleep(back_off_seconds(losses - 1))
