@@ -1,4 +1,4 @@
-"""What one can do with runs: train, resume, look at, merge. The command line calls these functions and nothing else.
+"""What one can do with runs: train, resume, inspect, evaluate, merge. The command line is built on these functions.
 
 A run lives in a run directory: a local path, or a URI such as s3://bucket/run.
 """
@@ -15,14 +15,15 @@ import torch
 from noprop_dist.baseline.network import assemble_end_to_end
 from noprop_dist.config.bits import changed_bits, continued, setting_at, shown
 from noprop_dist.config.schema import DataSettings, RunConfig
-from noprop_dist.data.dataset import DataFacts
+from noprop_dist.data.dataset import DataFacts, DataSet
 from noprop_dist.data.image_file import read_image
-from noprop_dist.data.inputs import MappedInputs
-from noprop_dist.data.load import load_data
+from noprop_dist.data.inputs import Keep, MappedInputs
+from noprop_dist.data.load import check_same_data, load_again, load_data
 from noprop_dist.data.packed import pack as pack_data
-from noprop_dist.engines.core.placement import Placement, Resources, place_run
-from noprop_dist.engines.core.sampling import Drawing, who_draws
-from noprop_dist.errors import UserError
+from noprop_dist.engines.core.drawing import Drawing, who_draws
+from noprop_dist.engines.core.placement import Placement, Resources, check_room, place_run
+from noprop_dist.errors import TrainingError, UserError
+from noprop_dist.files import local_path
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.inference.evaluation import (
     BlockEvaluation,
@@ -32,23 +33,24 @@ from noprop_dist.inference.evaluation import (
     evaluate_terms,
 )
 from noprop_dist.inference.evaluation import evaluate as evaluate_network
-from noprop_dist.inference.load import assemble
+from noprop_dist.inference.load import TrainedRun, assemble_network
 from noprop_dist.inference.network import Sampler
 from noprop_dist.inference.predict import Prediction, predict_image
-from noprop_dist.inference.trained_run import TrainedRun
 from noprop_dist.plan import RunPlan
-from noprop_dist.records import Evaluated
+from noprop_dist.records import Evaluated, is_damaged
 from noprop_dist.report.run_report import WrittenReport, write_report
 from noprop_dist.report.summary import LatestMetrics, latest_metrics
 from noprop_dist.stages import NETWORK
 from noprop_dist.storage.checkpoints import Manifest
+from noprop_dist.storage.identity import OtherRunError
 from noprop_dist.storage.merge import merge_runs
 from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.storage.trust import check_networks, check_settings, remember
 from noprop_dist.training.device import choose_device
 from noprop_dist.training.footprint import Footprint, block_footprint
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.progress import RunProgress
-from noprop_dist.training.setup import check, prepare
+from noprop_dist.training.setup import check, go_on, prepare
 
 
 def _silent(_: Any) -> None:
@@ -57,17 +59,19 @@ def _silent(_: Any) -> None:
 
 @dataclass(frozen=True)
 class Watcher:
-    """Who watches a run while it trains.
+    """Callbacks of whoever watches a run while it trains.
 
     Attributes:
         on_progress: told how far the run is, about twice a second.
         say: told lines about what goes on around the run.
         stopped: asked about twice a second; once it says yes, every stage is snapshotted and the run ends.
+        warn: told what the user should know and may not expect, such as what was left out of the data.
     """
 
     on_progress: Callable[[RunProgress], None] = _silent
     say: Callable[[str], None] = _silent
     stopped: Callable[[], bool] = field(default=lambda: False)
+    warn: Callable[[str], None] = _silent
 
 
 def default_run_dir(config: RunConfig) -> str:
@@ -91,38 +95,53 @@ def train(
         UserError: configuration, data or run directory cannot be used; nothing was written.
         TrainingError: a stage could not be trained to its end; names it and the cause.
     """
-    if or_resume and run_dir is None:
-        raise UserError("--or-resume: takes --run-dir, where the run may be already")
-    directory = RunDirectory(run_dir or default_run_dir(config))
+    directory, config = RunDirectory(run_dir or default_run_dir(config)), _located(config)
     if or_resume and directory.holds_run:
         check_same_run(directory, config)
-        return _continue(config, directory, [], watcher or Watcher())
+        remember(config)
+        return _continue(config, directory, watcher or Watcher())
     directory.check_unused()
+    remember(config)
     return _train(config, directory, resume=False, watcher=watcher or Watcher())
 
 
-def resume(run_dir: str, settings: Sequence[str] = (), *, watcher: Watcher | None = None) -> RunOutcome:
+def resume(
+    run_dir: str, settings: Sequence[str] = (), *, watcher: Watcher | None = None, trust_code: bool = False
+) -> RunOutcome:
     """Continue a run from the newest snapshot of every stage.
 
     Args:
         run_dir: that holds the run.
-        settings: `key=value`; what changes no bits, and how single stages are trained from here on.
+        settings: `key=value`; what changes no bits (`data.root` for data that has moved), and how single stages are
+            trained from here on.
         watcher: told how far the run is.
+        trust_code: see `load`; holds for the cluster that the run names, too.
 
     Raises:
-        UserError: there is no run, or a setting may not change.
+        UserError: there is no run, a setting may not change, or data or snapshots are of another run.
         TrainingError: as of `train`.
     """
     directory = RunDirectory(run_dir)
-    config, changes = continued(directory.config(), settings)
-    return _continue(config, directory, changes, watcher or Watcher())
+    config = _located(continued(directory.config(), settings))
+    if not trust_code:
+        check_settings(config, directory, settings)
+    return _continue(config, directory, watcher or Watcher(), trust_code)
+
+
+def _located(config: RunConfig) -> RunConfig:
+    """The configuration with an absolute `data.root`: a run is looked at from other folders, too."""
+    root = config.data.root
+    if root is None:
+        return config
+    data = config.data.model_copy(update={"root": str(Path(root).expanduser().absolute())})
+    return config.model_copy(update={"data": data})
 
 
 def check_same_run(directory: RunDirectory, config: RunConfig) -> None:
     """Check that a run directory holds a run of this configuration, apart from settings that change no bits.
 
     Raises:
-        UserError: it does not; names the first difference.
+        UserError: it holds another run; names the first difference.
     """
     before = directory.config()
     changed = changed_bits(before, config)
@@ -134,7 +153,7 @@ def check_same_run(directory: RunDirectory, config: RunConfig) -> None:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """What a run would take.
+    """What a run would do and need.
 
     Attributes:
         plan: of the run.
@@ -143,6 +162,7 @@ class PlannedRun:
         footprints: memory of each block.
         data_bytes: of the training samples.
         data_is_mapped: whether they are mapped from files, and not put into the object store.
+        notes: of how the data set was read.
     """
 
     plan: RunPlan
@@ -151,6 +171,7 @@ class PlannedRun:
     footprints: dict[int, Footprint]
     data_bytes: int
     data_is_mapped: bool
+    notes: tuple[str, ...]
 
 
 def plan(config: RunConfig, run_dir: str | None = None) -> PlannedRun:
@@ -166,40 +187,51 @@ def plan(config: RunConfig, run_dir: str | None = None) -> PlannedRun:
     placement = drawing = None
     if config.engine.kind == "ray":
         placement = place_run(config, _resources(config))
+        check_room(config, placement)
         run_plan = replace(run_plan, on_gpu=placement.on_gpu)
         drawing = who_draws(run_plan, placement)
     inputs = data.train.inputs
-    return PlannedRun(run_plan, placement, drawing, footprints, inputs.nbytes, isinstance(inputs, MappedInputs))
+    is_mapped = isinstance(inputs, MappedInputs)
+    return PlannedRun(run_plan, placement, drawing, footprints, inputs.nbytes, is_mapped, data.notes)
 
 
 def _resources(config: RunConfig) -> Resources:
-    from noprop_dist.engines.ray.cluster import cluster_resources, is_remote, ray_session
+    from noprop_dist.engines.ray.cluster import cluster_resources, is_remote, ray_session, usable_cores
 
     if is_remote(config.engine.address):
         with ray_session(config.engine.address):
             return cluster_resources()
-    return Resources(float(os.cpu_count() or 1), float(torch.cuda.device_count()))
+    cores = float(usable_cores())
+    return Resources(cores, float(torch.cuda.device_count()), cores)
 
 
-def load(run_dir: str, device: str = "auto") -> TrainedRun:
+def resume_command(run_dir: str) -> str:
+    """The command that continues a run, in backquotes and without any secret."""
+    return RunDirectory(run_dir).resume_command
+
+
+def load(run_dir: str, device: str = "auto", *, trust_code: bool = False) -> TrainedRun:
     """Load the network of a run's last undamaged checkpoint.
 
     Args:
         run_dir: that holds the run.
-        device: "cpu", "cuda", or "auto": a GPU where there is one, else all cores.
+        device: "cpu", "cuda", or "auto": a GPU if there is one, else all cores.
+        trust_code: import networks that the run names by import path, though no `train` on this machine named them.
 
     Raises:
-        UserError: there is no checkpoint, or a block is missing (the run trained `blocks.only` some).
+        UserError: there is no checkpoint, or a block is missing (the run trained `blocks.only` some); or a network
+            is neither known nor trusted, or lies in the run directory.
     """
     directory = RunDirectory(run_dir)
     run_plan = RunPlan(directory.config(), directory.facts())
+    check_networks(run_plan.config, directory, trust_code)
     torch.set_num_threads(os.cpu_count() or 1)
     snapshots, warnings = directory.checkpoints.load_last_whole()
     chosen = choose_device(device)
     if run_plan.end_to_end:
         network = assemble_end_to_end(run_plan, snapshots[NETWORK], chosen)
     else:
-        network = assemble(run_plan, snapshots, chosen)
+        network = assemble_network(run_plan, snapshots, chosen)
     return TrainedRun(directory, run_plan, network, tuple(f"{each}; the one before it is used" for each in warnings))
 
 
@@ -210,7 +242,7 @@ class RunEvaluation:
     Attributes:
         accuracy: of the whole network.
         terms: of Eq. 8; None for the baseline, which has no such objective.
-        per_block: each block along the chain and alone; empty where that was not asked for.
+        per_block: each block along the chain and alone; empty unless `per_block` was given.
     """
 
     accuracy: Evaluation
@@ -219,7 +251,13 @@ class RunEvaluation:
 
 
 def evaluate(
-    run: TrainedRun, sampler: Sampler = "mean", passes: int = 1, *, terms: bool = True, per_block: bool = False
+    run: TrainedRun,
+    sampler: Sampler = "mean",
+    passes: int = 1,
+    *,
+    terms: bool = True,
+    per_block: bool = False,
+    data_root: str | None = None,
 ) -> RunEvaluation:
     """Measure a trained run on its whole test set.
 
@@ -229,11 +267,13 @@ def evaluate(
         passes: of the reverse process, averaged.
         terms: whether to measure the terms of Eq. 8, too.
         per_block: whether to measure each block, too.
+        data_root: where the data lies now, if it has moved.
 
     Raises:
-        UserError: the data set cannot be read.
+        UserError: the data set cannot be read, or is not the one that the run was trained on.
     """
-    test, config = load_data(run.plan.config.data).held_out.test, run.plan.config
+    config = run.plan.config
+    test = load_again(config.data, run.plan.facts, str(run.directory), data_root).held_out.test
     accuracy = evaluate_network(run.network, test, sampler, passes)
     with_terms = terms and not run.plan.end_to_end
     measured = evaluate_terms(run.network, test, config.objective.eta) if with_terms else None
@@ -252,16 +292,21 @@ def predict(run: TrainedRun, images: Sequence[Path], sampler: Sampler = "mean", 
     Raises:
         UserError: the run was not trained on images, or a file is no image.
     """
-    shape = run.plan.facts.input_shape
-    if len(shape) != 3:
-        raise UserError(f"{run.directory}: was trained on samples of shape {shape}, not on images")
-    pixels = [read_image(file, channels=shape[0], size=(shape[1], shape[2])) for file in images]
+    shape, dtype = run.plan.facts.input_shape, run.plan.facts.dtype
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise UserError(f"{run.directory}: was trained on samples of shape {shape}, not on images (grey or RGB)")
+    if dtype != "uint8":
+        raise UserError(
+            f"{run.directory}: was trained on {dtype} pixels, and nothing tells which of their values is a picture "
+            "file's white; predict takes networks that were trained on uint8 images"
+        )
+    pixels = [read_image(local_path(file), channels=shape[0], size=(shape[1], shape[2])) for file in images]
     return [predict_image(run.network, image, sampler, passes) for image in pixels]
 
 
 @dataclass(frozen=True)
 class MergedRun:
-    """Where a merged run lies, and warnings about what it was merged from."""
+    """Where a merged run lies, and warnings about its parts."""
 
     directory: str
     warnings: tuple[str, ...]
@@ -279,17 +324,18 @@ def merge(out: str, runs: Sequence[str]) -> MergedRun:
     """
     directory = RunDirectory(out)
     warnings = merge_runs(directory, [RunDirectory(run) for run in runs])
-    return MergedRun(str(directory), tuple(warnings))
+    return MergedRun(directory.link, tuple(warnings))
 
 
 @dataclass(frozen=True)
 class RunContents:
-    """What a run directory holds."""
+    """What a run directory holds; warnings say what is damaged, or does not belong together."""
 
     config: RunConfig
     facts: DataFacts
     manifest: Manifest
     latest: LatestMetrics
+    warnings: tuple[str, ...]
 
 
 def inspect(run_dir: str) -> RunContents:
@@ -299,47 +345,71 @@ def inspect(run_dir: str) -> RunContents:
         UserError: there is no run, or no checkpoint yet.
     """
     directory = RunDirectory(run_dir)
-    config, manifest = directory.config(), directory.checkpoints.manifest()
-    return RunContents(config, directory.facts(), manifest, latest_metrics(directory.metrics()))
+    config, manifest = directory.config(), directory.checkpoints.manifest(of_any_run=True)
+    records, warnings = directory.metrics(), list[str]()
+    if damaged := sum(map(is_damaged, records)):
+        warnings.append(f"{directory}: {damaged} line(s) of metrics.jsonl are damaged; a resume sets them aside")
+    try:
+        directory.checkpoints.check_run()
+    except OtherRunError as error:
+        warnings.append(str(error))
+    return RunContents(config, directory.facts(), manifest, latest_metrics(records), tuple(warnings))
 
 
-def report(run_dir: str) -> WrittenReport:
+def report(run_dir: str, data_root: str | None = None, *, trust_code: bool = False) -> WrittenReport:
     """Write report.html and plots/*.png into a run directory.
 
+    Args:
+        run_dir: that holds the run.
+        data_root: where the data lies now, if it has moved.
+        trust_code: see `load`.
+
     Raises:
-        UserError: there is no run, or no checkpoint yet.
+        UserError: there is no run, or no checkpoint yet; or the data is not at `data_root`; or as of `load`.
     """
     directory = RunDirectory(run_dir)
     whole = directory.config().blocks.only is None
     directory.checkpoints.manifest()
-    return write_report(directory, load(run_dir) if whole else None)
+    return write_report(directory, load(run_dir, trust_code=trust_code) if whole else None, data_root)
 
 
-def pack(out: str, settings: DataSettings, on_progress: Callable[[str, int, int], None]) -> DataFacts:
+def pack(
+    out: str,
+    settings: DataSettings,
+    on_progress: Callable[[str, int, int], None],
+    warn: Callable[[str], None] = _silent,
+) -> DataFacts:
     """Pack a data set into files that are mapped and not read, for data that is larger than memory.
 
     Args:
         out: a new folder.
         settings: of the data set.
         on_progress: told (split, samples done, samples in all).
+        warn: told how the data set was read.
 
     Raises:
         UserError: it is packed already, cannot be read, or the folder cannot be written.
     """
     if settings.name == "packed":
         raise UserError("data.name=packed: is packed already; name the data set that is to be packed")
-    return pack_data(lambda keep: load_data(settings, keep), Path(out).expanduser(), on_progress)
+
+    def load_told(keep: Keep) -> DataSet:
+        data = load_data(settings, keep)
+        for note in data.notes:
+            warn(note)
+        return data
+
+    return pack_data(load_told, local_path(out), on_progress)
 
 
-def _continue(config: RunConfig, directory: RunDirectory, changes: Sequence[str], watcher: Watcher) -> RunOutcome:
+def _continue(config: RunConfig, directory: RunDirectory, watcher: Watcher, trusted: bool = True) -> RunOutcome:
+    directory.checkpoints.check_run()
     run_plan = RunPlan(config, directory.facts())
     if _is_finished(directory, run_plan):
         watcher.say("the run is finished: all steps are done")
         evaluation = CheckpointEvaluation.last_of(directory.metrics())
-        return RunOutcome(str(directory), run_plan.total_steps, evaluation)
-    if changes:
-        _note_changes(directory, changes)
-    return _train(config, directory, resume=True, watcher=watcher)
+        return RunOutcome(directory.link, run_plan.total_steps, evaluation)
+    return _train(config, directory, resume=True, watcher=watcher, trusted=trusted)
 
 
 def _is_finished(directory: RunDirectory, run_plan: RunPlan) -> bool:
@@ -351,55 +421,65 @@ def _is_finished(directory: RunDirectory, run_plan: RunPlan) -> bool:
     return step >= run_plan.total_steps and (measured or not run_plan.evaluates)
 
 
-def _note_changes(directory: RunDirectory, changes: Sequence[str]) -> None:
-    """Write down from which step of each stage changed settings hold; manifests repeat it."""
-    last = {name: steps[-1] for name, steps in directory.checkpoints.saved_steps().items()}
-    with directory.only_writer():
-        directory.add_changes(changes, last)
+def _train(
+    config: RunConfig, directory: RunDirectory, resume: bool, watcher: Watcher, trusted: bool = True
+) -> RunOutcome:
+    """Train, or go on.
 
-
-def _train(config: RunConfig, directory: RunDirectory, resume: bool, watcher: Watcher) -> RunOutcome:
+    Args:
+        config: of the run.
+        directory: of the run.
+        resume: go on.
+        watcher: told how far the run is.
+        trusted: whether the user named the networks, or gave `--trust-code`.
+    """
     engine = _train_sequentially if config.engine.kind == "sequential" else _train_on_ray
-    return engine(config, directory, resume, watcher)
+    return engine(config, directory, resume, watcher, trusted)
 
 
-def _train_sequentially(config: RunConfig, directory: RunDirectory, resume: bool, watcher: Watcher) -> RunOutcome:
+def _train_sequentially(
+    config: RunConfig, directory: RunDirectory, resume: bool, watcher: Watcher, trusted: bool
+) -> RunOutcome:
     from noprop_dist.engines.sequential import train_sequentially
 
+    check_networks(config, directory, trusted)
     setup, data = prepare(config)
-    if resume:
-        _check_same_data(directory, setup.plan)
+    for note in data.notes:
+        watcher.warn(note)
     choose_device(config.engine.device)
     with directory.only_writer():
-        if not resume:
+        if resume:
+            go_on(setup.plan, directory)
+        else:
             directory.create(config, setup.plan.facts)
         watcher.say(f"run directory: {directory}")
-        evaluation = train_sequentially(setup, data, directory, watcher.on_progress, watcher.stopped)
+        try:
+            evaluation = train_sequentially(setup, data, directory, watcher.on_progress, watcher.stopped)
+        except OSError as error:
+            raise TrainingError(f"the run directory cannot be read or written: {error}") from error
     steps = directory.checkpoints.steps()
     finished = bool(steps) and steps[-1] >= setup.plan.total_steps
-    return RunOutcome(str(directory), steps[-1] if steps else 0, evaluation, stopped=not finished)
+    return RunOutcome(directory.link, steps[-1] if steps else 0, evaluation, stopped=not finished)
 
 
-def _train_on_ray(config: RunConfig, directory: RunDirectory, resume: bool, watcher: Watcher) -> RunOutcome:
+def _train_on_ray(
+    config: RunConfig, directory: RunDirectory, resume: bool, watcher: Watcher, trusted: bool
+) -> RunOutcome:
     from noprop_dist.baseline.coordinator import EndToEndCoordinator
     from noprop_dist.engines.ray.cluster import is_remote
     from noprop_dist.engines.ray.coordinator import Coordinator
     from noprop_dist.engines.ray.driver import train_on_ray
 
     if not is_remote(config.engine.address):
+        check_networks(config, directory, trusted)
+        trusted = True  # the coordinator is on this machine
         watcher.say("checking data and networks")
         run_plan, _ = check(config)  # a mistake is told before Ray takes its seconds to start
+        check_room(config, place_run(config, _resources(config)))
         if resume:
-            _check_same_data(directory, run_plan)
+            check_same_data(directory.facts(), run_plan.facts, str(directory), config.data)
         watcher.say(f"run directory: {directory}")
         watcher.say("starting Ray")
     coordinator = EndToEndCoordinator if config.method == "backprop" else Coordinator
     told = (watcher.on_progress, resume, watcher.stopped, watcher.say)
-    return train_on_ray(config, str(directory), *told, coordinator_class=coordinator)
-
-
-def _check_same_data(directory: RunDirectory, run_plan: RunPlan) -> None:
-    """Check that the training samples are those that the run began with: `data.root` may change, they may not."""
-    if run_plan.facts.sha256 != directory.facts().sha256:
-        root = run_plan.config.data.root
-        raise UserError(f"{directory}: was trained on other samples than data.root={root} holds now")
+    return train_on_ray(config, directory.root, *told, coordinator_class=coordinator, trusted=trusted)

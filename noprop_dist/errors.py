@@ -1,4 +1,6 @@
-"""The two errors that a user meets."""
+"""The two errors that a user meets. Neither shows a secret that a URI carries."""
+
+from noprop_dist.printable import without_secrets
 
 
 class UserError(ValueError):
@@ -7,9 +9,15 @@ class UserError(ValueError):
     The command line prints it as one sentence and exits with code 2.
     """
 
+    def __str__(self) -> str:
+        return without_secrets(super().__str__())
+
 
 class TrainingError(RuntimeError):
     """Training stopped for a reason inside a run (an error in a block, a lost actor).
 
     The message names the block and its real cause. The command line prints it and exits with code 1.
     """
+
+    def __str__(self) -> str:
+        return without_secrets(super().__str__())

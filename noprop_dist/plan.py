@@ -18,13 +18,13 @@ from noprop_dist.random_streams import Purpose, stream_seed
 from noprop_dist.stages import CLASSIFIER, EMBEDDING, NETWORK, Stage, block
 
 CAPTURABLE = ("paper", "small-conv", "mlp")
-"""Networks that never look at a value on the host; of others only their author knows."""
+"""Networks that never read a value on the host, so their steps can be captured; of others only the author knows."""
 ROUND_STEPS, SNAPSHOT_EVERY_STEPS = {False: 16, True: 256}, {False: 64, True: 2048}
-"""By whether blocks are on GPUs. There a step may take a tenth of a millisecond, and the same cadence in steps would
-cost more than the steps: between two rounds lies about a millisecond, and a snapshot is a copy of 24 MB."""
+"""Defaults, by whether blocks are on GPUs. There a step may take a tenth of a millisecond, about a millisecond passes
+between two rounds, and a snapshot copies 24 MB. The cadence of a CPU would cost more than the steps."""
 Module = TypeVar("Module", bound=nn.Module)
 LEARNED_DIM = 20
-"""d of a learned W_embed where nothing is said of it, as in the paper."""
+"""Default d of a learned W_embed, as in the paper."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class RunPlan:
     Attributes:
         config: of the run.
         facts: of its data set.
-        on_gpu: whether blocks are trained on GPUs; changes how often one hears of them, and no result.
+        on_gpu: whether blocks are trained on GPUs; changes the defaults of rounds and snapshots, and no result.
     """
 
     config: RunConfig
@@ -48,7 +48,7 @@ class RunPlan:
 
     @property
     def embedding_dim(self) -> int:
-        """d."""
+        """d, the size of a class embedding and of z."""
         settings = self.config.embedding
         match settings.kind:
             case "onehot":
@@ -80,7 +80,7 @@ class RunPlan:
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """The stages that are trained: blocks, then the classifier, then W_embed where it is learned."""
+        """The stages that are trained: blocks, then the classifier, then a learned W_embed."""
         if self.end_to_end:
             return (NETWORK,)
         blocks = (block(t) for t in self.config.blocks.trained())
@@ -108,7 +108,7 @@ class RunPlan:
         return ROUND_STEPS[self.on_gpu] if chosen == "auto" else chosen
 
     def captures_steps_of(self, stage: Stage) -> bool:
-        """Return True if a stage's steps are captured where it is on a GPU (`engine.cuda_graphs`)."""
+        """Return True if a stage's steps are captured on a GPU (`engine.cuda_graphs`)."""
         wanted, training = self.config.engine.cuda_graphs, self.config.training
         if wanted != "auto":
             return wanted == "always"
@@ -117,14 +117,14 @@ class RunPlan:
 
     @property
     def sync_steps(self) -> int:
-        """Steps that a version of W_embed lasts; the whole run where no two stages share one that moves."""
+        """Steps that a version of W_embed lasts; the whole run if W_embed is fixed or part of the baseline."""
         return self.config.embedding.sync_steps if self.config.shares_embedding else self.total_steps
 
     @cached_property
     def checkpoint_steps(self) -> tuple[int, ...]:
         """The steps whose snapshots of all stages make a checkpoint; the last is the end of the run.
 
-        Where W_embed is learned, they and those of all snapshots are ends of its versions.
+        If W_embed is learned, checkpoints and snapshots are taken at ends of its versions only.
         """
         every = self._whole_versions(self.config.checkpoint.steps_between(self.total_steps, self.steps_per_epoch))
         return (*range(every, self.total_steps, every), self.total_steps)
@@ -137,21 +137,21 @@ class RunPlan:
         return tuple(sorted({*self.checkpoint_steps, *range(every, self.total_steps, every)}))
 
     def _whole_versions(self, steps: int) -> int:
-        """So many steps, rounded up to whole versions of W_embed where that moves."""
+        """So many steps, rounded up to whole versions of W_embed if that is learned."""
         sync = self.config.embedding.sync_steps if self.config.shares_embedding else 1
         return -(-steps // sync) * sync
 
     def augmentation(self) -> Augmentation | None:
-        """What training images go through; None where they are taken as they are.
+        """How training images are augmented; None if they are taken as they are.
 
         Raises:
-            UserError: it needs images, and the samples are none.
+            UserError: the settings ask for it, and the samples are not images.
         """
         samples, shape = self.facts.samples["train"], self.facts.input_shape
         return build_augmentation(self.config.data.augment, self.config.seed, samples, shape)
 
     def initial_seed(self, stage: Stage) -> int:
-        """What a stage's weights at step 0 are drawn from."""
+        """The seed of a stage's weights at step 0."""
         return stream_seed(self.config.seed, Purpose.INITIALISATION, stage.number(self.config.blocks.count))
 
     def block_network(self, t: int) -> nn.Module:

@@ -1,15 +1,19 @@
-"""The records of a run: every line of metrics.jsonl as a frozen type. Read and written here and nowhere else.
+"""The records of a run: every line of metrics.jsonl as a frozen type, and how it becomes text and back.
+
+`training.run_log` writes them into the file during a run, and `RunDirectory.metrics` reads them.
 
 A line is a JSON object: `kind`, `time` (Unix seconds, when it was written), and the fields of the record's class.
-What this version does not understand is kept as an `UnreadLine` and never rewritten.
+A line that this version does not understand becomes an `UnreadLine`, and is never rewritten.
+A round counts once: a line that is there twice, damaged or missing changes no sum of steps.
 """
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, ClassVar, Literal
+from types import UnionType
+from typing import Any, ClassVar, Literal, Union, cast, get_args, get_origin, get_type_hints
 
-from noprop_dist.stages import Stage, StageKind
+from noprop_dist.stages import EMBEDDING, Stage, StageKind
 
 LossReason = Literal["died", "hung", "node_leaving", "not_started"]
 
@@ -25,7 +29,7 @@ class WorkerReady:
         node_id: Ray's identifier of the node.
         pid: of the process.
         device: that it computes on, "cpu" or "cuda:0".
-        replica_pids: of the other processes that train the same blocks, where a block has several.
+        replica_pids: of the other processes that train the same blocks, if a block has several.
         time: Unix seconds.
     """
 
@@ -164,7 +168,7 @@ class ObjectiveMeasured:
 
 @dataclass(frozen=True, kw_only=True)
 class News:
-    """A line for people."""
+    """Something that people were told."""
 
     KIND: ClassVar = "news"
     text: str
@@ -231,10 +235,17 @@ class StageFailed:
 
 @dataclass(frozen=True, kw_only=True)
 class UnreadLine:
-    """A line that this version cannot read: of a later version, or damaged."""
+    """A line that this version cannot read.
+
+    Attributes:
+        line: as it stands.
+        damaged: whether it is no line of any version; else it is of a later one.
+        time: of no meaning.
+    """
 
     KIND: ClassVar = "unread"
     line: str
+    damaged: bool = True
     time: float = 0.0
 
 
@@ -258,30 +269,87 @@ TYPES: dict[str, Any] = {
         *(WorkerLost, StageRecovered, StageFailed),
     )
 }
+STAGE_ID, OLD_STAGES = "_id", ("stage", "at_work_on")
+"""A stage is written twice: by its name for people, "block 3", and as ["block", 3] under the same key with `_id`."""
 FIELDS = {kind: {field.name: field.default is MISSING for field in fields(each)} for kind, each in TYPES.items()}
 """Of each kind: its fields, and whether a line must have them."""
+
+
+def _classes(hint: Any) -> tuple[type, ...]:
+    """The classes of which a value of this type is; an integer is a float, too."""
+    if get_origin(hint) is Literal:
+        return (str,)
+    if get_origin(hint) in (Union, UnionType):
+        return tuple(one for each in get_args(hint) for one in _classes(each))
+    return (int, float) if hint is float else (get_origin(hint) or hint,)
+
+
+ALLOWED = {
+    kind: {name: _classes(hint) for name, hint in get_type_hints(each).items() if name in FIELDS[kind]}
+    for kind, each in TYPES.items()
+}
 
 
 def to_line(record: Record) -> str:
     """The record as one line of metrics.jsonl, without its end."""
     if isinstance(record, UnreadLine):
         return record.line
-    values = {name: _plain(getattr(record, name)) for name in FIELDS[record.KIND]}
-    return json.dumps({"kind": record.KIND, **values})
+    values: dict[str, Any] = {"kind": record.KIND}
+    for name in FIELDS[record.KIND]:
+        value = getattr(record, name)
+        if isinstance(value, Stage):
+            values |= {name: value.name, name + STAGE_ID: (value.kind, value.index)}
+        else:
+            values[name] = value
+    return json.dumps(values)
 
 
 def from_line(line: str) -> Record:
-    """The record of one line; an `UnreadLine` where it is of an unknown kind, damaged or incomplete."""
+    """The record of one line; an `UnreadLine` if it is of an unknown kind, damaged or incomplete."""
+    later = False
     try:
         values = json.loads(line)
         kind = values["kind"]
         if kind == "round" and values["stage"] == "embedding":  # written before 2026-11-26
             kind, values = "embedding", _embedding_update(values)
+        later = isinstance(kind, str) and kind not in FIELDS
         known = FIELDS[kind]
-        record: Record = TYPES[kind](**{name: _typed(name, values[name]) for name in known if name in values})
-    except (ValueError, LookupError, TypeError, AttributeError):
-        return UnreadLine(line=line)
+        record: Record = TYPES[kind](**{name: _typed(values, name) for name in known if name in values})
+        _check_types(record)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return UnreadLine(line=line, damaged=not later)
     return record
+
+
+def is_damaged(record: Record) -> bool:
+    """Return True for a line that no version wrote."""
+    return isinstance(record, UnreadLine) and record.damaged
+
+
+def counted_once(records: Iterable[Record]) -> Iterator[Record]:
+    """Records without the rounds of steps that an earlier round of the same stage did already."""
+    done: dict[Stage, int] = {}
+    for record in records:
+        if isinstance(record, RoundDone | EmbeddingUpdated):
+            stage = record.stage if isinstance(record, RoundDone) else EMBEDDING
+            if record.first_step < done.get(stage, 0):
+                continue
+            done[stage] = record.step
+        yield record
+
+
+def _check_types(record: Record) -> None:
+    """Refuse values of other types than the fields have.
+
+    Raises:
+        TypeError: as described.
+    """
+    for name, allowed in ALLOWED[record.KIND].items():
+        value = getattr(record, name)
+        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+            raise TypeError(f"{name} is {value!r}")
+    if isinstance(record, RoundDone | EmbeddingUpdated) and not 0 < record.steps == record.step - record.first_step:
+        raise TypeError(f"{record.steps} steps from {record.first_step} to {record.step}")
 
 
 def to_lines(records: Iterable[Record]) -> bytes:
@@ -294,27 +362,20 @@ def complete_lines(content: bytes) -> Iterator[str]:
     return (line for line in content.decode(errors="replace").split("\n")[:-1] if line)
 
 
-def _plain(value: Any) -> Any:
-    return {"kind": value.kind, "index": value.index} if isinstance(value, Stage) else value
-
-
-def _typed(name: str, value: Any) -> Any:
-    if name in ("stage", "at_work_on"):
-        return None if value is None else _stage(value)
+def _typed(values: Mapping[str, Any], name: str) -> Any:
+    value = values[name]
+    if name + STAGE_ID in values:
+        return _stage(*values[name + STAGE_ID])
+    if name in OLD_STAGES and value is not None:  # "block 3" alone: written before 2026-11-26
+        kind, _, index = value.partition(" ")
+        return _stage(kind, int(index or 0))
     return tuple(value) if isinstance(value, list) else value
 
 
-def _stage(value: Mapping[str, Any] | str) -> Stage:
-    if isinstance(value, str):  # "block 3" or "classifier": written before 2026-11-26
-        kind, _, index = value.partition(" ")
-        value = {"kind": kind, "index": int(index or 0)}
-    kinds: dict[str, StageKind] = {
-        "block": "block",
-        "classifier": "classifier",
-        "embedding": "embedding",
-        "network": "network",
-    }
-    return Stage(kinds[value["kind"]], int(value["index"]))
+def _stage(kind: str, index: int) -> Stage:
+    if kind not in get_args(StageKind) or not isinstance(index, int):
+        raise ValueError(f"there is no stage {kind} {index}")
+    return Stage(cast(StageKind, kind), index)
 
 
 def _embedding_update(values: Mapping[str, Any]) -> dict[str, Any]:

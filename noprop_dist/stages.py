@@ -1,4 +1,4 @@
-"""Stages: what is trained by itself. One identity each, from which its name, its file and its label follow."""
+"""Stages: what is trained by itself. Each has one identity, from which its name, its files and its label follow."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -35,7 +35,7 @@ class Stage:
         return str(self.index) if self.is_block else self.kind
 
     def file(self, blocks: int) -> str:
-        """What its files begin with in a run of T = `blocks`: "block-03", "classifier", "embedding" or "network"."""
+        """The beginning of its files' names if T = `blocks`: "block-03", "classifier", "embedding" or "network"."""
         return f"block-{self.index:0{max(2, len(str(blocks)))}d}" if self.is_block else self.kind
 
     def number(self, blocks: int) -> int:

@@ -1,4 +1,4 @@
-"""torch's own generators, one for each device of a process: whoever seeds one holds it until he has drawn from it."""
+"""torch's own generators, one for each device of a process. Whoever seeds one keeps it until the draws are done."""
 
 import threading
 from collections.abc import Iterator
@@ -7,12 +7,12 @@ from contextlib import contextmanager
 import torch
 
 ONE_AT_A_TIME = threading.Lock()
-"""Threads that train different blocks share the generators, and every draw of ours is keyed anew."""
+"""Threads that train different blocks share the generators, and each seeds them anew before it draws."""
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """For the length of a `with`, what this thread draws on a device is a function of the seed."""
+    """A `with` in which all that this thread draws on a device is a function of the seed."""
     with ONE_AT_A_TIME:
         # torch.manual_seed would also queue a seed for every CUDA device that is not yet in use, at each step.
         if device.type == "cuda":
@@ -24,7 +24,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def seeded_aside(seed: int) -> Iterator[None]:
-    """The same on the CPU, and afterwards its generator goes on as if nothing had been drawn."""
+    """The same on the CPU; afterwards its generator goes on as if nothing had been drawn."""
     with ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield

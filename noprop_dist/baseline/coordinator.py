@@ -1,11 +1,10 @@
-"""The actor that runs the back-propagation baseline, a Ray Train `TorchTrainer`, and knows how far it is."""
+"""The actor that runs the back-propagation baseline, a Ray Train `TorchTrainer`, and tells how far it is."""
 
 import logging
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import ray
 import ray.train
@@ -21,31 +20,33 @@ from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.records import RoundDone, StageFailed
 from noprop_dist.stages import NETWORK
 from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.storage.trust import check_networks, remember
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.progress import ProgressBoard, RunProgress
-from noprop_dist.training.setup import RunSetup, prepare
+from noprop_dist.training.setup import RunSetup, go_on, prepare
 
 POLL_SECONDS = 0.5
 RAY_TRAIN_FOLDER = "ray-train"
-"""In the run directory: Ray Train's own checkpoints, which it goes on from by itself."""
+"""In the run directory: Ray Train's own checkpoints, from which it goes on by itself."""
 
 
 class EndToEndCoordinator:
     """Runs one run of the baseline; `progress` and `stop` may be called meanwhile from other threads.
 
-    It is an actor as `Coordinator` is, and for one reason more: Ray Train's controller belongs to the process that
-    calls `fit` and ends with it, so that a stop leaves nothing behind, in whatever state Ray Train is.
+    It is an actor, as `Coordinator` is. Ray Train's controller belongs to the process that calls `fit` and ends with
+    it. So a stop leaves nothing behind, in whatever state Ray Train is.
 
     Args:
         config: of the run; its method is backprop.
         directory: of the run, on storage that this node and the first process's reach.
         resume: go on from Ray Train's last checkpoint there, if there is one.
+        trusted: whether the user named the networks, or gave `--trust-code`.
     """
 
-    def __init__(self, config: RunConfig, directory: str, resume: bool = False) -> None:
+    def __init__(self, config: RunConfig, directory: str, resume: bool = False, *, trusted: bool = True) -> None:
         self._config = config
         self._directory = RunDirectory(directory)
-        self._resume = resume
+        self._resume, self._trusted = resume, trusted
         self._watch: _Watch | None = None
         self._stop = threading.Event()
 
@@ -62,14 +63,18 @@ class EndToEndCoordinator:
 
         Raises:
             UserError: configuration, data or run directory cannot be used.
-            TrainingError: the loss was not finite any more, or processes were lost more than engine.max_failures
-                times.
+            TrainingError: the loss was not finite, or processes were lost more than engine.max_failures times.
         """
+        check_networks(self._config, self._directory, self._trusted)
+        if not self._resume:
+            remember(self._config)  # this node's user may be another one than the driver's
         setup, data = prepare(self._config)
         with self._directory.only_writer():
             resources = cluster_resources()
             workers = processes(self._config.engine, resources, self._config.training.batch_size)
-            if not (self._resume and self._directory.holds_run):
+            if self._resume and self._directory.holds_run:
+                go_on(setup.plan, self._directory)
+            else:
                 self._directory.create(self._config, setup.plan.facts)
             self._watch = watch = _Watch(setup, self._directory)
             trainer = _trainer(setup, data, self._directory, resources, workers)
@@ -78,14 +83,14 @@ class EndToEndCoordinator:
                     thread.join(POLL_SECONDS)
             watch.progress()
             if thread.is_alive():
-                return RunOutcome(str(self._directory), watch.step, None, stopped=True)
+                return RunOutcome(self._directory.link, watch.step, None, stopped=True)
         if isinstance(outcome[0], Exception):
-            raise TrainingError(f"Ray Train gave up: {outcome[0]}; `noprop-dist resume {self._directory}` tries again")
+            raise TrainingError(f"Ray Train gave up: {outcome[0]}; {self._directory.resume_command} tries again")
         records = self._directory.metrics()
         if watch.step < setup.plan.total_steps:
             causes = [record.cause for record in records if isinstance(record, StageFailed)]
             raise TrainingError(f"the network was stopped: {causes[-1]}")
-        return RunOutcome(str(self._directory), setup.plan.total_steps, CheckpointEvaluation.last_of(records))
+        return RunOutcome(self._directory.link, setup.plan.total_steps, CheckpointEvaluation.last_of(records))
 
 
 def processes(engine: EngineSettings, resources: Resources, batch_size: int) -> int:
@@ -110,7 +115,7 @@ def _trainer(
 ) -> TorchTrainer:
     engine = setup.config.engine
     cpus = min(float(engine.threads_per_worker), resources.cpus / workers)
-    place = str(directory)
+    place = directory.root
     return TorchTrainer(
         train_end_to_end,
         train_loop_config={"job": EndToEndJob(setup, place, ray.put(data.train), ray.put(data.held_out))},
@@ -121,7 +126,7 @@ def _trainer(
         ),
         run_config=ray.train.RunConfig(
             name=RAY_TRAIN_FOLDER,
-            storage_path=place if "://" in place else str(Path(place).resolve()),
+            storage_path=place,
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=setup.config.checkpoint.num_to_keep),
             failure_config=ray.train.FailureConfig(max_failures=engine.max_failures),
         ),
@@ -130,7 +135,7 @@ def _trainer(
 
 @contextmanager
 def _fitting(trainer: TorchTrainer) -> Iterator[tuple[threading.Thread, list[ray.train.Result | Exception]]]:
-    """`fit` in a thread, so that this one can heed a stop; its outcome is the list's only entry."""
+    """Run `fit` in a thread, so that this one can react to a stop; its outcome becomes the list's only entry."""
     outcome: list[ray.train.Result | Exception] = []
 
     def fit() -> None:
@@ -148,11 +153,11 @@ def _fitting(trainer: TorchTrainer) -> Iterator[tuple[threading.Thread, list[ray
 class _Watch:
     """Reads the records that the group's first process appends; may be asked from several threads.
 
-    After a restart that process drops rounds which it does again, so the file may become shorter. What is then read
-    from the middle of a line is an `UnreadLine`, and the rounds that are missed are not the last ones.
+    After a restart that process drops rounds which it does again, so the file may become shorter. Reading may then
+    begin in the middle of a line, which gives an `UnreadLine`. Rounds may be missed, but never the last ones.
 
     Attributes:
-        step: that the network has come to.
+        step: steps that the network has done.
     """
 
     def __init__(self, setup: RunSetup, directory: RunDirectory) -> None:

@@ -53,13 +53,13 @@ class EndToEndChain(NoPropNetwork):
 
 
 class EndToEndNetwork(nn.Module):
-    """All that back-propagation trains: blocks, α_t = tanh(w_t), classifier, and W_embed where it is learned.
+    """All that back-propagation trains: blocks, α_t = tanh(w_t), classifier, and a learned W_embed.
 
     Args:
         blocks: û_1 … û_T without their softmax.
         classifier: (z_T, W_embed) → scores.
         embedding: W_embed at the start, (m, d).
-        is_learned: whether that moves.
+        is_learned: whether W_embed is trained.
     """
 
     def __init__(self, blocks: Sequence[nn.Module], classifier: nn.Module, embedding: Tensor, is_learned: bool) -> None:
@@ -76,10 +76,10 @@ class EndToEndNetwork(nn.Module):
         return scores
 
     def for_inference(self, schedule: Schedule, facts: DataFacts, seed: int) -> EndToEndChain:
-        """The same with the interface of a NoProp network, on its device.
+        """The same network with the interface of a NoProp network, on its device.
 
         Args:
-            schedule: of the NoProp run that it is compared with; it has no use of it.
+            schedule: of the NoProp run that it is compared with; the baseline's chain does not use it.
             facts: of the data.
             seed: of the run.
         """
@@ -95,11 +95,11 @@ class EndToEndNetwork(nn.Module):
 
 
 def end_to_end_network(plan: RunPlan, embedding: Tensor) -> EndToEndNetwork:
-    """The untrained baseline on the CPU: the blocks and the classifier that NoProp begins with, too.
+    """The untrained baseline on the CPU; it begins with the same blocks and classifier as NoProp.
 
     Args:
         plan: of the run.
-        embedding: W_embed that it begins with, (m, d).
+        embedding: W_embed at the start, (m, d).
     """
     blocks = [plan.block_network(t) for t in plan.config.blocks.trained()]
     return EndToEndNetwork(blocks, plan.classifier(), embedding, plan.config.embedding.is_learned)
@@ -111,7 +111,7 @@ def assemble_end_to_end(plan: RunPlan, snapshot: Snapshot, device: torch.device)
     Args:
         plan: of the run.
         snapshot: of the whole network.
-        device: where it shall compute.
+        device: that it computes on.
     """
     weights = to_tensors(snapshot.weights)
     network = end_to_end_network(plan, weights["embedding"])

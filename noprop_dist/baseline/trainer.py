@@ -28,7 +28,7 @@ class EndToEndTrainer:
         network: (x, z_0) → scores; averages its gradients over all processes.
         optimisation: of the network's parameters.
         samples: of the training split, on the network's device.
-        group: of the processes that train the network together, each its share of every batch.
+        group: of the processes that train the network together, each on its share of every batch.
         seed: of the run; z_0 at a step is keyed by it for the whole batch, dropout for each process.
         device: that it computes on.
         precision: that the network multiplies in; all else is float32.
@@ -89,7 +89,7 @@ class EndToEndTrainer:
 def end_to_end_trainer(
     setup: RunSetup, samples: Samples, device: torch.device, group: OneReplica, wrap: Callable[[nn.Module], nn.Module]
 ) -> EndToEndTrainer:
-    """The trainer of one process's share of every batch of the baseline, at step 0.
+    """The baseline's trainer of one process, at step 0.
 
     Args:
         setup: of the run.

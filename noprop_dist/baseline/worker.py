@@ -1,4 +1,4 @@
-"""What each process of a Ray Train group does: the back-propagation baseline, data-parallel."""
+"""Each process of a Ray Train group: trains the back-propagation baseline, data-parallel."""
 
 import tempfile
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from noprop_dist.baseline.trainer import end_to_end_trainer
 from noprop_dist.data.dataset import HeldOut
 from noprop_dist.engines.core.round_queue import RoundQueue
 from noprop_dist.inference.checkpoint_evaluation import evaluate_checkpoint
-from noprop_dist.records import StageFailed
+from noprop_dist.records import News, StageFailed
 from noprop_dist.stages import NETWORK
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import OPTIMIZER, WEIGHTS, Snapshot, from_files, to_files
@@ -31,7 +31,7 @@ from noprop_dist.training.setup import RunSetup
 
 @dataclass(frozen=True)
 class EndToEndJob:
-    """What the driver gives to every process.
+    """What every process gets.
 
     Attributes:
         setup: of the run.
@@ -50,7 +50,7 @@ def train_end_to_end(config: dict[str, EndToEndJob]) -> None:
     """Train from Ray Train's last checkpoint to the end; every process of the group runs this.
 
     Args:
-        config: the job under `job`, for Ray Train passes on nothing but a dict.
+        config: the job under `job`; Ray Train passes on only a dict.
     """
     job, context = config["job"], ray.train.get_context()
     setup, size = job.setup, context.get_world_size()
@@ -71,10 +71,10 @@ def train_end_to_end(config: dict[str, EndToEndJob]) -> None:
         try:
             report = train_round(trainer, group.share(stream.round(RoundKey(NETWORK, *work))))
             snapshot = trainer.snapshot() if queue.at_snapshot else None
-        except NonFiniteError as error:  # gradients are averaged: all processes come here at the same step
+        except NonFiniteError as error:  # gradients are averaged, so all processes come here at the same step
             if records is not None:
                 records.failed(error)
-            return  # after an exception Ray Train would only try the same again
+            return  # after an exception Ray Train would try the same again
         assert report is not None
         if records is not None:
             records.add(report, snapshot)
@@ -84,11 +84,11 @@ def train_end_to_end(config: dict[str, EndToEndJob]) -> None:
 
 
 class _Records:
-    """The first process writes for all: records, checkpoints of the run directory, and figures.
+    """Written by the first process for all: records, checkpoints of the run directory, and figures.
 
     Args:
         job: of the group.
-        device: that evaluates, too.
+        device: that evaluations compute on.
         done: steps that were done before.
     """
 
@@ -98,10 +98,11 @@ class _Records:
         self._held_out: HeldOut = ray.get(job.held_out)
         self._log = RunLog(self._directory, {NETWORK: done})
         self._writer = job.setup.checkpoint_writer(self._directory)
-        self._writer.take_over()
+        for warning in [*self._writer.take_over()[1], *self._log.warnings]:
+            self._log.add(News(text=warning))
 
     def add(self, report: RoundReport, snapshot: Snapshot | None) -> None:
-        """A round was done, and perhaps a snapshot made."""
+        """Write down a round and the snapshot after it, if there is one."""
         self._log.add(report.record())
         if snapshot is not None and snapshot.step in self._setup.plan.checkpoint_steps:
             self._writer.add(snapshot)
@@ -121,7 +122,7 @@ class _Records:
 
 
 def _report(report: RoundReport, snapshot: Snapshot | None, blocks: int) -> None:
-    """Tell Ray Train, with a checkpoint from the first process; waits for the others."""
+    """Report to Ray Train, with a checkpoint from the first process; waits for the others."""
     metrics = {"step": report.steps_done, "loss": report.loss}
     if snapshot is None:
         ray.train.report(metrics)

@@ -24,8 +24,8 @@ class Reached:
     """When a run came to the target.
 
     Attributes:
-        seconds: of training until its first checkpoint that is good enough; infinite where none is.
-        step: of that checkpoint; infinite where there is none.
+        seconds: of training until its first checkpoint that is good enough; infinite if none is.
+        step: of that checkpoint; infinite if there is none.
         final: accuracy of its last checkpoint, a fraction.
     """
 
@@ -36,7 +36,7 @@ class Reached:
 
 @dataclass(frozen=True)
 class AccuracyRow:
-    """Medians of a method over all turns; None where the median turn never came to the target."""
+    """Medians of a method over all turns; None if the median turn never came to the target."""
 
     method: str
     seconds_to_target: float | None

@@ -115,7 +115,7 @@ def device_figure(rows: Sequence[DeviceRow]) -> Figure:
 
 
 def made_up_data(config: RunConfig) -> DataSet:
-    """Random images and labels of the data's size, to measure speed where the data itself cannot be had.
+    """Random images and labels of the data's size, to measure speed without the data itself.
 
     Raises:
         UserError: the size of the data set is not known without it.

@@ -33,7 +33,7 @@ class Kind:
         name: for people.
         inject: breaks something; the number picks the victim. Returns the time from which recovery counts.
         recovered: the time at which what was hit worked again, given when that began; None if it has not yet.
-        early: the victim has little to do: it has to be hit right at the start of a run.
+        early: the victim has little to do, so it is hit right at the start of a run.
         last: the run ends after it, and is resumed.
     """
 
@@ -63,7 +63,7 @@ def may_mount() -> bool:
 
 
 def signal_worker(run: LiveRun, worker: str, number: signal.Signals = signal.SIGKILL) -> float:
-    """Send a signal to a worker's process; first wait for a living one, for it may have been lost just now.
+    """Send a signal to a worker's process, once one is alive: the worker may have been lost just now.
 
     Returns:
         When it was sent, Unix seconds.

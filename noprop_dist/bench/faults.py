@@ -10,16 +10,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from noprop_dist import api
 from noprop_dist.bench.fault_kinds import BLOCKS, FULL_DISK, KINDS, NODES, Kind, may_mount, trigger, victim_block
 from noprop_dist.bench.harness import Say
 from noprop_dist.bench.live_run import LiveRun
 from noprop_dist.config.layers import load_config
 from noprop_dist.engines.ray.loopback import loopback_cluster
-from noprop_dist.engines.sequential import train_sequentially
 from noprop_dist.records import RoundDone
 from noprop_dist.stages import CLASSIFIER, Stage, block
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.training.setup import prepare
 
 BETWEEN_SECONDS = 1.0
 DISK_BYTES = 128 * 2**20
@@ -115,11 +114,8 @@ def sequential_fingerprints(settings: Sequence[str], folder: Path) -> dict[Stage
         settings: as for `train`.
         folder: of the run, not yet there.
     """
-    setup, data = prepare(load_config("digits", None, [*settings, "engine.kind=sequential"]))
-    directory = RunDirectory(str(folder))
-    directory.create(setup.config, setup.plan.facts)
-    train_sequentially(setup, data, directory, lambda _: None)
-    return fingerprints(directory)
+    api.train(load_config("digits", None, [*settings, "engine.kind=sequential"]), str(folder))
+    return fingerprints(RunDirectory(str(folder)))
 
 
 def _settings(steps: int, run_folder: Path | None = None) -> list[str]:
@@ -136,7 +132,7 @@ def _settings(steps: int, run_folder: Path | None = None) -> list[str]:
 
 @contextmanager
 def _disk(folder: Path, small: bool) -> Iterator[None]:
-    """A file system of its own for a run, so small that it can be filled."""
+    """A `with` in which the run's folder is a file system small enough to be filled."""
     if not small:
         yield
         return
@@ -149,7 +145,7 @@ def _disk(folder: Path, small: bool) -> Iterator[None]:
 
 
 def _one_run(run: LiveRun, steps: int, waiting: list[Fault], expected: dict[Stage, str], say: Say) -> list[Outcome]:
-    """One run with as many of the waiting faults as it lives to see; they are taken off the list."""
+    """One run, with as many of the waiting faults as fit into it; they are taken off the list."""
     outcomes: list[Outcome] = []
     documented = True
     try:

@@ -1,4 +1,4 @@
-"""What the others feel while one worker is killed again and again (nothing), and how long it is away each time.
+"""How fast the other blocks train while one worker is killed again and again, and how long it is away each time.
 
 One run on two nodes of one core each, a worker with two blocks on either. Phases in turns: undisturbed, and with
 worker 2 killed whenever it trains again. The rate is that of worker 1's blocks.

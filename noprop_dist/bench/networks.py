@@ -1,4 +1,4 @@
-"""`small-conv`, bit for bit, with something that a benchmark can do to it."""
+"""`small-conv`, bit for bit, which a benchmark can poison or slow down."""
 
 import time
 from pathlib import Path
@@ -10,7 +10,7 @@ from noprop_dist.models.small_conv import SmallConvNetwork
 
 
 class PoisonedNetwork(SmallConvNetwork):
-    """Its logits are NaN in one training step if a file is there, which it takes away.
+    """If a file is there, deletes it and returns NaN for one training step.
 
     Args:
         trigger: path of that file.
@@ -33,7 +33,7 @@ class PoisonedNetwork(SmallConvNetwork):
 
 
 class SleepingNetwork(SmallConvNetwork):
-    """Every training step takes so many seconds longer, without a core being busy meanwhile.
+    """Sleeps in every training step, so that it takes longer and keeps no core busy.
 
     Args:
         seconds: of sleep.

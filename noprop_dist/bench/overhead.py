@@ -108,7 +108,7 @@ def _bare_process(config: RunConfig, process: int, blocks: tuple[int, ...], lane
 
 
 def _rounds(total_steps: int, size: int) -> Iterator[tuple[int, int]]:
-    """(first step, steps) of each round; ends early where nobody waits for the result any more."""
+    """(first step, steps) of each round; ends early if the process that waits for the result is gone."""
     parent = multiprocessing.parent_process()
     for first in range(0, total_steps, size):
         if parent is not None and not parent.is_alive():

@@ -1,6 +1,6 @@
 """Memory of coordinator and object store while one block is ten times slower than the others.
 
-The others run ahead of it without end; what they leave behind must not pile up anywhere in memory.
+The others run ever further ahead of it. What they leave behind must not pile up in memory.
 """
 
 import shutil

@@ -1,17 +1,15 @@
 """The commands of `noprop-dist`, and how their errors reach the user."""
 
-import os
 import platform
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from noprop_dist.cli.bench import bench_app
 from noprop_dist.cli.job import job_app
+from noprop_dist.cli.terminal import Terminal, shown
 from noprop_dist.config.layers import PRESETS
 from noprop_dist.errors import TrainingError, UserError
 
@@ -43,6 +41,13 @@ Address = Annotated[
 ]
 RunDir = Annotated[str, typer.Argument(help="A run directory: a path or a URI such as s3://bucket/run.")]
 Sampler = Annotated[str, typer.Option(help="mean (no noise on the way) or stochastic (Eq. 3).", metavar="NAME")]
+TrustCode = Annotated[
+    bool,
+    typer.Option("--trust-code", help="Import networks that the run names, though no train here named them."),
+]
+DataRoot = Annotated[
+    str | None, typer.Option(help="Where the run's data lies now, if it has moved.", metavar="PATH", show_default=False)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -99,11 +104,19 @@ def resume(
         ),
     ] = None,
     address: Address = None,
+    data_root: DataRoot = None,
+    trust_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-code",
+            help="Import networks and join the cluster that the run names, though no train on this machine named them.",
+        ),
+    ] = False,
 ) -> None:
     """Continue a run from the newest snapshot of every block."""
     from noprop_dist.cli.training import resume_run
 
-    resume_run(run_dir, set_ or [], address)
+    resume_run(run_dir, set_ or [], address, data_root, trust_code)
 
 
 @app.command()
@@ -115,9 +128,9 @@ def reproduce(
     set_: Set = None,
 ) -> None:
     """The paper's table beside ours: NoProp with three embeddings, and back-propagation; skips what is done."""
-    from noprop_dist.cli.reproduce import reproduce as run
+    from noprop_dist.cli.reproduce import show_reproduction
 
-    run(data, seeds, epochs, out or f"runs/reproduce-{data}", set_ or [])
+    show_reproduction(data, seeds, epochs, out or f"runs/reproduce-{data}", set_ or [])
 
 
 @app.command()
@@ -156,12 +169,14 @@ def evaluate(
     sampler: Sampler = "mean",
     passes: Annotated[int, typer.Option(help="Average over so many passes of the reverse process.")] = 1,
     per_block: Annotated[bool, typer.Option(help="Also each block along the chain, and alone.")] = False,
+    data_root: DataRoot = None,
     as_json: Json = False,
+    trust_code: TrustCode = False,
 ) -> None:
     """Accuracy of a run's last checkpoint on the whole test set."""
     from noprop_dist.cli.evaluate import show_evaluation
 
-    show_evaluation(run_dir, sampler, passes, per_block, as_json)
+    show_evaluation(run_dir, sampler, passes, per_block, data_root, as_json, trust_code)
 
 
 @app.command()
@@ -171,11 +186,12 @@ def predict(
     sampler: Sampler = "mean",
     passes: Annotated[int, typer.Option(help="Average over so many passes of the reverse process.")] = 1,
     as_json: Json = False,
+    trust_code: TrustCode = False,
 ) -> None:
     """Class and probability of image files."""
     from noprop_dist.cli.evaluate import show_predictions
 
-    show_predictions(run_dir, images, sampler, passes, as_json)
+    show_predictions(run_dir, images, sampler, passes, as_json, trust_code)
 
 
 @app.command()
@@ -197,21 +213,20 @@ def merge(
 
     merged = api.merge(out, runs)
     warn(merged.warnings)
-    print(merged.directory)
+    print(shown(merged.directory))
 
 
 @app.command()
-def report(run_dir: RunDir) -> None:
+def report(run_dir: RunDir, data_root: DataRoot = None, trust_code: TrustCode = False) -> None:
     """Write report.html and PNG plots into the run directory."""
     from noprop_dist.cli.report import write_report
 
-    write_report(run_dir)
+    write_report(run_dir, data_root, trust_code)
 
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run one command: exit code 0, 2 for what the user can mend, 1 for a run that failed, 130 for Ctrl-C."""
-    sys.path.insert(0, os.getcwd())  # noqa: PTH109 - a user's own network is importable from where they stand
-    errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+    errors = Terminal(stderr=True)
     try:
         app(args=arguments)
     except UserError as error:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from noprop_dist.cli.tables import check_plot, draw, show_rows
+from noprop_dist.cli.terminal import Terminal
 from noprop_dist.errors import UserError
 
 Preset = Annotated[str, typer.Option(help="Data and network of the block-steps.")]
@@ -21,7 +21,7 @@ Plot = Annotated[Path | None, typer.Option(help="Also draw it into this PNG file
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object with `rows`.")]
 
 bench_app = typer.Typer(help="Benchmarks: both sides in one run, in turns.", no_args_is_help=True)
-progress = Console(stderr=True, highlight=False)
+progress = Terminal(stderr=True)
 
 
 @bench_app.command()

@@ -5,23 +5,26 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from noprop_dist import api
 from noprop_dist.cli.options import checked_sampler, warn, working
+from noprop_dist.cli.terminal import Terminal
 from noprop_dist.inference.evaluation import BlockEvaluation, Evaluation, ObjectiveTerms
+from noprop_dist.printable import printable
 
-console = Console(highlight=False, soft_wrap=True)
+console = Terminal()
 
 
-def show_evaluation(run_dir: str, sampler: str, passes: int, per_block: bool, as_json: bool) -> None:
+def show_evaluation(
+    run_dir: str, sampler: str, passes: int, per_block: bool, data_root: str | None, as_json: bool, trust_code: bool
+) -> None:
     """Print the accuracy on the test set."""
     chosen = checked_sampler(sampler, passes)
-    run = api.load(run_dir)
+    run = api.load(run_dir, trust_code=trust_code)
     warn(run.warnings)
     with working("classifying the test samples"):
-        result = api.evaluate(run, chosen, passes, per_block=per_block)
+        result = api.evaluate(run, chosen, passes, per_block=per_block, data_root=data_root)
     terms = result.terms
     if as_json:
         extra = {"per_block": [asdict(block) for block in result.per_block]} if per_block else {}
@@ -37,10 +40,12 @@ def show_evaluation(run_dir: str, sampler: str, passes: int, per_block: bool, as
         console.print(_block_table(result.per_block, terms))
 
 
-def show_predictions(run_dir: str, images: Sequence[Path], sampler: str, passes: int, as_json: bool) -> None:
+def show_predictions(
+    run_dir: str, images: Sequence[Path], sampler: str, passes: int, as_json: bool, trust_code: bool
+) -> None:
     """Print class and probability of each image file."""
     chosen = checked_sampler(sampler, passes)
-    run = api.load(run_dir)
+    run = api.load(run_dir, trust_code=trust_code)
     warn(run.warnings)
     predictions = api.predict(run, images, chosen, passes)
     if as_json:
@@ -48,7 +53,8 @@ def show_predictions(run_dir: str, images: Sequence[Path], sampler: str, passes:
         print(json.dumps([{"image": str(i), "class": p.class_name, "probability": p.probability} for i, p in rows]))
         return
     for image, prediction in zip(images, predictions, strict=True):
-        console.print(f"{image}: {prediction.class_name} ({prediction.probability:.1%})", soft_wrap=True, markup=False)
+        name, class_name = printable(str(image)), printable(prediction.class_name)
+        console.print(f"{name}: {class_name} ({prediction.probability:.1%})")
 
 
 def _summary(result: Evaluation) -> str:

@@ -4,22 +4,24 @@ import json
 from dataclasses import fields
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from noprop_dist import api
+from noprop_dist.cli.options import warn
+from noprop_dist.cli.terminal import Terminal
 from noprop_dist.config.layers import to_yaml
 from noprop_dist.records import Record, RoundDone
 from noprop_dist.report.summary import LatestMetrics
 from noprop_dist.stages import Stage
 from noprop_dist.storage.checkpoints import Manifest, SnapshotEntry
 
-console = Console(highlight=False, soft_wrap=True)
+console = Terminal()
 
 
 def show_run(run_dir: str, as_json: bool) -> None:
     """Print configuration, steps, metrics and fingerprints."""
     run = api.inspect(run_dir)
+    warn(run.warnings)
     config, manifest, metrics = run.config, run.manifest, run.latest
     if as_json:
         whole = {
@@ -31,8 +33,8 @@ def show_run(run_dir: str, as_json: bool) -> None:
         }
         print(json.dumps(whole))
         return
-    console.print(to_yaml(config), markup=False)
-    # A fingerprint is no use in pieces, even where the output is narrow.
+    console.print(to_yaml(config))
+    # A fingerprint that is cut off is of no use, so it may be wider than the terminal.
     console.print(_table(manifest, metrics), width=max(console.width, 100), crop=False)
     for each in metrics.evaluations:
         console.print(f"{each.split} ({each.sampler}): {each.accuracy:.2%} after {each.step} steps")

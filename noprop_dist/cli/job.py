@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from noprop_dist.cli.terminal import Terminal
 from noprop_dist.engines.ray.token import use_token_if_there_is_one
 from noprop_dist.errors import UserError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # Ray is imported once the token is known
     from noprop_dist.engines.ray.jobs import Jobs
 
 job_app = typer.Typer(no_args_is_help=True)
-messages = Console(stderr=True, highlight=False, soft_wrap=True)
+messages = Terminal(stderr=True)
 
 Address = Annotated[
     str | None,
@@ -86,7 +86,7 @@ def list_jobs(address: Address = None) -> None:
     table = Table("job", "status", "command")
     for row in Jobs(_known(address)).all():
         table.add_row(*row)
-    Console(highlight=False).print(table)
+    Terminal(soft_wrap=False).print(table)
 
 
 def _follow(jobs: "Jobs", job: str) -> None:

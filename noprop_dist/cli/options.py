@@ -4,8 +4,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from rich.console import Console
-
+from noprop_dist.cli.terminal import Terminal
 from noprop_dist.config.layers import load_config
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.errors import UserError
@@ -27,7 +26,7 @@ def configured(
     """
     options = [f"engine.kind={engine}"] if engine else []
     options += [f"method={method}"] if method else []
-    return load_config(preset, file, [*settings, *options, *address_setting(address)])
+    return load_config(preset, file, [*settings, *options, *address_setting(address)], lambda line: warn([line]))
 
 
 def address_setting(address: str | None) -> list[str]:
@@ -53,9 +52,9 @@ def checked_sampler(sampler: str, passes: int) -> Sampler:
 def warn(lines: Iterable[str]) -> None:
     """Print warnings on standard error."""
     for line in lines:
-        Console(stderr=True, highlight=False, soft_wrap=True, markup=False).print(line, style="yellow")
+        Terminal(stderr=True).print(line, style="yellow")
 
 
 def working(note: str) -> AbstractContextManager[object]:
-    """A spinner on standard error for what takes a while; nothing where that is no terminal."""
-    return Console(stderr=True).status(note)
+    """A spinner on standard error for what takes a while; shows nothing if that is no terminal."""
+    return Terminal(stderr=True).status(note)

@@ -1,11 +1,13 @@
 """`pack`: a data set into files that are mapped, for data larger than memory."""
 
+import shlex
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from noprop_dist import api
+from noprop_dist.cli.options import warn
+from noprop_dist.cli.terminal import Terminal, shown
 from noprop_dist.config.schema import DataSettings
 
 
@@ -16,11 +18,17 @@ def pack_into(out: str, settings: DataSettings) -> None:
         UserError: it is packed already, cannot be read, or the folder cannot be written.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    with Progress(*columns, console=Terminal(stderr=True)) as bars:
         tasks = {split: bars.add_task(split, total=None) for split in ("train", "validation", "test")}
+        notes: list[str] = []
         facts = api.pack(
-            out, settings, lambda split, done, total: bars.update(tasks[split], completed=done, total=total)
+            out,
+            settings,
+            lambda split, done, total: bars.update(tasks[split], completed=done, total=total),
+            notes.append,
         )
+    warn(notes)
     samples = ", ".join(f"{count:,} {split}" for split, count in facts.samples.items())
-    print(f"{facts.name}: {samples} samples of shape {facts.input_shape}")
-    print(f"use it with --set data.name=packed --set data.root={Path(out).expanduser().absolute()}")
+    print(f"{shown(facts.name)}: {samples} samples of shape {facts.input_shape}")
+    place = shlex.quote(str(Path(out).expanduser().absolute()))
+    print(f"use it with --set data.name=packed --set data.root={shown(place)}")

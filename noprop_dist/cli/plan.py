@@ -1,21 +1,23 @@
-"""`plan`: which block goes where, what it takes, and nothing started."""
+"""`plan`: shows which block goes where and what it takes; starts nothing."""
 
-from rich.console import Console
 from rich.table import Table
 
 from noprop_dist import api
+from noprop_dist.cli.options import warn
+from noprop_dist.cli.terminal import Terminal
 from noprop_dist.config.schema import RunConfig
+from noprop_dist.engines.core.drawing import Drawing
 from noprop_dist.engines.core.placement import Placement, WorkerPlace
-from noprop_dist.engines.core.sampling import Drawing
 from noprop_dist.plan import RunPlan
 from noprop_dist.training.footprint import Footprint
 
-console = Console(highlight=False, soft_wrap=True)
+console = Terminal()
 
 
 def show_plan(config: RunConfig, run_dir: str | None) -> None:
     """Print placement, memory, messages and steps of a run."""
     planned = api.plan(config, run_dir)
+    warn(planned.notes)
     _print_steps(planned.plan)
     if planned.placement is None or planned.drawing is None:
         console.print("engine: sequential, all blocks one after another in one process")
@@ -89,7 +91,7 @@ def _worker_table(placement: Placement, footprints: dict[int, Footprint]) -> Tab
 
 
 def _memory(worker: WorkerPlace, footprints: dict[int, Footprint], lanes: int) -> int:
-    """All its blocks' state, and the activations of those that are at work."""
+    """Bytes of all its blocks' state, and of the activations of as many blocks as it trains at a time."""
     prints = [footprints[block] for block in worker.blocks]
     activations = sorted((print_.activations for print_ in prints), reverse=True)
     return sum(print_.state for print_ in prints) + sum(activations[:lanes])

@@ -12,10 +12,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from noprop_dist.cli.terminal import Terminal, shown
 from noprop_dist.training.progress import RunProgress
 
 LINE_SECONDS = 10.0
-"""Without a terminal, a line at most so often, and one for every piece of news."""
+"""Without a terminal, at most one line in so many seconds, and one for every piece of news."""
 
 NEWS_LINES = 4
 MAX_ROWS = 32
@@ -23,10 +24,13 @@ MAX_ROWS = 32
 
 
 class ProgressView(Protocol):
-    """What a run tells while it goes on."""
+    """Shows a run while it goes on."""
 
     def say(self, note: str) -> None:
-        """Show what is being waited for before there is any progress."""
+        """Show a line for people, such as what a run waits for before there is any progress."""
+
+    def warn(self, note: str) -> None:
+        """Show a line that stays."""
 
     def show(self, progress: RunProgress) -> None:
         """Show how far the run is."""
@@ -35,7 +39,7 @@ class ProgressView(Protocol):
 @contextmanager
 def progress_view() -> Iterator[ProgressView]:
     """The view that fits standard error."""
-    console = Console(stderr=True, highlight=False)
+    console = Terminal(stderr=True)
     if not console.is_terminal:
         yield LineView(console)
         return
@@ -51,7 +55,11 @@ class TableView:
 
     def say(self, note: str) -> None:
         """Show a note in place of the table."""
-        self._live.update(Text(f"{note} …", style="dim"))
+        self._live.update(Text(shown(f"{note} …"), style="dim"))
+
+    def warn(self, note: str) -> None:
+        """Print a line above the table."""
+        self._live.console.print(note, soft_wrap=True, markup=False, style="yellow")
 
     def show(self, progress: RunProgress) -> None:
         """Redraw."""
@@ -59,7 +67,7 @@ class TableView:
 
 
 class LineView:
-    """One line now and then, for logs."""
+    """A line every 10 s and one for each piece of news, for logs."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -69,10 +77,14 @@ class LineView:
 
     def say(self, note: str) -> None:
         """Print a note."""
-        self._console.print(note, soft_wrap=True, markup=False)
+        self._console.print(note)
+
+    def warn(self, note: str) -> None:
+        """Print a note."""
+        self._console.print(note, soft_wrap=True, markup=False, style="yellow")
 
     def show(self, progress: RunProgress) -> None:
-        """Print a line, if it is time or there is news."""
+        """Print news, and a line if it is time for one."""
         now = time.monotonic()
         told = progress.news_told
         unseen = told - self._news_shown if told >= self._news_shown else told  # a new coordinator tells anew
@@ -91,10 +103,10 @@ def progress_line(progress: RunProgress) -> str:
     steps = [stage.step for stage in progress.blocks]
     losses = [stage.loss for stage in progress.blocks if stage.loss is not None]
     loss = f", loss {min(losses):.3g}–{max(losses):.3g}" if losses else ""
-    return (
-        f"steps {min(steps)}–{max(steps)} of {progress.total_steps}, {progress.fraction:.0%}, "
-        f"{progress.block_steps_per_second:.0f} block-steps/s{loss}, {_left(progress)}"
-    )
+    done = f"steps {min(steps)}–{max(steps)} of {progress.total_steps}, {progress.fraction:.0%}"
+    if progress.waits_for is not None:
+        return f"{done}; {progress.waits_for}"
+    return f"{done}, {progress.block_steps_per_second:.0f} block-steps/s{loss}, {_left(progress)}"
 
 
 def progress_table(progress: RunProgress) -> Group:
@@ -107,7 +119,7 @@ def progress_table(progress: RunProgress) -> Group:
         rate = f"{stage.steps_per_second:.1f}" if stage.state == "training" else ""
         table.add_row(stage.stage.name, f"{stage.step}/{progress.total_steps}", loss, rate, stage.state)
     bar = Padding(ProgressBar(total=1.0, completed=progress.fraction, width=60), 0)  # a bare bar ends without a newline
-    news = Text("\n".join(progress.news[-NEWS_LINES:]), style="dim")
+    news = Text(shown("\n".join(progress.news[-NEWS_LINES:])), style="dim")
     return Group(table, bar, Text(progress_line(progress)), news)
 
 

@@ -1,17 +1,16 @@
-"""`report`: where the plots and the page of a run lie."""
-
-from rich.console import Console
+"""`report`: writes the plots and the page of a run."""
 
 from noprop_dist import api
 from noprop_dist.cli.options import working
+from noprop_dist.cli.terminal import Terminal
 
-console = Console(highlight=False, soft_wrap=True, markup=False)
+console = Terminal()
 
 
-def write_report(run_dir: str) -> None:
+def write_report(run_dir: str, data_root: str | None, trust_code: bool) -> None:
     """Write report.html and plots/*.png into the run directory, and say where."""
     with working("measuring every block"):
-        written = api.report(run_dir)
+        written = api.report(run_dir, data_root, trust_code=trust_code)
     if written.left_out is not None:
         console.print(f"left out what needs the data set: {written.left_out}")
     console.print(written.place)

@@ -14,13 +14,13 @@ class StopRequest:
         self.signal: signal.Signals | None = None
 
     def __call__(self) -> bool:
-        """Whether it was."""
+        """Return True if it was asked to stop."""
         return self.signal is not None
 
 
 @contextmanager
 def stop_signals(say: Callable[[str], None]) -> Iterator[StopRequest]:
-    """Turn the signals into a `StopRequest` for the length of a `with`; outside the main thread none is ever made.
+    """Turn the signals into a `StopRequest` within a `with`. Outside the main thread none arrives.
 
     Args:
         say: told when the first signal comes.

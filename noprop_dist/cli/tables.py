@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from rich.console import Console
 from rich.table import Table
 
 from noprop_dist.bench.harness import Cell, columns
+from noprop_dist.cli.terminal import Terminal
 from noprop_dist.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ Measured = TypeVar("Measured")
 
 
 def print_tables(*parts: object) -> None:
-    """Print tables and lines, wider than the terminal where that is narrow: rows are no use in pieces."""
-    Console(highlight=False, width=max(Console().width, WIDTH)).print(*parts, sep="\n")
+    """Print tables and lines, wider than a narrow terminal: a broken row cannot be read."""
+    Terminal(soft_wrap=False, width=max(Terminal().width, WIDTH)).print(*parts, sep="\n")
 
 
 def show_rows(title: str, rows: Sequence[Any], as_json: bool, *lines: str, **further: Any) -> None:
@@ -28,10 +28,10 @@ def show_rows(title: str, rows: Sequence[Any], as_json: bool, *lines: str, **fur
 
     Args:
         title: of the table.
-        rows: dataclasses of one class; see `bench.harness.columns`. Columns of lists are shown in JSON alone.
+        rows: dataclasses of one class; see `bench.harness.columns`. Lists are shown in JSON only.
         as_json: print one JSON object with `rows` and what is in `further`.
         lines: below the table.
-        further: values for JSON alone.
+        further: values shown in JSON only.
     """
     cells = [columns(row) for row in rows]
     if as_json:
@@ -59,7 +59,7 @@ def check_plot(plot: Path | None) -> None:
 
 
 def draw(plot: Path | None, figure_of: "Callable[[Measured], Figure]", measured: Measured) -> None:
-    """Draw what was measured into a PNG file, if that is asked for."""
+    """Draw what was measured into a PNG file, if `plot` is given."""
     if plot is not None:
         figure_of(measured).savefig(plot, dpi=110)
 

@@ -1,8 +1,8 @@
 """`train` and `resume`: a run with its progress on standard error, and its directory on standard output."""
 
+import json
 from collections.abc import Callable, Sequence
 
-from rich.console import Console
 from rich.table import Table
 
 from noprop_dist import api
@@ -10,38 +10,52 @@ from noprop_dist.api import Watcher
 from noprop_dist.cli.options import address_setting
 from noprop_dist.cli.progress import progress_view
 from noprop_dist.cli.stop_signals import stop_signals
+from noprop_dist.cli.terminal import Terminal, shown
 from noprop_dist.config.schema import RunConfig
-from noprop_dist.errors import TrainingError
+from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.training.messages import RunOutcome
 
-messages = Console(stderr=True, highlight=False, soft_wrap=True)
+messages = Terminal(stderr=True)
 
 
 def start_run(config: RunConfig, run_dir: str | None, or_resume: bool = False) -> None:
     """Train, and print the run directory."""
-    where = run_dir or (None if or_resume else api.default_run_dir(config))
-    _watched(where, lambda watcher: api.train(config, where, or_resume=or_resume, watcher=watcher))
+    if or_resume and run_dir is None:
+        raise UserError("--or-resume: takes --run-dir, where the run may be already")
+    where = run_dir or api.default_run_dir(config)
+    outcome = watched(where, lambda watcher: api.train(config, where, or_resume=or_resume, watcher=watcher))
+    print(shown(outcome.directory))
 
 
-def resume_run(run_dir: str, settings: Sequence[str], address: str | None) -> None:
+def resume_run(
+    run_dir: str, settings: Sequence[str], address: str | None, data_root: str | None = None, trust_code: bool = False
+) -> None:
     """Continue a run, and print the run directory."""
-    changed = [*settings, *address_setting(address)]
-    _watched(run_dir, lambda watcher: api.resume(run_dir, changed, watcher=watcher))
+    root = [] if data_root is None else [f"data.root={json.dumps(data_root)}"]
+    changed = [*settings, *root, *address_setting(address)]
+    outcome = watched(run_dir, lambda watcher: api.resume(run_dir, changed, watcher=watcher, trust_code=trust_code))
+    print(shown(outcome.directory))
 
 
-def _watched(run_dir: str | None, train: Callable[[Watcher], RunOutcome]) -> None:
+def watched(run_dir: str, train: Callable[[Watcher], RunOutcome]) -> RunOutcome:
+    """Train with progress and results on standard error; signals snapshot the run and end it.
+
+    Raises:
+        SystemExit: the run was stopped by a signal, 128 + its number.
+        TrainingError: it could not be trained to its end.
+    """
     with progress_view() as view, stop_signals(view.say) as request:
         try:
-            outcome = train(Watcher(view.show, view.say, request))
+            outcome = train(Watcher(view.show, view.say, request, view.warn))
         except KeyboardInterrupt:
-            raise TrainingError(f"stopped; `noprop-dist resume {run_dir}` continues the run") from None
+            raise TrainingError(f"stopped; {api.resume_command(run_dir)} continues the run") from None
     if outcome.evaluation is not None:
         messages.print(_results(outcome.evaluation))
     if outcome.stopped and request.signal is not None:
-        messages.print(f"stopped and saved; `noprop-dist resume {outcome.directory}` continues the run")
+        messages.print(f"stopped and saved; {api.resume_command(run_dir)} continues the run")
         raise SystemExit(128 + request.signal)
-    print(outcome.directory)
+    return outcome
 
 
 def _results(evaluation: CheckpointEvaluation) -> Table:

@@ -1,4 +1,4 @@
-"""Which settings of a run change the bits of its weights, and what a `resume` may change for that reason."""
+"""Which settings of a run change the bits of its weights, and so which of them a `resume` may change."""
 
 import json
 import re
@@ -47,7 +47,12 @@ def shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def continued(before: RunConfig, settings: Sequence[str]) -> tuple[RunConfig, list[str]]:
+def changes_between(before: RunConfig, after: RunConfig) -> list[str]:
+    """As `key=value` what a run that goes on changes from here on."""
+    return [f"{key}={shown(setting_at(after, key))}" for key in changed_bits(before, after)]
+
+
+def continued(before: RunConfig, settings: Sequence[str]) -> RunConfig:
     """The configuration with which a run goes on.
 
     Args:
@@ -55,7 +60,7 @@ def continued(before: RunConfig, settings: Sequence[str]) -> tuple[RunConfig, li
         settings: `key.path=value`, as `resume --set` takes them.
 
     Returns:
-        The new configuration, and as `key=value` what it changes for single stages from here on.
+        The new configuration; `changes_between` says what it changes for single stages.
 
     Raises:
         UserError: a setting is not allowed, or it changes the bits of the run as a whole.
@@ -64,11 +69,10 @@ def continued(before: RunConfig, settings: Sequence[str]) -> tuple[RunConfig, li
     for setting in settings:
         values = merge(values, setting_layer(setting))
     after = validated(values)
-    changed = changed_bits(before, after)
-    for key in changed:
+    for key in changed_bits(before, after):
         if before.method == "backprop" or not OF_SINGLE_STAGES.fullmatch(key):
             raise UserError(_refusal(before, after, key))
-    return after, [f"{key}={shown(setting_at(after, key))}" for key in changed]
+    return after
 
 
 def _refusal(before: RunConfig, after: RunConfig, key: str) -> str:

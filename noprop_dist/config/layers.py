@@ -1,36 +1,42 @@
-"""From layers to a configuration: defaults ← preset ← YAML file ← single settings."""
+"""Makes a configuration of layers: defaults ← preset ← YAML file ← single settings."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import reduce
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
+from noprop_dist.config.effect import without_effect
 from noprop_dist.config.schema import NetworkSettings, RunConfig
+from noprop_dist.config.yaml_text import MAX_BYTES, parse_yaml, to_yaml_text
 from noprop_dist.errors import UserError
+from noprop_dist.files import local_path, open_file
 
 Layer = dict[str, Any]
 PRESETS = ("digits", "mnist", "fashion-mnist", "cifar10", "cifar100")
 
 
-def load_config(preset: str | None, file: Path | None, settings: Sequence[str]) -> RunConfig:
+def load_config(
+    preset: str | None, file: Path | None, settings: Sequence[str], warn: Callable[[str], None] = lambda _: None
+) -> RunConfig:
     """A configuration from a preset, a YAML file and `key.path=value` settings, each over the one before.
 
-    Without preset and file the preset is `digits`.
+    Without preset and file the preset is `digits`. `warn` is told of settings in file and `settings` that have no
+    effect.
 
     Raises:
         UserError: a layer cannot be read, or what it says is not allowed.
     """
     name = preset or (None if file else "digits")
-    layers = ([preset_layer(name)] if name else []) + ([file_layer(file)] if file else [])
-    layers += [setting_layer(setting) for setting in settings]
-    merged: Layer = {}
-    for layer in layers:
-        merged = merge(merged, layer)
-    return validated(merged)
+    layers = [*([file_layer(file)] if file else []), *map(setting_layer, settings)]
+    config = validated(reduce(merge, layers, preset_layer(name) if name else {}))
+    for line in without_effect(config, reduce(merge, layers, {})):
+        warn(line)
+    return config
 
 
 def preset_layer(name: str) -> Layer:
@@ -42,7 +48,7 @@ def preset_layer(name: str) -> Layer:
     if name not in PRESETS:
         raise UserError(f"--preset {name}: no such preset; allowed are {', '.join(PRESETS)}")
     text = (resources.files(__package__) / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
-    return _parse_yaml(text, f"preset {name}")
+    return _parse_layer(text, f"preset {name}")
 
 
 def file_layer(file: Path) -> Layer:
@@ -52,14 +58,15 @@ def file_layer(file: Path) -> Layer:
         UserError: it cannot be read or holds no settings.
     """
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with open_file(local_path(file), allow_pipe=True) as opened:
+            text = opened.read(MAX_BYTES + 1)
+    except OSError as error:
         raise UserError(f"--config {file}: cannot be read: {error}") from error
-    return _parse_yaml(text, f"--config {file}")
+    return _parse_layer(text, f"--config {file}")
 
 
 def setting_layer(setting: str) -> Layer:
-    """`a.b=value` → {"a": {"b": value}}, the value read as YAML.
+    """`a.b=value` → {"a": {"b": value}}, the value read as YAML. A setting that is text takes it as it stands.
 
     Raises:
         UserError: it is not of that form.
@@ -67,12 +74,11 @@ def setting_layer(setting: str) -> Layer:
     key, equals, text = setting.partition("=")
     if not equals or not all(key.split(".")):
         raise UserError(f"--set {setting}: write key.path=value, for example training.max_steps=300")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {setting}: the value cannot be read as YAML") from error
+    value: Any = text
+    if not _is_text(key) or text in ("", "~", "null") or text[0] in "'\"":
+        value = parse_yaml(text, f"--set {setting}")
     for part in reversed(key.split(".")):
-        # Block numbers are the only keys that are no names (blocks.networks.3.kind=mlp).
+        # Block numbers are the only keys that are not names (blocks.networks.3.kind=mlp).
         value = {int(part) if part.isdigit() else part: value}
     layer: Layer = value
     return layer
@@ -104,53 +110,113 @@ def validated(values: Mapping[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise UserError("; ".join(dict.fromkeys(_sentence(dict(detail)) for detail in error.errors()))) from error
+        raise UserError("; ".join(_sentences(error.errors()))) from error
 
 
 def to_yaml(config: RunConfig) -> str:
     """The whole configuration, defaults included, as YAML that `load_config` reads back."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return to_yaml_text(config.model_dump(mode="json"))
 
 
-def _parse_yaml(text: str, source: str) -> Layer:
-    try:
-        layer = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{source}: is no YAML: {str(error).splitlines()[0]}") from error
+def _parse_layer(text: str | bytes, source: str) -> Layer:
+    layer = parse_yaml(text, source)
     if not isinstance(layer, dict):
-        raise UserError(f"{source}: must hold settings such as `seed: 1`, not {type(layer).__name__}")
+        found = "nothing" if layer is None else f"a {_KINDS.get(type(layer), 'single value')}"
+        raise UserError(f"{source}: must hold settings such as `seed: 1`, it holds {found}")
     return layer
 
 
-def _sentence(detail: dict[str, Any]) -> str:
-    location: tuple[Any, ...] = detail["loc"]
-    key = ".".join(str(part) for part in location if part not in _NETWORKS)
-    if detail["type"] == "extra_forbidden":
-        return f"{key}: there is no such setting{_suggestion(location)}"
-    reason = str(detail["msg"]).removeprefix("Value error, ")
-    if detail["type"] == "value_error":
-        return f"{key}: {reason}" if key else reason
-    return f"{key}: {detail['input']!r} is not allowed: {reason[0].lower()}{reason[1:]}"
+def _sentences(details: Sequence[Any]) -> Iterator[str]:
+    """One sentence for each setting that is refused; what a union says of each of its members is put together."""
+    by_key: dict[str, list[Any]] = {}
+    for detail in details:
+        by_key.setdefault(_key(detail), []).append(detail)
+    for key, of_key in by_key.items():
+        first, reasons = of_key[0], list(dict.fromkeys(_reason(detail) for detail in of_key))
+        if NoneType in _types_at(first["loc"]):
+            reasons.append("null")
+        refused = "" if first["type"] in _SAID_IN_FULL else f"{_shortened(first['input'])} is not allowed: "
+        yield f"{key}{': ' if key else ''}{refused}{', or '.join(reasons)}"
+
+
+def _reason(detail: Any) -> str:
+    location = detail["loc"]
+    match detail["type"]:
+        case "extra_forbidden" | "invalid_key":
+            return f"there is no such setting{_suggestion(location)}"
+        case "missing":
+            return "must be given"
+        case "value_error" | "boolean":
+            return str(detail["msg"]).removeprefix("Value error, ")
+        case "model_type" | "model_attributes_type":
+            names, value = _settings_at(location), detail["input"]
+            example = f"; write {_key(detail)}.kind={value}" if "kind" in names and isinstance(value, str) else ""
+            return f"this is a section, with the settings {', '.join(names)}{example}"
+    return str(detail["msg"][:1].lower() + detail["msg"][1:])
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]} …"
+
+
+def _key(detail: Any) -> str:
+    """The dotted key of an error, without the members of unions that pydantic puts into its location."""
+    location = detail["loc"]
+    known = [part for end, part in enumerate(location, start=1) if part not in _NETWORKS and _types_at(location[:end])]
+    if detail["type"] == "boolean":  # the section tells it
+        known.append(detail["ctx"]["setting"])
+    return ".".join(map(str, [*known, *(location[-1:] if detail["type"] in _UNKNOWN else ())]))
 
 
 def _suggestion(location: tuple[Any, ...]) -> str:
-    names = list(_settings_at(location[:-1]).model_fields)
+    names = _settings_at(location[:-1])
     close = difflib.get_close_matches(str(location[-1]), names, n=1)
     return f"; did you mean {close[0]}?" if close else f"; allowed are {', '.join(names)}"
 
 
-def _settings_at(location: tuple[Any, ...]) -> type[BaseModel]:
-    model: type[BaseModel] = RunConfig
+def _is_text(key: str) -> bool:
+    types = _types_at(key.split("."))
+    return str in types and {str, NoneType}.issuperset(types)
+
+
+def _settings_at(location: Sequence[Any]) -> list[str]:
+    """The names of the settings of the section that stands at a location, of every kind that it may have."""
+    sections = [each for each in _types_at(location) if _is_section(each)]
+    return list(dict.fromkeys(name for section in sections for name in section.model_fields))
+
+
+def _types_at(location: Sequence[Any]) -> list[Any]:
+    """The types that the schema allows at a location; none if it has no such setting."""
+    types: list[Any] = [RunConfig]
     for part in location:
-        field = model.model_fields.get(part)
-        if part in _NETWORKS:
-            model = _NETWORKS[part]
-        elif field and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            model = field.annotation
-    return model
+        if part in _NETWORKS:  # pydantic puts the kind of a network into an error's location, though it is no key
+            types = [_NETWORKS[part]]
+            continue
+        fields = [
+            each.model_fields[part].annotation for each in types if _is_section(each) and part in each.model_fields
+        ]
+        elements = [get_args(each)[get_origin(each) is dict] for each in types if get_origin(each) in (dict, tuple)]
+        types = [member for annotation in (*fields, *elements) for member in _members(annotation)]
+    return types
 
 
-# pydantic puts the kind of a network into an error's location, though it is no key.
-_NETWORKS: dict[str, type[BaseModel]] = {
+def _members(annotation: Any) -> list[Any]:
+    """The types of a union, without what `Annotated` says of them."""
+    if get_origin(annotation) is Annotated:
+        return _members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [member for each in get_args(annotation) for member in _members(each)]
+    return [annotation]
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+_KINDS = {list: "list", str: "text", int: "number", float: "number"}
+_UNKNOWN = ("extra_forbidden", "invalid_key")
+_SAID_IN_FULL = (*_UNKNOWN, "missing", "value_error", "boolean")
+_NETWORKS: dict[Any, type[BaseModel]] = {
     get_args(model.model_fields["kind"].annotation)[0]: model for model in get_args(get_args(NetworkSettings)[0])
 }

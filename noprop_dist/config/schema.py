@@ -12,9 +12,10 @@ of a result, and a result is the weights of its stages, bit for bit:
 """
 
 from enum import Enum
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from noprop_dist.diffusion.schedule import Schedule, cosine, equal_probability, linear
 
@@ -34,14 +35,38 @@ ChangesBaselineBits = Annotated[Value, Mark.BASELINE_BITS]
 ChangesBlocks = Annotated[Value, Mark.BLOCKS]
 KeepsBits = Annotated[Value, Mark.NOTHING]
 
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, lt=2**31)]
 OpenUnit = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Settings(BaseModel):
-    """Base of all sections: frozen, unknown keys refused."""
+    """Base of all sections: frozen; unknown keys are refused, and numbers that are not finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_boolean_is_a_number(cls, values: Any) -> Any:
+        """Pydantic takes False for 0, and `metrics.port: false` would open any free port."""
+        for name, field in cls.model_fields.items() if isinstance(values, dict) else ():
+            value = values.get(name)
+            if _holds_boolean(value) and _is_numeric(field.annotation):
+                raise PydanticCustomError(
+                    "boolean",
+                    "{value} is not allowed: true and false are no numbers",
+                    {"setting": name, "value": repr(value)},
+                )
+        return values
+
+
+def _is_numeric(annotation: Any) -> bool:
+    parts = get_args(annotation)
+    return annotation in (int, float) or (bool not in parts and any(map(_is_numeric, parts)))
+
+
+def _holds_boolean(value: Any) -> bool:
+    parts = value if isinstance(value, list | tuple | dict) else ()  # of a mapping its keys: sections check their own
+    return isinstance(value, bool) or any(map(_holds_boolean, parts))
 
 
 # --- data ------------------------------------------------------------------------------------------------------------
@@ -51,7 +76,7 @@ class AugmentSettings(Settings):
     """Random changes to training images, keyed by (seed, epoch, sample)."""
 
     crop_padding: ChangesBits[int] = Field(
-        0, ge=0, description="pad by this many pixels, then crop at random to the old size; 0 is off"
+        0, ge=0, le=1024, description="pad by this many pixels, then crop at random to the old size; 0 is off"
     )
     flip: ChangesBits[bool] = Field(False, description="mirror left-right with probability 1/2")
 
@@ -71,11 +96,14 @@ class DataSettings(Settings):
     test_fraction: ChangesBits[float] = Field(
         0.2, gt=0, lt=0.9, description="held out as test set if the data has none (image-folder, npz)"
     )
-    image_size: ChangesBits[Positive | None] = Field(
-        None, description="image-folder: resize to this many pixels a side"
+    image_size: ChangesBits[int | None] = Field(
+        None, ge=1, le=8192, description="image-folder: resize to this many pixels a side"
     )
-    classes: ChangesBits[Positive | None] = Field(
-        None, description="npz: number of classes (default: the largest label + 1)"
+    classes: ChangesBits[int | None] = Field(
+        None,
+        ge=1,
+        le=100_000,
+        description="npz: number of classes, labels being 0..classes−1 (default: those that the training set has)",
     )
     augment: AugmentSettings = AugmentSettings()
 
@@ -158,7 +186,7 @@ class MlpNetwork(Settings):
 
     kind: ChangesBits[Literal["mlp"]] = "mlp"
     width: ChangesBits[Positive] = Field(256, description="width of the hidden layers")
-    depth: ChangesBits[Positive] = Field(2, description="hidden layers after input and z are joined")
+    depth: ChangesBits[int] = Field(2, ge=1, le=1000, description="hidden layers after input and z are joined")
 
 
 class TorchvisionNetwork(Settings):
@@ -190,7 +218,7 @@ NetworkSettings = Annotated[
 
 
 class BlockTrainingSettings(Settings):
-    """What may differ for a single block; what is not given is as in `training`."""
+    """How a single block is trained; what is not given is as in `training`."""
 
     learning_rate: ChangesBits[float | None] = Field(None, gt=0)
     weight_decay: ChangesBits[float | None] = Field(None, ge=0)
@@ -246,12 +274,14 @@ def _parse_ranges(text: str) -> tuple[int, ...]:
         first, dash, last = part.strip().partition("-")
         if not first.isdigit() or (dash and not last.isdigit()):
             raise ValueError(f"{text!r} is no list of blocks such as 1-5,8")
+        if max(len(first), len(last)) > 5:
+            raise ValueError(f"{part.strip()!r} is no block, blocks are 1..10,000 at most")
         numbers += range(int(first), int(last if dash else first) + 1)
     return tuple(numbers)
 
 
 class ClassifierSettings(Settings):
-    """The classifier on z_T; its steps cost next to nothing and it needs a learning rate of its own."""
+    """The classifier on z_T. It needs a learning rate of its own; its steps cost next to nothing."""
 
     kind: ChangesBits[Literal["linear", "radial"]] = Field(
         "linear", description="softmax over f(z_T), or distances to embeddings"
@@ -273,7 +303,7 @@ class LearningRateSchedule(Settings):
     """How the learning rates of blocks and classifier move over the run (torch.optim.lr_scheduler)."""
 
     kind: ChangesBits[Literal["constant", "cosine", "step", "one-cycle"]] = "constant"
-    warmup_steps: ChangesBits[int] = Field(0, ge=0, description="rise linearly over the first so many steps")
+    warmup_steps: ChangesBits[int] = Field(0, ge=0, lt=2**31, description="rise linearly over the first so many steps")
     step_size: ChangesBits[Positive] = Field(1000, description="kind step: steps between two drops")
     gamma: ChangesBits[float] = Field(0.1, gt=0, le=1, description="kind step: factor of each drop")
 
@@ -290,11 +320,11 @@ Precision = Literal["float32", "tf32", "bfloat16"]
 class TrainingSettings(Settings):
     """Steps, batches, arithmetic and the optimiser; the defaults are the paper's."""
 
-    epochs: ChangesBits[Positive] = Field(40, description="passes over the training set")
-    max_steps: ChangesBits[Positive | None] = Field(
-        None, description="steps of every block; if given, epochs is not used"
+    epochs: ChangesBits[int] = Field(40, ge=1, le=1_000_000, description="passes over the training set")
+    max_steps: ChangesBits[int | None] = Field(
+        None, ge=1, le=100_000_000, description="steps of every block; if given, epochs is not used"
     )
-    batch_size: ChangesBits[int] = Field(128, ge=2)
+    batch_size: ChangesBits[int] = Field(128, ge=2, lt=2**31)
     replicas_per_block: ChangesBits[Positive] = Field(
         1, description="processes that train each block together, each on its share of every batch"
     )
@@ -354,7 +384,7 @@ class EngineSettings(Settings):
         description="who draws z (auto: the workers if z is large, GPUs are many or cores few); always the same draws",
     )
     cuda_graphs: KeepsBits[Literal["auto", "always", "never"]] = Field(
-        "auto", description="record a block's step on a GPU once, then replay it (auto: if it can be)"
+        "auto", description="capture a block's step on a GPU once, then replay it (auto: if it can be)"
     )
     blocks_at_once: KeepsBits[Positive | Literal["auto"]] = Field(
         "auto", description="blocks that a worker trains at the same time (auto: up to 8 on a GPU, 1 on a CPU)"
@@ -363,9 +393,15 @@ class EngineSettings(Settings):
         None, description="most blocks that a worker holds at a time; the others wait their turn (default: no limit)"
     )
     max_failures: KeepsBits[int] = Field(
-        8, ge=-1, description="lost workers that one block may have been training on, -1 is any number"
+        8, ge=-1, lt=2**31, description="lost workers that one block may have been training on, -1 is any number"
     )
     start_timeout_seconds: KeepsBits[float] = Field(120, gt=0, description="for the first worker to start")
+    coordinator_timeout_seconds: KeepsBits[float] = Field(
+        60, gt=0, description="without answer, before a coordinator is given up and another one goes on"
+    )
+    worker_timeout_seconds: KeepsBits[float] = Field(
+        600, gt=0, description="without any block worker, before a run that has had one is saved and ended"
+    )
     move_after_seconds: KeepsBits[float] = Field(
         30, gt=0, description="blocks of a lost or missing worker wait this long for it, then they move to others"
     )
@@ -384,7 +420,10 @@ class EvaluationSettings(Settings):
     """What the evaluator does while training goes on."""
 
     samples: KeepsBits[int] = Field(
-        512, ge=0, description="of the test and of the validation set, at each checkpoint; 0 is no evaluation at all"
+        512,
+        ge=0,
+        lt=2**31,
+        description="of the test and of the validation set, at each checkpoint; 0 is no evaluation at all",
     )
 
 
@@ -534,7 +573,7 @@ class RunConfig(Settings):
         return self
 
     @model_validator(mode="after")
-    def _steps_can_be_recorded(self) -> "RunConfig":
+    def _steps_can_be_captured(self) -> "RunConfig":
         if self.engine.cuda_graphs != "always":
             return self
         if self.training.replicas_per_block > 1:

@@ -18,9 +18,9 @@ EPOCHS_KEPT = 4
 
 
 class Augmentation:
-    """What one sample becomes in one epoch is the same for every block, batch and worker.
+    """Changes each sample anew in every epoch, in the same way for every block, batch and worker.
 
-    Ours and not torchvision's: those draw one change for a whole batch, from a generator that all threads share.
+    torchvision's transforms are not used: they draw one change for a whole batch, from a generator that threads share.
 
     Args:
         seed: of the run.
@@ -58,10 +58,10 @@ class Augmentation:
 def build_augmentation(
     settings: AugmentSettings, seed: int, samples: int, input_shape: tuple[int, ...]
 ) -> Augmentation | None:
-    """The augmentation that the settings ask for, None where they ask for none.
+    """The augmentation that the settings ask for, or None.
 
     Raises:
-        UserError: the samples are no images.
+        UserError: they ask for one, and the samples are not images.
     """
     if not (settings.crop_padding or settings.flip):
         return None

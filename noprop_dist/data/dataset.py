@@ -7,8 +7,9 @@ from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
-from noprop_dist.data.inputs import Inputs, Keep, chunks, in_memory
+from noprop_dist.data.inputs import Inputs, Keep, check_memory, chunks, in_memory
 from noprop_dist.errors import UserError
 from noprop_dist.models.shapes import Shapes
 from noprop_dist.random_streams import Purpose, stream
@@ -38,7 +39,7 @@ class Split:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What a trained network has to know of its data set, without the data.
+    """What a trained network needs to know of its data set, without the data.
 
     Attributes:
         name: of the data set.
@@ -48,6 +49,8 @@ class DataFacts:
         std: likewise.
         samples: number of samples in train, validation and test.
         sha256: fingerprint of the training split.
+        dtype: of its values; of runs before this was kept, uint8 is taken for granted.
+        test_sha256: fingerprint of the test split; empty in older files.
     """
 
     name: str
@@ -57,10 +60,12 @@ class DataFacts:
     std: tuple[float, ...]
     samples: dict[str, int]
     sha256: str
+    dtype: str = "uint8"
+    test_sha256: str = ""
 
     @property
     def classes(self) -> int:
-        """m."""
+        """m, the number of classes."""
         return len(self.class_names)
 
     def to_json(self) -> dict[str, object]:
@@ -69,14 +74,22 @@ class DataFacts:
 
     @staticmethod
     def from_json(values: dict[str, object]) -> "DataFacts":
-        """Read back what `to_json` gave."""
-        lists = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-        return DataFacts(**lists)  # type: ignore[arg-type]
+        """Read back what `to_json` gave.
+
+        Raises:
+            ValueError: these are no facts of a data set.
+        """
+        try:
+            return TypeAdapter(DataFacts).validate_python(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "facts of the data set"
+            raise ValueError(f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}") from error
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What is never trained on. The test split takes no part in any choice either."""
+    """Splits that are never trained on. The test split takes no part in any choice, either."""
 
     validation: Split
     test: Split
@@ -84,11 +97,19 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class DataSet:
-    """Three disjoint splits: one to learn from, two held out."""
+    """Three disjoint splits: one to learn from, two held out.
+
+    Attributes:
+        facts: of the whole.
+        train: to learn from.
+        held_out: the others.
+        notes: what its user should know of how it was read: what was left out, which class has no samples.
+    """
 
     facts: DataFacts
     train: Split
     held_out: HeldOut
+    notes: tuple[str, ...] = ()
 
     def shapes(self, embedding_dim: int) -> Shapes:
         """The sizes that a block's network has to fit."""
@@ -117,29 +138,44 @@ def assemble(
     validation_fraction: float,
     moments: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
     keep: Keep = in_memory,
+    *,
+    validation: Split | None = None,
+    notes: tuple[str, ...] = (),
 ) -> DataSet:
-    """Check labels and shapes, hold out the validation split, and find mean and standard deviation.
+    """Make a data set: check labels and shapes, hold out the validation split, find mean and standard deviation.
 
     Args:
         name: of the data set.
         training: all samples that may be learned from, validation included.
         test: the test split.
         class_names: m names.
-        validation_fraction: of `training`.
+        validation_fraction: of `training`, where there is no `validation`.
         moments: mean and standard deviation of each channel; measured on the training split where None.
         keep: where the samples of each split are to be.
+        validation: the validation split, where the data set has one of its own.
+        notes: of how the data set was read.
 
     Raises:
-        UserError: a label is outside 0..m−1, a split is empty, or the splits' samples differ in shape.
+        UserError: a label is outside 0..m−1, a split is empty, or the splits' samples differ in shape or in kind.
     """
-    for part, split in (("training", training), ("test", test)):
+    check_labels(training, len(class_names), f"data {name}: training set")
+    if validation is None:
+        training, validation = split_off(training, validation_fraction)
+    parts = {"train": training, "validation": validation, "test": test}
+    for part, split in parts.items():
+        if len(split) == 0:
+            raise UserError(
+                f"data {name}: the {part} set has no samples, for its share of each class rounds to none; give more "
+                "samples, or set data.validation_fraction and data.test_fraction"
+            )
         check_labels(split, len(class_names), f"data {name}: {part} set")
-    if training.inputs.shape[1:] != test.inputs.shape[1:]:
-        raise UserError(
-            f"data {name}: training samples have shape {training.inputs.shape[1:]}, "
-            f"test samples {test.inputs.shape[1:]}; they must be alike"
-        )
-    parts = dict(zip(("train", "validation"), split_off(training, validation_fraction), strict=True)) | {"test": test}
+        if split.inputs.shape[1:] != training.inputs.shape[1:] or split.inputs.dtype != training.inputs.dtype:
+            raise UserError(
+                f"data {name}: training samples are {training.inputs.dtype} of shape {training.inputs.shape[1:]}, "
+                f"{part} samples {split.inputs.dtype} of shape {split.inputs.shape[1:]}; they must be alike"
+            )
+    if keep is in_memory:
+        check_memory(sum(split.inputs.nbytes for split in parts.values()), f"data {name}")
     train, validation, test = (Split(keep(part, split.inputs), split.labels) for part, split in parts.items())
     mean, std = moments or _moments(train.inputs)
     facts = DataFacts(
@@ -150,8 +186,20 @@ def assemble(
         std=std,
         samples={"train": len(train), "validation": len(validation), "test": len(test)},
         sha256=_sha256(train),
+        dtype=str(train.inputs.dtype),
+        test_sha256=_sha256(test),
     )
-    return DataSet(facts, train, HeldOut(validation, test))
+    lacking = [_classes_without_samples(part, split.labels, class_names) for part, split in parts.items()]
+    return DataSet(facts, train, HeldOut(validation, test), (*notes, *filter(None, lacking)))
+
+
+def _classes_without_samples(part: str, labels: Labels, class_names: tuple[str, ...]) -> str:
+    """A line on classes that a split lacks; empty if it has all."""
+    lacking = np.flatnonzero(np.bincount(labels, minlength=len(class_names)) == 0)
+    if not lacking.size:
+        return ""
+    names = ", ".join([class_names[label] for label in lacking[:3]] + ["…"] * (lacking.size > 3))
+    return f"the {part} set has no sample of {lacking.size:,} of {len(class_names):,} classes ({names})"
 
 
 def check_labels(split: Split, classes: int, where: str) -> None:
@@ -190,4 +238,4 @@ def _moments(inputs: Inputs) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
     center = mean(lambda x: x)
     std = np.sqrt(mean(lambda x: (x - center) ** 2)).ravel() / scale
-    return tuple((center.ravel() / scale).tolist()), tuple(np.where(std > 0, std, 1.0).tolist())
+    return tuple((center.ravel() / scale).tolist()), tuple(np.where(std.astype(np.float32) > 0, std, 1.0).tolist())

@@ -1,30 +1,33 @@
 """A folder of images with one subfolder per class."""
 
 import os
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from noprop_dist.config.schema import DataSettings
 from noprop_dist.data.dataset import DataSet, Split, assemble, split_off
-from noprop_dist.data.image_file import read_image
+from noprop_dist.data.image_file import ImageKind, image_kind, read_image
 from noprop_dist.data.inputs import Keep, in_memory
 from noprop_dist.errors import UserError
+from noprop_dist.files import local_path
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Images that are not read yet: indexing chooses files, `np.asarray` reads them, in as many threads as cores.
+    """Images that are not read yet. Indexing chooses files; `np.asarray` reads them, in as many threads as cores.
 
     Attributes:
         files: of the images.
         image_shape: (C, H, W) of all of them.
-        resize: whether to resize what has another size.
+        resize: whether to resize images of another size.
     """
 
     files: tuple[Path, ...]
@@ -38,16 +41,14 @@ class ImageFiles:
 
     @property
     def dtype(self) -> np.dtype[np.uint8]:
-        """uint8."""
         return np.dtype(np.uint8)
 
     @property
     def nbytes(self) -> int:
-        """Of all images, once they are read."""
+        """Bytes of all images, once they are read."""
         return prod(self.shape)
 
     def __len__(self) -> int:
-        """N."""
         return len(self.files)
 
     def __getitem__(self, rows: slice | NDArray[np.int64], /) -> "ImageFiles":
@@ -79,46 +80,201 @@ class ImageFiles:
 
 
 def load_image_folder(settings: DataSettings, keep: Keep = in_memory) -> DataSet:
-    """Read ROOT/train/CLASS/* and ROOT/test/CLASS/*, or ROOT/CLASS/* with a test set held out.
+    """Read a folder of images: ROOT/CLASS/**, or ROOT/train/CLASS/** with val/ or test/ beside it, or both.
 
-    Class numbers follow the sorted names of the class folders; the first image tells grey from colour and, without
-    `data.image_size`, the size of all.
+    What the folder lacks is held out of its training images. Class numbers follow the sorted names of the class
+    folders of the training images; a class has all images at any depth below its folder, as torchvision's ImageFolder
+    has it. Images are RGB unless all are grey; without `data.image_size` the first one gives the size of all.
 
     Raises:
         UserError: the folder is not laid out like that, or an image is unreadable or of another size.
     """
-    root = Path(settings.root or "").expanduser()
-    divided = (root / "train").is_dir() and (root / "test").is_dir()
-    names = _class_names(root / "train" if divided else root)
-    channels, height, width = read_image(_files(root / "train" if divided else root, names)[0][0]).shape
-    side = settings.image_size
-    shape = (channels, side or height, side or width)
-
-    def found(folder: Path) -> Split:
-        files, labels = zip(*_files(folder, names), strict=True)
-        return Split(ImageFiles(files, shape, resize=side is not None), np.array(labels, dtype=np.int64))
-
-    training, test = (
-        (found(root / "train"), found(root / "test")) if divided else split_off(found(root), settings.test_fraction)
+    root = local_path(settings.root or "")
+    if not root.is_dir():
+        raise UserError(f"data.root={root}: there is no such folder")
+    found = _Found()
+    folders = _split_folders(root, found)
+    names = _class_names(folders["train"])
+    listed = {part: _files(folder, names, found, part == "train") for part, folder in folders.items()}
+    kinds = _kinds([file for files, _ in listed.values() for file in files])
+    first, side = listed["train"][0][0], settings.image_size
+    grey = all(kind.grey for kind in kinds)
+    _, height, width = read_image(first).shape
+    shape = (1 if grey else 3, side or height, side or width)
+    splits = {
+        part: Split(ImageFiles(files, shape, resize=side is not None), labels)
+        for part, (files, labels) in listed.items()
+    }
+    training, test = splits["train"], splits.get("test")
+    if test is None:
+        training, test = split_off(training, settings.test_fraction)
+    return assemble(
+        "image-folder",
+        training,
+        test,
+        names,
+        settings.validation_fraction,
+        validation=splits.get("validation"),
+        keep=keep,
+        notes=(*found.notes(root), *_held_out(root, folders, settings), *_notes(kinds, grey)),
     )
-    return assemble("image-folder", training, test, names, settings.validation_fraction, keep=keep)
+
+
+SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("val", "validation", "valid", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+"""Names of split folders, as Hugging Face's imagefolder knows them."""
+LEFT_BY_SYSTEMS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+
+
+@dataclass
+class _Found:
+    """What is left out of a folder, or read in a way that one could miss."""
+
+    hidden: list[Path] = field(default_factory=list)
+    no_images: list[Path] = field(default_factory=list)
+    nested: int = 0
+
+    def hide(self, entry: Path) -> None:
+        """Leave out a hidden file, or all files of a hidden folder."""
+        self.hidden += sorted(file for file in entry.rglob("*") if file.is_file()) if entry.is_dir() else [entry]
+
+    def notes(self, root: Path) -> Iterator[str]:
+        groups = {"hidden": self.hidden, "that are no images or in no class folder": self.no_images}
+        parts = [
+            f"{len(files):,} {kind} ({files[0].relative_to(root)}{', …' if len(files) > 1 else ''})"
+            for kind, files in groups.items()
+            if files
+        ]
+        if parts:
+            yield f"data.root={root}: left out are files, {' and '.join(parts)}"
+        if self.nested:
+            yield f"data.root={root}: {self.nested:,} images in folders below class folders are of that class"
+
+
+def _split_folders(root: Path, found: _Found) -> dict[str, Path]:
+    """The folder of each split that is there; the root alone where it is not divided.
+
+    Raises:
+        UserError: it cannot be told whether a folder is a split or a class.
+    """
+    folders = [entry for entry in root.iterdir() if entry.is_dir() and not _is_hidden(entry.name)]
+    named = {
+        part: [each for each in folders if each.name.lower() in names and any(map(Path.is_dir, each.iterdir()))]
+        for part, names in SPLITS.items()
+    }
+    splits = [each for part in named.values() for each in part]
+    if not named["train"]:
+        if splits and len(splits) == len(folders):
+            raise UserError(f"data.root={root}: has {_names(splits)} but no train folder beside it")
+        return {"train": root}
+    others = [each for each in folders if each not in splits and any(_images_below(each, found, set()))]
+    others += [each for each in splits if any(map(_is_image, each.iterdir()))]
+    if others:
+        raise UserError(
+            f"data.root={root}: has split folders ({_names(splits)}), and images in {_names(others)} that belong to "
+            "no class of them; move these out, or all class folders into one"
+        )
+    doubled = next((part for part in named.values() if len(part) > 1), None)
+    if doubled:
+        raise UserError(f"data.root={root}: {_names(doubled)} are folders of the same split; keep one")
+    for entry in sorted(each for each in root.iterdir() if each not in splits):
+        if _is_hidden(entry.name):
+            found.hide(entry)
+        else:
+            found.no_images.append(entry)
+    return {part: of_part[0] for part, of_part in named.items() if of_part}
+
+
+def _held_out(root: Path, folders: dict[str, Path], settings: DataSettings) -> Iterator[str]:
+    """What is taken from the training images of a divided folder."""
+    shares = {"validation": settings.validation_fraction, "test": settings.test_fraction}
+    for part, share in shares.items() if folders["train"] != root else ():
+        if part not in folders:
+            yield f"data.root={root}: has no {part} folder, so the {part} set is {share:.0%} of the images in train"
+
+
+def _names(folders: Sequence[Path]) -> str:
+    names = sorted(f"{folder.name}/" for folder in folders)
+    return ", ".join(names[:4] + ["…"] * (len(names) > 4))
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
-    if not folder.is_dir():
-        raise UserError(f"data.root={folder}: there is no such folder")
-    names = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
+    names = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _is_hidden(entry.name)))
     if len(names) < 2:
         raise UserError(f"data.root={folder}: {len(names)} class subfolder(s), at least 2 are needed")
     return names
 
 
-def _files(folder: Path, names: tuple[str, ...]) -> list[tuple[Path, int]]:
-    """All image files with their class numbers, sorted by class and name."""
-    found: list[tuple[Path, int]] = []
-    for label, name in enumerate(names):
-        files = sorted(file for file in (folder / name).glob("*") if file.is_file() and file.name[0] != ".")
-        if not files:
-            raise UserError(f"{folder / name}: holds no images")
-        found += [(file, label) for file in files]
-    return found
+def _files(
+    split: Path, names: tuple[str, ...], found: _Found, every_class: bool
+) -> tuple[tuple[Path, ...], NDArray[np.int64]]:
+    """All image files of a split with their class numbers, sorted by class and path."""
+    files: list[Path] = []
+    labels: list[int] = []
+    for entry in sorted(split.iterdir()):
+        if _is_hidden(entry.name):
+            found.hide(entry)
+        elif not entry.is_dir():
+            found.no_images.append(entry)
+        elif entry.name not in names:
+            raise UserError(f"{entry}: is a class that the training images lack; they have {len(names)} others")
+        else:
+            images = sorted(_images_below(entry, found, {_identity(entry)}))
+            files += images
+            labels += [names.index(entry.name)] * len(images)
+            found.nested += sum(image.parent != entry for image in images)
+            if not images and every_class:
+                raise UserError(f"{entry}: holds no images")
+    return tuple(files), np.array(labels, dtype=np.int64)
+
+
+def _images_below(folder: Path, found: _Found, above: set[tuple[int, int]]) -> Iterator[Path]:
+    for entry in folder.iterdir():
+        if _is_hidden(entry.name):
+            found.hide(entry)
+        elif entry.is_dir():
+            identity = _identity(entry)
+            if identity in above:
+                raise UserError(f"{entry}: is a link to a folder that it lies in")
+            yield from _images_below(entry, found, {*above, identity})
+        elif _is_image(entry):
+            yield entry
+        else:
+            found.no_images.append(entry)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in LEFT_BY_SYSTEMS
+
+
+def _is_image(file: Path) -> bool:
+    """Return True if its name ends as that of a format which Pillow opens by itself; EPS needs another program."""
+    format_ = Image.registered_extensions().get(file.suffix.lower())
+    return format_ in Image.OPEN and format_ != "EPS" and file.is_file()
+
+
+def _kinds(files: Sequence[Path]) -> list[ImageKind]:
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        return list(threads.map(image_kind, files))
+
+
+def _notes(kinds: Sequence[ImageKind], grey: bool) -> Iterator[str]:
+    """What is read otherwise than it is stored."""
+    count = f"of {len(kinds):,} images"
+    greys, sixteen, transparent = (
+        sum(each) for each in zip(*((kind.grey, kind.sixteen_bits, kind.transparent) for kind in kinds), strict=True)
+    )
+    if greys and not grey:
+        yield f"{greys:,} {count} are grey, and are read as RGB with the others"
+    if sixteen:
+        yield f"{sixteen:,} {count} have 16 bits, and are read with 8: 65535 becomes 255"
+    if transparent:
+        yield f"{transparent:,} {count} are transparent, which is left out"

@@ -1,13 +1,16 @@
-"""What holds the samples of a split: an array in memory, a file that is mapped, or files that are not read yet."""
+"""The samples of a split: an array in memory, a file that is mapped, or files that are not read yet."""
 
+import os
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from noprop_dist.errors import UserError
+from noprop_dist.files import open_file
 
 CHUNK_BYTES = 16 * 2**20
 
@@ -35,7 +38,21 @@ class Inputs(Protocol):
 
 
 Keep = Callable[[str, Inputs], Inputs]
-"""(name of the split, its samples) → where they are from now on."""
+"""Stores samples: (name of the split, its samples) → its samples where they are from now on."""
+
+
+def check_memory(nbytes: int, what: str) -> None:
+    """Refuse what is larger than this machine's memory, before any of it is taken.
+
+    Raises:
+        UserError: as described.
+    """
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if nbytes > memory:
+        raise UserError(
+            f"{what}: takes {nbytes / 2**30:,.1f} GiB, this machine has {memory / 2**30:,.1f} GiB of memory; "
+            "`noprop-dist pack` makes a data set that is mapped and not read"
+        )
 
 
 def in_memory(_: str, inputs: Inputs) -> Inputs:
@@ -53,11 +70,11 @@ def chunks(inputs: Inputs) -> Iterator[NDArray[Any]]:
 class MappedInputs:
     """Samples in a .npy file that is mapped and not read: they may be larger than memory.
 
-    A node's memory holds what is in use, once for all of its processes. Pickled, it is nothing but its path: whoever
-    gets it maps the file where it is.
+    A node's memory holds the pages in use once for all of its processes. Only the path is pickled: each process maps
+    the file where it is.
 
     Args:
-        path: that every node reaches.
+        path: of the file, on storage that every node reaches.
 
     Raises:
         UserError: there is no such file, or it is truncated.
@@ -66,8 +83,9 @@ class MappedInputs:
     def __init__(self, path: str) -> None:
         self._path = path
         try:
-            self._array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            with open_file(Path(path)):  # neither a pipe nor a device
+                self._array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        except Exception as error:  # numpy raises many kinds on a damaged header
             raise UserError(
                 f"{path}: cannot be mapped on {socket.gethostname()}: {error}; a packed data set has to lie, whole, "
                 "under the same path on every node"
@@ -97,5 +115,4 @@ class MappedInputs:
         return np.asarray(self._array[rows])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """As its path."""
         return MappedInputs, (self._path,)

@@ -1,13 +1,16 @@
-"""From `data` settings to a data set."""
+"""Loads the data set that the `data` settings name."""
+
+import hashlib
 
 from noprop_dist.config.schema import DataSettings
-from noprop_dist.data.dataset import DataSet
+from noprop_dist.data.dataset import DataFacts, DataSet
 from noprop_dist.data.digits import load_digits
 from noprop_dist.data.image_folder import load_image_folder
 from noprop_dist.data.inputs import Keep, in_memory
 from noprop_dist.data.npz import load_npz
 from noprop_dist.data.packed import load_packed
 from noprop_dist.data.torchvision_sets import load_torchvision
+from noprop_dist.errors import UserError
 
 
 def load_data(settings: DataSettings, keep: Keep = in_memory) -> DataSet:
@@ -15,11 +18,18 @@ def load_data(settings: DataSettings, keep: Keep = in_memory) -> DataSet:
 
     Args:
         settings: of the data.
-        keep: where the samples of each split are to be; a packed data set stays where it is.
+        keep: stores the samples of each split; a packed data set stays where it is.
 
     Raises:
         UserError: a file is missing, truncated or not what it should be; labels or shapes do not fit.
     """
+    try:
+        return _load(settings, keep)
+    except OSError as error:
+        raise UserError(f"data.root={settings.root}: cannot be read: {error}") from error
+
+
+def _load(settings: DataSettings, keep: Keep) -> DataSet:
     match settings.name:
         case "digits":
             return load_digits(settings.validation_fraction, keep)
@@ -31,3 +41,61 @@ def load_data(settings: DataSettings, keep: Keep = in_memory) -> DataSet:
             return load_packed(settings.root or "")
         case _:
             return load_torchvision(settings, keep)
+
+
+def load_again(settings: DataSettings, trained_on: DataFacts, run: str, root: str | None = None) -> DataSet:
+    """Load the data set that a run was trained on, which may have moved.
+
+    Args:
+        settings: of the run's data.
+        trained_on: the facts of it.
+        run: whose it is, for people.
+        root: where it lies now; None for where it lay.
+
+    Raises:
+        UserError: it cannot be read, or is another one.
+    """
+    settings = settings if root is None else settings.model_copy(update={"root": root})
+    try:
+        data = load_data(settings)
+    except UserError as error:
+        if root is not None or settings.root is None:
+            raise
+        raise UserError(f"{error}; if the data of {run} has moved, --data-root says where to") from error
+    check_same_data(trained_on, data.facts, run, settings)
+    return data
+
+
+def check_same_data(before: DataFacts, now: DataFacts, run: str, settings: DataSettings) -> None:
+    """Check that data is what a run was trained on: it may lie elsewhere.
+
+    Args:
+        before: of the run.
+        now: as it is read.
+        run: for people.
+        settings: where it is read.
+
+    Raises:
+        UserError: shape, classes or samples are others; names both sides.
+    """
+    where = f"data.name={settings.name}" if settings.root is None else f"data.root={settings.root}"
+    for what, then, found in (
+        ("shape of a sample", before.input_shape, now.input_shape),
+        ("classes", _listed(before.class_names), _listed(now.class_names)),
+        ("fingerprint of the training samples", before.sha256[:16], now.sha256[:16]),
+        ("fingerprint of the test samples", before.test_sha256[:16], now.test_sha256[:16]),
+    ):
+        if then and found and then != found:  # "" was not written down
+            raise UserError(
+                f"{run}: was trained on other data than {where} holds: {what} {then} there and {found} here; "
+                "only the same data will do"
+            )
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    text = ", ".join(names)
+    return (
+        text
+        if len(text) <= 200
+        else f"{text[:200]}… ({len(names)} of them, fingerprint {hashlib.sha256(text.encode()).hexdigest()[:16]})"
+    )

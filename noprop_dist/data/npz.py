@@ -1,66 +1,197 @@
 """A .npz file of arrays."""
 
+import os
 import zipfile
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from noprop_dist.config.schema import DataSettings
 from noprop_dist.data.dataset import DataSet, Split, assemble, split_off
-from noprop_dist.data.inputs import Keep, in_memory
+from noprop_dist.data.inputs import Keep, check_memory, in_memory
 from noprop_dist.errors import UserError
+from noprop_dist.files import local_path, open_file
+
+CHANNELS = (1, 3)
+MOST_DEFLATED = 1032
+"""A byte of a .npz file stands for no more of an array: deflate cannot do better."""
 
 
 def load_npz(settings: DataSettings, keep: Keep = in_memory) -> DataSet:
-    """Read x_train, y_train and, where given, x_test, y_test (else a test set is held out).
+    """Read x_train, y_train and, where given, x_val, y_val and x_test, y_test (else they are held out).
 
-    x is uint8 images (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3, or floating-point (N, …); y is (N,)
-    integers from 0.
+    x is uint8 images (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3, or floating-point (N, …), where
+    (N, H, W, C) with C = 1 or 3 is images, too; y is (N,) integers. Without `data.classes` the classes are the labels
+    that y_train has, and carry their names.
 
     Raises:
         UserError: the file is missing or truncated, or an array is missing or of another kind.
     """
-    file = Path(settings.root or "").expanduser()
-    arrays = _read(file)
-    training = _split(arrays, "train", file)
-    if "x_test" in arrays:
-        test = _split(arrays, "test", file)
-    else:
-        training, test = split_off(training, settings.test_fraction)
-    largest = int(max((split.labels.max(initial=0) for split in (training, test)), default=0))
-    classes = settings.classes or largest + 1
-    names = tuple(map(str, range(classes)))
-    return assemble("npz", training, test, names, settings.validation_fraction, keep=keep)
-
-
-def _read(file: Path) -> dict[str, Any]:
+    file = local_path(settings.root or "")
     try:
-        with np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        with open_file(file) as opened, zipfile.ZipFile(opened) as archive:
+            return _load(_Arrays(archive, os.fstat(opened.fileno()).st_size, file), settings, keep)
+    except UserError:
+        raise
     except FileNotFoundError as error:
         raise UserError(f"data.root={file}: there is no such file") from error
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f"data.root={file}: is no complete .npz file of plain arrays: {error}") from error
+    except Exception as error:  # zipfile and numpy raise many kinds on damaged files
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"data.root={file}: is no complete .npz file of plain arrays: {reason}") from error
 
 
-def _split(arrays: dict[str, Any], part: str, file: Path) -> Split:
-    missing = [name for name in (f"x_{part}", f"y_{part}") if name not in arrays]
-    if missing:
-        raise UserError(f"{file}: has no array {missing[0]}; it holds {', '.join(arrays) or 'nothing'}")
-    x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
+def _load(arrays: "_Arrays", settings: DataSettings, keep: Keep) -> DataSet:
+    notes: list[str] = []
+    parts = {
+        part: _split(arrays, part, notes) for part in ("train", "val", "test") if part == "train" or arrays.has(part)
+    }
+    if unused := [name for name in arrays.names if name[:2] not in ("x_", "y_") or name[2:] not in parts]:
+        notes.append(f"{arrays.file}: left out are the arrays {', '.join(unused[:4])}{', …' * (len(unused) > 4)}")
+    classes, names = _classes(parts["train"].labels, settings.classes, arrays.file, notes)
+    numbered = {part: _numbered(split, classes, f"{arrays.file}: y_{part}") for part, split in parts.items()}
+    training, test = numbered["train"], numbered.get("test")
+    if test is None:
+        training, test = split_off(training, settings.test_fraction)
+    fraction, validation = settings.validation_fraction, numbered.get("val")
+    return assemble("npz", training, test, names, fraction, keep=keep, validation=validation, notes=tuple(notes))
+
+
+@dataclass(frozen=True)
+class _Arrays:
+    """The arrays of an archive, whose sizes are checked before memory is taken for them."""
+
+    archive: zipfile.ZipFile
+    file_bytes: int
+    file: Path
+
+    @property
+    def names(self) -> list[str]:
+        return [name.removesuffix(".npy") for name in self.archive.namelist()]
+
+    def has(self, part: str) -> bool:
+        return f"x_{part}" in self.names or f"y_{part}" in self.names
+
+    def read(self, name: str) -> NDArray[Any]:
+        """An array.
+
+        Raises:
+            UserError: there is none of that name, or its header tells of more than the file can hold.
+        """
+        if name not in self.names:
+            raise UserError(f"{self.file}: has no array {name}; it holds {', '.join(self.names) or 'nothing'}")
+        member = self.archive.getinfo(f"{name}.npy")
+        with self.archive.open(member) as opened:
+            version = np.lib.format.read_magic(opened)
+            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = header(opened)
+        if dtype.hasobject:
+            raise UserError(f"{self.file}: {name} holds Python objects, arrays of plain numbers are needed")
+        nbytes = prod(shape) * dtype.itemsize
+        if nbytes > min(member.file_size, MOST_DEFLATED * self.file_bytes):
+            raise UserError(f"{self.file}: {name} is {dtype} of shape {shape} by its header, the file holds less")
+        check_memory(nbytes, f"{self.file}: {name}")
+        with self.archive.open(member) as opened:
+            array: NDArray[Any] = np.lib.format.read_array(opened, allow_pickle=False)
+        return array
+
+
+def _split(arrays: _Arrays, part: str, notes: list[str]) -> Split:
+    """One split, its labels as they are in the file."""
+    file, x_name, y_name = arrays.file, f"x_{part}", f"y_{part}"
+    x, y = arrays.read(x_name), arrays.read(y_name)
     if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
-        raise UserError(f"{file}: y_{part} is {y.dtype} of shape {y.shape}, integers of shape (N,) are needed")
+        raise UserError(f"{file}: {y_name} is {y.dtype} of shape {y.shape}, integers of shape (N,) are needed")
     if x.ndim < 2 or not (x.dtype == np.uint8 or np.issubdtype(x.dtype, np.floating)):
-        raise UserError(f"{file}: x_{part} is {x.dtype} of shape {x.shape}, uint8 images or floats (N, …) are needed")
-    if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
-        raise UserError(f"{file}: x_{part} holds values that are not finite")
-    return Split(_images_first(x) if x.dtype == np.uint8 else x.astype(np.float32), y.astype(np.int64))
+        raise UserError(f"{file}: {x_name} is {x.dtype} of shape {x.shape}, uint8 images or floats (N, …) are needed")
+    if len(x) != len(y):
+        raise UserError(f"{file}: {x_name} has {len(x):,} samples, {y_name} {len(y):,} labels")
+    if 0 in x.shape[1:]:
+        raise UserError(f"{file}: {x_name} has samples of shape {x.shape[1:]}, which hold no values")
+    if y.dtype == np.uint64 and y.size and y.max() > np.iinfo(np.int64).max:
+        raise UserError(f"{file}: {y_name} has label {y.max()}, labels must be below 2^63")
+    return Split(_inputs(x, f"{file}: {x_name}", notes), y.astype(np.int64))
 
 
-def _images_first(x: Any) -> Any:
-    """(N, H, W) and (N, H, W, C) as (N, C, H, W)."""
-    if x.ndim == 3:
+def _inputs(x: NDArray[Any], where: str, notes: list[str]) -> NDArray[Any]:
+    """Images as (N, C, H, W), and floats as float32."""
+    if x.dtype == np.uint8 and x.ndim == 3:
         return x[:, None]
-    last_is_channels = x.ndim == 4 and x.shape[-1] in (1, 3) and x.shape[1] not in (1, 3)
-    return np.ascontiguousarray(x.transpose(0, 3, 1, 2)) if last_is_channels else x
+    if x.ndim == 4:
+        x = _channels_first(x, where, notes)
+    if x.dtype == np.uint8:
+        return x
+    with np.errstate(over="ignore"):
+        floats = x.astype(np.float32)
+    if not np.isfinite(floats).all():
+        value = x[~np.isfinite(floats)][0]
+        raise UserError(f"{where} holds {value}; values must be finite as float32")
+    return floats
+
+
+def _channels_first(x: NDArray[Any], where: str, notes: list[str]) -> NDArray[Any]:
+    """(N, H, W, C) as (N, C, H, W), where the shape tells one from the other.
+
+    Raises:
+        UserError: the last axis looks like channels, and there are not 1 or 3 of them.
+    """
+    _, first, height, last = x.shape
+    if first in CHANNELS or (x.dtype != np.uint8 and last not in (*CHANNELS, 4)):
+        return x
+    if last in CHANNELS:
+        if x.dtype != np.uint8:
+            notes.append(f"{where}: shape {x.shape} is taken for images with {last} channel(s) last")
+        return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+    if last < min(first, height):
+        raise UserError(
+            f"{where}: shape {x.shape} looks like images with {last} channels last, 1 or 3 are allowed; "
+            "x[..., :3] leaves out the alpha of RGBA"
+        )
+    return x
+
+
+def _classes(
+    labels: NDArray[np.int64], given: int | None, file: Path, notes: list[str]
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """The label of each class number, and its name.
+
+    Raises:
+        UserError: the labels are no classes.
+    """
+    if given is not None:
+        return np.arange(given), tuple(map(str, range(given)))
+    classes = np.unique(labels)
+    if len(labels) > 1 and len(classes) > len(labels) // 2:
+        raise UserError(
+            f"{file}: y_train has {len(classes):,} different labels in {len(labels):,} samples, which are ids and no "
+            "classes; data.classes says how many classes there are"
+        )
+    if classes.size and classes[-1] != len(classes) - 1 and classes[0] >= 0:
+        notes.append(
+            f"{file}: y_train has {len(classes):,} different labels from {classes[0]} to {classes[-1]}, which become "
+            f"classes 0 to {len(classes) - 1} and keep their names"
+        )
+    return classes, tuple(map(str, classes.tolist()))
+
+
+def _shown(classes: NDArray[np.int64]) -> str:
+    return ", ".join(
+        [*map(str, classes[:3].tolist()), *(["…", str(classes[-1])] if len(classes) > 4 else map(str, classes[3:]))]
+    )
+
+
+def _numbered(split: Split, classes: NDArray[np.int64], where: str) -> Split:
+    """The split with the numbers of its classes as labels.
+
+    Raises:
+        UserError: a label is negative, or of no class.
+    """
+    unknown = np.flatnonzero((split.labels < 0) | ~np.isin(split.labels, classes))
+    if unknown.size:
+        label = split.labels[unknown[0]]
+        known = f"the {len(classes):,} classes {_shown(classes)}"
+        raise UserError(f"{where}: label {label} of sample {unknown[0]} is outside of {known}")
+    return Split(split.inputs, np.searchsorted(classes, split.labels).astype(np.int64))

@@ -1,12 +1,12 @@
-"""Data sets that do not fit into memory: packed once into a folder of .npy files, mapped ever after.
+"""Data sets that do not fit into memory: packed once into a folder of .npy files, which workers map.
 
     FOLDER/packed.json             DataFacts, and the version of this layout
     FOLDER/{train,validation,test}.npy           (N, …) uint8 or float32
     FOLDER/{train,validation,test}-labels.npy    (N,) int64
 
-The order of training is a random permutation of all samples, a new one every epoch, that any worker can produce at any
-step. That takes reads at random places, which a mapped file gives and a stream of shards does not. All processes of a
-node share the pages of a mapped file, so images are in its memory once, however many blocks it trains.
+Training reads a random permutation of all samples, a new one every epoch. That takes reads at random places, which a
+mapped file allows and a stream of shards does not. All processes of a node share the pages of a mapped file, so images
+are in its memory once, however many blocks it trains.
 """
 
 import json
@@ -16,24 +16,25 @@ from pathlib import Path
 
 import numpy as np
 
-from noprop_dist.data.dataset import DataFacts, DataSet, HeldOut, Split
+from noprop_dist.data.dataset import DataFacts, DataSet, HeldOut, Split, check_labels
 from noprop_dist.data.inputs import Inputs, Keep, MappedInputs, chunks
 from noprop_dist.errors import UserError
+from noprop_dist.files import local_path, open_file
 
 FACTS, LAYOUT = "packed.json", 1
 SPLITS = ("train", "validation", "test")
 
 
 def pack(load: Callable[[Keep], DataSet], folder: Path, on_progress: Callable[[str, int, int], None]) -> DataFacts:
-    """Write a data set into a new folder, which is there only once it is whole.
+    """Write a data set into a new folder, which appears once all of it is written.
 
     Args:
-        load: loads the data set, every split into what the given function makes of it.
-        folder: not there yet.
+        load: loads the data set, and stores the samples of each split with the function that it is given.
+        folder: must not exist yet.
         on_progress: told (split, samples written, samples in all).
 
     Raises:
-        UserError: the folder is there, or cannot be written; or `load`'s.
+        UserError: the folder exists, or cannot be written, or `load` raises it.
     """
     if folder.exists():
         raise UserError(f"{folder}: is there already; pack into a folder that is not")
@@ -69,22 +70,35 @@ def load_packed(root: str) -> DataSet:
     Raises:
         UserError: there is none, or a file of it is missing or truncated.
     """
-    folder = Path(root).expanduser().absolute()
+    folder = local_path(root).absolute()
     try:
-        described = json.loads((folder / FACTS).read_text())
-    except (OSError, ValueError) as error:
+        with open_file(folder / FACTS) as opened:
+            described = json.load(opened)
+    except OSError as error:
         raise UserError(f"data.root={folder}: has no {FACTS}; `noprop-dist pack` makes a packed data set") from error
-    if (layout := described.get("layout")) != LAYOUT:
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"data.root={folder}: {FACTS} is damaged: {error}") from error
+    layout = described.get("layout") if isinstance(described, dict) else None
+    if layout != LAYOUT:
         raise UserError(f"data.root={folder}: is packed in layout {layout}, this release reads {LAYOUT}")
-    facts = DataFacts.from_json(described["facts"])
+    try:
+        facts = DataFacts.from_json(described.get("facts"))
+    except ValueError as error:
+        raise UserError(f"data.root={folder}: {FACTS} is damaged: {error}") from error
     train, validation, test = (_split(folder, name, facts) for name in SPLITS)
     return DataSet(facts, train, HeldOut(validation, test))
 
 
 def _split(folder: Path, name: str, facts: DataFacts) -> Split:
     inputs = MappedInputs(str(folder / f"{name}.npy"))
-    labels = np.array(MappedInputs(str(folder / f"{name}-labels.npy"))[:])
-    expected = (facts.samples[name], *facts.input_shape)
-    if inputs.shape != expected or labels.shape != expected[:1]:
+    mapped = MappedInputs(str(folder / f"{name}-labels.npy"))
+    expected = (facts.samples.get(name), *facts.input_shape)
+    if inputs.shape != expected or mapped.shape != expected[:1]:
         raise UserError(f"data.root={folder}: {name}.npy has shape {inputs.shape}, {FACTS} says {expected}")
-    return Split(inputs, labels)
+    if inputs.dtype not in (np.uint8, np.float32) or mapped.dtype != np.int64:
+        raise UserError(
+            f"data.root={folder}: {name}.npy or its labels are damaged: they hold {inputs.dtype}, {mapped.dtype}"
+        )
+    split = Split(inputs, np.array(mapped[:]))
+    check_labels(split, facts.classes, f"data.root={folder}: {name}-labels.npy")
+    return split

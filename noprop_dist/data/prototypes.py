@@ -7,13 +7,13 @@ from numpy.typing import NDArray
 from noprop_dist.data.dataset import Split
 
 CHUNK_BYTES = 64 * 2**20
-"""Distances are held for so much at a time, never for all pairs of a class."""
+"""Distances in memory at a time; never those of all pairs of a class."""
 
 
 def prototype_indices(split: Split, classes: int) -> NDArray[np.int64]:
     """For each class, the sample with the smallest median distance to the others of its class (paper, section 4).
 
-    Squared distances of uint8 images are integers, which float64 holds exactly: the choice depends on no machine.
+    Squared distances of uint8 images are integers, which float64 holds exactly. So all machines choose the same.
 
     Args:
         split: that is learned from.
@@ -37,7 +37,7 @@ def _most_typical(samples: NDArray[np.uint8] | NDArray[np.float32]) -> int:
     for first in range(0, len(x), rows):
         part = x[first : first + rows]
         distances = (squares[first : first + rows, None] - 2 * part @ x.T + squares).clamp(min=0).sqrt()
-        distances[torch.arange(len(part)), torch.arange(first, first + len(part))] = -1  # itself, sorted out at place 0
+        distances[torch.arange(len(part)), torch.arange(first, first + len(part))] = -1  # to itself, sorted to place 0
         middle = 1 + (others - 1) // 2, 1 + others // 2
         ordered = np.partition(distances.numpy(), middle, axis=1)
         medians.append((ordered[:, middle[0]] + ordered[:, middle[1]]) / 2)

@@ -1,6 +1,9 @@
 """The samples of one split on one device, ready to be gathered into batches."""
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -12,20 +15,21 @@ from noprop_dist.data.augmentation import Augmentation
 from noprop_dist.data.dataset import DataFacts
 from noprop_dist.data.inputs import Inputs
 
+BATCHES_AHEAD = 2
 Indices = NDArray[np.integer[Any]]
 
 
 class Samples:
-    """Inputs that stay as they are stored; a batch of them is gathered, augmented and normalised on the device.
+    """Inputs as they are stored; a batch of them is gathered, augmented and normalised on the device.
 
-    On the CPU the array is used where it lies (an array in Ray's object store is mapped, not copied). On a GPU it is
-    copied to the device once if it fits; else batches are gathered on the CPU and copied one by one. Blocks that are
-    trained at the same time may share one.
+    On the CPU the array is used where it lies (an array in Ray's object store is mapped, not copied). On a GPU all
+    inputs are copied to the device once, if they fit; else each batch is gathered on the CPU and copied. Blocks that
+    are trained at the same time may share one object.
 
     Args:
         inputs: (N, C, H, W) uint8 or (N, …) float32.
         facts: mean and standard deviation to normalise with.
-        device: where batches are wanted.
+        device: of the batches.
         augmentation: applied to training batches.
     """
 
@@ -45,7 +49,7 @@ class Samples:
         return self.normalise(next(self._stored(indices[None])))
 
     def read(self, indices: Indices, epochs: NDArray[np.int32]) -> Iterator[Tensor]:
-        """The training batches of a round, one after another, augmented where that is asked for.
+        """The training batches of a round, one after another, augmented if this object augments.
 
         Args:
             indices: (K, B).
@@ -79,6 +83,50 @@ class Samples:
         return raw if self._augmentation is None else self._augmentation(raw, indices, epoch)
 
 
+class ReadAhead(Samples):
+    """Samples whose next batches are read and augmented in a thread while the present one is trained on.
+
+    On a GPU only reading is done ahead; the rest is done on the step's own stream.
+
+    Args:
+        inputs: as for `Samples`.
+        facts: likewise.
+        device: likewise.
+        augmentation: likewise.
+    """
+
+    def __init__(
+        self, inputs: Inputs, facts: DataFacts, device: torch.device, augmentation: Augmentation | None = None
+    ) -> None:
+        super().__init__(inputs, facts, device, augmentation)
+        self._thread = ThreadPoolExecutor(1, "read-ahead", initializer=lambda: torch.set_num_threads(1))
+
+    def read(self, indices: Indices, epochs: NDArray[np.int32]) -> Iterator[Tensor]:
+        """See `Samples.read`."""
+        if self._resident is not None:
+            yield from super().read(indices, epochs)
+            return
+        on_host = self._device.type != "cuda"
+        batches = zip(indices, epochs.tolist(), strict=True)
+
+        def gather(row: Indices, epoch: int) -> Tensor:
+            gathered = self._gathered(row)
+            return self._augmented(gathered, row, epoch) if on_host else gathered
+
+        ahead: deque[tuple[Indices, int, Future[Tensor]]] = deque()
+
+        def read(number: int) -> None:
+            for row, epoch in islice(batches, number):
+                ahead.append((row, epoch, self._thread.submit(gather, row, epoch)))
+
+        read(BATCHES_AHEAD)
+        while ahead:
+            row, epoch, future = ahead.popleft()
+            batch = future.result()
+            read(1)
+            yield batch if on_host else self._augmented(copied(batch, self._device), row, epoch)
+
+
 def to_device(array: NDArray[Any], dtype: torch.dtype, device: torch.device) -> Tensor:
     """A copy of an array on a device; the copy to a GPU goes on while the host does something else."""
     return copied(torch.tensor(array, dtype=dtype), device)
@@ -90,7 +138,7 @@ def copied(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def _resident(inputs: Inputs, device: torch.device) -> Tensor | None:
-    """All samples on a GPU that has room for them; None where they stay on the CPU's side."""
+    """All samples on the GPU, if they fit into half of its free memory; else None."""
     if device.type != "cuda":
         return None
     free_bytes, _ = torch.cuda.mem_get_info(device)

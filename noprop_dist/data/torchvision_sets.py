@@ -12,6 +12,7 @@ from noprop_dist.config.schema import DataSettings
 from noprop_dist.data.dataset import DataSet, Split, assemble
 from noprop_dist.data.inputs import Keep, in_memory
 from noprop_dist.errors import UserError
+from noprop_dist.files import local_path
 
 Moments = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -30,7 +31,7 @@ def load_torchvision(settings: DataSettings, keep: Keep = in_memory) -> DataSet:
     Raises:
         UserError: files are missing and could not be downloaded, or cannot be read.
     """
-    name, root = settings.name, Path(settings.root or "data").expanduser()
+    name, root = settings.name, local_path(settings.root or "data")
     with tempfile.TemporaryDirectory(prefix="noprop-dist-") as scratch:
         try:
             readable = _unpacked(root / CLASSES[name], Path(scratch)) or root
@@ -62,7 +63,7 @@ def _split(dataset: Any) -> Split:
 
 
 def _unpacked(folder: Path, scratch: Path) -> Path | None:
-    """Unpack IDX files that lie there as .gz alone into `scratch`; the given root may be read-only."""
+    """Unpack IDX files that are there only as .gz into `scratch`, because the given root may be read-only."""
     packed = sorted((folder / "raw").glob("*-ubyte.gz"))
     if len(packed) < 4 or all(file.with_suffix("").exists() for file in packed):
         return None

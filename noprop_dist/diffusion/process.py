@@ -36,7 +36,7 @@ def one_step_noisier(z_t: Array, epsilon: Array, alpha: float) -> Array:
 
 
 def as_function_of_embedding(z_t: torch.Tensor, u_y: torch.Tensor, alpha_bar: float) -> torch.Tensor:
-    """The very same z_t, which autograd now knows as √ᾱ_t u_y + √(1 − ᾱ_t) ε (Eq. 6).
+    """The same values of z_t, which autograd then takes as √ᾱ_t u_y + √(1 − ᾱ_t) ε (Eq. 6).
 
     Args:
         z_t: a sample of q(z_t | y) that was drawn elsewhere, (B, d).

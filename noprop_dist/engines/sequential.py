@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from noprop_dist.data.dataset import DataSet
 from noprop_dist.errors import TrainingError
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation, evaluate_checkpoint
-from noprop_dist.inference.load import assemble
+from noprop_dist.inference.load import assemble_network
 from noprop_dist.records import News
 from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.run_directory import RunDirectory
@@ -41,8 +41,8 @@ def train_sequentially(
         data: of the run.
         directory: of the run, already created; this process is its only writer.
         on_progress: told how far the run is, after every round.
-        stopped: asked before every step; once it says yes, every stage is snapshotted where it stands (where W_embed
-            is learned, the run goes on from the last step that all stages have a snapshot of).
+        stopped: asked before every step. Once it returns True, every stage is snapshotted where it stands. With a
+            learned W_embed no snapshots are taken then, and the run goes on from the last common ones.
 
     Returns:
         The figures of the last checkpoint; None if nothing was evaluated, or the run was stopped.
@@ -96,7 +96,7 @@ class _Run:
         self._log = RunLog(directory, self._done)
         self._board = ProgressBoard(self._done, setup.plan.total_steps, time.monotonic())
         self.last_evaluation: CheckpointEvaluation | None = None
-        for warning in warnings:
+        for warning in [*warnings, *self._log.warnings]:
             self._board.news.tell(warning)
             self._log.add(News(text=warning))
 
@@ -147,7 +147,7 @@ class _Run:
         begun = self._done[stage]
         try:
             yield
-            # Where W_embed is learned, a stage cannot go on from a step that the others have no snapshot of.
+            # With a learned W_embed, a stage cannot go on from a step that the others have no snapshot of.
             wanted = end in self._setup.plan.checkpoint_steps or (self._stopped() and self._exchange is None)
             if wanted and self._done[stage] > begun:
                 self._log.flush()  # no snapshot without the records of the steps that lead to it
@@ -180,7 +180,7 @@ class _Run:
 
     def _measure(self, checkpoint: int) -> None:
         plan = self._setup.plan
-        network = assemble(plan, self._directory.checkpoints.load_all(checkpoint), self._device)
+        network = assemble_network(plan, self._directory.checkpoints.load_all(checkpoint), self._device)
         figures = evaluate_checkpoint(network, plan, self._data.held_out, checkpoint)
         self.last_evaluation = figures
         for record in figures.records():

@@ -1,1 +1,1 @@
-"""The trained network at work: reverse process, decisions, and what is measured of them."""
+"""The trained network: reverse process, decisions, accuracies, and the terms of Eq. 8."""

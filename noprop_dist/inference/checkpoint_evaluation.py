@@ -1,4 +1,4 @@
-"""What is measured of a checkpoint while training goes on, and of the last one."""
+"""Measures a checkpoint on held-out data: a sample while training goes on, the whole test set at the end."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -56,8 +56,8 @@ class CheckpointEvaluation:
 def evaluate_checkpoint(network: NoPropNetwork, plan: RunPlan, held_out: HeldOut, step: int) -> CheckpointEvaluation:
     """Measure the network of a checkpoint on held-out data.
 
-    Along the way a fixed sample of validation and test set with the `mean` sampler; at the end of the run the whole
-    test set with both samplers.
+    Before the end of the run it takes a fixed sample of validation and test set, and the `mean` sampler. At the end it
+    takes the whole test set and both samplers.
     """
     final, sample = step == plan.total_steps, plan.config.evaluation.samples
     validation = _evenly(held_out.validation, sample)

@@ -28,7 +28,7 @@ from noprop_dist.inference.network import NoPropNetwork, Sampler
 BATCH = 500
 """Samples at a time; fixed, because the noise of a sample is keyed by its batch."""
 
-# Streams of their own for what is not part of the chain: passes of `decide` count from 0.
+# Numbers of passes with noise of their own, for what is not part of the chain; passes of `decide` count from 0.
 ALONE_PASS = 1_000_000
 TERMS_PASS = 1_000_001
 

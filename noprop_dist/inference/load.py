@@ -1,6 +1,7 @@
-"""From the snapshots of all stages to a network that classifies."""
+"""Assembles the snapshots of all stages into a network that classifies: a trained run."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,16 +11,34 @@ from noprop_dist.errors import UserError
 from noprop_dist.inference.network import NoPropNetwork
 from noprop_dist.plan import RunPlan
 from noprop_dist.stages import CLASSIFIER, EMBEDDING, Stage, block
+from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import Snapshot, to_tensors
 
 
-def assemble(plan: RunPlan, snapshots: Mapping[Stage, Snapshot], device: torch.device) -> NoPropNetwork:
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run directory and the network of its last checkpoint.
+
+    Attributes:
+        directory: of the run.
+        plan: of the run.
+        network: of the last undamaged checkpoint, on the device that it computes on.
+        warnings: of damaged checkpoints after it.
+    """
+
+    directory: RunDirectory
+    plan: RunPlan
+    network: NoPropNetwork
+    warnings: tuple[str, ...] = ()
+
+
+def assemble_network(plan: RunPlan, snapshots: Mapping[Stage, Snapshot], device: torch.device) -> NoPropNetwork:
     """Put the blocks, the classifier and W_embed of one checkpoint together.
 
     Args:
         plan: of the run.
         snapshots: of every stage, at the same step.
-        device: where the network shall compute.
+        device: that the network computes on.
 
     Raises:
         UserError: snapshots of some blocks are missing (the run trained `blocks.only` some).

@@ -19,7 +19,7 @@ Sampler = Literal["stochastic", "mean"]
 
 @dataclass(frozen=True)
 class Decision:
-    """What the network says of a batch of samples.
+    """The network's answer for a batch of samples.
 
     Attributes:
         probabilities: of the m classes by the classifier on z_T, averaged over passes, (B, m).
@@ -56,7 +56,7 @@ class NoPropNetwork:
         return self.embedding.device
 
     def noise(self, samples: int, t: int, pass_: int, batch: int) -> Tensor:
-        """z_0 (t = 0) or ε_t for one batch of samples in one pass, (samples, d), the same whenever it is asked for."""
+        """z_0 (t = 0) or ε_t for one batch of samples in one pass, (samples, d); the same at every call."""
         generator = stream(self.seed, Purpose.EVALUATION, stage=t, epoch=pass_, step=batch)
         noise = generator.standard_normal((samples, self.embedding.shape[1]), dtype=np.float32)
         return torch.from_numpy(noise).to(self.device)

@@ -1,4 +1,4 @@
-"""From one picture to its class."""
+"""Classifies one picture."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ class Prediction:
     probability: float
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def predict_image(network: NoPropNetwork, image: NDArray[np.uint8], sampler: Sampler, passes: int = 1) -> Prediction:
     """Classify one picture by itself, so that no prediction depends on others.
 

@@ -11,8 +11,8 @@ from noprop_dist.errors import UserError
 class DiscoveryFile:
     """`FOLDER/noprop-RUN.json` for Prometheus's `file_sd_configs`, for as long as an endpoint is served.
 
-    After a process that was killed the file stays, so that Prometheus tells of an endpoint that is down; the run's
-    next coordinator writes it anew.
+    If the process is killed the file stays, so Prometheus reports that the endpoint is down. The run's next coordinator
+    writes the file anew.
 
     Args:
         folder: that Prometheus reads; made if it is not there.
@@ -35,5 +35,5 @@ class DiscoveryFile:
             raise UserError(f"metrics.discovery={folder}: cannot be written: {error}") from error
 
     def remove(self) -> None:
-        """The endpoint is about to end."""
+        """Remove the file, before the endpoint ends."""
         self._file.unlink(missing_ok=True)

@@ -59,6 +59,7 @@ class MetricsExporter:
         self._families = Families(self._registry)
         self._describe(plan)
         self._had_coordinator, self._trains = False, False
+        self._counted: dict[Stage, int] = {}
         self._last_turn = time.monotonic()
         self._endpoint = Endpoint(self._registry, settings.host, settings.port, self._healthy, lambda: self._trains)
         reached_at = node_address or socket.gethostname() if settings.host in ANY_ADDRESS else settings.host
@@ -135,8 +136,9 @@ class MetricsExporter:
     def _round(self, record: RoundDone) -> None:
         families, labels = self._families, self._labels(record.stage)
         self._trains = True
-        families.steps.labels(*labels).inc(record.steps)
-        families.samples.labels(*labels).inc(record.steps * self._batch_size)
+        new = self._new_steps(record.stage, record.step)
+        families.steps.labels(*labels).inc(new)
+        families.samples.labels(*labels).inc(new * self._batch_size)
         families.loss.labels(*labels).set(record.loss)
         families.gradient_norm.labels(*labels).set(record.gradient_norm)
         families.step_seconds.labels(*labels).observe(record.seconds / record.steps)
@@ -147,9 +149,15 @@ class MetricsExporter:
         if record.worker is not None:
             families.memory.labels(self._run, record.worker).set(record.peak_memory_bytes)
 
+    def _new_steps(self, stage: Stage, step: int) -> int:
+        """Steps that were not counted yet: none where a record comes twice, more than its own where one is missing."""
+        new = max(0, step - self._counted.get(stage, 0))
+        self._counted[stage] = self._counted.get(stage, 0) + new
+        return new
+
     def _embedding(self, record: EmbeddingUpdated) -> None:
         families, labels = self._families, self._labels(EMBEDDING)
-        families.steps.labels(*labels).inc(record.steps)
+        families.steps.labels(*labels).inc(self._new_steps(EMBEDDING, record.step))
         families.embedding_mean_norm.labels(self._run).set(record.mean_norm)
         families.embedding_least_distance.labels(self._run).set(record.least_distance)
         if record.queue_seconds is not None:

@@ -9,7 +9,7 @@ STEP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.
 WAIT_SECONDS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 RUN = ("run",)
 BLOCK = ("run", "block")
-"""`block` is a stage's label: 1 … T, classifier, or embedding where W_embed is learned."""
+"""`block` is a stage's label: 1 … T, classifier, or embedding if W_embed is learned."""
 
 
 class Families:

@@ -1,4 +1,4 @@
-"""What is asked at the moment of a scrape: the stages' states, their lag, and the rounds under way."""
+"""What is read at each scrape: the stages' states, their lag, and the rounds under way."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,9 +1,9 @@
-"""From settings to networks, with weights that depend on (seed, block) alone."""
+"""Builds networks from settings, with weights that depend on (seed, block) alone."""
 
 import torch
 from torch import nn
 
-from noprop_dist.config import schema as networks
+from noprop_dist.config import schema
 from noprop_dist.errors import UserError
 from noprop_dist.models.classifier import LinearClassifier, RadialClassifier
 from noprop_dist.models.custom import custom_network
@@ -15,31 +15,35 @@ from noprop_dist.models.torchvision_backbone import TorchvisionNetwork
 from noprop_dist.torch_random import seeded_aside
 
 
-def build_network(settings: networks.NetworkSettings, shapes: Shapes, initial_seed: int) -> nn.Module:
+def build_network(settings: schema.NetworkSettings, shapes: Shapes, initial_seed: int) -> nn.Module:
     """A block's network on the CPU, its weights drawn from `initial_seed` alone.
 
     Raises:
         UserError: the network cannot take the data (size, channels), or a custom class cannot be built.
     """
-    with seeded_aside(initial_seed):
-        return _construct(settings, shapes)
+    try:
+        with seeded_aside(initial_seed):
+            return _construct(settings, shapes)
+    except (RuntimeError, MemoryError) as error:  # what torch raises where memory is not enough
+        reason = str(error).splitlines()[0] if str(error) else "there is not enough memory"
+        raise UserError(f"blocks.network: {settings.kind} cannot be built in these sizes: {reason}") from error
 
 
-def _construct(settings: networks.NetworkSettings, shapes: Shapes) -> nn.Module:
+def _construct(settings: schema.NetworkSettings, shapes: Shapes) -> nn.Module:
     match settings:
-        case networks.PaperNetwork():
+        case schema.PaperNetwork():
             return PaperNetwork(shapes, settings.dropout, settings.dropout_unit == "channel")
-        case networks.SmallConvNetwork():
+        case schema.SmallConvNetwork():
             return SmallConvNetwork(shapes, settings.channels, settings.width)
-        case networks.MlpNetwork():
+        case schema.MlpNetwork():
             return MlpNetwork(shapes, settings.width, settings.depth)
-        case networks.TorchvisionNetwork():
+        case schema.TorchvisionNetwork():
             return TorchvisionNetwork(shapes, settings.backbone, settings.width)
-        case networks.CustomNetwork():
+        case schema.CustomNetwork():
             return custom_network(settings.path, shapes, settings.arguments)
 
 
-def build_classifier(settings: networks.ClassifierSettings, shapes: Shapes, initial_seed: int) -> nn.Module:
+def build_classifier(settings: schema.ClassifierSettings, shapes: Shapes, initial_seed: int) -> nn.Module:
     """The classifier (z_T, W_embed) → scores on the CPU, its weights drawn from `initial_seed` alone."""
     d, m = shapes.embedding_dim, shapes.classes
     with seeded_aside(initial_seed):

@@ -8,7 +8,7 @@ class LinearClassifier(nn.Linear):
     """Scores f(z_T), f linear (Eq. 14)."""
 
     def forward(self, z_T: Tensor, embedding: Tensor) -> Tensor:  # type: ignore[override]  # noqa: ARG002
-        """(z_T (B, d), W_embed (m, d)) → scores (B, m); W_embed is not looked at."""
+        """(z_T (B, d), W_embed (m, d)) → scores (B, m); W_embed is not used."""
         return super().forward(z_T)
 
 

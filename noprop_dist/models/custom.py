@@ -1,13 +1,29 @@
 """A user's own network, named by its import path."""
 
 import importlib
-from collections.abc import Mapping
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from noprop_dist.errors import UserError
 from noprop_dist.models.shapes import Shapes
+
+FIELD = "blocks.network.path"
+SENT_FOLDER = "/dev/null"
+"""Before a folder on `sys.path` that is searched last, and for networks alone. Under a file there is no folder, so
+that nothing else is ever found there. So does a driver send its working directory to the processes of a cluster."""
+_no_code_in: set[Path] = set()
+
+
+def never_import_from(folder: Path) -> None:
+    """Refuse networks that lie in a folder, for as long as this process lives."""
+    _no_code_in.add(folder)
 
 
 def custom_network(path: str, shapes: Shapes, arguments: Mapping[str, Any]) -> nn.Module:
@@ -21,16 +37,14 @@ def custom_network(path: str, shapes: Shapes, arguments: Mapping[str, Any]) -> n
     Raises:
         UserError: the path does not import, is no torch.nn.Module, or its constructor fails.
     """
-    field = "blocks.network.path"
-    module_name, colon, class_name = path.partition(":")
-    if not colon or not class_name:
-        raise UserError(f"{field}: {path!r} is no import path; write package.module:Class")
+    locate(path)
+    module_name, class_name = _parts(path)
     try:
         network_class = getattr(importlib.import_module(module_name), class_name)
     except Exception as error:
-        raise UserError(f"{field}: {path!r} cannot be imported: {type(error).__name__}: {error}") from error
+        raise UserError(f"{FIELD}: {path!r} cannot be imported: {type(error).__name__}: {error}") from error
     if not (isinstance(network_class, type) and issubclass(network_class, nn.Module)):
-        raise UserError(f"{field}: {path!r} is no torch.nn.Module class")
+        raise UserError(f"{FIELD}: {path!r} is no torch.nn.Module class")
     try:
         return network_class(
             input_shape=shapes.input_shape,
@@ -39,4 +53,71 @@ def custom_network(path: str, shapes: Shapes, arguments: Mapping[str, Any]) -> n
             **arguments,
         )
     except Exception as error:
-        raise UserError(f"{field}: {path!r} could not be built: {type(error).__name__}: {error}") from error
+        raise UserError(f"{FIELD}: {path!r} could not be built: {type(error).__name__}: {error}") from error
+
+
+def locate(path: str) -> str:
+    """The file that an import of "package.module:Class" would run, found without running anything.
+
+    Raises:
+        UserError: there is no such module, or it or a package around it lies where no code may lie.
+    """
+    module_name, _ = _parts(path)
+    _search_working_directory_last()
+    names, folders, file = module_name.split("."), None, ""
+    for depth in range(1, len(names) + 1):
+        spec = _spec(".".join(names[:depth]), folders)
+        if spec is None:
+            raise UserError(f"{FIELD}: {path!r} cannot be imported: there is no module {'.'.join(names[:depth])}")
+        folders = list(spec.submodule_search_locations or ())
+        file = spec.origin if spec.has_location and spec.origin else ""  # built-in modules and namespaces have none
+        for place in filter(None, (file, *folders)):
+            _refuse_if_forbidden(path, place)
+    return file
+
+
+def _parts(path: str) -> tuple[str, str]:
+    module_name, colon, class_name = path.partition(":")
+    if not (colon and class_name and all(part.isidentifier() for part in module_name.split("."))):
+        raise UserError(f"{FIELD}: {path!r} is no import path; write package.module:Class")
+    return module_name, class_name
+
+
+def _search_working_directory_last() -> None:
+    sent = [each.removeprefix(SENT_FOLDER) for each in sys.path if each.startswith(SENT_FOLDER)]
+    for folder in (*sent, os.getcwd()):  # noqa: PTH109
+        if folder not in sys.path and not any(_lies_in(folder, forbidden) for forbidden in _no_code_in):
+            sys.path.append(folder)
+
+
+def _spec(name: str, folders: Sequence[str] | None) -> ModuleSpec | None:
+    """What `import` would find. `importlib.util.find_spec` would run the packages around a module."""
+    loaded = sys.modules.get(name)
+    if loaded is not None and loaded.__spec__ is not None:
+        return loaded.__spec__  # its code has run
+    if folders is not None:
+        return PathFinder.find_spec(name.rpartition(".")[2], folders)
+    found = (finder.find_spec(name, None) for finder in sys.meta_path)
+    return next((spec for spec in found if spec is not None), None)
+
+
+def _refuse_if_forbidden(path: str, place: str) -> None:
+    for folder in _no_code_in:
+        if _lies_in(place, folder):
+            raise UserError(f"{FIELD}: {path!r} lies in the run directory {folder}, from which no code is ever run")
+
+
+def _lies_in(place: str, folder: Path) -> bool:
+    """Return True if a place is in a folder, by its own name or once all links are resolved."""
+    return any(_is_same(parent, folder) for parent in _parents(Path(place).absolute()))
+
+
+def _parents(place: Path) -> Iterator[Path]:
+    for each in (place, place.resolve()):
+        yield from (each, *each.parents)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    with suppress(OSError):
+        return one.samefile(other)
+    return False

@@ -22,7 +22,7 @@ class Shapes:
 
     @property
     def z_is_image(self) -> bool:
-        """Whether z has the size of the image, and is therefore treated as one (prototype embeddings)."""
+        """Return True if z has the size of the image, and so is treated as one (prototype embeddings)."""
         return len(self.input_shape) == 3 and self.embedding_dim == prod(self.input_shape)
 
     def image(self, network: str, least_side: int) -> tuple[int, int, int]:

@@ -61,7 +61,7 @@ class Cell:
 
 
 def table_rows(data: str, cells: Mapping[tuple[str, str], Sequence[Cell]]) -> list[tuple[str, ...]]:
-    """A row for each method and embedding of the paper; where nothing was measured, its cells are empty."""
+    """A row for each method and embedding of the paper; its cells are empty if nothing was measured."""
     rows: list[tuple[str, ...]] = []
     for (method, embedding), paper in PAPER[data].items():
         measured = cells.get((method, embedding), ())

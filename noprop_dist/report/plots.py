@@ -1,4 +1,4 @@
-"""The pictures of a run: each function draws one figure."""
+"""The figures of a run: each function draws one."""
 
 from collections.abc import Sequence
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from noprop_dist.diffusion.schedule import Schedule
 from noprop_dist.inference.evaluation import BlockEvaluation
 from noprop_dist.inference.network import NoPropNetwork, Sampler
+from noprop_dist.printable import printable
 from noprop_dist.records import EmbeddingUpdated, Evaluated, ObjectiveMeasured, RoundDone
 from noprop_dist.stages import CLASSIFIER, NETWORK, Stage
 
@@ -34,7 +35,8 @@ def loss_over_steps(rounds: Sequence[RoundDone]) -> Figure:
         label = block.name if len(blocks) <= 12 or number in (0, len(blocks) - 1) else None
         left.plot(*_errors(by_stage[block]), color=colour, linewidth=1.2, label=label)
     left.set(title="Blocks", xlabel="step", ylabel="‖û − u_y‖²", yscale="log")
-    left.legend(fontsize=7, ncols=2)
+    if blocks:
+        left.legend(fontsize=7, ncols=2)
     right.plot(*_errors(by_stage.get(CLASSIFIER, [])), color="tab:red", linewidth=1.2)
     right.set(title="Classifier on z_T", xlabel="step", ylabel="cross-entropy (nats)", yscale="log")
     return figure
@@ -49,7 +51,7 @@ def accuracy_over_steps(evaluations: Sequence[Evaluated]) -> Figure:
             [each.step for each in line],
             [100 * each.accuracy for each in line],
             marker="o",
-            label=f"{split} ({sampler})",
+            label=_plain(f"{split} ({sampler})"),
         )
     axes.set(title="Accuracy at checkpoints", xlabel="step", ylabel="accuracy (%)")
     axes.legend()
@@ -130,7 +132,7 @@ def path_of_z(network: NoPropNetwork, image: NDArray[np.uint8], x: torch.Tensor,
     figure, (picture, *panels) = _figure(columns=3, width=13)
     shown = image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)
     picture.imshow(shown, cmap="gray" if image.shape[0] == 1 else None)
-    picture.set(title=f"x, labelled {network.facts.class_names[label]}", xticks=[], yticks=[])
+    picture.set(title=_plain(f"x, labelled {network.facts.class_names[label]}"), xticks=[], yticks=[])
     samplers: tuple[Sampler, ...] = ("mean", "stochastic")
     for axes, sampler in zip(panels, samplers, strict=True):
         axes.grid(visible=False)
@@ -141,6 +143,11 @@ def path_of_z(network: NoPropNetwork, image: NDArray[np.uint8], x: torch.Tensor,
         axes.set(title=f"z_t, {sampler} sampler", ylabel="t (0 is noise)", xlabel="dimension of z")
         figure.colorbar(mesh, ax=axes)
     return figure
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib takes for no formula, whatever dollar signs are in it."""
+    return printable(text).replace("$", r"\$")
 
 
 def _errors(rounds: Sequence[RoundDone]) -> tuple[list[float], list[float]]:

@@ -8,11 +8,11 @@ from matplotlib.figure import Figure
 
 from noprop_dist.config.layers import to_yaml
 from noprop_dist.data.dataset import HeldOut, Split
-from noprop_dist.data.load import load_data
+from noprop_dist.data.load import load_again
 from noprop_dist.data.samples import Samples
 from noprop_dist.errors import UserError
 from noprop_dist.inference.evaluation import evaluate_blocks
-from noprop_dist.inference.trained_run import TrainedRun
+from noprop_dist.inference.load import TrainedRun
 from noprop_dist.plan import RunPlan
 from noprop_dist.records import EmbeddingUpdated, Evaluated, ObjectiveMeasured, Record, RoundDone
 from noprop_dist.report import plots
@@ -42,19 +42,26 @@ class WrittenReport:
     left_out: str | None
 
 
-def write_report(directory: RunDirectory, run: TrainedRun | None) -> WrittenReport:
+def write_report(directory: RunDirectory, run: TrainedRun | None, data_root: str | None = None) -> WrittenReport:
     """Write report.html and plots/*.png into a run directory.
 
     Args:
         directory: of the run, with a checkpoint.
         run: its network; None if it has not all blocks.
+        data_root: where its data lies now, if it has moved.
+
+    Raises:
+        UserError: the run's data is not at `data_root`.
     """
     plan, metrics = RunPlan(directory.config(), directory.facts()), directory.metrics()
     pictures, left_out = _training_pictures(plan, metrics), None
     if run is not None:
         try:
-            pictures += _network_pictures(run, load_data(plan.config.data).held_out)
+            data = load_again(plan.config.data, plan.facts, str(directory), data_root)
+            pictures += _network_pictures(run, data.held_out)
         except UserError as error:
+            if data_root is not None:
+                raise
             left_out = str(error)
     rendered = [(file, heading, text, _png(figure)) for file, heading, text, figure in pictures]
     for file, _, _, png in rendered:
@@ -125,7 +132,8 @@ def _headline(metrics: list[Record]) -> dict[str, str]:
 
 def _facts(plan: RunPlan, metrics: list[Record], manifest: Manifest) -> dict[str, str]:
     rounds = of_kind(metrics, RoundDone)
-    seconds = max(each.time for each in rounds) - min(each.time for each in rounds)
+    times = [each.time for each in rounds] or [0.0]
+    seconds = max(times) - min(times)
     blocks = [each for each in rounds if each.stage.kind in ("block", "network")]
     steps, busy = sum(each.steps for each in blocks), sum(each.seconds for each in blocks)
     facts = {

@@ -1,15 +1,18 @@
-"""Snapshots of single stages become checkpoints of the whole network; what nobody needs any more is deleted."""
+"""Makes checkpoints of the whole network from snapshots of single stages, and deletes what nobody needs any more."""
 
 from bisect import insort
 from collections.abc import Mapping, Sequence
 
 from noprop_dist.errors import UserError
 from noprop_dist.stages import Stage
-from noprop_dist.storage.checkpoints import Checkpoints, SettingChange
+from noprop_dist.storage.checkpoints import Checkpoints, Manifest, SettingChange, SnapshotEntry, bits_software
+from noprop_dist.storage.identity import OtherRunError
 from noprop_dist.storage.snapshot import Snapshot
 
 SNAPSHOTS_KEPT = 2
-"""Of every stage, whatever else is deleted: the newest, and the one before it in case the newest is damaged."""
+"""For each stage, whatever else is deleted: the newest, and the one before it in case the newest is damaged."""
+WAITING_KEPT = 8
+"""Of a stage that runs ahead: snapshots of checkpoint steps that others have not come to, beside its newest ones."""
 
 
 class CheckpointWriter:
@@ -22,8 +25,9 @@ class CheckpointWriter:
         checkpoint_steps: steps at which all stages' snapshots make a checkpoint.
         num_to_keep: complete checkpoints that are kept.
         changes: of settings, so far; manifests repeat them.
-        together_at: where stages share W_embed, the only steps at which all of them can go on together; snapshots of
-            other steps are not written.
+        together_at: if stages share a learned W_embed, the steps at which all can go on together; snapshots of other
+            steps are not written. Else None.
+        device: that the stages are trained on, "cpu" or "cuda".
     """
 
     def __init__(
@@ -35,27 +39,33 @@ class CheckpointWriter:
         num_to_keep: int,
         changes: Sequence[SettingChange] = (),
         together_at: Sequence[int] | None = None,
+        device: str = "cpu",
     ) -> None:
         self._files = files
         self._blocks = blocks
         self._names = {stage: stage.file(blocks) for stage in stages}
-        self._checkpoint_steps = frozenset(checkpoint_steps)
+        self._checkpoint_steps = {step: number for number, step in enumerate(sorted(checkpoint_steps), start=1)}
         self._num_to_keep = num_to_keep
         self._changes = changes
         self._together_at = together_at
+        self._trained_with = bits_software(device)
         self._saved: dict[Stage, list[int]] = {stage: [] for stage in stages}
+        self._entries: dict[tuple[Stage, int], SnapshotEntry] = {}
         self._complete: list[int] = []
         self._given_up: set[Stage] = set()
+        self._spacing = 1
+        self._news: list[str] = []
 
     def take_over(self) -> tuple[dict[Stage, Snapshot], list[str]]:
-        """Go on where an earlier process stopped, wherever that was.
+        """Go on where an earlier process stopped.
 
-        A checkpoint whose manifest is missing or damaged though all of its snapshots are there is completed.
+        If all snapshots of a checkpoint are there and its manifest is missing or damaged, the manifest is written anew.
 
         Returns:
-            Each stage's newest snapshot that is whole, and warnings of damaged ones.
+            Each stage's newest undamaged snapshot, and warnings: of damaged ones, and of bits that may differ.
 
         Raises:
+            OtherRunError: a snapshot is of another run.
             OSError: the storage cannot be read or written.
         """
         found = self._files.saved_steps()
@@ -66,56 +76,77 @@ class CheckpointWriter:
         snapshots, warnings = self._newest(steps)
         for stage, snapshot in snapshots.items():
             self._saved[stage] = [step for step in steps[stage] if step <= snapshot.step]
-        for step in sorted(self._checkpoint_steps):
+        for step in self._checkpoint_steps:
             if all(step in saved for saved in self._saved.values()):
                 self._take_over_checkpoint(step, warnings)
-        return snapshots, warnings
+        self._read_waiting_entries(warnings)
+        return snapshots, list(dict.fromkeys(warnings))
 
     def _newest(self, steps: Mapping[Stage, Sequence[int]]) -> tuple[dict[Stage, Snapshot], list[str]]:
-        """Each stage's newest snapshot that is whole, of these steps; of the same step where they go together."""
+        """Each stage's newest undamaged snapshot of these steps; all of the same step if they go on together."""
         snapshots, warnings = {}, []
         for stage, name in self._names.items():
-            snapshot, damaged = self._files.newest(name, steps[stage])
+            found, damaged = self._files.newest(name, steps[stage])
             warnings += damaged
-            if snapshot is not None:
-                snapshots[stage] = snapshot
+            if found is not None:
+                entry, snapshots[stage] = found
+                warnings += self._other_bits(entry)
         oldest = min((each.step for each in snapshots.values()), default=0)
         if self._together_at is None or all(each.step == oldest for each in snapshots.values()):
             return snapshots, warnings
         again, further = self._newest({stage: [s for s in each if s <= oldest] for stage, each in steps.items()})
         return again, warnings + further
 
+    def _other_bits(self, entry: SnapshotEntry) -> list[str]:
+        """A warning where a stage goes on under what may compute other bits."""
+        before, now = entry.trained_with, self._trained_with
+        if all(before.get(key, value) == value for key, value in now.items()):
+            return []
+        then, here = (", ".join(f"{key} {each[key]}" for key in now if key in each) for each in (before, now))
+        return [
+            f"{self._files}: was trained with {then} so far and goes on with {here}: "
+            "its weights can differ in bits from those of a run that was not interrupted"
+        ]
+
     @property
     def complete_steps(self) -> Sequence[int]:
-        """Of the checkpoints that are whole, rising."""
+        """Steps of the complete checkpoints, rising."""
         return tuple(self._complete)
 
     def add(self, snapshot: Snapshot) -> bool:
-        """Write a snapshot. Return True if it made its checkpoint whole.
+        """Write a snapshot. Return True if it completed its checkpoint.
 
         Raises:
             OSError: it cannot be written; the same call may be made again.
         """
         if self._together_at is not None and snapshot.step not in self._together_at:
             return False
-        self._files.save(snapshot, self._blocks)
-        saved = self._saved[snapshot.stage]
-        if snapshot.step not in saved:
-            insort(saved, snapshot.step)
-        if snapshot.step not in self._checkpoint_steps or any(
-            snapshot.step not in other for other in self._saved.values()
-        ):
-            self._delete_superseded(snapshot.stage)
+        stage, step = snapshot.stage, snapshot.step
+        self._entries[stage, step] = self._files.save(snapshot, self._blocks, self._trained_with)
+        saved = self._saved[stage]
+        if step not in saved:
+            insort(saved, step)
+        if step not in self._checkpoint_steps or any(step not in other for other in self._saved.values()):
+            self._delete_superseded(stage)
             return False
-        self._complete_checkpoint(snapshot.step)
+        try:
+            self._complete_checkpoint(step)
+        except UserError as error:  # an entry of an earlier process: it costs this checkpoint, and the run goes on
+            self._news.append(f"{error}; the checkpoint of that step will not be whole")
+            return False
         return True
 
+    def news(self) -> tuple[str, ...]:
+        """Lines for people since the last call."""
+        news, self._news = tuple(self._news), []
+        return news
+
     def give_up(self, stage: Stage) -> None:
-        """A stage takes no further part: later checkpoints will not be whole, and are not kept for it."""
+        """Keep no snapshots for checkpoints that a stage, which was stopped, will never complete."""
         self._given_up.add(stage)
 
     def prune(self, up_to: int) -> None:
-        """Delete complete checkpoints but the last `num_to_keep`. None after step `up_to` goes: it may be in use yet.
+        """Delete complete checkpoints but the last `num_to_keep`, and none after step `up_to`: they may be in use.
 
         Raises:
             OSError: something cannot be deleted.
@@ -129,32 +160,80 @@ class CheckpointWriter:
 
     def _take_over_checkpoint(self, step: int, warnings: list[str]) -> None:
         try:
-            self._files.manifest(step)
+            self._check_changes(self._files.manifest(step))
             insort(self._complete, step)
+        except OtherRunError:
+            raise
         except UserError as error:
-            self._complete_checkpoint(step)
-            warnings.append(f"{error}; it was written anew from the snapshots' own entries")
+            try:
+                self._complete_checkpoint(step)
+                warnings.append(f"{error}; it was written anew from the snapshots' own entries")
+            except UserError as damaged:
+                warnings.append(f"{error}, nor be written anew: {damaged}")
+
+    def _check_changes(self, manifest: Manifest) -> None:
+        """Check that changes.json still says all that a checkpoint was trained with."""
+        now = {change.setting for change in self._changes}
+        missing = [change.setting for change in manifest.changes if change.setting not in now]
+        if missing:
+            raise OtherRunError(
+                f"{self._files}: the checkpoint of step {manifest.step} was trained with {missing[0]} (by a resume), "
+                "and changes.json does not say so: it is of another run, or that file was edited"
+            )
+
+    def _read_waiting_entries(self, warnings: list[str]) -> None:
+        """Know the entries that later checkpoints will take; a damaged one costs its own checkpoint and no more."""
+        for stage, name in self._names.items():
+            for step in [
+                step for step in self._saved[stage] if self._waits(step) and (stage, step) not in self._entries
+            ]:
+                try:
+                    self._entries[stage, step] = self._files.entry(step, name)
+                except OtherRunError:
+                    raise
+                except UserError as error:
+                    self._saved[stage].remove(step)
+                    warnings.append(f"{error}; the checkpoint of that step will not be whole")
 
     def _complete_checkpoint(self, step: int) -> None:
-        entries = [self._files.entry(step, name) for name in self._names.values()]
+        """Write a manifest; from memory where this process wrote the entries, for files may be damaged meanwhile."""
+        entries = [self._entries.get((stage, step)) or self._files.entry(step, n) for stage, n in self._names.items()]
         self._files.complete(entries, self._blocks, self._changes)
         if step not in self._complete:
             insort(self._complete, step)
 
     def _delete_superseded(self, stage: Stage) -> None:
-        saved = self._saved[stage]
+        saved, wanted = self._saved[stage], self._wanted(stage)
         for step in saved[: -SNAPSHOTS_KEPT - (self._together_at is not None)]:
-            if not self._needed(step):
+            if step not in wanted:
                 self._files.delete_snapshot(step, self._names[stage])
                 saved.remove(step)
+                self._entries.pop((stage, step), None)
                 if not any(step in other for other in self._saved.values()):
                     self._files.delete_step(step)
 
-    def _needed(self, step: int) -> bool:
-        """Return True if a step is a checkpoint, or can become one."""
-        if step in self._complete:
-            return True
-        if step not in self._checkpoint_steps or step < max(self._complete, default=0):
+    def _wanted(self, stage: Stage) -> set[int]:
+        """The steps of a stage that are checkpoints, and those that wait for other stages to become checkpoints.
+
+        A stage may be a whole run ahead. Of the steps that wait, the newest `num_to_keep` are kept and, of those
+        before, every 2nd, 4th, …, so that `WAITING_KEPT` are left. All stages leave out by the number of a checkpoint,
+        so what one keeps at a wide spacing the others keep, too.
+        """
+        waiting = [step for step in self._saved[stage] if self._waits(step)]
+        older, spacing = waiting[: -self._num_to_keep], 1
+        while len(kept := [step for step in older if self._checkpoint_steps[step] % spacing == 0]) > WAITING_KEPT:
+            spacing *= 2
+        if spacing > self._spacing:
+            self._news.append(
+                f"{stage.name} is {len(waiting)} checkpoints ahead of other stages: of those from step {older[0]} to "
+                f"{older[-1]} only one in {spacing} will be whole, the other snapshots are deleted"
+            )
+            self._spacing = spacing
+        return {*self._complete, *kept, *waiting[-self._num_to_keep :]}
+
+    def _waits(self, step: int) -> bool:
+        """Return True if a step is no checkpoint yet, and can become one."""
+        if step not in self._checkpoint_steps or step in self._complete or step < max(self._complete, default=0):
             return False
         return all(
             step in saved or (stage not in self._given_up and step > max(saved, default=0))

@@ -11,7 +11,8 @@ checkpoints/step-00000300/          what the stages left at one step
 import hashlib
 import json
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -21,23 +22,28 @@ import torch
 import noprop_dist
 from noprop_dist.errors import UserError
 from noprop_dist.stages import Stage
+from noprop_dist.storage.identity import Identity, OtherRunError, check_run, of_stage
 from noprop_dist.storage.snapshot import OPTIMIZER, WEIGHTS, Snapshot, from_files, stage_facts, stage_of, to_files
 from noprop_dist.storage.store import Store
 
 FORMAT = 2
 ENTRY, MANIFEST = ".json", "manifest.json"
+FOLDER = re.compile(r"step-([0-9]{8,15})")
+FILE_NAME = re.compile(r"block-[0-9]{2,9}|classifier|embedding|network")
+"""What `Stage.file` makes: no other name that a run directory gives becomes part of a path."""
 
 
 @dataclass(frozen=True)
 class SnapshotEntry:
-    """What is written down of one snapshot.
+    """The entry of one snapshot: what it is, and checksums of its files.
 
     Attributes:
         stage: whose snapshot it is.
-        name: what the names of its files begin with: "block-03", "classifier", "embedding" or "network".
+        name: the beginning of its files' names: "block-03", "classifier", "embedding" or "network".
         step: optimiser steps done.
         sha256: fingerprint of the weights; see `weights_sha256`.
         files: SHA-256 of each file, by name.
+        trained_with: what bits depend on beside the settings; see `bits_software`. Empty if that is not known.
     """
 
     stage: Stage
@@ -45,11 +51,13 @@ class SnapshotEntry:
     step: int
     sha256: str
     files: Mapping[str, str]
+    trained_with: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self, blocks: int) -> dict[str, Any]:
         """As plain values, in a run of T = `blocks`."""
         facts = {"step": self.step, "sha256": self.sha256, "files": dict(self.files)}
-        return {"name": self.name, **stage_facts(self.stage, blocks), **facts}
+        software = {"trained_with": dict(self.trained_with)} if self.trained_with else {}
+        return {"name": self.name, **stage_facts(self.stage, blocks), **facts, **software}
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> "SnapshotEntry":
@@ -59,10 +67,11 @@ class SnapshotEntry:
             ValueError: the values are not those of an entry.
             LookupError: something is missing.
         """
-        name, files = values["name"], values["files"]
+        name, files = checked_name(values["name"]), values["files"]
         if not files:
             raise ValueError("it names no files")
-        return SnapshotEntry(stage_of(values, name), name, values["step"], values["sha256"], files)
+        software, step = dict(values.get("trained_with", {})), checked_step(values["step"])
+        return SnapshotEntry(stage_of(values, name), name, step, values["sha256"], files, software)
 
 
 @dataclass(frozen=True)
@@ -80,14 +89,14 @@ class SettingChange:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is written down of one checkpoint.
+    """The manifest of one checkpoint: the entries of its snapshots.
 
     Attributes:
         step: of all its snapshots.
         stages: the snapshots, blocks first, then the classifier, then a learned W_embed.
         software: versions that wrote it, by name.
         changes: of settings, that resumed runs made before it.
-        merged_from: the run directory that each snapshot was taken from, by file name; empty where none was.
+        merged_from: the run directory that each snapshot was taken from, by file name; empty if the run was not merged.
     """
 
     step: int
@@ -116,7 +125,7 @@ class Manifest:
             LookupError: something is missing.
         """
         return Manifest(
-            values["step"],
+            checked_step(values["step"]),
             tuple(SnapshotEntry.from_json(entry) for entry in values["stages"]),
             values["software"],
             tuple(SettingChange(**change) for change in values.get("changes", ())),
@@ -127,15 +136,27 @@ class Manifest:
 class Checkpoints:
     """Reads and writes the files above; `CheckpointWriter` decides what is kept, and for how long.
 
+    What is written says of which run it is, and what is read must be of this one.
+
     Args:
         store: of the run directory.
+        identity: of the run; None where there is none yet.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, identity: Callable[[], Identity | None] = lambda: None) -> None:
         self._store = store
+        self._identity = identity
 
-    def save(self, snapshot: Snapshot, blocks: int) -> SnapshotEntry:
-        """Write one stage's snapshot, in a run of T = `blocks`. It counts once its entry is there, which comes last.
+    def __str__(self) -> str:
+        return str(self._store)
+
+    def save(self, snapshot: Snapshot, blocks: int, trained_with: Mapping[str, str]) -> SnapshotEntry:
+        """Write one stage's snapshot, in a run of T = `blocks`: first its files, then the entry that makes it count.
+
+        Args:
+            snapshot: to write.
+            blocks: T.
+            trained_with: see `SnapshotEntry`.
 
         Raises:
             OSError: it cannot be written.
@@ -145,8 +166,11 @@ class Checkpoints:
         for file, content in files.items():
             self._store.write(f"{folder}/{file}", content)
         checksums = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
-        entry = SnapshotEntry(snapshot.stage, name, snapshot.step, snapshot.fingerprint(), checksums)
-        self._store.write(f"{folder}/{name}{ENTRY}", json.dumps(entry.to_json(blocks)).encode())
+        print_ = snapshot.fingerprint()
+        entry = SnapshotEntry(snapshot.stage, name, snapshot.step, print_, checksums, trained_with)
+        identity = self._identity()
+        run = {} if identity is None else {"run": of_stage(identity, snapshot.stage)}
+        self._store.write(f"{folder}/{name}{ENTRY}", json.dumps({**entry.to_json(blocks), **run}).encode())
         return entry
 
     def saved_steps(self) -> dict[str, list[int]]:
@@ -154,23 +178,43 @@ class Checkpoints:
         saved: dict[str, list[int]] = {}
         for step in self._all_steps():
             for file in self._store.names(_folder(step)):
-                if file.endswith(ENTRY) and file != MANIFEST:
-                    saved.setdefault(file.removesuffix(ENTRY), []).append(step)
+                name = file.removesuffix(ENTRY)
+                if name != file and FILE_NAME.fullmatch(name):
+                    saved.setdefault(name, []).append(step)
         return saved
 
     def entry(self, step: int, name: str) -> SnapshotEntry:
         """The entry of a stage's snapshot.
 
         Raises:
+            OtherRunError: the snapshot is of another run.
             UserError: it is missing or damaged.
         """
         try:
-            entry = SnapshotEntry.from_json(json.loads(self._store.read(f"{_folder(step)}/{name}{ENTRY}")))
+            values = json.loads(self._store.read(f"{_folder(step)}/{name}{ENTRY}"))
+            entry = SnapshotEntry.from_json(values)
             if (entry.name, entry.step) != (name, step):
                 raise ValueError("it is of another snapshot")
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{self._store}: {name}{ENTRY} of step {step} cannot be read: {error}") from error
+        self._check_run(f"{name} of step {step}", values, entry.stage)
         return entry
+
+    def check_run(self) -> None:
+        """Check that the newest snapshot of every stage and the last checkpoint are of this run.
+
+        Raises:
+            OtherRunError: one is not. What is missing or damaged is passed over.
+        """
+        for name, steps in self.saved_steps().items():
+            _unless_damaged(self.entry, steps[-1], name)
+        _unless_damaged(self.manifest)
+
+    def _check_run(self, what: str, values: Mapping[str, Any], stage: Stage | None = None) -> None:
+        """Compare what was written with the run's own identity; older files say nothing of it."""
+        own, written = self._identity(), values.get("run")
+        if own is not None and isinstance(written, dict):
+            check_run(f"{self._store}: {what}", written, own if stage is None else of_stage(own, stage))
 
     def load(self, entry: SnapshotEntry) -> Snapshot:
         """The snapshot that an entry describes.
@@ -192,12 +236,19 @@ class Checkpoints:
         except ValueError as error:
             raise UserError(f"{self._store}: {entry.name} of step {entry.step} is {error}") from error
 
-    def newest(self, name: str, steps: Sequence[int]) -> tuple[Snapshot | None, list[str]]:
-        """A stage's newest snapshot that is whole, of `steps`, and a warning for every damaged one that is newer."""
+    def newest(self, name: str, steps: Sequence[int]) -> tuple[tuple[SnapshotEntry, Snapshot] | None, list[str]]:
+        """A stage's newest undamaged snapshot of `steps`, and a warning for every damaged one that is newer.
+
+        Raises:
+            OtherRunError: a snapshot is of another run.
+        """
         warnings: list[str] = []
         for step in reversed(steps):
             try:
-                return self.load(self.entry(step, name)), warnings
+                entry = self.entry(step, name)
+                return (entry, self.load(entry)), warnings
+            except OtherRunError:
+                raise
             except UserError as error:
                 warnings.append(f"{error}; the one before it is used")
         return None, warnings
@@ -222,17 +273,24 @@ class Checkpoints:
         """
         stages = tuple(sorted(entries, key=lambda entry: entry.stage))
         manifest = Manifest(stages[0].step, stages, _software(), tuple(changes), merged_from or {})
-        content = json.dumps(manifest.to_json(blocks), indent=1).encode()
+        identity = self._identity()
+        run = {} if identity is None else {"run": identity}
+        content = json.dumps({**manifest.to_json(blocks), **run}, indent=1).encode()
         self._store.write(f"{_folder(manifest.step)}/{MANIFEST}", content)
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, rising."""
         return [step for step in self._all_steps() if self._store.exists(f"{_folder(step)}/{MANIFEST}")]
 
-    def manifest(self, step: int | None = None) -> Manifest:
+    def manifest(self, step: int | None = None, *, of_any_run: bool = False) -> Manifest:
         """The manifest of a checkpoint, of the last one by default.
 
+        Args:
+            step: of the checkpoint.
+            of_any_run: whether to read one of another run, too: to be looked at, and not to be used.
+
         Raises:
+            OtherRunError: it is of another run.
             UserError: there is no complete checkpoint, or its manifest is damaged.
         """
         if step is None:
@@ -241,11 +299,14 @@ class Checkpoints:
                 raise UserError(f"{self._store}: holds no complete checkpoint yet")
             step = steps[-1]
         try:
-            manifest = Manifest.from_json(json.loads(self._store.read(f"{_folder(step)}/{MANIFEST}")))
+            values = json.loads(self._store.read(f"{_folder(step)}/{MANIFEST}"))
+            manifest = Manifest.from_json(values)
             if not manifest.stages or {step} != {manifest.step, *(entry.step for entry in manifest.stages)}:
                 raise ValueError("it is of another checkpoint")
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{self._store}: the manifest of step {step} cannot be read: {error}") from error
+        if not of_any_run:
+            self._check_run(f"the checkpoint of step {step}", values)
         return manifest
 
     def load_all(self, step: int | None = None) -> dict[Stage, Snapshot]:
@@ -257,15 +318,17 @@ class Checkpoints:
         return {entry.stage: self.load(entry) for entry in self.manifest(step).stages}
 
     def load_last_whole(self) -> tuple[dict[Stage, Snapshot], list[str]]:
-        """The snapshots of the last checkpoint that is undamaged, and a warning for every damaged one after it.
+        """The snapshots of the last undamaged checkpoint, and a warning for every damaged one after it.
 
         Raises:
-            UserError: there is none.
+            UserError: there is none, or one is of another run.
         """
         warnings: list[str] = []
         for step in reversed(self.steps()):
             try:
                 return self.load_all(step), warnings
+            except OtherRunError:
+                raise
             except UserError as error:
                 warnings.append(str(error))
         if warnings:
@@ -278,16 +341,53 @@ class Checkpoints:
             self._store.delete(f"{_folder(step)}/{name}{suffix}")
 
     def delete_manifest(self, step: int) -> None:
-        """Make a checkpoint one no longer; its snapshots stay."""
+        """Delete a manifest: the step is no checkpoint any more, and its snapshots stay."""
         self._store.delete(f"{_folder(step)}/{MANIFEST}")
 
     def delete_step(self, step: int) -> None:
-        """Delete all that was left at one step."""
+        """Delete everything of one step."""
         self._store.delete_folder(_folder(step))
 
     def _all_steps(self) -> list[int]:
-        names = [name.removeprefix("step-") for name in self._store.names("checkpoints")]
-        return sorted(int(name) for name in names if name.isdigit())
+        found = filter(None, map(FOLDER.fullmatch, self._store.names("checkpoints")))
+        return sorted(step for step in (int(name[1]) for name in found))
+
+
+def checked_name(name: object) -> str:
+    """What the names of a stage's files begin with, out of a run directory.
+
+    Raises:
+        ValueError: it is none that `Stage.file` makes.
+    """
+    if not (isinstance(name, str) and FILE_NAME.fullmatch(name)):
+        raise ValueError(f"{name!r} is no name of a stage's files")
+    return name
+
+
+def checked_step(step: object) -> int:
+    """A number of steps, out of a run directory.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < 10**15:
+        raise ValueError(f"{step!r} is no number of steps")
+    return step
+
+
+def bits_software(device: str) -> dict[str, str]:
+    """What bits depend on beside the settings: torch, the machine, the instructions that torch uses, the device."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    return {"torch": torch.__version__, "machine": platform.machine(), "cpu": capability, "device": device}
+
+
+def _unless_damaged(read: Callable[..., object], *arguments: Any) -> None:
+    try:
+        read(*arguments)
+    except OtherRunError:
+        raise
+    except UserError:
+        return
 
 
 def _software() -> dict[str, str]:

@@ -1,10 +1,11 @@
-"""One writer for one run directory; a lock that a dead owner does not keep.
+"""Lets one process at a time write a run directory. The lock ends with its owner, however that ends.
 
-On a local or network file system the lock is the kernel's (flock): it ends with its owner, however that ends. In an
-object store it is a lease: a file that its owner renews, and that anybody may take who has watched it unchanged for
-long enough (by their own clock, so that clocks need not agree).
+On a local or network file system the lock is the kernel's (flock). In an object store, and on a file system that has
+no flock, it is a lease: a file that its owner renews. Whoever has seen it unchanged for `LEASE_SECONDS`, by their own
+clock, may take it.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -20,47 +21,65 @@ from noprop_dist.storage.store import Store
 
 LOCK = "run.lock"
 WAIT_SECONDS = 10.0
-"""For an owner that is just now dying."""
+"""An owner that is just ending may take so long to let go."""
 RENEW_SECONDS = 5.0
 LEASE_SECONDS = 30.0
+NO_FLOCK = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 
 
 @contextmanager
 def only_writer(store: Store) -> Iterator[None]:
-    """Be the only process that writes to a run directory, for the length of a `with`.
+    """Be the only process that writes to a run directory within a `with`.
 
     Raises:
-        UserError: another process is.
+        UserError: another process writes to it.
     """
-    with _flock(store) if store.is_local else _lease(store):
-        yield
-
-
-@contextmanager
-def _flock(store: Store) -> Iterator[None]:
+    new = store.is_local and not store.exists("")
+    descriptor = _flock(store) if store.is_local else None
+    if descriptor is None:
+        with _lease(store):
+            yield
+        return
     try:
-        descriptor = os.open(store.local_path(LOCK), os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise UserError(f"{store}: the run directory cannot be written: {error}") from error
-    try:
-        deadline = time.monotonic() + WAIT_SECONDS
-        while not _taken(descriptor):
-            if time.monotonic() > deadline:
-                raise _in_use(store, os.pread(descriptor, 1000, 0))
-            time.sleep(0.1)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, _owner(), 0)
         yield
     finally:
+        if store.names("") == [LOCK]:  # a start that was refused leaves nothing behind
+            store.delete(LOCK)
+            if new:
+                store.delete_folder("")
         os.close(descriptor)  # and with it the lock
 
 
-def _taken(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _flock(store: Store) -> int | None:
+    """The descriptor of the locked file; None where the file system has no such locks.
+
+    Raises:
+        UserError: another process holds the lock, or the folder cannot be written.
+    """
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        descriptor = None
+        try:
+            descriptor = store.open_to_lock(LOCK)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(descriptor).st_nlink:  # else its last owner has deleted it
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, _owner(), 0)
+                return descriptor
+            os.close(descriptor)
+        except BlockingIOError:
+            assert descriptor is not None
+            owner = os.pread(descriptor, 1000, 0)
+            os.close(descriptor)
+            if time.monotonic() > deadline:
+                raise _in_use(store, owner) from None
+            time.sleep(0.1)
+        except OSError as error:
+            if descriptor is not None:
+                os.close(descriptor)
+                if error.errno in NO_FLOCK:
+                    return None
+            raise UserError(f"{store}: the run directory cannot be written: {error}") from error
 
 
 @contextmanager
@@ -81,7 +100,7 @@ def _lease(store: Store) -> Iterator[None]:
 
 
 def _await_free(store: Store) -> None:
-    """Return once there is no lease, or it has not been renewed for so long that its owner must be dead."""
+    """Return once there is no lease, or its owner must be dead, because it was not renewed for so long."""
     seen, since = _read(store), time.monotonic()
     while seen and time.monotonic() - since < LEASE_SECONDS:
         time.sleep(min(RENEW_SECONDS, 1.0))
@@ -95,10 +114,10 @@ def _renew(store: Store, mine: bytes, stop: threading.Event) -> None:
     renewals = 0
     while not stop.wait(RENEW_SECONDS):
         try:
-            if not _read(store).startswith(mine):
-                os._exit(1)  # somebody took this process for dead: it may not write one more byte
+            if (seen := _read(store)) and not seen.startswith(mine):
+                os._exit(1)  # another process took over: this one must not write one more byte
             renewals = (renewals + 1) % 100
-            store.write(LOCK, mine + b" " * renewals)  # unlike the time before
+            store.write(LOCK, mine + b" " * renewals)  # never the same content twice in a row
         except OSError:
             continue  # an unreachable store is tried again
 

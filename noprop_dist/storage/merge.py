@@ -30,7 +30,7 @@ def merge_runs(out: RunDirectory, runs: Sequence[RunDirectory]) -> list[str]:
         UserError: configurations or data disagree (says where), a block is missing, or is there twice and not the
             same, or `out` already holds a run.
     """
-    out.check_unused()
+    out.check_unused(but_unfinished=True)
     configs = [run.config() for run in runs]
     _check_agreement(runs, [what_changes_bits(config) for config in configs])  # each has blocks.only of its own
     _check_agreement(runs, [dict(_flat(run.facts().to_json())) for run in runs])
@@ -38,13 +38,17 @@ def merge_runs(out: RunDirectory, runs: Sequence[RunDirectory]) -> list[str]:
     _check_agreement(runs, [{"steps trained": manifest.step} for manifest in manifests])
     blocks = configs[0].blocks.count
     chosen, warnings = _choose(runs, manifests, blocks)
-    with out.only_writer():
+    with out.only_writer(), out.unfinished():
         out.create(_of_all_blocks(configs[0]), runs[0].facts())
-        entries = [out.checkpoints.save(run.checkpoints.load(entry), blocks) for run, entry in chosen]
+        entries = [_copied(out, run, entry, blocks) for run, entry in chosen]
         out.append_metrics([record for run in runs for record in _rounds_of(run, chosen)])
         sources = {entry.name: str(run) for run, entry in chosen}
         out.checkpoints.complete(entries, blocks, merged_from=sources)
     return warnings
+
+
+def _copied(out: RunDirectory, run: RunDirectory, entry: SnapshotEntry, blocks: int) -> SnapshotEntry:
+    return out.checkpoints.save(run.checkpoints.load(entry), blocks, entry.trained_with)
 
 
 def _of_all_blocks(config: RunConfig) -> RunConfig:
@@ -67,7 +71,7 @@ def _check_agreement(runs: Sequence[RunDirectory], facts: Sequence[Mapping[str, 
         differing = [
             f"{key} is {first.get(key)!r} in {runs[0]} and {other.get(key)!r} in {run}"
             for key in sorted({*first, *other})
-            if first.get(key) != other.get(key)
+            if first.get(key) != other.get(key) and "" not in (first.get(key), other.get(key))  # "" is not known
         ]
         if differing:
             raise UserError(f"these runs cannot be merged: {'; '.join(differing)}")

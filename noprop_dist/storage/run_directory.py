@@ -3,30 +3,44 @@
 config.yaml          the whole configuration
 changes.json         settings that a `resume` changed for single stages, if any
 data.json            facts of the data set (shape, classes, normalisation)
-metrics.jsonl        one JSON object a line
-run.lock             held by the one process that writes here
-checkpoints/         see `checkpoint_files`
+metrics.jsonl        one record a line, see `noprop_dist.records`; during a run `training.run_log` writes it
+metrics.bad.jsonl    lines that were taken out of it, if any: damaged ones, and rounds that were there twice
+run.lock             held by the one process that writes here, see `lock`
+checkpoints/         see `checkpoints`
+merge.unfinished     there while a merge writes
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from functools import cached_property
-
-import yaml
+from pathlib import Path
 
 from noprop_dist.config.layers import merge, setting_layer, to_yaml, validated
 from noprop_dist.config.schema import RunConfig
+from noprop_dist.config.yaml_text import parse_yaml
 from noprop_dist.data.dataset import DataFacts
 from noprop_dist.errors import UserError
-from noprop_dist.records import EmbeddingUpdated, Record, RoundDone, complete_lines, from_line, to_lines
+from noprop_dist.records import (
+    EmbeddingUpdated,
+    Record,
+    RoundDone,
+    complete_lines,
+    counted_once,
+    from_line,
+    is_damaged,
+    to_lines,
+)
 from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.checkpoints import Checkpoints, SettingChange
-from noprop_dist.storage.lock import only_writer
+from noprop_dist.storage.identity import Identity, identity_of
+from noprop_dist.storage.lock import LOCK, only_writer
 from noprop_dist.storage.store import Store
 
-METRICS = "metrics.jsonl"
+METRICS, SET_ASIDE = "metrics.jsonl", "metrics.bad.jsonl"
+CONFIG, UNFINISHED = "config.yaml", "merge.unfinished"
 
 
 class RunDirectory:
@@ -38,39 +52,120 @@ class RunDirectory:
 
     def __init__(self, root: str) -> None:
         self._store = Store(root)
+        self._identity: Identity | None = None
 
     def __str__(self) -> str:
+        """Its name for people; see `Store`."""
         return str(self._store)
+
+    @property
+    def root(self) -> str:
+        """What opens it again: an absolute path, or the URI with all that it carries. Never shown."""
+        return self._store.root
+
+    @property
+    def local_root(self) -> Path | None:
+        """Where it lies, if that is a folder of this machine's file systems."""
+        return self._store.local_root
+
+    @property
+    def link(self) -> str:
+        """What names it in a command; see `Store.link`."""
+        return self._store.link
+
+    @property
+    def resume_command(self) -> str:
+        """The command that continues the run, in backquotes."""
+        where = " (with the credentials in the environment)" if self._store.link_lacks_secrets else ""
+        return f"`noprop-dist resume {shlex.quote(self.link)}`{where}"
 
     @cached_property
     def checkpoints(self) -> Checkpoints:
         """The snapshots and checkpoints of the run."""
-        return Checkpoints(self._store)
+        return Checkpoints(self._store, self.identity)
 
-    def only_writer(self) -> AbstractContextManager[None]:
-        """A `with` within which no other process writes here.
+    def identity(self) -> Identity | None:
+        """What the run began as; None where none was begun. Read once: a file that is edited meanwhile is not heeded.
 
         Raises:
-            UserError: another one does, or the directory cannot be written at all.
+            UserError: config.yaml or data.json is damaged.
         """
+        if self._identity is None and self.holds_run:
+            self._identity = identity_of(self._config([]), self.facts())
+        return self._identity
+
+    def only_writer(self) -> AbstractContextManager[None]:
+        """A `with` in which no other process writes here.
+
+        Raises:
+            UserError: another process writes here, or the directory cannot be written at all.
+        """
+        self._store.before_writing(lambda: None)  # this process may be another writer than before
         return only_writer(self._store)
 
     @property
     def holds_run(self) -> bool:
         """Return True if a run was begun here."""
-        return self._store.exists("config.yaml")
+        return self._store.exists(CONFIG)
 
-    def check_unused(self) -> None:
-        """Refuse a directory that already holds a run.
+    def check_unused(self, *, but_unfinished: bool = False) -> None:
+        """Refuse a directory that already holds a run, or a part of one.
+
+        Args:
+            but_unfinished: whether what an interrupted merge left may be there.
 
         Raises:
             UserError: as described.
         """
+        if self._store.exists(UNFINISHED):
+            if but_unfinished:
+                return
+            raise UserError(f"{self}: a merge into it was interrupted; repeat it, or give another folder")
         if self.holds_run:
             raise UserError(
-                f"{self}: already holds a run; `noprop-dist resume {self}` continues it, "
-                "another --run-dir starts a new one"
+                f"{self}: already holds a run; {self.resume_command} continues it, another --run-dir starts a new one"
             )
+        if self._store.names("checkpoints"):
+            raise UserError(f"{self}: holds checkpoints but no config.yaml, so a part of a run; give another folder")
+
+    @contextmanager
+    def unfinished(self) -> Iterator[None]:
+        """Mark the directory while all of it is written, so that an interrupted attempt is seen and can be repeated.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self._store.exists(UNFINISHED):
+            self._store.delete_folder("checkpoints")
+            for name in (CONFIG, "data.json", METRICS):
+                self._store.delete(name)
+        self._store.write(UNFINISHED, b"")
+        yield
+        self._store.delete(UNFINISHED)
+
+    def must_stay(self) -> None:
+        """From here on write only while the run is there as it is now.
+
+        A directory that was deleted under a live run is not half made anew, nor is one that another run began in its
+        place written into: whatever writes raises OSError until the directory is back.
+
+        Raises:
+            UserError: see `identity`.
+        """
+        if self.identity() is None:
+            return
+        owner = self._owner()
+
+        def check() -> None:
+            if not self.holds_run:
+                raise FileNotFoundError(f"{self}/{CONFIG} is gone: the directory was deleted, or its disk is not there")
+            if self._owner() != owner:
+                raise FileNotFoundError(f"{self}/{LOCK} is not this run's any more: another one began there")
+
+        self._store.before_writing(check)
+
+    def _owner(self) -> bytes:
+        return self._store.read(LOCK).rstrip() if self._store.exists(LOCK) else b""
 
     def create(self, config: RunConfig, facts: DataFacts) -> None:
         """Begin a run here.
@@ -78,27 +173,32 @@ class RunDirectory:
         Raises:
             UserError: the directory already holds a run or cannot be written.
         """
-        self.check_unused()
+        self.check_unused(but_unfinished=True)
         try:
             self._store.write("data.json", json.dumps(facts.to_json(), indent=1).encode())
-            self._store.write("config.yaml", to_yaml(config).encode())
+            self._store.write(CONFIG, to_yaml(config).encode())
         except OSError as error:
             raise UserError(f"{self}: the run directory cannot be written: {error}") from error
 
     def config(self) -> RunConfig:
-        """The configuration of the run, with the changes that were made on the way.
+        """The configuration of the run, with the changes that resumes made.
 
         Raises:
             UserError: there is no run here, or its file is damaged.
         """
         if not self.holds_run:
             raise UserError(f"{self}: holds no run (there is no config.yaml)")
+        if self._store.exists(UNFINISHED):
+            raise UserError(f"{self}: holds a part of a merged run; the merge was interrupted and can be repeated")
+        return self._config(self.changes())
+
+    def _config(self, changes: Sequence[SettingChange]) -> RunConfig:
         try:
-            values = yaml.safe_load(self._store.read("config.yaml"))
-            for change in self.changes():
+            values = parse_yaml(self._store.read("config.yaml"), "config.yaml")
+            for change in changes:
                 values = merge(values, setting_layer(change.setting))
             return validated(values)
-        except (OSError, ValueError, yaml.YAMLError) as error:
+        except (OSError, ValueError) as error:
             raise UserError(f"{self}: config.yaml cannot be read: {error}") from error
 
     def changes(self) -> list[SettingChange]:
@@ -147,8 +247,8 @@ class RunDirectory:
         self._store.append(METRICS, to_lines(records))
 
     def metrics(self) -> list[Record]:
-        """All records of metrics.jsonl; a last line that was cut off is left out."""
-        return self.metrics_from(0)[0]
+        """All records of metrics.jsonl, each round once; a last line that was cut off is left out."""
+        return list(counted_once(self.metrics_from(0)[0]))
 
     def metrics_from(self, offset: int) -> tuple[list[Record], int]:
         """The records that were appended to metrics.jsonl since the last call.
@@ -166,23 +266,32 @@ class RunDirectory:
         content = self._store.read(METRICS, offset)
         return [from_line(line) for line in complete_lines(content)], offset + content.rfind(b"\n") + 1
 
-    def forget_rounds_after(self, done: Mapping[Stage, int]) -> list[Record]:
+    def forget_rounds_after(self, done: Mapping[Stage, int]) -> tuple[list[Record], list[str]]:
         """Drop the records of rounds that will be done again, so that nothing is counted twice.
 
-        All other lines are kept as they are, to the byte, whether this version can read them or not.
+        Damaged lines, and rounds that are there a second time, are moved to metrics.bad.jsonl. All other lines are kept
+        as they are, to the byte, those of a later version among them.
 
         Args:
             done: steps at which each stage goes on.
 
         Returns:
-            The records that are left.
+            The records that are left, and warnings of what was set aside.
         """
         content = self._store.read(METRICS) if self._store.exists(METRICS) else b""
-        lines = [line for line in content.split(b"\n")[:-1] if line]
-        records = [from_line(line.decode(errors="replace")) for line in lines]
-        keep = [not _is_done_again(record, done) for record in records]
-        self._store.write(METRICS, b"".join(line + b"\n" for line, kept in zip(lines, keep, strict=True) if kept))
-        return [record for record, kept in zip(records, keep, strict=True) if kept]
+        lines = [(line, from_line(line.decode(errors="replace"))) for line in content.split(b"\n")[:-1] if line]
+        once = {id(record) for record in counted_once(record for _, record in lines)}
+        bad, left = [], []
+        for line, record in lines:
+            if is_damaged(record) or id(record) not in once:
+                bad.append(line)
+            elif not _is_done_again(record, done):
+                left.append((line, record))
+        if bad:
+            self._store.append(SET_ASIDE, b"".join(line + b"\n" for line in bad))
+        self._store.write(METRICS, b"".join(line + b"\n" for line, _ in left))
+        told = f"{self}: {len(bad)} line(s) of {METRICS} are damaged or there twice; they are set aside in {SET_ASIDE}"
+        return [record for _, record in left], [told] if bad else []
 
     def write_file(self, name: str, content: bytes) -> str:
         """Write a report or a picture; returns where it is."""

@@ -43,7 +43,7 @@ class Snapshot:
 
     @property
     def nbytes(self) -> int:
-        """Of all its arrays."""
+        """Bytes of all its arrays."""
         return sum(array.nbytes for array in (*self.weights.values(), *self.optimizer.values()))
 
     def fingerprint(self) -> str:
@@ -85,12 +85,12 @@ def from_files(name: str, weights: bytes, optimizer: bytes) -> Snapshot:
     """Read back what `to_files` made.
 
     Args:
-        name: what the names of both files begin with.
-        weights: content of the one.
-        optimizer: content of the other.
+        name: the beginning of both files' names.
+        weights: content of the file of weights.
+        optimizer: content of the file of the optimiser's state.
 
     Raises:
-        ValueError: the bytes are no such files.
+        ValueError: the contents are no such files.
     """
     try:
         arrays, optimizer_arrays = load(weights), load(optimizer)
@@ -101,19 +101,19 @@ def from_files(name: str, weights: bytes, optimizer: bytes) -> Snapshot:
 
 
 def stage_facts(stage: Stage, blocks: int) -> dict[str, Any]:
-    """What files say of a stage in a run of T = `blocks`: its number, kind and index."""
+    """What a file says of its stage in a run of T = `blocks`: number, kind and index."""
     return {"stage": stage.number(blocks), "kind": stage.kind, "index": stage.index}
 
 
 def stage_of(facts: Mapping[str, Any], name: str) -> Stage:
-    """The stage that files speak of.
+    """The stage of a file.
 
     Args:
-        facts: what they say of it; those written before 2026-11-26 only have its number, under `stage`.
-        name: what the names of the files begin with.
+        facts: what the file says of it. Files written before 2026-11-26 have only its number, under `stage`.
+        name: the beginning of the file's name.
 
     Raises:
-        ValueError: they do not make sense.
+        ValueError: a value is none that a stage has.
         KeyError: something is missing.
     """
     kind = facts.get("kind", name if name in NOT_BLOCKS else "block")

@@ -1,19 +1,27 @@
 """Small files under one root, written atomically: a local folder or any URI that pyarrow knows (s3://, gs://, …)."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from pyarrow import ArrowInvalid, fs
+from pyarrow import ArrowException, fs
 
 from noprop_dist.errors import UserError
+from noprop_dist.printable import has_secrets, printable, without_secrets
+from noprop_dist.storage.local_files import LocalFiles
+from noprop_dist.storage.object_files import ObjectFiles
 
 
 class Store:
-    """Files by name under a root; folders come into being as they are needed.
+    """Files by name under a root; folders are made when they are needed.
+
+    `str` of it is its name for people: no user, no secret, no options, no control characters.
 
     Args:
         root: a local path or a URI.
+
+    Attributes:
+        root: the path, absolute, or the URI with all that it carries. Never shown.
 
     Raises:
         UserError: pyarrow knows no such file system.
@@ -21,16 +29,34 @@ class Store:
 
     def __init__(self, root: str) -> None:
         self.root = root if "://" in root else str(Path(root).expanduser().resolve())
+        self._before_writing: Callable[[], None] = lambda: None
+        self._files: LocalFiles | ObjectFiles
+        if "://" not in root:
+            self._files = LocalFiles(self.root)
+            return
         try:
-            opened = fs.FileSystem.from_uri(root) if "://" in root else (fs.LocalFileSystem(), self.root)
-        except (ArrowInvalid, OSError) as error:
-            raise UserError(f"{root}: is no path or URI that can be opened: {error}") from error
-
-        self._files: Any = opened[0]
-        self._path: str = opened[1]
+            files, path = fs.FileSystem.from_uri(root)
+        except (ArrowException, OSError) as error:
+            reason = f"is no path or URI that can be opened: {error}".replace(root, str(self))
+            raise UserError(f"{self}: {reason}") from None
+        self._files = LocalFiles(path) if isinstance(files, fs.LocalFileSystem) else ObjectFiles(files, path)
 
     def __str__(self) -> str:
-        return self.root
+        return printable(without_secrets(self.root).partition("?")[0] if "://" in self.root else self.root)
+
+    @property
+    def link(self) -> str:
+        """What names this root in a command. A URI keeps its options but no secret; see `link_lacks_secrets`."""
+        return printable(without_secrets(self.root) if "://" in self.root else self.root)
+
+    @property
+    def link_lacks_secrets(self) -> bool:
+        """Return True if `link` only opens with credentials from the environment."""
+        return "://" in self.root and has_secrets(self.root)
+
+    def before_writing(self, check: Callable[[], None]) -> None:
+        """Have this called before every write from here on; an OSError that it raises is the write's."""
+        self._before_writing = check
 
     def read(self, name: str, offset: int = 0) -> bytes:
         """The whole file, or what follows the first `offset` bytes.
@@ -38,10 +64,7 @@ class Store:
         Raises:
             OSError: there is no such file, or it cannot be read.
         """
-        with self._files.open_input_file(self._at(name)) as file:
-            file.seek(offset)
-            content: bytes = file.read()
-        return content
+        return self._files.read(name, offset)
 
     def size(self, name: str) -> int:
         """Bytes of a file.
@@ -49,22 +72,16 @@ class Store:
         Raises:
             OSError: there is no such file.
         """
-        size: int | None = self._files.get_file_info(self._at(name)).size
-        if size is None:
-            raise FileNotFoundError(self._at(name))
-        return size
+        return self._files.size(name)
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file so that it is there whole or not at all; one of that name is replaced.
+        """Write or replace a file; it is there whole or not at all.
 
         Raises:
             OSError: it cannot be written.
         """
         self._make_folder(name)
-        partial = f"{self._at(name)}.partial"
-        with self._files.open_output_stream(partial) as stream:
-            stream.write(content)
-        self._files.move(partial, self._at(name))
+        self._files.write(name, content)
 
     def append(self, name: str, content: bytes) -> None:
         """Append to a file, all or nothing; object stores cannot, there it is read and written again.
@@ -73,53 +90,44 @@ class Store:
             OSError: it cannot be written; the file is as it was.
         """
         self._make_folder(name)
-        try:
-            stream = self._files.open_append_stream(self._at(name))
-        except (NotImplementedError, ArrowInvalid):
-            before = self.read(name) if self.exists(name) else b""
-            self.write(name, before + content)
-            return
-        size = self._files.get_file_info(self._at(name)).size
-        try:
-            with stream:
-                stream.write(content)
-        except OSError:
-            if self.is_local:  # a full disk takes the first part of what it is given
-                os.truncate(self._at(name), size)
-            raise
+        self._files.append(name, content)
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file or folder."""
-        found: bool = self._files.get_file_info(self._at(name)).type != fs.FileType.NotFound
-        return found
+        """Return True if there is such a file or folder."""
+        return self._files.exists(name)
 
     def names(self, folder: str) -> list[str]:
         """Names within a folder, sorted; none where there is no such folder."""
-        selector = fs.FileSelector(self._at(folder), allow_not_found=True)
-        return sorted(info.base_name for info in self._files.get_file_info(selector))
+        return self._files.names(folder)
 
     def delete(self, name: str) -> None:
         """Delete a file, if it is there."""
-        if self.exists(name):
-            self._files.delete_file(self._at(name))
+        self._files.delete(name)
 
     def delete_folder(self, folder: str) -> None:
         """Delete a folder and all in it, if it is there."""
-        if self.exists(folder):
-            self._files.delete_dir(self._at(folder))
+        self._files.delete_folder(folder)
+
+    @property
+    def local_root(self) -> Path | None:
+        """The root where it is a folder of this machine's file systems."""
+        return Path(self._files.root) if isinstance(self._files, LocalFiles) else None
 
     @property
     def is_local(self) -> bool:
-        """Whether the root is a folder of this machine's file systems."""
-        return isinstance(self._files, fs.LocalFileSystem)
+        """Return True if the root is a folder of this machine's file systems."""
+        return self.local_root is not None
 
-    def local_path(self, name: str) -> Path:
-        """Where a file of a local root lies; its folder is made."""
+    def open_to_lock(self, name: str) -> int:
+        """A descriptor of a file of a local root, made if it is not there.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        assert isinstance(self._files, LocalFiles)
         self._make_folder(name)
-        return Path(self._at(name))
+        return self._files.open(name, os.O_RDWR | os.O_CREAT)
 
     def _make_folder(self, name: str) -> None:
-        self._files.create_dir(self._at(name).rpartition("/")[0], recursive=True)
-
-    def _at(self, name: str) -> str:
-        return f"{self._path}/{name}"
+        self._before_writing()
+        self._files.make_folder_of(name)

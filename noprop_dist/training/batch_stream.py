@@ -37,13 +37,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class RoundKey:
-    """All that a round follows from (with the run's configuration and labels); whoever has it can draw the round.
+    """What determines a round, beside the run's configuration and labels: whoever has it can draw the round.
 
     Attributes:
         stage: a block, the classifier or the whole network.
         first_step: 0-based step of the first batch.
         steps: K ≥ 1.
-        embedding: the version of W_embed that these steps train against, where it is learned.
+        embedding: the version of W_embed that these steps train against, if it is learned.
     """
 
     stage: Stage
@@ -53,7 +53,7 @@ class RoundKey:
 
     @property
     def nbytes(self) -> int:
-        """Of its three numbers; a version of W_embed that comes with it is not counted."""
+        """Bytes of its three numbers, without a version of W_embed that comes with them."""
         return 3 * 8
 
 
@@ -61,10 +61,10 @@ class RoundKey:
 class Round:
     """K consecutive batches of one stage: what the coordinator sends to a worker in one message.
 
-    Where the worker draws for itself (`engine.sampling`), a `RoundKey` is sent in its place.
+    If the worker draws for itself (`engine.sampling`), a `RoundKey` is sent in its place.
 
-    A round of 16 steps of 128 samples with d = 10 takes 98 kB, just under the size up to which Ray sends an argument
-    with its call and not through the object store, which costs more. Images travel once, with the data set.
+    A round of 16 steps of 128 samples with d = 10 takes 98 kB. Up to 100 kB Ray sends an argument with its call; a
+    larger one goes through the object store, which costs more. Images travel once, with the data set.
 
     Attributes:
         stage: a block, the classifier or the whole network.
@@ -73,7 +73,7 @@ class Round:
         indices: of the training samples, (K, B) int32.
         labels: of the same samples, (K, B) int32.
         z: z_{t-1} ~ q(z_{t-1} | y) for block t, z_T for the classifier, (K, B, d) float32.
-        embedding: the version of W_embed that these steps train against, where it is learned.
+        embedding: the version of W_embed that these steps train against, if it is learned.
     """
 
     stage: Stage
@@ -86,19 +86,18 @@ class Round:
 
     @property
     def steps(self) -> int:
-        """K."""
         return len(self.epochs)
 
     @property
     def nbytes(self) -> int:
-        """Of its arrays; a version of W_embed that comes with it is not counted."""
+        """Bytes of its arrays, without a version of W_embed that comes with them."""
         return sum(array.nbytes for array in (self.epochs, self.indices, self.labels, self.z))
 
 
 def draw_z(
     seed: int, alpha_bar: Sequence[float], stage: Stage, epoch: int, step: int, u_y: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """z_{t-1} ~ q(z_{t-1} | y) of block t, z_T of the classifier: the same whoever draws it, (B, d).
+    """Draw z_{t-1} ~ q(z_{t-1} | y) of block t, or z_T of the classifier, (B, d); the same whoever draws it.
 
     Args:
         seed: of the run.
@@ -114,12 +113,12 @@ def draw_z(
 
 
 class BatchStream:
-    """All stages see the samples in the same order, reshuffled every epoch; the noise is each stage's own.
+    """The batches of every stage. All see the samples in one order, reshuffled every epoch; each has its own noise.
 
     Args:
         seed: of the run.
         labels: of all training samples, (N,) int64.
-        embedding: W_embed where no other version is given, (m, d) float32.
+        embedding: W_embed, unless a call gives another version, (m, d) float32.
         alpha_bar: noise levels of the inputs of blocks 1, …, T and of the classifier: ᾱ_0 … ᾱ_T. The baseline's
             network has the first alone, 0: z is nothing but noise.
         batch_size: B ≤ N; an epoch's last, incomplete batch is left out.

@@ -1,4 +1,4 @@
-"""Where a process computes, what makes its bits repeatable, and how it keeps its memory."""
+"""Makes a process ready to compute: its device, what makes its bits repeatable, and how it keeps freed memory."""
 
 import ctypes
 import os
@@ -18,7 +18,7 @@ padding is as large."""
 
 
 def choose_device(wanted: str) -> torch.device:
-    """`auto` is a GPU where there is one.
+    """The device of a setting; `auto` is a GPU if there is one.
 
     Raises:
         UserError: `cuda` is wanted and there is no GPU.
@@ -56,10 +56,9 @@ def start_computing(wanted: str, threads: int, precision: Precision = "float32")
 
 
 def start_thread(device: torch.device, threads: int) -> None:
-    """The same for this thread alone: CPU threads, and a stream of its own on a GPU.
+    """Make this thread ready to compute: its number of CPU threads and, on a GPU, a CUDA stream of its own.
 
-    Work of different streams runs side by side, and only what is asked of a stream that is not the default can be
-    captured.
+    Work of different streams runs side by side, and only work on a stream other than the default one can be captured.
     """
     torch.set_num_threads(threads)
     if device.type == "cuda" and torch.cuda.current_stream(device) == torch.cuda.default_stream(device):
@@ -74,14 +73,14 @@ def keep_freed_memory() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(M_ARENA_MAX, 1)  # no more than there are; Ray's threads have some already, and training may get one
-        mallopt(M_TRIM_THRESHOLD, KEEP_FREED_BYTES)  # holds for the main arena
-        mallopt(M_TOP_PAD, HEAP_BYTES)  # and this for the others
+        mallopt(M_ARENA_MAX, 1)  # no further arenas; Ray's threads have some already, and training may get one
+        mallopt(M_TRIM_THRESHOLD, KEEP_FREED_BYTES)  # for the main arena
+        mallopt(M_TOP_PAD, HEAP_BYTES)  # for the other arenas
         mallopt(M_MMAP_THRESHOLD, LARGEST_HEAP_BLOCK_BYTES)
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory that this process has had: what torch took of a GPU, or else what it took of the machine."""
+    """Most memory that this process has used: torch's part of the GPU's memory, or else of the machine's."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB

@@ -1,8 +1,8 @@
-"""W_embed where it is learned: the one thing that all stages share.
+"""A learned W_embed: the one thing that all stages share.
 
-It has one owner and versions. Every stage trains `embedding.sync_steps` steps against one version and gathers the
-gradient of its own term of Eq. 8 with respect to W_embed on the way, through every place where W_embed appears
-(z, û, u_y). The owner applies the mean gradient, which makes the next version.
+It has one owner, and versions. Every stage trains `embedding.sync_steps` steps against one version. Meanwhile it
+gathers the gradient of its own term of Eq. 8 with respect to W_embed, through every place where W_embed appears
+(z, û, u_y). The owner applies the mean gradient, and that makes the next version.
 """
 
 import time
@@ -26,7 +26,7 @@ GATHERED, GATHERED_FOR = "embedding_gradient", "embedding_version"
 
 @dataclass(frozen=True)
 class EmbeddingVersion:
-    """What stages train against until the next one.
+    """One version of W_embed, which stages train against until the next one.
 
     Attributes:
         number: 0, 1, …; version n holds from step n · sync_steps on.
@@ -39,7 +39,7 @@ class EmbeddingVersion:
 
 @dataclass(frozen=True)
 class EmbeddingUpdate:
-    """What makes the next version: from the stages to the owner.
+    """The gradient of all stages, from which the owner makes the next version.
 
     Attributes:
         number: of the version that the gradient was taken at.
@@ -70,7 +70,7 @@ def objective_gradient(gathered: Mapping[Stage, NDArray[np.float32]], blocks: in
 
 
 class EmbeddingCopy:
-    """A stage's copy of W_embed and, where that is learned, the gradient gathered since its version began.
+    """A stage's copy of W_embed and, if that is learned, the gradient gathered since its version began.
 
     Args:
         weights: W_embed, (m, d), on the stage's device.
@@ -86,7 +86,7 @@ class EmbeddingCopy:
             self.weights.grad = self._gradient  # back-propagation adds to it, in its place
 
     def take(self, version: EmbeddingVersion) -> None:
-        """Go over to a version; taking the present one again changes nothing that was gathered."""
+        """Change to a version. Taking the present one again keeps what was gathered."""
         if version.number != self._version:
             self._gradient.zero_()
         with torch.no_grad():
@@ -94,11 +94,11 @@ class EmbeddingCopy:
         self._version = version.number
 
     def gathered(self) -> NDArray[np.float32] | None:
-        """The gradient since the version began, summed over steps, (m, d); None where W_embed is fixed."""
+        """The gradient since the version began, summed over steps, (m, d); None if W_embed is fixed."""
         return self._gradient.cpu().numpy().copy() if self.is_learned else None
 
     def to_arrays(self) -> Arrays:
-        """What a snapshot has to keep."""
+        """What a snapshot has to keep: the gathered gradient and its version, or nothing if W_embed is fixed."""
         gathered = self.gathered()
         return {} if gathered is None else {GATHERED: gathered, GATHERED_FOR: np.array(self._version)}
 
@@ -175,10 +175,8 @@ class EmbeddingTrainer:
 class EmbeddingExchange:
     """Versions of W_embed, and the gradients that lead from each to the next. Pure bookkeeping.
 
-    It is the only thing that blocks wait for.
-
-    Replays are harmless: what is known already is known to be the same. Versions and updates are kept from the
-    oldest step on that any stage could go back to.
+    Blocks wait for nothing but the next version. A replay brings the same gradients again and changes nothing. Versions
+    and updates are kept from the oldest step on that any stage could go back to.
 
     Args:
         weights: W_embed at `first_step`, (m, d).
@@ -200,7 +198,7 @@ class EmbeddingExchange:
         self._updates: dict[int, EmbeddingUpdate] = {}
 
     def at(self, step: int) -> EmbeddingVersion | None:
-        """The version that holds at a step; None where it is not made yet."""
+        """The version that holds at a step; None until it is made."""
         return self._versions.get(step // self._sync_steps)
 
     def end_of_version(self, step: int) -> int:
@@ -208,7 +206,7 @@ class EmbeddingExchange:
         return min((step // self._sync_steps + 1) * self._sync_steps, self._total_steps)
 
     def gather(self, stage: Stage, steps_done: int, gradient: NDArray[np.float32]) -> None:
-        """A stage has come to `steps_done` with this gradient; it counts where that is the end of a version."""
+        """Take in the gradient of a stage that has come to `steps_done`; it counts at the end of a version."""
         number = (steps_done - 1) // self._sync_steps
         if steps_done != self.end_of_version(steps_done - 1) or number in self._updates or number not in self._versions:
             return
@@ -221,29 +219,29 @@ class EmbeddingExchange:
             self._updates[number] = EmbeddingUpdate(number, first, steps, mean)
 
     def update_at(self, step: int) -> EmbeddingUpdate | None:
-        """What the owner has to do at a step; None where stages are still at work on it."""
+        """The update that the owner applies next at a step; None while stages are still at work on its version."""
         return self._updates.get(step // self._sync_steps)
 
     def may_train_to(self, step: int) -> int:
-        """How far a stage that is at `step` may go now: to the end of a version, or nowhere where that is not made."""
+        """The step up to which a stage at `step` may train: the end of its version, or `step` until that is made."""
         return step if self.at(step) is None else self.end_of_version(step)
 
     def may_update_to(self, step: int) -> int:
-        """The same for the owner."""
+        """The step up to which the owner at `step` may go: the end of its version, or `step` until all have come."""
         return step if self.update_at(step) is None else self.end_of_version(step)
 
     def publish(self, version: EmbeddingVersion) -> None:
-        """The owner made a version.
+        """Let stages train against a version that the owner made.
 
         Raises:
-            RuntimeError: it made another one of that number before, which no replay can do.
+            RuntimeError: there is another version of that number, which no replay can make.
         """
         known = self._versions.setdefault(version.number, version)
         if not np.array_equal(known.weights, version.weights):
             raise RuntimeError(f"version {version.number} of W_embed was made twice, with different bits")
 
     def forget_before(self, step: int) -> None:
-        """No stage can go back behind this step any more."""
+        """Forget what only a stage before this step could need: none can go back so far any more."""
         oldest = step // self._sync_steps
         for known in (self._versions, self._updates):
             for number in [each for each in known if each < oldest]:

@@ -1,7 +1,7 @@
 """How the work of a step reaches the device: call by call, or captured once and then replayed as a whole.
 
-The small networks of NoProp take a GPU less time than it takes Python to ask for their hundred kernels. A captured
-step, a CUDA graph, is one request. Both give the same bits: the kernels are the same, in the same order.
+A GPU needs less time for the small networks of NoProp than Python needs to launch their hundred kernels. A captured
+step, a CUDA graph, is one launch. Both ways give the same bits: the kernels are the same, in the same order.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,23 +15,23 @@ from noprop_dist.torch_random import ONE_AT_A_TIME, seeded
 Compute = Callable[..., Tensor]
 """(x, labels, z) → losses. Works on tensors alone: it never reads one, and leaves nothing behind but their values."""
 Replay = Callable[[int], None]
-"""Does what was captured once more, with dropout of a seed."""
+"""Does once more what was captured, with dropout from a seed."""
 Capture = Callable[[Callable[[], Tensor]], tuple[Replay, Tensor]]
-"""Captures without doing. Returns the replay, and the tensor that every replay writes its result into."""
+"""Captures a computation without doing it. Returns the replay, and the tensor that every replay writes into."""
 
 STEPS_BEFORE_CAPTURE = 3
-"""Done call by call: they make what is made only once (optimiser state, handles and workspaces of libraries)."""
+"""Steps done call by call: they make what is made once (optimiser state, handles and workspaces of libraries)."""
 
 
 class Execution(Protocol):
-    """One stage's way of doing its steps."""
+    """How the steps of one stage are run."""
 
     def __call__(self, compute: Compute, inputs: Sequence[Tensor], seed: int) -> Tensor:
         """Do one step.
 
         Args:
             compute: the same at every step.
-            inputs: of the same shapes at every step; only looked at during the call.
+            inputs: of the same shapes at every step; read only during the call.
             seed: of dropout.
 
         Returns:
@@ -39,11 +39,11 @@ class Execution(Protocol):
         """
 
     def restart(self) -> None:
-        """Tensors that `compute` works on were replaced by others."""
+        """Forget the tensors that `compute` worked on: they were replaced by others."""
 
 
 class CallByCall:
-    """Every operation is asked for when its turn comes.
+    """Launches every operation of every step.
 
     Args:
         device: of the generator that dropout draws from.
@@ -54,13 +54,13 @@ class CallByCall:
 
     def __call__(self, compute: Compute, inputs: Sequence[Tensor], seed: int) -> Tensor:
         """See `Execution`."""
-        # Copies lie where torch puts them: which kernel is taken, and so a result's bits, may depend on alignment.
+        # torch aligns copies itself: the choice of a kernel, and so the bits of a result, may depend on alignment.
         own = [each.clone() for each in inputs]
         with seeded(seed, self._device):
             return compute(*own)
 
     def restart(self) -> None:
-        """Nothing is kept."""
+        """Do nothing: no tensor is kept from one step to the next."""
 
 
 class Captured:
@@ -107,7 +107,7 @@ def execution_on(device: torch.device, captured: bool) -> Execution:
 
 
 def capture_cuda_graph(compute: Callable[[], Tensor], device: torch.device) -> tuple[Replay, Tensor]:
-    """Capture what `compute` asks of this thread's current stream, which may not be the default one.
+    """Capture what `compute` launches on this thread's current stream, which must not be the default one.
 
     A graph reads the seed of its dropout from memory of the generator that it was captured with. Graphs of several
     blocks run beside each other, so each has a generator to itself, or one would overwrite the seed of another.
@@ -124,7 +124,7 @@ def capture_cuda_graph(compute: Callable[[], Tensor], device: torch.device) -> t
     graph = torch.cuda.CUDAGraph()
     shared.graphsafe_set_state(own)
     try:
-        # Threads of other blocks may go on meanwhile: what they ask for is none of this graph.
+        # Threads of other blocks may go on meanwhile: what they launch is not part of this graph.
         with torch.cuda.graph(graph, stream=torch.cuda.current_stream(device), capture_error_mode="thread_local"):
             losses = compute()
     finally:

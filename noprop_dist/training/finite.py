@@ -1,4 +1,4 @@
-"""A stage whose numbers stop being finite is stopped: what was seen, at which step, and the likely cause."""
+"""Finds losses, gradients and weights that are not finite, and names the step and the likely cause."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ ADVICE = "most likely the learning rate is too high for it"
 
 
 class NonFiniteError(ArithmeticError):
-    """Loss, gradient or weights of a stage are no finite numbers any more.
+    """Loss, gradient or weights of a stage are not finite any more.
 
     Attributes:
         step: 0-based step at which it was seen.
@@ -31,7 +31,7 @@ def _unpickled(step: int, text: str) -> NonFiniteError:
 
 
 def check_losses(first_step: int, values: Sequence[Sequence[float]]) -> None:
-    """Check what consecutive steps measured.
+    """Check the figures of consecutive steps.
 
     Args:
         first_step: 0-based.

@@ -9,7 +9,7 @@ from noprop_dist.plan import RunPlan
 from noprop_dist.torch_random import seeded_aside
 
 OPTIMIZER_COPIES = {"adamw": 2, "adam": 2, "sgd": 1}
-"""Tensors of the weights' size that the optimiser keeps."""
+"""How many tensors of the weights' size the optimiser keeps."""
 
 
 @dataclass(frozen=True)

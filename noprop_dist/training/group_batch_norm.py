@@ -26,10 +26,10 @@ class _SumOverGroup(torch.autograd.Function):
 
 
 class GroupBatchNorm(nn.Module):
-    """Stands for a batch norm layer while it is trained, with the same parameters and buffers under the same names.
+    """Replaces a batch norm layer while it is trained, with the same parameters and buffers under the same names.
 
     Args:
-        layer: whose place it takes; affine, and with running statistics.
+        layer: to be replaced; affine, and with running statistics.
         momentum: of the running statistics.
         group: of the replicas, which all have shares of the same size.
     """
@@ -74,7 +74,7 @@ def _of_channels(values: Tensor, x: Tensor) -> Tensor:
 
 
 def normalise_over_group(network: nn.Module, group: OneReplica) -> nn.Module:
-    """The network with every batch norm layer normalising over the whole group; state as before, by the same names."""
+    """Let every batch norm layer normalise over the whole group; the network's state keeps its names."""
     for name, child in network.named_children():
         if isinstance(child, _BatchNorm) and child.affine and child.track_running_stats and child.momentum is not None:
             setattr(network, name, GroupBatchNorm(child, child.momentum, group))

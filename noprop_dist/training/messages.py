@@ -1,8 +1,8 @@
-"""What crosses between actors, besides `Round`, `RoundKey`, `Snapshot`, `CheckpointEvaluation` and `RunProgress`.
+"""Messages between actors, besides `Round`, `RoundKey`, `Snapshot`, `CheckpointEvaluation` and `RunProgress`.
 
-All messages are frozen dataclasses. A round (about 100 kB) goes from the coordinator to a worker, a report (seven
-numbers) comes back; a snapshot (weights and optimiser state: three times the weights) comes back at snapshot steps,
-and goes out again where a block begins its work on another worker.
+All are frozen dataclasses. A round (about 100 kB) goes from the coordinator to a worker, and a report (seven numbers)
+comes back. A snapshot (three times the weights, with the optimiser's state) comes back at snapshot steps, and goes out
+again when a block begins on another worker.
 """
 
 import traceback
@@ -18,14 +18,14 @@ from noprop_dist.stages import Stage
 
 @dataclass(frozen=True)
 class WorkerFacts:
-    """Where an actor found itself, told once it is ready.
+    """Where an actor runs; its first reply.
 
     Attributes:
         host: name of the machine.
-        node_id: Ray's, of the node that it runs on.
+        node_id: Ray's identifier of the node.
         pid: of the actor's process.
         device: that it computes on.
-        replica_pids: of the other processes of its group, where a block has several.
+        replica_pids: of the other processes of its group, if a block has several.
     """
 
     host: str
@@ -35,7 +35,7 @@ class WorkerFacts:
     replica_pids: tuple[int, ...] = ()
 
     def with_replicas(self, pids: tuple[int, ...]) -> "WorkerFacts":
-        """The facts of a group's leader."""
+        """The same facts, with the other processes of the group."""
         return replace(self, replica_pids=pids)
 
 
@@ -53,7 +53,7 @@ class RoundReport:
         seconds: that the steps took.
         peak_memory_bytes: most that the process has used so far, of a GPU's memory or else of the machine's.
         embedding_gradient: of the stage's term of Eq. 8 with respect to W_embed, summed over the steps since the
-            version of W_embed began, (m, d) float32; None where W_embed is fixed.
+            version of W_embed began, (m, d) float32; None if W_embed is fixed.
     """
 
     stage: Stage
@@ -134,7 +134,7 @@ class StageFailure:
 
     Attributes:
         stage: that failed.
-        step: 0-based step at which it failed, or the first of its round where that is not known.
+        step: 0-based step at which it failed, or the first of its round if that is not known.
         cause: "TypeOfError: message".
         trace: the worker's traceback, for the log.
     """
@@ -158,7 +158,7 @@ class RunOutcome:
     Attributes:
         directory: of the run.
         step: that every stage has reached.
-        evaluation: of the last checkpoint; None where nothing is evaluated, or not any more.
+        evaluation: of the last checkpoint; None if nothing was evaluated, or the run was stopped.
         stopped: whether it was asked to stop before its end; `resume` continues it.
     """
 

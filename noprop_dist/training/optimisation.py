@@ -24,10 +24,10 @@ from noprop_dist.storage.snapshot import Arrays, Snapshot, to_arrays, to_tensors
 from noprop_dist.training.finite import check_weights
 
 LEARNING_RATES = ("lr", "initial_lr", "max_lr", "min_lr", "base_lrs", "_last_lr")
-"""What torch's optimisers and schedules call the learning rates that they keep."""
+"""Names of learning rates in the state of torch's optimisers and schedules."""
 
 OF_THE_PROCESS = ("params", "fused", "capturable")
-"""What an optimiser's settings say of where it runs; a snapshot may come from another device."""
+"""Settings of an optimiser that depend on where it runs; a snapshot may come from another device."""
 
 
 class Optimisation:
@@ -40,7 +40,7 @@ class Optimisation:
         learning_rate: in place of the one in `settings`, which is the blocks'.
         total_steps: optimiser steps of the run, for schedules that need it.
         own_rates: learning rates of single submodules, by name, in place of `learning_rate`.
-        average_: puts the mean over replicas in the place of gradients.
+        average_: replaces gradients by their mean over replicas, in place.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Optimisation:
         return norm
 
     def apply(self, loss: Tensor) -> Tensor:
-        """What the device does of a step: gradient, clipping, new weights. It can be captured and replayed."""
+        """The device's part of a step: gradient, clipping, new weights. It can be captured and replayed."""
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
@@ -93,7 +93,7 @@ class Optimisation:
         return norm
 
     def advance(self, steps: int = 1) -> None:
-        """What the host does of a step: the next learning rate, and counting."""
+        """The host's part of a step: the next learning rate, and the count of steps."""
         if self._scheduler is not None:
             self._scheduler.step()
             self._fill_rates()
@@ -101,7 +101,7 @@ class Optimisation:
 
     @contextmanager
     def _rates_on_device(self) -> Iterator[None]:
-        """The optimiser reads its learning rates from memory; schedules and snapshots have them as numbers."""
+        """Let the optimiser read learning rates from the device's memory; schedules and snapshots have numbers."""
         numbers = [group["lr"] for group in self._optimizer.param_groups]
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate
@@ -119,7 +119,7 @@ class Optimisation:
         """The whole state, copied to host memory.
 
         Raises:
-            NonFiniteError: the weights are no finite numbers any more.
+            NonFiniteError: the weights are not finite any more.
         """
         state = self._optimizer.state_dict()
         tensors = {f"{index}.{name}": value for index, entry in state["state"].items() for name, value in entry.items()}
@@ -131,7 +131,7 @@ class Optimisation:
         return Snapshot(self.stage, self.steps_done, weights, to_arrays(tensors), json.dumps(settings))
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Go back (or forward) to a snapshot of this stage, with the learning rate and decay that hold now.
+        """Go to a snapshot of this stage, keeping the learning rate and the decay that are set now.
 
         Raises:
             ValueError: the snapshot is of another stage.
@@ -151,7 +151,7 @@ class Optimisation:
         self._optimizer.load_state_dict({"state": _by_parameter(snapshot.optimizer), "param_groups": groups})
         for parameter, state in self._optimizer.state.items():
             for name, value in state.items():
-                if value.shape == parameter.shape:  # as the weight lies in memory: fused optimisers need it
+                if value.shape == parameter.shape:  # fused optimisers need the memory layout of the weight
                     state[name] = torch.empty_like(parameter).copy_(value)
         if self._scheduler is not None:
             self._scheduler.load_state_dict(settings["schedule"])
@@ -189,7 +189,7 @@ def _scheduler(optimizer: Optimizer, schedule: LearningRateSchedule, total_steps
         case "step":
             main = StepLR(optimizer, step_size=schedule.step_size, gamma=schedule.gamma)
         case "one-cycle":
-            # One step more than the run: torch takes the last of total_steps before the first optimiser step.
+            # One more than the run has: torch counts one of total_steps before the first optimiser step.
             rates = [group["lr"] for group in optimizer.param_groups]
             return OneCycleLR(optimizer, max_lr=rates, total_steps=total_steps + 1)
     if not schedule.warmup_steps:

@@ -1,4 +1,4 @@
-"""How far a run is: reports of stages go in, a frozen picture for people comes out."""
+"""How far a run is: reports of stages go in, a frozen table for people comes out."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from noprop_dist.stages import Stage
 
 StageState = Literal["starting", "training", "recovering", "moving", "waiting", "stopped", "done"]
 REPORTS_KEPT = 8
-"""Throughput is that of a stage's last few reports."""
+"""Throughput is measured over a stage's last few reports."""
 NEWS_KEPT = 100
 
 
@@ -30,11 +30,12 @@ class RunProgress:
 
     Attributes:
         total_steps: of every stage.
-        stages: blocks, then the classifier, then W_embed where it is learned.
+        stages: blocks, then the classifier, then a learned W_embed.
         elapsed_seconds: since this process began to train.
         remaining_seconds: at the present speed; None while that is unknown.
-        news: the latest lines of it, such as evaluations and recoveries.
-        news_told: lines so far; more than `news` holds, where that is cut.
+        news: the latest lines for people, such as evaluations and recoveries.
+        news_told: how many lines there were so far; `news` has the last of them.
+        waits_for: what the run waits for while no block can be trained; None while some can.
     """
 
     total_steps: int
@@ -43,10 +44,11 @@ class RunProgress:
     remaining_seconds: float | None
     news: tuple[str, ...]
     news_told: int
+    waits_for: str | None = None
 
     @property
     def blocks(self) -> tuple[StageProgress, ...]:
-        """The rows of the blocks, or of the network where that is trained as a whole."""
+        """The rows of the blocks, or of the baseline's network."""
         return tuple(row for row in self.stages if row.stage.kind in ("block", "network"))
 
     @property
@@ -100,21 +102,25 @@ class NewsBoard:
 
 
 def run_progress(
-    total_steps: int, rows: Sequence[StageProgress], elapsed_seconds: float, news: NewsBoard
+    total_steps: int,
+    rows: Sequence[StageProgress],
+    elapsed_seconds: float,
+    news: NewsBoard,
+    waits_for: str | None = None,
 ) -> RunProgress:
     """The whole table, from the rows of all stages."""
     blocks = [row for row in rows if row.stage.kind in ("block", "network")]
     rate = sum(row.steps_per_second for row in blocks if row.state == "training")
     left = sum(total_steps - row.step for row in blocks)
     remaining = left / rate if rate > 0 else (0.0 if left == 0 else None)
-    return RunProgress(total_steps, tuple(rows), elapsed_seconds, remaining, news.lines, news.told)
+    return RunProgress(total_steps, tuple(rows), elapsed_seconds, remaining, news.lines, news.told, waits_for)
 
 
 class ProgressBoard:
     """The progress of stages that are trained in this process, or whose records are watched.
 
     Args:
-        done: steps of each stage where the run begins, in the order of the table.
+        done: steps that each stage has done when the run begins, in the order of the table.
         total_steps: of every stage.
         now: monotonic seconds.
     """
@@ -132,7 +138,7 @@ class ProgressBoard:
         self._meters[stage].reported(step, loss, now)
 
     def picture(self, now: float) -> RunProgress:
-        """The table as it stands."""
+        """The table as it is now."""
         rows = []
         for stage, meter in self._meters.items():
             row = meter.row("training" if stage in self._reported else "starting")

@@ -1,6 +1,6 @@
-"""R processes that train one block together, each on its share of every batch: the one all-reduce there is.
+"""R processes that train one block together, each on its share of every batch.
 
-Nothing of it leaves the group: other blocks have groups of their own, or none.
+This is the only all-reduce of a NoProp run, and it stays within the group: other blocks have groups of their own.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from noprop_dist.training.batch_stream import Round
 
 
 class GroupLostError(TrainingError):
-    """A process of the group is gone; what is left of it is of no use."""
+    """A process of the group is gone, so the others cannot go on."""
 
 
 class OneReplica:
@@ -24,11 +24,11 @@ class OneReplica:
     rank, size = 0, 1
 
     def share(self, work: Round) -> Round:
-        """What this process has to do of a round."""
+        """This process's share of a round."""
         return work
 
     def average_(self, gradients: Sequence[Tensor]) -> None:
-        """Put the mean over all replicas in the place of every tensor."""
+        """Replace every tensor by its mean over all replicas."""
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over all replicas, a new tensor."""
@@ -42,7 +42,7 @@ class OneReplica:
 class ReplicaGroup(OneReplica):
     """One of several processes, which are torch's default process group.
 
-    Sums are taken in the order of ranks, whatever algorithm the backend has: the same bits wherever the processes are.
+    Sums are taken in the order of ranks, whatever the backend does, so the bits are the same wherever processes run.
 
     Args:
         rank: of this process, 0-based.
@@ -58,7 +58,7 @@ class ReplicaGroup(OneReplica):
         return replace(work, indices=work.indices[:, mine], labels=work.labels[:, mine], z=work.z[:, mine])
 
     def average_(self, gradients: Sequence[Tensor]) -> None:
-        """Put the mean over all replicas in the place of every tensor."""
+        """Replace every tensor by its mean over all replicas."""
         flat = self.mean(torch.cat([gradient.reshape(-1) for gradient in gradients]))
         parts = torch.split(flat, [gradient.numel() for gradient in gradients])
         for gradient, part in zip(gradients, parts, strict=True):

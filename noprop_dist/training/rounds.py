@@ -14,18 +14,18 @@ from noprop_dist.training.trainers import StageTrainer
 
 
 def train_round(trainer: StageTrainer, work: Round, stopped: Callable[[], bool] = lambda: False) -> RoundReport | None:
-    """Train on every batch of a round; losses stay on the device until the last step is done.
+    """Train on every batch of a round. Losses stay on the device until the last step is done.
 
     Args:
         trainer: of the round's stage, exactly at its first step.
         work: the round.
-        stopped: asked before every step; once it says yes, no further step is begun.
+        stopped: asked before every step; once it returns True, no further step is begun.
 
     Returns:
-        What was done; None where not even one step was.
+        A report of the steps that were done; None if there were none.
 
     Raises:
-        NonFiniteError: a loss or a gradient was not finite; the weights are of no use any more.
+        NonFiniteError: a loss or a gradient was not finite; the trainer cannot be used any more.
     """
     started = time.perf_counter()
     copy = trainer.embedding

@@ -13,12 +13,15 @@ from noprop_dist.storage.run_directory import RunDirectory
 class RunLog:
     """Records of one run, buffered until `flush` appends them to metrics.jsonl.
 
-    Rounds beyond the step from which a stage goes on are dropped from an earlier process's file: they are done again.
+    In the file of an earlier process, rounds beyond the step at which a stage goes on are dropped: they are done again.
 
     Args:
         directory: of the run; this process is its only writer.
         done: steps that each stage has done when the run begins (resumed runs).
-        listen: told of every record, those of an earlier process first.
+        listen: called with every record, those of an earlier process first.
+
+    Attributes:
+        warnings: of what was set aside of an earlier process's file.
     """
 
     def __init__(
@@ -31,13 +34,14 @@ class RunLog:
         self._buffer: list[Record] = []
         self._flushing = threading.Lock()
         self._listen = listen
-        before = directory.forget_rounds_after(done)
+        directory.must_stay()
+        before, self.warnings = directory.forget_rounds_after(done)
         for record in before:
             listen(record)
         self._evaluated = {record.step for record in before if isinstance(record, Evaluated)}
 
     def add(self, record: Record) -> None:
-        """Write down a record, with the time of now."""
+        """Buffer a record, with the present time."""
         record = replace(record, time=time.time())
         if isinstance(record, Evaluated):
             self._evaluated.add(record.step)
@@ -49,10 +53,10 @@ class RunLog:
         return step in self._evaluated
 
     def flush(self) -> None:
-        """Append what is buffered to the file; may be called from another thread.
+        """Append the buffered records to metrics.jsonl; may be called from another thread.
 
         Raises:
-            OSError: it cannot be written; it stays in the buffer.
+            OSError: they cannot be written; they stay in the buffer.
         """
         with self._flushing:
             records = self._buffer[:]

@@ -1,4 +1,4 @@
-"""What follows from a configuration and its data, checked: everything that both engines train with."""
+"""Checks a configuration and its data, and builds what both engines train with: batches, trainers, checkpoints."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,10 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from noprop_dist.config.bits import changes_between
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.dataset import DataSet
 from noprop_dist.data.inputs import Inputs
-from noprop_dist.data.load import load_data
+from noprop_dist.data.load import check_same_data, load_data
 from noprop_dist.data.prototypes import prototype_indices
 from noprop_dist.data.samples import Samples
 from noprop_dist.diffusion.embedding import onehot_embedding, random_embedding
@@ -73,6 +74,7 @@ class RunSetup:
             self.config.checkpoint.num_to_keep,
             directory.changes(),
             together_at=self.plan.snapshot_steps if self.plan.learns_embedding else None,
+            device="cuda" if self.plan.on_gpu else "cpu",
         )
 
     def batch_stream(self, labels: NDArray[np.int64]) -> BatchStream:
@@ -83,7 +85,7 @@ class RunSetup:
         )
 
     def training_samples(self, inputs: Inputs, device: torch.device) -> Samples:
-        """The training split on a device, with the augmentation that is asked for."""
+        """The training split on a device, augmented if the settings say so."""
         return Samples(inputs, self.plan.facts, device, self.plan.augmentation())
 
     def block_trainer(self, t: int, samples: Samples, device: torch.device, group: OneReplica = ALONE) -> BlockTrainer:
@@ -121,7 +123,7 @@ class RunSetup:
         return EmbeddingTrainer(table, Optimisation(EMBEDDING, table, self.config.training, rate, versions))
 
     def embedding_exchange(self, snapshots: Mapping[Stage, Snapshot]) -> EmbeddingExchange | None:
-        """The exchange of versions of W_embed from where the stages stand; None where W_embed is fixed.
+        """The exchange of versions of W_embed from where the stages stand; None if W_embed is fixed.
 
         Args:
             snapshots: of all stages at the same step, or none.
@@ -203,3 +205,22 @@ def _initial_embedding(plan: RunPlan, data: DataSet) -> NDArray[np.float32]:
                 raise UserError(f"embedding.kind=prototype: the training set has no sample of class {missing[0]}")
             samples = Samples(data.train.inputs, plan.facts, torch.device("cpu"))
             return samples.batch(prototype_indices(data.train, classes)).flatten(1).numpy()
+
+
+def go_on(plan: RunPlan, directory: RunDirectory) -> None:
+    """Check that a run directory holds the run that is to go on, and write down what changes for single stages.
+
+    Args:
+        plan: of the run from here on; its data is as it is now.
+        directory: of the run; this process is its only writer.
+
+    Raises:
+        UserError: samples, settings or snapshots are those of another run; nothing was written.
+        OSError: the changes cannot be written.
+    """
+    check_same_data(directory.facts(), plan.facts, str(directory), plan.config.data)
+    directory.checkpoints.check_run()
+    changes = changes_between(directory.config(), plan.config)
+    if changes:
+        last = {name: steps[-1] for name, steps in directory.checkpoints.saved_steps().items()}
+        directory.add_changes(changes, last)

@@ -1,4 +1,4 @@
-"""What the steps of a round read, on the device: one copy for a whole round, then one batch after another."""
+"""The batches of a round on the device: labels and z are copied once for the round, then come the steps' batches."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class StepInputs:
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(x, labels, z), which may be parts of something larger: what is computed depends on their alignment."""
+        """(x, labels, z). They may be views, whose alignment can change bits: an `Execution` copies them."""
         return self.x, self.labels, self.z
 
 
@@ -38,8 +38,8 @@ def step_inputs(work: Round, device: torch.device, samples: Samples | None) -> I
 
     Args:
         work: the round.
-        device: where they are wanted.
-        samples: of the training split, on that device; None where no images are read.
+        device: of the batches.
+        samples: of the training split, on that device; None if no images are read.
     """
     labels, z = to_device(work.labels, torch.int64, device), to_device(work.z, torch.float32, device)
     x_of_steps = repeat(labels.new_empty(0)) if samples is None else samples.read(work.indices, work.epochs)

@@ -1,4 +1,4 @@
-"""One step of one block, and one step of the classifier: all that training is."""
+"""One step of one block, and one step of the classifier: each minimises its own term of Eq. 8."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,7 +24,7 @@ from noprop_dist.training.step_inputs import StepInputs, step_inputs
 
 
 class StageTrainer(Protocol):
-    """What blocks, classifier and the baseline's network have in common: one stage, its steps, and its state.
+    """What the trainers of blocks, classifier and the baseline's network have in common.
 
     Attributes:
         group: of the processes that train the stage together.
@@ -140,7 +140,7 @@ class BlockTrainer:
 class ClassifierTrainer:
     """Trains p̂_out(y | z_T) on its term of Eq. 8: E[−log p̂_out(y | z_T)], z_T ~ q(z_T | y).
 
-    Where W_embed is learned, it also takes the gradient of D_KL(q(z_0 | y) ‖ p(z_0)), which has no other parameter.
+    If W_embed is learned, it also takes the gradient of D_KL(q(z_0 | y) ‖ p(z_0)), which has no other parameter.
 
     Args:
         classifier: (z_T, W_embed) → scores.
@@ -209,12 +209,12 @@ def _snapshot(optimisation: Optimisation, embedding: EmbeddingCopy) -> Snapshot:
 
 
 def expect_step(optimisation: Optimisation, step: int) -> None:
-    """An optimiser step is not idempotent: never do one twice, never leave one out."""
+    """Refuse every step but the next one: an optimiser step may be done neither twice nor never."""
     if step != optimisation.steps_done:
         raise RuntimeError(f"{optimisation.stage.name} has done {optimisation.steps_done} steps, got step {step}")
 
 
 def multiply_in(precision: Precision, device: torch.device) -> torch.autocast:
-    """Within it networks multiply in bfloat16 where that is asked for (TF32 is set for a whole process)."""
-    # Without a cache of converted weights: a step converts each of them once, and a captured step could not keep it.
+    """A `with` in which networks multiply in bfloat16, if that is wanted (TF32 is set for a whole process)."""
+    # No cache of converted weights: a step converts each of them once, and a captured step could not keep a cache.
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False)

@@ -77,7 +77,8 @@ def scraped(ray_here, tmp_path_factory):
         run = subprocess.Popen(
             ["noprop-dist", "train", "--run-dir", str(folder / "run-1"), "--set", "training.max_steps=6000",
              "--set", "blocks.count=2", "--set", "checkpoint.every_steps=128", "--set", "metrics.port=0",
-             "--set", f"metrics.discovery={folder}/targets"], stdout=log, stderr=log,
+             "--set", "embedding={kind: learned, dim: 20}", "--set", f"metrics.discovery={folder}/targets"],
+            stdout=log, stderr=log,
         )  # fmt: skip
 
     def query(expression):

@@ -52,7 +52,10 @@ def address(ray_here):
 
 
 def test_train_starts_a_ray_of_its_own_with_a_users_network_and_ends_it(tmp_path):
+    """Other files of the working directory take no module's place, not even in workers."""
     (tmp_path / "mine.py").write_text(NETWORK)
+    for module in ("numpy", "secrets", "yaml", "torch"):
+        (tmp_path / f"{module}.py").write_text(f"raise SystemExit('{module} of the working directory was imported')")
     network = ["--set", "blocks.network={kind: custom, path: 'mine:Net'}"]
     done = noprop("train", *SMALL, *network, "--run-dir", "run", cwd=tmp_path)
     assert done.stdout.strip() == str(tmp_path / "run")

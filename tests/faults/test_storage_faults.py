@@ -66,7 +66,7 @@ def test_a_crafted_pickle_with_a_right_checksum_is_not_run(finished, tmp_path):
     entry = json.loads((folder / "block-01.json").read_text())
     entry["files"]["block-01.safetensors"] = hashlib.sha256(pickle.dumps(Evil())).hexdigest()
     (folder / "block-01.json").write_text(json.dumps(entry))
-    snapshot, warnings = finished.checkpoints.newest("block-01", [8, 12])
+    (_, snapshot), warnings = finished.checkpoints.newest("block-01", [8, 12])
     assert snapshot.step == 8
     assert "is no snapshot" in warnings[0]
     assert not (tmp_path / "ran").exists()

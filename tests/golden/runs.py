@@ -18,7 +18,7 @@ from noprop_dist.data.samples import Samples
 from noprop_dist.diffusion.objective import kl_to_prior
 from noprop_dist.diffusion.schedule import Schedule
 from noprop_dist.engines.sequential import train_sequentially
-from noprop_dist.inference.load import assemble
+from noprop_dist.inference.load import assemble_network
 from noprop_dist.random_streams import Purpose, stream
 from noprop_dist.records import EmbeddingUpdated, RoundDone
 from noprop_dist.stages import NETWORK, Stage
@@ -152,7 +152,7 @@ def _decisions(setup: RunSetup, data: DataSet, snapshots: dict[Stage, Snapshot])
     if setup.plan.end_to_end:
         network = assemble_end_to_end(setup.plan, snapshots[NETWORK], cpu)
     else:
-        network = assemble(setup.plan, snapshots, cpu)
+        network = assemble_network(setup.plan, snapshots, cpu)
     images = Samples(data.held_out.test.inputs, setup.plan.facts, cpu).batch(np.arange(TEST_IMAGES))
     return {
         sampler: Decisions.of(network.decide(images, sampler).probabilities.numpy())

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from noprop_dist.config.layers import load_config
-from noprop_dist.data.read_ahead import ReadAhead
+from noprop_dist.data.samples import ReadAhead
 from noprop_dist.stages import block
 from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.device import start_thread

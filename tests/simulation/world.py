@@ -59,6 +59,7 @@ class World:
         self.seen = []
         self.store_fails = False
         self.step_seconds = {}
+        self.evaluation_seconds = 0.001
         self.no_room_for = set()
         self.leaving_nodes = frozenset()
         self._agenda, self._order = [], count()
@@ -166,6 +167,8 @@ class World:
                 return START_SECONDS
             case c.Train(key):
                 return key.steps * self.step_seconds.get(slot, STEP_SECONDS)
+            case c.Evaluate():
+                return self.evaluation_seconds
         return 0.001
 
     def _finish(self, process, call):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from noprop_dist.engines.core.actors import Absent, ActorPool, GivenUp, Ready
+from noprop_dist.engines.core.actor_pool import Absent, ActorPool, GivenUp, Ready
 from noprop_dist.engines.core.commands import CallActor, KillActor, Slot, StartActor, TakeSnapshot
 from noprop_dist.stages import block
 from noprop_dist.training.messages import WorkerFacts

@@ -7,8 +7,7 @@ import torch
 from noprop_dist.config.schema import AugmentSettings, DataSettings
 from noprop_dist.data.augmentation import build_augmentation
 from noprop_dist.data.load import load_data
-from noprop_dist.data.read_ahead import ReadAhead
-from noprop_dist.data.samples import Samples
+from noprop_dist.data.samples import ReadAhead, Samples
 from noprop_dist.errors import UserError
 
 RANDOM = np.random.default_rng(0)

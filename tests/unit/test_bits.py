@@ -5,7 +5,7 @@ from typing import Annotated, get_args, get_origin
 import pytest
 from pydantic import BaseModel
 
-from noprop_dist.config.bits import changed_bits, continued, what_changes_bits
+from noprop_dist.config.bits import changed_bits, changes_between, continued, what_changes_bits
 from noprop_dist.config.layers import load_config
 from noprop_dist.config.schema import Mark, RunConfig
 from noprop_dist.errors import UserError
@@ -112,27 +112,28 @@ def test_a_setting_that_keeps_bits_makes_no_other_run(setting):
     before, after = load_config("digits", None, []), load_config("digits", None, [setting])
     assert what_changes_bits(before) == what_changes_bits(after)
     assert changed_bits(before, after) == []
-    assert continued(before, [setting]) == (after, [])
+    assert continued(before, [setting]) == after
 
 
 @pytest.mark.parametrize("setting", OF_SINGLE_STAGES)
 def test_a_single_stage_may_be_trained_otherwise_from_here_on(setting):
     before, after = load_config("digits", None, [LEARNED]), load_config("digits", None, [LEARNED, setting])
     assert changed_bits(before, after) == [setting.partition("=")[0]]
-    assert continued(before, [setting]) == (after, [setting])
+    assert continued(before, [setting]) == after
+    assert changes_between(before, after) == [setting]
 
 
 def test_what_a_resume_changed_for_one_stage_a_second_one_can_change_again():
-    first, _ = continued(load_config("digits", None, []), ["blocks.training.3.learning_rate=0.01"])
-    second, changes = continued(first, ["blocks.training.3={weight_decay: 0.1}", "metrics.port=0"])
-    assert changes == ["blocks.training.3.weight_decay=0.1"]
+    first = continued(load_config("digits", None, []), ["blocks.training.3.learning_rate=0.01"])
+    second = continued(first, ["blocks.training.3={weight_decay: 0.1}", "metrics.port=0"])
+    assert changes_between(first, second) == ["blocks.training.3.weight_decay=0.1"]
     assert second.training_of(3).learning_rate == 0.01
     assert second.training_of(3).weight_decay == 0.1
 
 
 def test_a_setting_that_has_its_value_already_is_no_change():
     config = load_config("digits", None, [])
-    assert continued(config, ["seed=0", "classifier.learning_rate=0.02"]) == (config, [])
+    assert continued(config, ["seed=0", "classifier.learning_rate=0.02"]) == config
 
 
 def test_which_blocks_are_trained_makes_another_run_and_changes_no_bits_of_a_block():

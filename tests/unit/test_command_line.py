@@ -232,8 +232,21 @@ def test_a_run_goes_on_with_its_own_data_wherever_that_lies(noprop, tmp_path):
     for manifest in (tmp_path / "run/checkpoints").glob("*/manifest.json"):
         manifest.unlink()  # so that the run is not finished
     message = noprop(*again, f"data={{name: npz, root: {tmp_path}/other.npz}}", code=2)
-    assert f"was trained on other samples than data.root={tmp_path}/other.npz holds now" in message
+    assert f"was trained on other data than data.root={tmp_path}/other.npz holds" in message
     assert noprop(*again, f"data={{name: npz, root: {tmp_path}/there.npz}}").strip() == str(tmp_path / "run")
+
+
+def test_data_that_has_moved_is_found_by_an_option(noprop, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez("here.npz", x_train=np.random.default_rng(0).normal(size=(300, 6)), y_train=np.resize(np.arange(3), 300))
+    run = tmp_path / noprop("train", *SMALL, "--run-dir", "run", "--set", "data={name: npz, root: here.npz}").strip()
+    (tmp_path / "here.npz").rename(tmp_path / "there: 1.npz")
+    assert "--data-root says where to" in noprop("evaluate", run, code=2)
+    noprop("evaluate", run, "--data-root", "there: 1.npz")
+    assert "left out" not in noprop("report", run, "--data-root", "there: 1.npz")
+    for manifest in (run / "checkpoints").glob("*/manifest.json"):
+        manifest.unlink()  # so that the run is not finished
+    assert noprop("resume", run, "--data-root", "there: 1.npz").strip() == str(run)
 
 
 def test_ctrl_c_says_how_to_go_on_and_resume_ends_with_the_same_bits(noprop, tmp_path, monkeypatch):
@@ -256,3 +269,12 @@ def test_ctrl_c_says_how_to_go_on_and_resume_ends_with_the_same_bits(noprop, tmp
     noprop("resume", run, "--set", "engine.round_steps=3")
     one, other = (json.loads(noprop("inspect", each, "--json")) for each in (whole, run))
     assert [block["sha256"] for block in one["blocks"]] == [block["sha256"] for block in other["blocks"]]
+
+
+def test_a_network_trained_on_floats_takes_no_picture_files(noprop, tmp_path):
+    np.savez(
+        tmp_path / "d.npz", x_train=np.random.default_rng(0).random((300, 1, 8, 8)), y_train=np.resize([0, 1], 300)
+    )
+    data = ["--set", "data.name=npz", "--set", f"data.root={tmp_path / 'd.npz'}"]
+    run = noprop("train", *SMALL, *data, "--run-dir", tmp_path / "run").splitlines()[-1]
+    assert "was trained on float32 pixels" in noprop("predict", run, tmp_path / "x.png", code=2)

@@ -1,10 +1,14 @@
 """Layers of settings, and one clear sentence for everything that is not allowed."""
 
+import os
+from pathlib import Path
+
 import pytest
 import yaml
 
 from noprop_dist.config import layers
 from noprop_dist.config.layers import load_config, to_yaml, validated
+from noprop_dist.config.yaml_text import parse_yaml, to_yaml_text
 from noprop_dist.errors import UserError
 
 
@@ -115,9 +119,18 @@ def test_a_reversed_schedule_is_told_its_direction():
     ("content", "message"),
     [
         ("- 1\n- 2\n", "must hold settings"),
-        ("a: [", "is no YAML"),
+        ("a: [", "line 1, column 5: expected the node content"),
         (None, "cannot be read"),
-        (b"\xff\xfe", "cannot be read"),
+        (b"\xff\xfe", "is no UTF-8 text"),
+        (b"", "it holds nothing"),
+        (b"a" * 2**21, "larger than 1 MiB"),
+        ("training:\n\tmax_steps: 3\n", "line 2, column 1: a tab stands where only spaces may"),
+        (
+            "seed: 1\ntraining: {epochs: 2}\nseed: 2\n",
+            "line 3, column 1: seed stands twice in one section, first in line 1",
+        ),
+        ("a: &a [*a]", "a value contains itself"),
+        ("[" * 5000, "nested too deeply"),
     ],
 )
 def test_a_file_that_is_no_configuration_is_refused(tmp_path, content, message):
@@ -136,3 +149,87 @@ def test_an_unknown_preset_is_refused_with_those_that_there_are():
 def test_a_configuration_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
         load_config("digits", None, []).seed = 3
+
+
+def test_an_alias_bomb_is_refused_before_it_is_unfolded(tmp_path):
+    lines = ["b0: &b0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"b{n}: &b{n} [{', '.join([f'*b{n - 1}'] * 10)}]" for n in range(1, 10)]
+    (tmp_path / "bomb.yaml").write_text("\n".join(lines))
+    with pytest.raises(UserError, match="it stands for more than 100,000 values"):
+        load_config(None, tmp_path / "bomb.yaml", [])
+
+
+def test_a_pipe_that_nobody_writes_to_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(UserError, match="it holds nothing"):
+        load_config(None, tmp_path / "pipe.yaml", [])
+    with pytest.raises(UserError, match="is a pipe or device, no file"):
+        load_config(None, Path("/dev/zero"), [])
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("010", 10), ("0o17", 15), ("1e-3", 0.001), ("1e3", 1000.0), ("1:30", "1:30"), ("off", "off"), ("no", "no"),
+     ("2024-05-01", "2024-05-01"), ("true", True), ("~", None), (".inf", float("inf"))],
+)  # fmt: skip
+def test_values_are_those_of_yaml_1_2(text, value):
+    read = parse_yaml(text, "here")
+    assert (read, type(read)) == (value, type(value))
+
+
+@pytest.mark.parametrize("text", ["1e-3", "010", "off", "1:30", "2024-05-01", "0o17", "M\udcfcnchen", "", "~", "<<"])
+def test_text_that_looks_like_something_else_is_written_so_that_it_stays_text(text):
+    assert parse_yaml(to_yaml_text({"a": text}), "here") == {"a": text} == yaml.safe_load(to_yaml_text({"a": text}))
+
+
+@pytest.mark.parametrize("root", ["2024", "010", "no", "set #3", "2024-02-30", "a: b", "1" * 5000, "M\udcfcnchen"])
+def test_a_setting_that_is_text_takes_what_is_given_as_it_stands(root):
+    assert load_config(None, None, ["data.name=image-folder", f"data.root={root}"]).data.root == root
+
+
+@pytest.mark.parametrize(
+    "setting", ["metrics.port=false", "seed=true", "blocks.only=[true, 2]", "blocks.networks={true: {kind: mlp}}",
+                "engine.workers=true", "objective.eta=true", "data.augment.crop_padding=true"]
+)  # fmt: skip
+def test_booleans_are_no_numbers(setting):
+    key, _, _ = setting.partition("=")
+    with pytest.raises(UserError, match=f"^{key}: .*true and false are no numbers"):
+        load_config("digits", None, [setting])
+
+
+@pytest.mark.parametrize(
+    "setting", ["engine.hang_seconds=.inf", "objective.eta=.nan", "training.gradient_clip=.inf", "metrics.port=off",
+                "schedule={kind: list, alpha_bar: [.inf, 1]}", "training.max_steps=1e30", "blocks.only=1-99999999999",
+                "blocks.network={kind: mlp, depth: 100000}"]
+)  # fmt: skip
+def test_numbers_that_no_run_can_use_are_refused(setting):
+    with pytest.raises(UserError, match="is not allowed|is no block"):
+        load_config("digits", None, [setting])
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        (["data.image_size=32", "data.root=/x"], "data.root: no effect with data.name=digits"),
+        (["schedule={kind: list, alpha_bar: [0.1, 0.9], alpha_bar_min: 0.2}", "blocks.count=1"],
+         "schedule.alpha_bar_min: no effect with schedule.kind=list"),
+        (["embedding.sync_steps=4"], "embedding.sync_steps: no effect with embedding.kind=onehot"),
+        (["engine.kind=sequential", "engine.workers=3", "metrics.port=1"],
+         "engine.workers, metrics.port: no effect with engine.kind=sequential"),
+        (["blocks.only=2", "blocks.training.3.learning_rate=1"],
+         "blocks.training.3.learning_rate: no effect on blocks that blocks.only does not name"),
+        (["training={epochs: 3, max_steps: 4}"], "training.epochs: no effect with training.max_steps=4"),
+    ],
+)  # fmt: skip
+def test_settings_that_do_nothing_are_told(settings, line):
+    told = []
+    load_config("digits", None, settings, told.append)
+    assert line in told
+
+
+def test_settings_that_do_something_and_defaults_that_do_nothing_are_not_told(tmp_path):
+    (tmp_path / "copy.yaml").write_text(to_yaml(load_config("digits", None, ["engine.kind=sequential"])))
+    told = []
+    load_config(None, tmp_path / "copy.yaml", ["training.max_steps=3", "seed=4"], told.append)
+    load_config("mnist", None, ["training.max_steps=3", "engine.workers=3"], told.append)
+    assert told == []

@@ -1,8 +1,11 @@
 """Data sets: splits that never mix, labels and shapes that fit, files that are what they should be."""
 
 import gzip
+import os
 import pickle
+import shutil
 import struct
+import zipfile
 
 import numpy as np
 import pytest
@@ -97,15 +100,15 @@ def test_cifar_comes_as_channels_first(tmp_path, monkeypatch):
     folder.mkdir()
     names = [f"data_batch_{n}" for n in range(1, 6)] + ["test_batch"]
     for name in names:
-        images = RANDOM.integers(0, 256, (10, 3072), np.uint8)
-        content = {"data": images, "labels": list(range(10))}
+        images = RANDOM.integers(0, 256, (20, 3072), np.uint8)
+        content = {"data": images, "labels": [*range(10)] * 2}
         (folder / name).write_bytes(pickle.dumps(content))
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"thing {n}" for n in range(10)]}))
     import torchvision.datasets.cifar as cifar
 
     monkeypatch.setattr(cifar, "check_integrity", lambda *_: True)  # the real files have known checksums
     data = load_data(DataSettings(name="cifar10", root=str(tmp_path), download=False))
-    assert data.held_out.test.inputs.shape == (10, 3, 32, 32)
+    assert data.held_out.test.inputs.shape == (20, 3, 32, 32)
     assert np.array_equal(data.held_out.test.inputs[0], images[0].reshape(3, 32, 32))
     assert data.facts.class_names[3] == "thing 3"
 
@@ -201,11 +204,11 @@ def test_npz_arrays_become_images_or_vectors(tmp_path, shape, dtype, input_shape
         ({"x": LABELS}, "has no array x_train; it holds x"),
         ({"x_train": np.zeros((60, 2)), "y_train": LABELS * 0.5}, "y_train is float64"),
         ({"x_train": np.zeros((60, 2), int), "y_train": LABELS}, "x_train is int64 of shape"),
-        ({"x_train": np.full((60, 2), np.nan), "y_train": LABELS}, "not finite"),
-        ({"x_train": np.zeros((60, 2)), "y_train": LABELS - 1}, "label -1 of sample .* is outside 0..1"),
+        ({"x_train": np.full((60, 2), np.nan), "y_train": LABELS}, "x_train holds nan; values must be finite"),
+        ({"x_train": np.zeros((60, 2)), "y_train": LABELS - 1}, "label -1 of sample 0 is outside of the 3 classes"),
         ({"x_train": np.zeros((60, 2)), "y_train": LABELS, "x_test": np.zeros((3, 4)), "y_test": LABELS[:3]},
-         r"training samples have shape \(2,\), test samples \(4,\)"),
-        ({"x_train": np.array([{}] * 60), "y_train": LABELS}, "is no complete .npz file of plain arrays"),
+         r"training samples are float32 of shape \(2,\), test samples float32 of shape \(4,\)"),
+        ({"x_train": np.array([{}] * 60), "y_train": LABELS}, "x_train holds Python objects"),
     ],
 )  # fmt: skip
 def test_npz_files_that_do_not_fit_are_refused(tmp_path, arrays, message):
@@ -225,7 +228,7 @@ def test_npz_files_that_are_missing_or_truncated_are_refused(tmp_path):
 
 def test_labels_beyond_the_given_number_of_classes_are_refused(tmp_path):
     np.savez(tmp_path / "d.npz", x_train=np.zeros((60, 2)), y_train=LABELS)
-    with pytest.raises(UserError, match=r"label 2 of sample .* is outside 0..1"):
+    with pytest.raises(UserError, match=r"label 2 of sample 2 is outside of the 2 classes 0, 1"):
         load_data(DataSettings(name="npz", root=str(tmp_path / "d.npz"), classes=2))
 
 
@@ -238,3 +241,227 @@ def test_an_image_file_is_brought_to_channels_and_size(tmp_path):
     assert read_image(tmp_path / "red.png", channels=1, size=(8, 8)).shape == (1, 8, 8)
     with pytest.raises(UserError, match="there is no such file"):
         read_image(tmp_path / "none.png")
+
+
+def test_16_bit_pictures_keep_their_brightness(tmp_path):
+    grey = np.array([[0, 257, 32896, 65535]], np.uint16)
+    for name in ("a.png", "b.tif"):
+        Image.fromarray(grey).save(tmp_path / name)
+        assert read_image(tmp_path / name).tolist() == [[[0, 1, 128, 255]]]
+    assert read_image(tmp_path / "a.png", channels=3).tolist() == [[[0, 1, 128, 255]]] * 3
+
+
+def test_pictures_whose_white_is_unknown_are_refused(tmp_path):
+    Image.fromarray(np.ones((2, 2), np.float32)).save(tmp_path / "f.tif")
+    Image.fromarray(np.ones((2, 2), np.int32)).save(tmp_path / "i.tif")
+    for name in ("f.tif", "i.tif"):
+        with pytest.raises(UserError, match=f"{name}: is no readable image: .*nothing tells which value is white"):
+            read_image(tmp_path / name)
+
+
+def test_a_photo_is_turned_as_its_exif_orientation_says(tmp_path):
+    photo = Image.new("RGB", (40, 20))
+    exif = photo.getexif()
+    exif[0x0112] = 6
+    photo.save(tmp_path / "photo.jpg", exif=exif)
+    assert read_image(tmp_path / "photo.jpg").shape == (3, 40, 20)
+
+
+def test_a_pipe_and_a_huge_image_are_refused_at_once(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(UserError, match=r"pipe.png: is no readable image: is a pipe or device, no file"):
+        read_image(tmp_path / "pipe.png")
+    monkeypatch.setattr("noprop_dist.data.image_file.MAX_PIXELS", 99)
+    Image.new("1", (10, 10)).save(tmp_path / "large.png")
+    with pytest.raises(UserError, match="10×10 pixels are more than the 99 that are read"):
+        read_image(tmp_path / "large.png")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_damaged_image_is_told_in_one_sentence(tmp_path, seed):
+    random = np.random.default_rng(seed)
+    file = tmp_path / f"x.{('png', 'jpg', 'gif', 'bmp', 'webp')[seed % 5]}"
+    Image.fromarray(random.integers(0, 256, (60, 60, 3), np.uint8)).save(file)
+    content = bytearray(file.read_bytes())
+    for _ in range(30):
+        content[random.integers(len(content))] = random.integers(256)
+    file.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError) as refused:
+        read_image(file)
+    assert "\n" not in str(refused.value)
+
+
+# --- layouts of image folders -----------------------------------------------------------------------------------
+
+
+def load_folder(root, **more):
+    return load_data(DataSettings(name="image-folder", root=str(root), **more))
+
+
+def test_what_lies_beside_images_is_left_out_and_told(tmp_path):
+    write_images(tmp_path, classes=(".ipynb_checkpoints", "cat", "dog"))
+    (tmp_path / "cat" / "Thumbs.db").write_bytes(b"x")
+    (tmp_path / "dog" / ".DS_Store").write_bytes(b"x")
+    (tmp_path / "README.txt").write_text("x")
+    data = load_folder(tmp_path)
+    assert data.facts.class_names == ("cat", "dog")
+    assert sum(data.facts.samples.values()) == 20
+    assert len(data.notes) == 1
+    assert (
+        "11 hidden (.ipynb_checkpoints/00.png, …) and 2 that are no images or in no class folder (README.txt, …)"
+        in data.notes[0]
+    )
+
+
+def test_images_in_folders_below_a_class_are_of_that_class(tmp_path):
+    write_images(tmp_path)
+    write_images(tmp_path / "cat", classes=("2023",), count=5)
+    data = load_folder(tmp_path)
+    assert sum(data.facts.samples.values()) == 25
+    assert data.notes == (f"data.root={tmp_path}: 5 images in folders below class folders are of that class",)
+    (tmp_path / "cat" / "2023" / "again").symlink_to(tmp_path / "cat")
+    with pytest.raises(UserError, match="again: is a link to a folder that it lies in"):
+        load_folder(tmp_path)
+
+
+def test_one_colour_image_makes_all_rgb(tmp_path):
+    write_images(tmp_path, mode="L")
+    Image.new("RGB", (6, 5), (200, 0, 0)).save(tmp_path / "dog" / "05.png")
+    data = load_folder(tmp_path)
+    assert data.facts.input_shape == (3, 5, 6)
+    assert data.notes == ("19 of 20 images are grey, and are read as RGB with the others",)
+
+
+@pytest.mark.parametrize(
+    ("folders", "samples"),
+    [
+        (("train", "val"), {"train": 16, "validation": 20, "test": 4}),
+        (("train", "valid", "test"), {"train": 20, "validation": 20, "test": 20}),
+        (("Training", "testing"), {"train": 18, "validation": 2, "test": 20}),
+        (("train",), {"train": 14, "validation": 2, "test": 4}),
+    ],
+)
+def test_split_folders_are_the_splits(tmp_path, folders, samples):
+    for folder in folders:
+        write_images(tmp_path / folder)
+    data = load_folder(tmp_path)
+    assert data.facts.class_names == ("cat", "dog")
+    assert data.facts.samples == samples
+
+
+def test_a_folder_called_train_may_be_a_class(tmp_path):
+    write_images(tmp_path, classes=("bus", "train"))
+    assert load_folder(tmp_path).facts.class_names == ("bus", "train")
+
+
+def test_layouts_that_can_be_read_in_two_ways_are_refused(tmp_path):
+    write_images(tmp_path / "train")
+    write_images(tmp_path / "val")
+    write_images(tmp_path, classes=("emu",))
+    with pytest.raises(UserError, match=r"has split folders \(train/, val/\), and images in emu/"):
+        load_folder(tmp_path)
+    shutil.rmtree(tmp_path / "emu")
+    write_images(tmp_path / "valid")
+    with pytest.raises(UserError, match="val/, valid/ are folders of the same split"):
+        load_folder(tmp_path)
+    shutil.rmtree(tmp_path / "valid")
+    write_images(tmp_path / "val", classes=("emu",))
+    with pytest.raises(UserError, match="emu: is a class that the training images lack"):
+        load_folder(tmp_path)
+    shutil.rmtree(tmp_path / "train")
+    with pytest.raises(UserError, match="has val/ but no train folder"):
+        load_folder(tmp_path)
+
+
+def test_a_class_that_the_test_images_lack_is_told(tmp_path):
+    write_images(tmp_path / "train")
+    write_images(tmp_path / "test", classes=("cat",))
+    assert load_folder(tmp_path).notes[-1] == "the test set has no sample of 1 of 2 classes (dog)"
+
+
+def test_too_few_images_for_a_validation_set_are_told_with_what_helps(tmp_path):
+    write_images(tmp_path, count=4)
+    with pytest.raises(UserError, match="the validation set has no samples.*set data.validation_fraction"):
+        load_folder(tmp_path)
+    assert load_folder(tmp_path, validation_fraction=0.4).facts.samples["validation"] == 2
+
+
+# --- arrays that mean something else ----------------------------------------------------------------------------
+
+
+def test_float_images_with_channels_last_are_turned_and_told(tmp_path):
+    x = RANDOM.random((60, 8, 9, 3), dtype=np.float32)
+    data = load_npz(tmp_path / "d.npz", x_train=x, y_train=LABELS)
+    assert data.facts.input_shape == (3, 8, 9)
+    assert data.facts.dtype == "float32"
+    assert "is taken for images with 3 channel(s) last" in data.notes[0]
+    assert load_npz(tmp_path / "e.npz", x_train=x.transpose(0, 3, 1, 2), y_train=LABELS).facts == data.facts
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_rgba_is_refused(tmp_path, dtype):
+    with pytest.raises(UserError, match="looks like images with 4 channels last, 1 or 3 are allowed"):
+        load_npz(tmp_path / "d.npz", x_train=np.zeros((60, 8, 8, 4), dtype), y_train=LABELS)
+
+
+@pytest.mark.parametrize("labels", [[1, 2, 3], [0, 1, 3], [30001, 60002, 2**32 - 1], [2**62, 2**62 + 1, 5]])
+def test_labels_that_are_not_0_to_m_become_classes_of_their_name(tmp_path, labels):
+    data = load_npz(tmp_path / "d.npz", x_train=RANDOM.random((60, 2)), y_train=np.resize(labels, 60))
+    assert data.facts.class_names == tuple(map(str, sorted(labels)))
+    assert set(data.train.labels.tolist()) == {0, 1, 2}
+    assert "become classes 0 to 2 and keep their names" in data.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"y_train": np.arange(60)}, "60 different labels in 60 samples, which are ids"),
+        ({"y_train": LABELS[:50]}, "x_train has 60 samples, y_train 50 labels"),
+        ({"y_train": np.full(60, 2**64 - 1, np.uint64)}, "labels must be below 2"),
+        ({"y_train": LABELS, "x_test": np.ones((3, 2)), "y_test": np.array([0, 1, 7])},
+         "y_test: label 7 of sample 2 is outside of the 3 classes 0, 1, 2"),
+        ({"y_train": LABELS.astype(object)}, "y_train holds Python objects"),
+        ({"y_train": LABELS[:, None]}, r"y_train is int64 of shape \(60, 1\)"),
+        ({"y_train": LABELS, "x_train": np.full((60, 2), 1e39)}, r"x_train holds 1e\+39; values must be finite"),
+        ({"y_train": LABELS, "x_train": np.zeros((60, 0))}, "hold no values"),
+        ({"y_train": LABELS, "x_test": np.zeros((60, 2), np.uint8), "y_test": LABELS},
+         "training samples are float32 of shape .*test samples uint8"),
+    ],
+)  # fmt: skip
+def test_arrays_that_do_not_say_what_they_are_are_refused(tmp_path, arrays, message):
+    with pytest.raises(UserError, match=message):
+        load_npz(tmp_path / "d.npz", **({"x_train": np.zeros((60, 2))} | arrays))
+
+
+def test_given_validation_arrays_are_the_validation_set_and_other_arrays_are_told(tmp_path):
+    x = RANDOM.random((60, 2))
+    data = load_npz(tmp_path / "d.npz", x_train=x, y_train=LABELS, x_val=x[:9], y_val=LABELS[:9], mean=x[0])
+    assert data.facts.samples == {"train": 48, "validation": 9, "test": 12}
+    assert data.notes == (f"{tmp_path / 'd.npz'}: left out are the arrays mean",)
+
+
+def test_a_header_that_tells_of_more_than_the_file_holds_takes_no_memory(tmp_path):
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (8000000000000, 1), }"
+    array = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(64)
+    with zipfile.ZipFile(tmp_path / "d.npz", "w") as archive:
+        archive.writestr("x_train.npy", array)
+        archive.writestr("y_train.npy", array)
+    with pytest.raises(UserError, match=r"x_train is float64 of shape \(8000000000000, 1\) by its header, the file"):
+        load_npz(tmp_path / "d.npz")
+
+
+def test_data_larger_than_memory_are_refused_before_they_are_read(tmp_path, monkeypatch):
+    np.savez(tmp_path / "d.npz", x_train=np.zeros((60, 2)), y_train=LABELS)
+    monkeypatch.setattr("os.sysconf", lambda _: 10)
+    with pytest.raises(UserError, match="this machine has 0.0 GiB of memory"):
+        load_npz(tmp_path / "d.npz")
+
+
+@pytest.mark.parametrize("name", ["npz", "image-folder", "packed"])
+@pytest.mark.parametrize("root", ["~nobody-of-this-name/x", "x" * 300, "a\0b", "pipe", "/dev/zero"])
+def test_a_root_that_cannot_hold_data_is_told_at_once(tmp_path, monkeypatch, name, root):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError) as refused:
+        load_data(DataSettings(name=name, root=root))
+    assert "\n" not in str(refused.value)

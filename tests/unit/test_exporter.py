@@ -1,9 +1,11 @@
 """The Prometheus endpoint: scraped over HTTP as Prometheus would."""
 
 import json
+import re
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -30,6 +32,7 @@ from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.run_log import RunLog
 from noprop_dist.training.setup import prepare
 
+ROOT = Path(__file__).parents[2]
 RUN = ("run", "run-1")
 BLOCK = (("block", "1"), RUN)
 FIRST = block(1)
@@ -198,6 +201,20 @@ def test_a_discovery_folder_that_cannot_be_written_is_refused(export, tmp_path):
         export(discovery=str(tmp_path / "file"))
 
 
+def test_every_metric_is_documented_and_dashboard_and_rules_ask_for_no_other(export):
+    exporter = export()
+    exporter.show_live(list)
+    helped = {line.split()[2] for line in get(exporter).splitlines() if line.startswith("# HELP noprop_")}
+    exported = {name for name in helped if not name.endswith("_created")}  # of the client library
+    documented = set(re.findall(r"`(noprop_\w+)`", (ROOT / "docs/operations.md").read_text()))
+    asked_for = set()
+    for file in [*(ROOT / "deploy/grafana/dashboards").glob("*.json"), *(ROOT / "deploy/prometheus/rules").glob("*")]:
+        asked_for |= set(re.findall(r"\bnoprop_\w+(?=[{\[ )])", file.read_text()))
+    parts = re.compile("_(sum|count|bucket)$")
+    assert documented == exported
+    assert {parts.sub("", name) for name in asked_for} <= exported
+
+
 def test_nothing_of_the_machine_is_shown(export, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_TOKEN", "a-secret")
     text = get(export())
@@ -209,3 +226,10 @@ def test_records_of_a_run_from_before_losses_had_a_reason_can_be_taken_in(export
     exporter = export()
     exporter.record(from_line('{"kind": "lost", "worker": "evaluator", "incarnation": 1, "cause": "killed"}'))
     assert scrape(exporter)["noprop_restarts_total", ("cause", "died"), RUN, ("worker", "evaluator")] == 1
+
+
+def test_a_record_that_comes_twice_or_is_missing_miscounts_no_steps(export):
+    exporter = export()
+    for record in (round_done(0), round_done(0), round_done(32), round_done(16)):
+        exporter.record(record)
+    assert scrape(exporter)["noprop_block_steps_total", *BLOCK] == 48

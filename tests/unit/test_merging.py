@@ -7,6 +7,7 @@ from noprop_dist.records import RoundDone
 from noprop_dist.stages import CLASSIFIER
 from noprop_dist.storage.merge import merge_runs
 from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.storage.store import Store
 
 
 def fingerprints(directory):
@@ -41,9 +42,9 @@ def test_what_disagrees_is_named(small_run, parts, tmp_path):
     shorter = small_run("blocks.only=3", "training.max_steps=11", name="shorter")
     with pytest.raises(UserError, match="training.max_steps is 12 in .*first and 11 in .*shorter"):
         merge_runs(out, [parts[0], shorter])
-    threads = small_run("blocks.only=3", "engine.threads_per_worker=2", name="threads")
-    with pytest.raises(UserError, match="engine.threads_per_worker is 1 in .*first and 2 in .*threads"):
-        merge_runs(out, [parts[0], threads])
+    elsewhere = small_run("blocks.only=3", "engine.device=cpu", name="elsewhere")
+    with pytest.raises(UserError, match="engine.device is 'auto' in .*first and 'cpu' in .*elsewhere"):
+        merge_runs(out, [parts[0], elsewhere])
     assert not out.holds_run
 
 
@@ -52,3 +53,27 @@ def test_missing_blocks_and_a_used_directory_are_refused(parts, tmp_path):
         merge_runs(RunDirectory(str(tmp_path / "out")), parts[:1])
     with pytest.raises(UserError, match="already holds a run"):
         merge_runs(parts[0], parts)
+
+
+@pytest.mark.parametrize("writes", range(1, 16))
+def test_an_interrupted_merge_can_be_repeated(parts, tmp_path, monkeypatch, writes):
+    write, left = Store.write, iter(range(writes))
+
+    def killed(store, name, content):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        write(store, name, content)
+
+    out = RunDirectory(str(tmp_path / "out"))
+    monkeypatch.setattr(Store, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        merge_runs(out, parts)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"holds a part of a merged run; the merge was interrupted|holds no run"):
+        RunDirectory(str(out)).config()
+    with pytest.raises(UserError, match="a merge into it was interrupted; repeat it, or give another folder"):
+        RunDirectory(str(out)).check_unused()
+    merge_runs(RunDirectory(str(out)), parts)
+    assert len(fingerprints(out)) == 4
+    rounds = [record for record in RunDirectory(str(out)).metrics() if isinstance(record, RoundDone)]
+    assert sum(record.steps for record in rounds if record.stage == CLASSIFIER) == 12

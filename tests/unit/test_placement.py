@@ -2,8 +2,9 @@
 
 import pytest
 
+from noprop_dist.config.layers import load_config
 from noprop_dist.config.schema import EngineSettings
-from noprop_dist.engines.core.placement import Resources, place
+from noprop_dist.engines.core.placement import Resources, check_room, place, place_run
 from noprop_dist.errors import UserError
 
 TEN = tuple(range(1, 11))
@@ -73,3 +74,20 @@ def test_blocks_of_a_worker_are_trained_at_the_same_time_where_it_has_a_gpu():
     assert place(TEN, EngineSettings(blocks_at_once=2), Resources(2, 0)).lanes == 2
     assert place(TEN, engine, Resources(8, 1), replicas=2).lanes == 1, "sums over a group are taken in one order"
     assert "up to 8 blocks of a worker at the same time" in place(TEN, engine, Resources(8, 1)).reason
+
+
+def test_threads_that_fit_into_no_machine_are_refused():
+    with pytest.raises(UserError, match=r"engine.threads_per_worker=4: no machine here has more than 2 core"):
+        place(TEN, EngineSettings(threads_per_worker=4), Resources(8, 0, node_cpus=2))
+    assert len(place(TEN, EngineSettings(threads_per_worker=4), Resources(8, 0, node_cpus=4)).workers) == 2
+
+
+def test_a_learned_embedding_is_refused_workers_that_cannot_hold_all_blocks_at_once():
+    def refused(*settings):
+        config = load_config("digits", None, ["blocks.count=7", "engine.workers=2", *settings])
+        check_room(config, place_run(config, Resources(2, 0)))
+
+    with pytest.raises(UserError, match=r"engine.blocks_per_worker=3: 2 worker\(s\) hold 6 of 7 blocks at a time"):
+        refused("embedding.kind=learned", "engine.blocks_per_worker=3")
+    refused("embedding.kind=learned", "engine.blocks_per_worker=4")
+    refused("engine.blocks_per_worker=3")

@@ -51,5 +51,5 @@ def test_a_class_without_samples_is_named(small_config, tmp_path):
     labels = np.array([0, 2] * 30)
     np.savez(file, x_train=x, y_train=labels, x_test=x, y_test=labels)
     with pytest.raises(UserError, match="no sample of class 1"):
-        prepare(small_config(f"data={{name: npz, root: {file}}}", "embedding={kind: prototype}",
+        prepare(small_config(f"data={{name: npz, root: {file}, classes: 3}}", "embedding={kind: prototype}",
                              "training.batch_size=8"))  # fmt: skip

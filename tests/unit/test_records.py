@@ -19,6 +19,7 @@ from noprop_dist.records import (
     WorkerReady,
     complete_lines,
     from_line,
+    is_damaged,
     to_line,
     to_lines,
 )
@@ -97,13 +98,23 @@ def test_fields_that_a_later_version_adds_are_passed_over():
         "[]",
         "3",
         '{"time": 1.0}',
-        '{"kind": "of a later version"}',
         '{"kind": "news"}',
+        '{"kind": "news", "text": 3}',
+        '{"kind": "round", "stage": "block 1", "first_step": 0, "steps": 4, "step": "4", "loss": 1, "error": 1, '
+        '"gradient_norm": 1, "seconds": 1}',
+        '{"kind": "round", "stage": "block 1", "first_step": 0, "steps": 4, "step": 9, "loss": 1, "error": 1, '
+        '"gradient_norm": 1, "seconds": 1}',
         '{"kind": "round", "stage": "adapter 3", "step": 4}',
-        '{"kind": "snapshot", "stage": {"kind": "adapter", "index": 1}, "step": 4, "bytes": 1, "seconds": 1}',
+        '{"kind": "snapshot", "stage": "adapter 1", "stage_id": ["adapter", 1], "step": 4, "bytes": 1, "seconds": 1}',
     ],
 )
 def test_what_cannot_be_read_is_kept_as_it_stands(line):
     record = from_line(line)
     assert record == UnreadLine(line=line)
+    assert is_damaged(record)
     assert to_line(record) == line
+
+
+def test_a_line_of_a_later_version_is_not_damaged():
+    line = '{"kind": "of a later version"}'
+    assert from_line(line) == UnreadLine(line=line, damaged=False)

@@ -7,7 +7,7 @@ import pytest
 from noprop_dist.data.load import load_data
 from noprop_dist.engines.sequential import train_sequentially
 from noprop_dist.errors import UserError
-from noprop_dist.inference.load import assemble
+from noprop_dist.inference.load import assemble_network
 from noprop_dist.plan import RunPlan
 from noprop_dist.records import Evaluated, News, RoundDone
 from noprop_dist.stages import block
@@ -98,7 +98,7 @@ def test_blocks_trained_alone_are_those_of_the_whole_network(small_run):
     whole, alone = small_run(name="whole"), small_run("blocks.only=[2]", name="alone")
     assert fingerprints(alone) == [fingerprints(whole)[1], fingerprints(whole)[3]]
     with pytest.raises(UserError, match=r"no weights of block\(s\) 1, 3"):
-        assemble(RunPlan(alone.config(), alone.facts()), alone.checkpoints.load_all(), choose_device("cpu"))
+        assemble_network(RunPlan(alone.config(), alone.facts()), alone.checkpoints.load_all(), choose_device("cpu"))
 
 
 def test_different_blocks_may_have_different_networks(small_run):

@@ -10,7 +10,7 @@ from noprop_dist.engines.core.stage import (
     Leaving,
     Replaying,
     StageRun,
-    Starting,
+    TakenIn,
     Training,
     Waiting,
 )
@@ -33,7 +33,7 @@ def report(run, step, seconds=0.1):
 def test_a_stage_waits_starts_and_trains(run):
     assert (run.state, run.row().state) == (Waiting(NOW), "waiting")
     run.taken_in(ONE, 0)
-    assert (run.state, run.row().state) == (Starting(ONE), "starting")
+    assert (run.state, run.row().state) == (TakenIn(ONE), "starting")
     assert report(run, 4)
     assert (run.state, run.row().state) == (Training(ONE), "training")
     assert run.row().step == 4
@@ -45,7 +45,7 @@ def test_a_lost_stage_is_recovering_until_it_does_steps_that_are_not_written_yet
     run.lost(0, NOW + 5, node_left=False)
     assert (run.state, run.row().state) == (Waiting(NOW + 5, lost_at=NOW + 5), "recovering")
     run.taken_in(TWO, 0)
-    assert run.state == Starting(TWO, lost_at=NOW + 5)
+    assert run.state == TakenIn(TWO, lost_at=NOW + 5)
     run.lost(0, NOW + 6, node_left=False)
     assert run.lost_at == NOW + 5, "lost twice, it is gone since the first time"
     run.taken_in(TWO, 0)

@@ -1,16 +1,23 @@
 """The run directory: whole or not at all, checked when read, never executed."""
 
+import errno
 import hashlib
 import json
 import pickle
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from noprop_dist.errors import UserError
+from noprop_dist import api
+from noprop_dist.engines.core.placement import Resources
+from noprop_dist.engines.ray import coordinator
+from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.records import EmbeddingUpdated, Evaluated, RoundDone, UnreadLine
 from noprop_dist.stages import CLASSIFIER, EMBEDDING, NETWORK, block
-from noprop_dist.storage.checkpoint_writer import CheckpointWriter
+from noprop_dist.storage import lock
+from noprop_dist.storage.checkpoint_writer import WAITING_KEPT, CheckpointWriter
 from noprop_dist.storage.checkpoints import SettingChange
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import Snapshot, from_files, to_files
@@ -157,18 +164,36 @@ def test_rounds_that_will_be_done_again_are_forgotten_and_nothing_else(tmp_path)
     rounds = [round_done(block(t), step) for t in (1, 2) for step in (5, 10)]
     versions = [version_made(5), version_made(10)]
     directory.append_metrics([*rounds, *versions, MEASURED])
-    left = directory.forget_rounds_after({block(1): 5, block(2): 10, EMBEDDING: 5})
+    left, _ = directory.forget_rounds_after({block(1): 5, block(2): 10, EMBEDDING: 5})
     assert left == directory.metrics() == [rounds[0], *rounds[2:], versions[0], MEASURED]
 
 
-def test_lines_that_cannot_be_read_are_kept_to_the_byte(tmp_path):
+def test_damaged_lines_are_set_aside_to_the_byte_and_told(tmp_path):
     old = b'{"kind":  "round", "stage": "block 1", "step": 5, "first_step": 0, "steps": 5, "loss": NaN, "error": 1, '
     old += b'"gradient_norm": 1e0, "seconds": 0.1}'
-    damaged = [b'{"kind": "round", "sta\xff\x00ge": "block 1"', b'{"kind": "of a later version", "step": 99}', b"[1]"]
-    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([old, *damaged, b'{"kind": "news", "te']))
-    left = RunDirectory(str(tmp_path)).forget_rounds_after({block(1): 5})
-    assert [type(record) for record in left] == [RoundDone, UnreadLine, UnreadLine, UnreadLine]
-    assert (tmp_path / "metrics.jsonl").read_bytes() == b"".join(line + b"\n" for line in [old, *damaged])
+    later = b'{"kind": "of a later version",  "step": 99}'
+    damaged = [b'{"kind": "round", "sta\xff\x00ge": "block 1"', b"[1]", b"\0" * 512]
+    file, aside = tmp_path / "metrics.jsonl", tmp_path / "metrics.bad.jsonl"
+    file.write_bytes(b"\n".join([old, *damaged, later, b'{"kind": "news", "te']))
+    directory = RunDirectory(str(tmp_path))
+    left, told = directory.forget_rounds_after({block(1): 5})
+    assert [type(record) for record in left] == [RoundDone, UnreadLine]
+    assert file.read_bytes() == b"".join(line + b"\n" for line in [old, later]), "a later version's lines stay"
+    assert aside.read_bytes() == b"".join(line + b"\n" for line in damaged)
+    assert told == [
+        f"{tmp_path}: 3 line(s) of metrics.jsonl are damaged or there twice; they are set aside in metrics.bad.jsonl"
+    ]
+    assert directory.forget_rounds_after({block(1): 5})[1] == [], "they are told once"
+
+
+def test_a_round_that_is_there_twice_counts_once(tmp_path):
+    directory = RunDirectory(str(tmp_path))
+    rounds = [round_done(ONE, 5), round_done(ONE, 10)]
+    directory.append_metrics([rounds[0], rounds[0], version_made(5), rounds[1], version_made(5), rounds[0]])
+    assert directory.metrics() == [rounds[0], version_made(5), rounds[1]]
+    left, told = directory.forget_rounds_after({ONE: 10, EMBEDDING: 5})
+    assert left == directory.metrics_from(0)[0] == [rounds[0], version_made(5), rounds[1]]
+    assert "3 line(s)" in told[0]
 
 
 def test_a_cut_off_last_line_of_metrics_is_left_out(tmp_path):
@@ -292,3 +317,157 @@ def test_nothing_half_written_is_left_behind(tmp_path):
     store.write("a", b"new")
     assert [file.name for file in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").read_bytes() == b"new"
+
+
+def test_an_entry_that_is_cut_short_meanwhile_does_not_end_a_live_run(tmp_path):
+    directory = RunDirectory(str(tmp_path))
+    writer = CheckpointWriter(directory.checkpoints, [ONE, CLASSIFIER], T, (5, 10), 2)
+    writer.add(snapshot_at(5))
+    (tmp_path / "checkpoints/step-00000005/block-01.json").write_text('{"name": "bl')
+    assert writer.add(snapshot_at(5, CLASSIFIER))
+    assert directory.checkpoints.load_all()[ONE].fingerprint() == snapshot_at(5).fingerprint()
+
+
+def test_a_damaged_entry_costs_its_own_checkpoint_and_no_other(tmp_path):
+    directory = RunDirectory(str(tmp_path))
+    writer = CheckpointWriter(directory.checkpoints, [ONE, CLASSIFIER], T, (5, 10, 15), 2)
+    for step in (5, 10):
+        writer.add(snapshot_at(step))
+    (tmp_path / "checkpoints/step-00000005/block-01.json").write_text('{"name": "bl')
+    again = CheckpointWriter(directory.checkpoints, [ONE, CLASSIFIER], T, (5, 10, 15), 2)
+    snapshots, warnings = again.take_over()
+    assert snapshots[ONE].step == 10
+    assert "block-01.json of step 5 cannot be read" in warnings[0]
+    assert [again.add(snapshot_at(step, CLASSIFIER)) for step in (5, 10)] == [False, True]
+
+
+def test_a_manifest_and_an_entry_that_are_both_damaged_do_not_block_a_resume(tmp_path):
+    directory = RunDirectory(str(tmp_path))
+    writer = CheckpointWriter(directory.checkpoints, [ONE], T, (5, 10), 2)
+    for step in (5, 10):
+        writer.add(snapshot_at(step))
+    for name in ("manifest.json", "block-01.json"):
+        (tmp_path / "checkpoints/step-00000005" / name).write_text("{")
+    snapshots, warnings = CheckpointWriter(directory.checkpoints, [ONE], T, (5, 10), 2).take_over()
+    assert snapshots[ONE].step == 10
+    assert "nor be written anew" in warnings[0]
+
+
+def folders(path):
+    return sorted(int(folder.name.removeprefix("step-")) for folder in (path / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("num_to_keep", [1, 2, 5])
+def test_snapshots_of_a_stage_that_runs_ahead_are_bounded_and_it_is_said_what_is_lost(tmp_path, num_to_keep):
+    directory, steps = RunDirectory(str(tmp_path)), tuple(range(5, 1005, 5))
+    stages = [ONE, block(2), CLASSIFIER]
+    writer = CheckpointWriter(directory.checkpoints, stages, T, steps, num_to_keep)
+    most = 0
+    for stage in (ONE, block(2)):
+        for step in steps:
+            writer.add(snapshot_at(step, stage))
+            most = max(most, len(folders(tmp_path)))
+            assert {step - 5, step} - {0} <= set(directory.checkpoints.saved_steps()[stage.file(T)])
+    assert most <= 2 * (WAITING_KEPT + num_to_keep + 2)
+    news = writer.news()
+    assert "block 1 is" in news[0]
+    assert "only one in 2 will be whole" in news[0]
+    assert writer.news() == ()
+    whole = []
+    for step in steps:
+        whole += [step] if writer.add(snapshot_at(step, CLASSIFIER)) else []
+        writer.prune(up_to=step)
+        assert len(folders(tmp_path)) <= 2 * (WAITING_KEPT + num_to_keep + 2)
+    assert whole[-num_to_keep:] == list(steps[-num_to_keep:]), "what num_to_keep promises"
+    assert len(whole) > num_to_keep + 2, "and some on the way"
+    assert directory.checkpoints.steps() == list(steps[-num_to_keep:])
+
+
+def test_stages_that_stay_together_lose_no_checkpoint(tmp_path):
+    steps = tuple(range(5, 205, 5))
+    writer = CheckpointWriter(RunDirectory(str(tmp_path)).checkpoints, [ONE, CLASSIFIER], T, steps, num_to_keep=2)
+    ahead = 6
+    whole = 0
+    for number, step in enumerate(steps):
+        writer.add(snapshot_at(step))
+        if number >= ahead:
+            whole += writer.add(snapshot_at(steps[number - ahead], CLASSIFIER))
+    assert whole == len(steps) - ahead
+    assert writer.news() == ()
+
+
+def test_a_run_directory_that_is_deleted_is_not_half_made_anew(small_run):
+    directory = small_run("checkpoint.every_steps=6")
+    path = Path(str(directory))
+    directory.must_stay()
+    shutil.move(path, path.with_name("away"))
+    for write in (
+        lambda: directory.append_metrics([MEASURED]),
+        lambda: directory.checkpoints.save(snapshot_at(18), T, {}),
+        lambda: directory.write_file("report.html", b""),
+    ):
+        with pytest.raises(OSError, match=r"config.yaml is gone: the directory was deleted"):
+            write()
+    assert not path.exists()
+    shutil.move(path.with_name("away"), path)
+    directory.append_metrics([MEASURED])
+
+
+def test_a_run_that_began_where_a_live_one_was_deleted_is_not_written_into(small_run):
+    directory = small_run()
+    path = Path(str(directory))
+    with directory.only_writer():
+        directory.must_stay()
+        shutil.copytree(path, path.with_name("new"))
+        shutil.rmtree(path)
+        shutil.move(path.with_name("new"), path)
+        with RunDirectory(str(path)).only_writer(), pytest.raises(OSError, match="another one began there"):
+            directory.append_metrics([MEASURED])
+
+
+def test_a_run_whose_directory_is_deleted_ends_with_a_sentence(small_config, tmp_path, monkeypatch):
+    def delete(progress):
+        if progress.stages[0].step == 12:
+            shutil.rmtree(tmp_path / "run", ignore_errors=True)
+
+    with pytest.raises(TrainingError, match="config.yaml is gone: the directory was deleted"):
+        api.train(small_config("engine.kind=sequential"), str(tmp_path / "run"), watcher=api.Watcher(delete))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_part_of_a_run_is_no_place_for_a_new_one(small_run):
+    directory = small_run()
+    (Path(str(directory)) / "config.yaml").unlink()
+    with pytest.raises(UserError, match="holds checkpoints but no config.yaml"):
+        directory.check_unused()
+
+
+@pytest.mark.parametrize("error", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
+def test_a_file_system_without_flock_has_a_lease(tmp_path, monkeypatch, error):
+    def no_flock(*_):
+        raise OSError(error, "no such locks here")
+
+    monkeypatch.setattr(lock.fcntl, "flock", no_flock)
+    monkeypatch.setattr(lock, "LEASE_SECONDS", 0.0)
+    store = Store(str(tmp_path / "run"))
+    with lock.only_writer(store):
+        assert b"host" in store.read(lock.LOCK)
+    assert not store.exists(lock.LOCK), "a lease is given back"
+
+
+def test_a_start_that_is_refused_leaves_no_folder(tmp_path):
+    (tmp_path / "mine").mkdir()
+    for name in ("new", "mine"):
+        with pytest.raises(UserError), RunDirectory(str(tmp_path / name)).only_writer():
+            raise UserError("refused")
+    assert [folder.name for folder in tmp_path.iterdir()] == ["mine"]
+    assert list((tmp_path / "mine").iterdir()) == []
+
+
+@pytest.mark.parametrize("wrong", ["metrics.host=192.0.2.1", "metrics.discovery=/proc/no/targets"])
+def test_what_the_coordinator_refuses_leaves_no_run_directory(small_config, tmp_path, monkeypatch, wrong):
+    monkeypatch.setattr(coordinator, "cluster_resources", lambda: Resources(2, 0))
+    monkeypatch.setattr(coordinator.ray.util, "get_node_ip_address", lambda: "127.0.0.1")
+    with pytest.raises(UserError, match=wrong.partition("=")[0]):
+        coordinator.Coordinator(small_config("metrics.port=0", wrong), str(tmp_path / "run")).run()
+    assert not (tmp_path / "run").exists()

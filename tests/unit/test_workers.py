@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from noprop_dist.baseline.trainer import end_to_end_trainer
-from noprop_dist.engines.ray.evaluator import Evaluator
-from noprop_dist.engines.ray.workers import BlockWorker, ClassifierWorker
+from noprop_dist.engines.ray.workers import BlockWorker, ClassifierWorker, Evaluator
 from noprop_dist.records import Evaluated
 from noprop_dist.stages import CLASSIFIER, EMBEDDING, NETWORK, block
 from noprop_dist.training.batch_stream import RoundKey

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from math import isfinite
 
 from noprop_dist.config.schema import EngineSettings
-from noprop_dist.engines.core.actors import ActorPool, ActorSlot
+from noprop_dist.engines.core.actor_pool import ActorPool, ActorSlot
 from noprop_dist.engines.core.commands import CLASSIFIER_WORKER, Hold, Release, Slot
 from noprop_dist.engines.core.snapshots import Snapshots
 from noprop_dist.engines.core.stage import StageRun, Waiting
@@ -17,7 +17,7 @@ from noprop_dist.stages import Stage
 
 LEAST_GAIN_SECONDS = 10.0
 LEAST_GAIN_SHARE = 0.15
-"""Of what the block has left to do. A move costs a snapshot and a new start of the block; it has to be worth it."""
+"""Share of what the block has left to do. A move costs a snapshot and a new start of the block."""
 UNMEASURED_STEP_SECONDS = 1e-3
 MOVES_EVERY_SECONDS = 5.0
 
@@ -59,9 +59,9 @@ class Move:
 
 
 def best_move(loads: Sequence[Load]) -> Move | None:
-    """The move off the worker that would finish last which ends the run soonest; None where none is worth it.
+    """Find the move that ends the run soonest, off the worker that would finish last; None if no move is worth it.
 
-    Idle workers, returning devices and faster ones all get their share through this one rule.
+    Idle workers, returning devices and faster workers all get their share by this one rule.
     """
     if len(loads) < 2:
         return None
@@ -73,7 +73,7 @@ def best_move(loads: Sequence[Load]) -> Move | None:
         for block, seconds in source.seconds_left.items():
             there = target.total_seconds + seconds * target.slowness / source.slowness
             gain = source.total_seconds - max(there, source.total_seconds - seconds)
-            worth = (gain, -there)  # where targets gain as much, the one that is done sooner
+            worth = (gain, -there)  # of equal gains, the target that is done sooner
             if gain > LEAST_GAIN_SHARE * seconds and worth > best_worth:
                 best, best_worth = Move(block, source.worker, target.worker), worth
     return best
@@ -99,12 +99,12 @@ def best_moves(loads: Sequence[Load]) -> list[Move]:
 def worker_for(
     home: Slot, loads: Mapping[Slot, Load], home_is_coming: bool, waiting_for: Mapping[Slot, int]
 ) -> Slot | None:
-    """The worker that a waiting block goes to now; None is to wait on.
+    """Choose the worker that a waiting block goes to now; None means that it waits on.
 
     Args:
         home: the worker that it should be on.
         loads: of the ready workers.
-        home_is_coming: whether a missing home is still worth waiting for.
+        home_is_coming: whether a missing home is still waited for.
         waiting_for: how many blocks wait for each home; a worker serves its own first.
     """
     if home in loads:
@@ -119,12 +119,12 @@ def worker_for(
 
 
 class Assignment:
-    """Where the stages of one run are.
+    """Gives the stages of one run to workers, and takes them off again.
 
     Args:
         stages: of the run.
         pool: of its actors.
-        snapshots: that stages begin from.
+        snapshots: stages begin from the newest of them.
         engine: settings.
         now: monotonic seconds.
     """
@@ -146,55 +146,57 @@ class Assignment:
 
     def held_by(self, worker: Slot) -> list[StageRun]:
         """The stages on a worker."""
-        return [run for run in self._stages.values() if run.worker == worker]
+        return [stage_run for stage_run in self._stages.values() if stage_run.worker == worker]
 
     def assign(self, now: float) -> None:
         """Bring waiting stages to workers that are ready."""
-        waiting = [run for run in self._stages.values() if run.waits]
+        waiting = [stage_run for stage_run in self._stages.values() if stage_run.waits]
         if not waiting:
             return
         # Counted once and not for every waiting stage: there may be thousands.
-        loads, waiting_for = self._loads(), Counter(run.home for run in waiting)
-        for run in waiting:
-            worker = self._worker_for(run, loads, waiting_for, now)
+        loads, waiting_for = self._loads(), Counter(stage_run.home for stage_run in waiting)
+        for stage_run in waiting:
+            worker = self._worker_for(stage_run, loads, waiting_for, now)
             if worker is not None:
-                waiting_for[run.home] -= 1
-                snapshot = self._snapshots.newest(run.stage)
-                run.taken_in(worker, 0 if snapshot is None else snapshot.step)
-                request = Hold(run.stage, snapshot)
-                self._pool.call(worker, request, run.stage, self._engine.stall_timeout_seconds, now)
+                waiting_for[stage_run.home] -= 1
+                snapshot = self._snapshots.newest(stage_run.stage)
+                stage_run.taken_in(worker, 0 if snapshot is None else snapshot.step)
+                request = Hold(stage_run.stage, snapshot)
+                self._pool.call(worker, request, stage_run.stage, self._engine.stall_timeout_seconds, now)
                 loads = self._loads()
 
-    def let_go(self, run: StageRun, now: float) -> None:
+    def let_go(self, stage_run: StageRun, now: float) -> None:
         """Take a stage off its worker, and tell the worker."""
-        if run.worker is not None and self._pool.slots[run.worker].ready:
+        if stage_run.worker is not None and self._pool.slots[stage_run.worker].ready:
             patience = self._engine.stall_timeout_seconds
-            self._pool.call(run.worker, Release(run.stage), run.stage, patience, now)
-        self.take_off(run, now)
+            self._pool.call(stage_run.worker, Release(stage_run.stage), stage_run.stage, patience, now)
+        self.take_off(stage_run, now)
 
-    def take_off(self, run: StageRun, now: float) -> None:
+    def take_off(self, stage_run: StageRun, now: float) -> None:
         """Take a stage off its worker; it will begin again from its newest snapshot."""
-        node_left = run.worker is not None and self._pool.slots[run.worker].leaving
-        run.taken_off(self._snapshots.newest_step(run.stage), now, node_left)
+        node_left = stage_run.worker is not None and self._pool.slots[stage_run.worker].leaving
+        stage_run.taken_off(self._snapshots.newest_step(stage_run.stage), now, node_left)
 
     def worker_lost(self, worker: ActorSlot, now: float) -> None:
-        """The stages of a lost worker go back to their own snapshots; the others do not notice."""
-        for run in self.held_by(worker.slot):
-            run.lost(self._snapshots.newest_step(run.stage), now, node_left=worker.leaving)
+        """Let the stages of a lost worker go back to their own snapshots; others do not notice."""
+        for stage_run in self.held_by(worker.slot):
+            stage_run.lost(self._snapshots.newest_step(stage_run.stage), now, node_left=worker.leaving)
 
     def can_hold(self, home: Slot) -> bool:
-        """Return True if there is, or will be, some worker for a stage of that home."""
+        """Return True if some worker can still hold a stage of this home."""
         if home == CLASSIFIER_WORKER:
             return not self._pool.slots[home].given_up
         return any(not worker.given_up for worker in self._pool.of_role("block worker"))
 
     def plan_moves(self, now: float) -> list[tuple[StageRun, Slot, Slot]]:
-        """Every few seconds, let the blocks leave whose moves to other workers end the run soonest.
+        """Every few seconds, begin the moves between workers that end the run soonest.
 
         Returns:
             Each block that leaves, with the worker that it leaves and the one that it goes to.
         """
-        if now - self._moves_planned_at < MOVES_EVERY_SECONDS or any(run.leaving for run in self._stages.values()):
+        if now - self._moves_planned_at < MOVES_EVERY_SECONDS or any(
+            stage_run.leaving for stage_run in self._stages.values()
+        ):
             return []
         self._moves_planned_at = now
         moves = best_moves(list(self._loads().values()))
@@ -204,36 +206,40 @@ class Assignment:
         return [(self._stages[move.block], move.source, move.target) for move in moves]
 
     def _worker_for(
-        self, run: StageRun, loads: Mapping[Slot, Load], waiting_for: Mapping[Slot, int], now: float
+        self, stage_run: StageRun, loads: Mapping[Slot, Load], waiting_for: Mapping[Slot, int], now: float
     ) -> Slot | None:
-        home = self._pool.slots[run.home]
-        if run.home == CLASSIFIER_WORKER:
-            return run.home if home.ready else None
+        home = self._pool.slots[stage_run.home]
+        if stage_run.home == CLASSIFIER_WORKER:
+            return stage_run.home if home.ready else None
         if loads and self._first_ready is None:
             self._first_ready = now
-        return worker_for(run.home, loads, self._is_coming(home, run, now), waiting_for)
+        return worker_for(stage_run.home, loads, self._is_coming(home, stage_run, now), waiting_for)
 
-    def _is_coming(self, home: ActorSlot, run: StageRun, now: float) -> bool:
-        """Return True if a missing home is still worth waiting for."""
-        since = run.state.since if isinstance(run.state, Waiting) else now
+    def _is_coming(self, home: ActorSlot, stage_run: StageRun, now: float) -> bool:
+        """Return True if a missing home is still waited for, up to `engine.move_after_seconds`."""
+        since = stage_run.state.since if isinstance(stage_run.state, Waiting) else now
         if isfinite(since) and self._first_ready is not None:
-            since = max(since, self._first_ready)  # where all workers start late, the first is not given every block
+            since = max(since, self._first_ready)  # if all workers start late, the first shall not get every block
         return not home.given_up and now - since < self._engine.move_after_seconds
 
     def _loads(self) -> dict[Slot, Load]:
-        """What the ready block workers that stay have to do."""
-        seconds = [run.slowest_step_seconds for run in self._stages.values() if run.slowest_step_seconds is not None]
+        """What the ready block workers have to do, without those whose nodes are leaving."""
+        seconds = [
+            stage_run.slowest_step_seconds
+            for stage_run in self._stages.values()
+            if stage_run.slowest_step_seconds is not None
+        ]
         mean = sum(seconds) / len(seconds) if seconds else UNMEASURED_STEP_SECONDS
         workers = [each for each in self._pool.of_role("block worker") if each.ready and not each.leaving]
         return {worker.slot: self._load(worker.slot, mean) for worker in workers}
 
     def _load(self, worker: Slot, mean: float) -> Load:
-        held = [run for run in self.held_by(worker) if not run.over]
-        seconds = [run.slowest_step_seconds or mean for run in held]
+        held = [stage_run for stage_run in self.held_by(worker) if not stage_run.over]
+        seconds = [stage_run.slowest_step_seconds or mean for stage_run in held]
         limit = self._engine.blocks_per_worker
         return Load(
             worker,
-            {run.stage: run.queue.steps_left * each for run, each in zip(held, seconds, strict=True)},
+            {stage_run.stage: stage_run.queue.steps_left * each for stage_run, each in zip(held, seconds, strict=True)},
             sum(seconds) / len(seconds) / mean if seconds else 1.0,
             None if limit is None else limit - len(held),
         )

@@ -1,4 +1,4 @@
-"""What the core asks for: all that `decide` may return. Whoever carries these out has no decision to make."""
+"""What the core asks for: the commands that `decide` returns. Whoever carries these out has nothing to decide."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -61,7 +61,7 @@ class Release:
 
 @dataclass(frozen=True)
 class Train:
-    """Train a round; answered with a `RoundReport`, a `StageFailure`, or None where the worker was told to stop."""
+    """Train a round; answered with a `RoundReport`, a `StageFailure`, or None if the worker was told to stop."""
 
     round: RoundKey
 
@@ -175,9 +175,9 @@ class End:
 
     Attributes:
         step: that every stage has reached and saved.
-        evaluation: of the last checkpoint; None where nothing is evaluated, or it was told to stop.
+        evaluation: of the last checkpoint; None if nothing was evaluated, or the run was told to stop.
         stopped: whether it was told to stop before all steps were done.
-        error: why it did not come to its end; None where it did.
+        error: why the run did not come to its end; None if it did.
     """
 
     step: int

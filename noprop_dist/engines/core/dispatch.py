@@ -1,9 +1,9 @@
-"""Sends every stage its rounds: as far as its own queue and, where W_embed is learned, its version let it go."""
+"""Sends every stage its rounds, as far as its queue allows and, if W_embed is learned, the version that is there."""
 
 from collections.abc import Mapping
 
 from noprop_dist.config.schema import EngineSettings
-from noprop_dist.engines.core.actors import ActorPool
+from noprop_dist.engines.core.actor_pool import ActorPool
 from noprop_dist.engines.core.commands import Request, TakeSnapshot, Train, UpdateEmbedding
 from noprop_dist.engines.core.snapshots import Snapshots
 from noprop_dist.engines.core.stage import StageRun
@@ -13,7 +13,7 @@ from noprop_dist.training.embedding import EmbeddingExchange, EmbeddingVersion
 from noprop_dist.training.messages import RoundReport
 
 HANG_FACTOR = 10
-"""A worker counts as hung after so many times its slowest recent round, and at least engine.hang_seconds."""
+"""A worker counts as hung after this many times its slowest recent round, and at least `engine.hang_seconds`."""
 
 
 class Dispatch:
@@ -23,7 +23,7 @@ class Dispatch:
         stages: of the run.
         pool: of its actors.
         snapshots: of its stages.
-        exchange: of versions of W_embed; None where that is fixed.
+        exchange: of versions of W_embed; None if that is fixed.
         engine: settings.
         round_steps: most steps in a round.
     """
@@ -46,21 +46,25 @@ class Dispatch:
 
     def send(self, now: float) -> None:
         """Send all that may be sent now."""
-        for run in self._stages.values():
-            if run.worker is None or run.leaving:
+        for stage_run in self._stages.values():
+            if stage_run.worker is None or stage_run.leaving:
                 continue
-            while (work := run.queue.next_round(self._snapshots.waiting(run.stage), self._limit(run))) is not None:
-                self._call(run, self._request(run, *work), now)
-                if run.queue.at_snapshot:
-                    self.ask_snapshot(run, now)  # calls are done in order: this is the state right after the round
+            while (
+                work := stage_run.queue.next_round(self._snapshots.unwritten(stage_run.stage), self._limit(stage_run))
+            ) is not None:
+                self._call(stage_run, self._request(stage_run, *work), now)
+                if stage_run.queue.at_snapshot:
+                    self.ask_snapshot(
+                        stage_run, now
+                    )  # calls are done in order: this is the state right after the round
 
-    def ask_snapshot(self, run: StageRun, now: float) -> None:
+    def ask_snapshot(self, stage_run: StageRun, now: float) -> None:
         """Ask for a stage's state after all that it was sent."""
-        run.queue.snapshot_asked()
-        self._call(run, TakeSnapshot(run.stage), now)
+        stage_run.queue.snapshot_asked()
+        self._call(stage_run, TakeSnapshot(stage_run.stage), now)
 
     def gather(self, report: RoundReport) -> None:
-        """Take in the gradient of W_embed that came with a report."""
+        """Gather the gradient of W_embed that came with a report."""
         if self._exchange is not None and report.embedding_gradient is not None:
             self._exchange.gather(report.stage, report.steps_done, report.embedding_gradient)
 
@@ -70,29 +74,29 @@ class Dispatch:
         self._exchange.publish(version)
         self._exchange.forget_before(min(self._snapshots.newest_step(stage) for stage in self._stages))
 
-    def _limit(self, run: StageRun) -> int | None:
+    def _limit(self, stage_run: StageRun) -> int | None:
         """The step at which the stage's next round has to end at last; None is the end of the run."""
         if self._exchange is None:
             return None
-        step = run.queue.next_step
-        is_owner = run.stage == EMBEDDING
+        step = stage_run.queue.next_step
+        is_owner = stage_run.stage == EMBEDDING
         return self._exchange.may_update_to(step) if is_owner else self._exchange.may_train_to(step)
 
-    def _request(self, run: StageRun, first_step: int, steps: int) -> Request:
+    def _request(self, stage_run: StageRun, first_step: int, steps: int) -> Request:
         if self._exchange is None:
-            return Train(RoundKey(run.stage, first_step, steps))
-        if run.stage == EMBEDDING:
+            return Train(RoundKey(stage_run.stage, first_step, steps))
+        if stage_run.stage == EMBEDDING:
             update = self._exchange.update_at(first_step)
             assert update is not None  # the limit says so
             return UpdateEmbedding(update)
-        return Train(RoundKey(run.stage, first_step, steps, self._exchange.at(first_step)))
+        return Train(RoundKey(stage_run.stage, first_step, steps, self._exchange.at(first_step)))
 
-    def _call(self, run: StageRun, request: Request, now: float) -> None:
-        assert run.worker is not None
-        self._pool.call(run.worker, request, run.stage, self._patience_seconds(run), now)
+    def _call(self, stage_run: StageRun, request: Request, now: float) -> None:
+        assert stage_run.worker is not None
+        self._pool.call(stage_run.worker, request, stage_run.stage, self._patience_seconds(stage_run), now)
 
-    def _patience_seconds(self, run: StageRun) -> float:
-        """Until its worker counts as hung: by the stage's own step time, once that is known."""
-        if run.slowest_step_seconds is None:
+    def _patience_seconds(self, stage_run: StageRun) -> float:
+        """Seconds without a reply until its worker counts as hung: by the stage's step time, once that is known."""
+        if stage_run.slowest_step_seconds is None:
             return self._engine.stall_timeout_seconds
-        return max(self._engine.hang_seconds, HANG_FACTOR * self._round_steps * run.slowest_step_seconds)
+        return max(self._engine.hang_seconds, HANG_FACTOR * self._round_steps * stage_run.slowest_step_seconds)

@@ -1,4 +1,4 @@
-"""What happens to a run: all that `decide` may be told. Without any event it is told that time has passed."""
+"""What happens to a run: the events that `decide` takes. A call without events says that time has passed."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ class ActorLost:
     Attributes:
         process: that is gone.
         cause: for people.
-        constructor_raised: whether it never came to be; another one would only fail in the same way.
+        constructor_raised: whether its constructor raised; another process would fail in the same way.
     """
 
     process: Incarnation
@@ -37,10 +37,12 @@ class StorageDone:
     Attributes:
         seconds: that it took.
         checkpoint_complete: whether the snapshot was the last one that its checkpoint waited for.
+        news: lines for people.
     """
 
     seconds: float
     checkpoint_complete: bool = False
+    news: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

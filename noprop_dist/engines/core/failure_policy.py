@@ -15,9 +15,10 @@ class Loss:
     Attributes:
         reason: how it was lost.
         cause: for people.
-        constructor_raised: whether it never came to be.
-        losses_in_row: of its slot since one of its incarnations did any work, before this one.
-        stage_failures: losses that the stage at work was charged with before; None where no unfinished stage was.
+        constructor_raised: whether its constructor raised.
+        losses_in_row: earlier losses of its slot since an incarnation did any work.
+        stage_failures: earlier losses charged to the stage that it was at work on; None if there was no such stage,
+            or that was over.
     """
 
     reason: LossReason
@@ -32,7 +33,7 @@ class Decision:
     """What to do.
 
     Attributes:
-        restart_after_seconds: until the slot's next incarnation may be started; None if there will be none.
+        restart_after_seconds: until the slot's next incarnation may start; None if there will be none.
         charge_stage: whether the loss counts against the budget of the stage at work.
         stop_stage: why the stage at work takes no further part; None if it begins again.
     """

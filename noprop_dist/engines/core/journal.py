@@ -9,14 +9,14 @@ class Journal:
     """The records of one run, on their way to the log.
 
     Args:
-        outbox: that commands are appended to.
+        outbox: where commands are appended.
     """
 
     def __init__(self, outbox: list[Command]) -> None:
         self._outbox = outbox
         self.news = NewsBoard()
         self.unwritten = False
-        """Whether anything was logged since this was last set to False."""
+        """True if anything was logged since this was last set to False."""
 
     def log(self, record: Record) -> None:
         """Write a record down."""

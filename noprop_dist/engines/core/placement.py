@@ -15,10 +15,11 @@ GPU_LANES = 8
 
 @dataclass(frozen=True)
 class Resources:
-    """What a machine or cluster has."""
+    """What a machine or cluster has; `node_cpus` is the cores of its largest machine, where that is known."""
 
     cpus: float
     gpus: float
+    node_cpus: float | None = None
 
 
 @dataclass(frozen=True)
@@ -58,26 +59,31 @@ class Placement:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether the run computes on GPUs."""
+        """Return True if the run computes on GPUs."""
         return self.side_gpus > 0
 
 
 def place(blocks: tuple[int, ...], engine: EngineSettings, resources: Resources, replicas: int = 1) -> Placement:
-    """One worker per block where there is a GPU or core for each, else several blocks to a worker.
+    """Place blocks: a worker for each if there are GPUs or cores enough, else several blocks in a worker.
 
     Args:
         blocks: that are trained.
         engine: settings.
         resources: of the cluster.
-        replicas: processes of each worker; what a `WorkerPlace` asks for is for each of them.
+        replicas: processes of each worker; each of them asks for what its `WorkerPlace` says.
 
     Raises:
-        UserError: GPUs are asked for and there are none.
+        UserError: GPUs are asked for and there are none, or a worker's threads fit into no machine.
     """
     on_gpu = uses_gpus(engine, resources)
     if on_gpu and resources.gpus < 1:
         raise UserError("engine.device=cuda: there is no GPU here; use engine.device=cpu or auto")
     threads = engine.threads_per_worker
+    if not on_gpu and resources.node_cpus is not None and threads > resources.node_cpus:
+        raise UserError(
+            f"engine.threads_per_worker={threads}: no machine here has more than {resources.node_cpus:g} core(s), "
+            "so no worker could start"
+        )
     slots = room(engine, resources)
     wanted = max(1, slots // replicas) if engine.workers == "auto" else engine.workers
     workers = min(wanted, len(blocks))
@@ -113,13 +119,29 @@ def place_run(config: RunConfig, resources: Resources) -> Placement:
     return place(config.blocks.trained(), config.engine, resources, config.training.replicas_per_block)
 
 
+def check_room(config: RunConfig, placement: Placement) -> None:
+    """Refuse a run whose blocks would wait for each other without end.
+
+    Where W_embed is learned, a version ends once all blocks have trained against it: all must be held at once.
+
+    Raises:
+        UserError: the workers cannot hold all blocks.
+    """
+    limit, blocks, workers = config.engine.blocks_per_worker, config.blocks.trained(), len(placement.workers)
+    if config.shares_embedding and limit is not None and limit * workers < len(blocks):
+        raise UserError(
+            f"engine.blocks_per_worker={limit}: {workers} worker(s) hold {limit * workers} of {len(blocks)} blocks "
+            "at a time, and a learned W_embed takes all of them at once; allow more a worker, or use more workers"
+        )
+
+
 def uses_gpus(engine: EngineSettings, resources: Resources) -> bool:
-    """Whether a run computes on GPUs."""
+    """Return True if a run computes on GPUs."""
     return engine.device == "cuda" or (engine.device == "auto" and resources.gpus >= 1)
 
 
 def room(engine: EngineSettings, resources: Resources) -> int:
-    """How many processes have a GPU, or all of their cores, to themselves; at least one."""
+    """How many processes can have a GPU, or all of their cores, to themselves; at least one."""
     slots = resources.gpus if uses_gpus(engine, resources) else resources.cpus // engine.threads_per_worker
     return max(1, int(slots))
 
@@ -131,5 +153,5 @@ def _deal(blocks: tuple[int, ...], workers: int) -> list[tuple[int, ...]]:
 
 
 def ray_share(amount: float) -> float:
-    """Ray counts resources in ten-thousandths; rounded down, so that the shares of a whole fit into it."""
+    """Round down to ten-thousandths, in which Ray counts resources, so that the shares of a whole fit into it."""
     return int(amount * 10_000) / 10_000

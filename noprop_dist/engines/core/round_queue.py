@@ -54,13 +54,13 @@ class RoundQueue:
         return self._sent
 
     def next_round(self, unsaved_snapshots: int, up_to: int | None = None) -> tuple[int, int] | None:
-        """(first step, steps) of the round to send now; None where nothing may be sent.
+        """(first step, steps) of the round to send now; None if nothing may be sent.
 
         The caller sends it; if it ends at a snapshot step (`at_snapshot`), a snapshot has to be asked for at once.
 
         Args:
-            unsaved_snapshots: of this stage, that wait to be written.
-            up_to: the step at which the round has to end at last; None is the end of the run.
+            unsaved_snapshots: of this stage, waiting to be written.
+            up_to: the step that the round may reach at most; None is the end of the run.
         """
         unsaved = unsaved_snapshots + self._snapshots_in_flight
         waits = self._rounds_in_flight >= self._prefetch or unsaved >= MAX_UNSAVED_SNAPSHOTS

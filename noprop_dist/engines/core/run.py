@@ -15,7 +15,8 @@ stages wait: for its next version.
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from noprop_dist.engines.core.actors import Absent, ActorPool, Answer, GivenUp
+from noprop_dist.engines.core import recovery
+from noprop_dist.engines.core.actor_pool import Absent, ActorPool, Answer, GivenUp
 from noprop_dist.engines.core.assignment import Assignment
 from noprop_dist.engines.core.commands import (
     CLASSIFIER_WORKER,
@@ -39,8 +40,8 @@ from noprop_dist.engines.core.events import (
     StorageFailed,
 )
 from noprop_dist.engines.core.journal import Journal
+from noprop_dist.engines.core.parts import Parts
 from noprop_dist.engines.core.placement import Placement, Resources, place_run
-from noprop_dist.engines.core.recovery import Recovery
 from noprop_dist.engines.core.round_queue import RoundQueue
 from noprop_dist.engines.core.snapshots import Snapshots
 from noprop_dist.engines.core.stage import StageRun, Stopped
@@ -62,9 +63,9 @@ class StartingPoint:
     """What an earlier process left; empty for a new run.
 
     Attributes:
-        snapshots: the newest whole one of each stage.
-        to_evaluate: steps of complete checkpoints whose figures are not written yet, rising.
-        exchange: of versions of W_embed, where it is learned.
+        snapshots: the newest undamaged one of each stage.
+        to_evaluate: steps of complete checkpoints that are not measured yet, rising.
+        exchange: of versions of W_embed; None if W_embed is fixed.
     """
 
     snapshots: Mapping[Stage, Snapshot]
@@ -73,57 +74,40 @@ class StartingPoint:
 
 
 class Run:
-    """One run, from where it starts to its end. Knows neither Ray nor a clock: `now` is in monotonic seconds.
+    """One run, from its starting point to its end. `now` is always in monotonic seconds.
 
     Args:
         plan: of the run.
-        placement: of its blocks on the cluster, as it is at the start.
+        placement: of its blocks on the cluster as it is now.
         start: what an earlier process left.
         now: the time.
     """
 
     def __init__(self, plan: RunPlan, placement: Placement, start: StartingPoint, now: float) -> None:
         self._plan = plan
-        self._engine = plan.config.engine
-        # A run stays on the kind of device that it began on: another kind computes other bits.
-        device = "cuda" if placement.on_gpu else "cpu"
-        engine = self._engine.model_copy(update={"device": device})
-        self._config = plan.config.model_copy(update={"engine": engine})
-        self._outbox: list[Command] = []
-        self.journal = Journal(self._outbox)
-        self.journal.news.tell("waiting for room and starting workers")
-        self._pool = ActorPool(self._outbox, self._engine.start_timeout_seconds)
-        self._snapshots = Snapshots(self._outbox, start.snapshots, now)
-        self.stages = {stage: self._stage_run(stage, now) for stage in plan.stages}
-        self._assignment = Assignment(self.stages, self._pool, self._snapshots, self._engine, now)
-        self._dispatch = Dispatch(
-            self.stages, self._pool, self._snapshots, start.exchange, self._engine, plan.round_steps
-        )
-        self._evaluations = Evaluations()
-        for step in start.to_evaluate:
-            self._evaluations.add(step)
-        self._recovery = Recovery(
-            self.stages,
-            self._pool,
-            self._snapshots,
-            self._assignment,
-            self._evaluations,
-            self.journal,
-            self._engine,
-            self._outbox,
-        )
-        self._stopping = Stopping(
-            self.stages, self._pool, self._snapshots, self._assignment, self._dispatch, self._engine
-        )
+        self._on_gpu = placement.on_gpu
+        self._parts = _parts(plan, start, now)
+        self._stopping = Stopping(self._parts)
         self._began_at, self._asked_cluster_at = now, now
+        self._no_worker_since: float | None = now
+        self._error: str | None = None  # ends the run, once all that is here is written
         self._ended = False
-        self._hire(placement)
+        self._add_workers(placement)
         for index, place in enumerate(placement.workers, start=1):
             for t in place.blocks:
                 self.stages[block(t)].home = Slot("block worker", index)
-        self._pool.add(CLASSIFIER_WORKER)
+        self._parts.pool.add(CLASSIFIER_WORKER)
         if plan.evaluates:
-            self._pool.add(EVALUATOR)
+            self._parts.pool.add(EVALUATOR)
+
+    @property
+    def stages(self) -> dict[Stage, StageRun]:
+        """The stages as they are now; may be read from another thread."""
+        return self._parts.stages
+
+    @property
+    def journal(self) -> Journal:
+        return self._parts.journal
 
     def decide(self, events: Sequence[Event], now: float) -> list[Command]:
         """Take in what has happened since the last call, and say what is to be done.
@@ -134,42 +118,54 @@ class Run:
         """
         for event in events:
             self._handle(event, now)
-        self._recovery.silent_actors(now)
+        recovery.lose_silent_actors(self._parts, now)
         if not self._ended:
             if self._stopping.requested:
                 self._wind_down(now)
-            elif self._busy:
+            elif self._busy and self._error is None:
                 self._advance(now)
             else:
                 self._finish()
         if not self._ended:
-            self._snapshots.advance(now)
-        commands = self._outbox[:]
-        self._outbox.clear()
+            self._parts.snapshots.advance(now)
+        commands = self._parts.outbox[:]
+        self._parts.outbox.clear()
         return commands
 
     def progress(self, now: float) -> RunProgress:
         """The progress table; may be called from another thread."""
-        rows = [run.row() for run in self.stages.values()]
-        return run_progress(self._plan.total_steps, rows, now - self._began_at, self.journal.news)
+        rows = [stage_run.row() for stage_run in self.stages.values()]
+        return run_progress(self._plan.total_steps, rows, now - self._began_at, self.journal.news, self._waits_for(now))
 
-    # What came
+    def _waits_for(self, now: float) -> str | None:
+        """What people are told while no block worker is there."""
+        since, workers = self._no_worker_since, self._parts.pool.of_role("block worker")
+        if since is None or all(stage_run.over for stage_run in self.stages.values() if stage_run.stage.is_block):
+            return None
+        given_up = sum(worker.given_up for worker in workers)
+        missing = f", {given_up} given up" if given_up else ""
+        return (
+            f"no block worker is there for {now - since:.0f} s: {len(workers) - given_up} asked for{missing}; "
+            "they wait for room on the cluster, or for their processes to start"
+        )
+
+    # What has happened
 
     def _handle(self, event: Event, now: float) -> None:
         match event:
             case Replied(call, value):
-                for answer in self._pool.answered(call, value, now):
+                for answer in self._parts.pool.answered(call, value, now):
                     self._answered(answer, now)
             case ActorLost(process, cause, constructor_raised):
-                slot = self._pool.slots[process.slot]
+                slot = self._parts.pool.slots[process.slot]
                 if slot.process == process and not isinstance(slot.state, Absent | GivenUp):
-                    self._recovery.actor_lost(slot, "died", cause, now, constructor_raised=constructor_raised)
+                    recovery.actor_lost(self._parts, slot, "died", cause, now, constructor_raised=constructor_raised)
             case StorageDone():
                 self._stored(event, now)
             case StorageFailed(cause):
                 self._storage_failed(cause, now)
             case ClusterSeen(resources, leaving_nodes):
-                self._pool.nodes_leaving(leaving_nodes)
+                self._parts.pool.nodes_leaving(leaving_nodes)
                 self._grow(resources)
             case StopRequested():
                 self._stopping.request(now)
@@ -177,44 +173,44 @@ class Run:
     def _answered(self, answer: Answer, now: float) -> None:
         """Deal with one reply according to its type."""
         if isinstance(answer.value, WorkerFacts):
-            slot = self._pool.slots[answer.slot]
+            slot = self._parts.pool.slots[answer.slot]
             self.journal.log(WorkerReady(worker=slot.slot.name, incarnation=slot.incarnation, **asdict(answer.value)))
             return
         if isinstance(answer.value, CheckpointEvaluation):
             self._evaluated(answer.value)
             return
-        run = self.stages.get(answer.call.stage) if answer.call.stage is not None else None
-        if run is None or run.worker != answer.slot:
+        stage_run = self.stages.get(answer.call.stage) if answer.call.stage is not None else None
+        if stage_run is None or stage_run.worker != answer.slot:
             return  # it was stopped, or has left, while this was under way
         match answer.value:
             case RoundReport() as report:
-                self._dispatch.gather(report)
-                self._reported(run, report, answer, now)
+                self._parts.dispatch.gather(report)
+                self._reported(stage_run, report, answer, now)
             case (EmbeddingVersion() as version, EmbeddingReport() as report):
-                self._dispatch.publish(version)
-                self._reported(run, report, answer, now)
+                self._parts.dispatch.publish(version)
+                self._reported(stage_run, report, answer, now)
             case StageFailure() as failure:
-                self._recovery.stage_failed(run, failure, now)
+                recovery.stage_failed(self._parts, stage_run, failure, now)
             case Snapshot() as snapshot:
-                self._received(run, snapshot, now)
+                self._received(stage_run, snapshot, now)
             case None if isinstance(answer.call.request, Train):
-                run.queue.round_refused()
+                stage_run.queue.round_refused()
 
-    def _reported(self, run: StageRun, report: RoundReport | EmbeddingReport, answer: Answer, now: float) -> None:
-        lost_at, written = run.lost_at, run.steps_written
+    def _reported(self, stage_run: StageRun, report: RoundReport | EmbeddingReport, answer: Answer, now: float) -> None:
+        lost_at, written = stage_run.lost_at, stage_run.steps_written
         loss = report.loss if isinstance(report, RoundReport) else None
-        new = run.reported(report.steps_done, report.steps, report.seconds, loss, now)
+        new = stage_run.reported(report.steps_done, report.steps, report.seconds, loss, now)
         if lost_at is not None:
-            self._recovered(run, answer.slot, report.first_step, written, now - lost_at)
+            self._recovered(stage_run, answer.slot, report.first_step, written, now - lost_at)
         if new:  # a replay of what is written is not written twice
             waited = max(0.0, now - answer.call.since - report.seconds)
             self.journal.log(report.record(worker=answer.slot.name, queue_seconds=waited))
 
-    def _recovered(self, run: StageRun, worker: Slot, step: int, written: int, seconds: float) -> None:
-        incarnation = self._pool.slots[worker].incarnation
+    def _recovered(self, stage_run: StageRun, worker: Slot, step: int, written: int, seconds: float) -> None:
+        incarnation = self._parts.pool.slots[worker].incarnation
         self.journal.log(
             StageRecovered(
-                stage=run.stage,
+                stage=stage_run.stage,
                 worker=worker.name,
                 incarnation=incarnation,
                 seconds=seconds,
@@ -223,35 +219,37 @@ class Run:
             )
         )
 
-    def _received(self, run: StageRun, snapshot: Snapshot, now: float) -> None:
-        run.queue.snapshot_received()
-        if snapshot.step > self._snapshots.newest_step(run.stage):  # else a stop came before the round that leads to it
-            self._snapshots.add(snapshot)
-        if run.queue.finished or (run.leaving and run.queue.idle):
-            self._assignment.let_go(run, now)
+    def _received(self, stage_run: StageRun, snapshot: Snapshot, now: float) -> None:
+        stage_run.queue.snapshot_received()
+        # Not newer: a stop came before the round that was to lead to it.
+        if snapshot.step > self._parts.snapshots.newest_step(stage_run.stage):
+            self._parts.snapshots.add(snapshot)
+        if stage_run.queue.finished or (stage_run.leaving and stage_run.queue.idle):
+            self._parts.assignment.let_go(stage_run, now)
 
     def _evaluated(self, evaluation: CheckpointEvaluation) -> None:
-        self._evaluations.measured(evaluation)
+        self._parts.evaluations.measured(evaluation)
         self.journal.news.tell(evaluation.summary())
         for record in evaluation.records():
             self.journal.log(record)
-        self._snapshots.prune(evaluation.step)
+        self._parts.snapshots.prune(evaluation.step)
 
     # Storage
 
     def _stored(self, event: StorageDone, now: float) -> None:
-        if self._snapshots.failing_since is not None:
+        if self._parts.snapshots.failing_since is not None:
             self.journal.tell("the run directory can be written again")
-        step = self._snapshots.done(event, now)
+        self.journal.tell(*event.news)
+        step = self._parts.snapshots.done(event, now)
         if step is None:
             return
         if self._plan.evaluates:
-            self._evaluations.add(step)
+            recovery.leave_out(self._parts, self._parts.evaluations.add(step))
         else:
-            self._snapshots.prune(step)
+            self._parts.snapshots.prune(step)
 
     def _storage_failed(self, cause: str, now: float) -> None:
-        since = self._snapshots.failing_since
+        since = self._parts.snapshots.failing_since
         timeout = self._plan.config.checkpoint.storage_timeout_seconds
         if since is None:
             self.journal.tell(f"the run directory cannot be written: {cause}; training goes on and it is tried again")
@@ -260,77 +258,100 @@ class Run:
                 f"the run directory could not be written for checkpoint.storage_timeout_seconds={timeout:g}: {cause}; "
                 "once it can, `noprop-dist resume` continues the run"
             )
-        self._snapshots.failed(now)
+        self._parts.snapshots.failed(now)
 
     # What may be done
 
     def _advance(self, now: float) -> None:
-        self._check_start(now)
+        self._check_workers(now)
         self._move_stages(now)
         self._ask_cluster(now)
-        self._pool.start_absent(now)
-        self._assignment.assign(now)
-        self._dispatch.send(now)
+        self._parts.pool.start_absent(now)
+        self._parts.assignment.assign(now)
+        self._parts.dispatch.send(now)
         self._evaluate(now)
 
     def _ask_cluster(self, now: float) -> None:
         if now - self._asked_cluster_at >= CLUSTER_EVERY_SECONDS:
             self._asked_cluster_at = now
-            self._outbox.append(AskCluster())
+            self._parts.outbox.append(AskCluster())
 
     def _grow(self, resources: Resources) -> None:
-        """Add workers where the cluster has more room than there are slots for."""
-        if self._config.engine.device == "cuda" and resources.gpus < 1:
+        """Add workers if the cluster has room for more than there are slots.
+
+        A run stays on the kind of device that it began on: another kind computes other bits.
+        """
+        if self._on_gpu and resources.gpus < 1:
             return  # all GPUs are lost; the slots wait for them
-        before = len(self._pool.of_role("block worker"))
-        placement = place_run(self._config, resources)
-        self._hire(placement)
-        if len(self._pool.of_role("block worker")) > before:
+        config = self._plan.config
+        device = "cuda" if self._on_gpu else "cpu"
+        engine = config.engine.model_copy(update={"device": device})
+        placement = place_run(config.model_copy(update={"engine": engine}), resources)
+        before = len(self._parts.pool.slots)
+        self._add_workers(placement)
+        if len(self._parts.pool.slots) > before:
             self.journal.tell(f"the cluster has grown: {placement.reason}")
 
-    def _hire(self, placement: Placement) -> None:
+    def _add_workers(self, placement: Placement) -> None:
         """Add a slot for every worker of a placement that has none."""
-        known = len(self._pool.of_role("block worker"))
+        known = len(self._parts.pool.of_role("block worker"))
         for index, place in enumerate(placement.workers[known:], start=known + 1):
-            self._pool.add(Slot("block worker", index), place, placement.lanes)
+            self._parts.pool.add(Slot("block worker", index), place, placement.lanes)
 
-    def _check_start(self, now: float) -> None:
-        late = now - self._began_at > self._engine.start_timeout_seconds
-        if late and not any(worker.heard for worker in self._pool.of_role("block worker")):
-            self._end(
-                f"no block worker started within engine.start_timeout_seconds={self._engine.start_timeout_seconds:g}: "
-                "other runs may hold the cluster's room, or a worker's process cannot start"
+    def _check_workers(self, now: float) -> None:
+        """End a run that has been without any block worker for too long."""
+        workers = self._parts.pool.of_role("block worker")
+        if any(worker.ready for worker in workers):
+            self._no_worker_since = None
+            return
+        since = self._no_worker_since = now if self._no_worker_since is None else self._no_worker_since
+        engine, silent = self._parts.engine, now - since
+        why = "other runs may hold the cluster's room, or a worker's process cannot start"
+        started = any(worker.heard for worker in workers)
+        if started and silent > engine.worker_timeout_seconds:
+            self._error = (
+                f"no block worker was there for engine.worker_timeout_seconds={engine.worker_timeout_seconds:g}: "
+                f"{why}; `noprop-dist resume` continues the run"
             )
+        elif not started and silent > engine.start_timeout_seconds:
+            timeout = engine.start_timeout_seconds
+            self._error = f"no block worker started within engine.start_timeout_seconds={timeout:g}: {why}"
 
     def _evaluate(self, now: float) -> None:
-        evaluator = self._pool.slots.get(EVALUATOR)
-        if evaluator is not None and evaluator.ready and (step := self._evaluations.next()) is not None:
-            self._pool.call(EVALUATOR, Evaluate(step), None, self._engine.stall_timeout_seconds, now)
+        evaluator = self._parts.pool.slots.get(EVALUATOR)
+        if evaluator is not None and evaluator.ready and (step := self._parts.evaluations.next()) is not None:
+            self._parts.pool.call(EVALUATOR, Evaluate(step), None, self._parts.engine.stall_timeout_seconds, now)
 
     def _move_stages(self, now: float) -> None:
-        for run, source, target in self._assignment.plan_moves(now):
-            self.journal.tell(f"{run.stage.name} moves from {source.name} to {target.name}")
-        for worker in self._pool.leaving():
-            held = self._assignment.held_by(worker.slot)
-            for run in held:
-                run.leave()
+        for stage_run, source, target in self._parts.assignment.plan_moves(now):
+            self.journal.tell(f"{stage_run.stage.name} moves from {source.name} to {target.name}")
+        for worker in self._parts.pool.leaving():
+            held = self._parts.assignment.held_by(worker.slot)
+            for stage_run in held:
+                stage_run.leave()
             if not held:
-                self._recovery.actor_lost(worker, "node_leaving", "its node is leaving the cluster", now)
-        for run in self.stages.values():
-            if run.leaving and run.queue.idle:
-                if run.queue.steps_done > self._snapshots.newest_step(run.stage):
-                    self._dispatch.ask_snapshot(run, now)
+                recovery.actor_lost(self._parts, worker, "node_leaving", "its node is leaving the cluster", now)
+        for stage_run in self.stages.values():
+            if stage_run.leaving and stage_run.queue.idle:
+                if stage_run.queue.steps_done > self._parts.snapshots.newest_step(stage_run.stage):
+                    self._parts.dispatch.ask_snapshot(stage_run, now)
                 else:
-                    self._assignment.let_go(run, now)
+                    self._parts.assignment.let_go(stage_run, now)
 
     # The end
 
     @property
     def _busy(self) -> bool:
-        blocks = [run for run in self.stages.values() if run.stage.is_block]
-        if all(run.stopped for run in blocks) or (self._coupled and any(run.stopped for run in self.stages.values())):
+        blocks = [stage_run for stage_run in self.stages.values() if stage_run.stage.is_block]
+        if all(stage_run.stopped for stage_run in blocks) or (
+            self._coupled and any(stage_run.stopped for stage_run in self.stages.values())
+        ):
             return False
-        return any(not run.over for run in self.stages.values()) or self._snapshots.busy or self._evaluations.busy
+        return (
+            any(not stage_run.over for stage_run in self.stages.values())
+            or self._parts.snapshots.busy
+            or self._parts.evaluations.busy
+        )
 
     @property
     def _coupled(self) -> bool:
@@ -339,8 +360,11 @@ class Run:
 
     def _finish(self) -> None:
         """End the run once the log is written."""
-        if self.journal.unwritten or self._snapshots.busy:
+        if self.journal.unwritten or self._parts.snapshots.busy:
             self._write_the_rest()
+            return
+        if self._error is not None:
+            self._end(self._error)
             return
         behind = [f"{r.stage.name} ({r.state.why})" for r in self.stages.values() if isinstance(r.state, Stopped)]
         without = "no other stage can go on without its gradient of W_embed; all are saved"
@@ -348,8 +372,8 @@ class Run:
         self._end(f"not trained to the end: {'; '.join(behind)}; {others}" if behind else None)
 
     def _write_the_rest(self) -> None:
-        if not self._snapshots.busy:
-            self._snapshots.flush()
+        if not self._parts.snapshots.busy:
+            self._parts.snapshots.flush()
             self.journal.unwritten = False
 
     def _wind_down(self, now: float) -> None:
@@ -358,26 +382,39 @@ class Run:
         if now < self._stopping.deadline:
             if self._stopping.holds_stages:
                 return
-            if self.journal.unwritten or self._snapshots.busy:
+            if self.journal.unwritten or self._parts.snapshots.busy:
                 self._write_the_rest()
                 return
         late = (
             "the last snapshots could not be written before the end of engine.grace_seconds="
-            f"{self._engine.grace_seconds:g}; `noprop-dist resume` continues from the ones before"
+            f"{self._parts.engine.grace_seconds:g}; `noprop-dist resume` continues from the ones before"
         )
-        self._end(late if self._snapshots.busy else None)
+        self._end(late if self._parts.snapshots.busy else None)
 
     def _end(self, error: str | None) -> None:
         if self._ended:
             return
         self._ended = True
         stopping = self._stopping.requested
-        stopped = stopping and any(not run.queue.finished for run in self.stages.values())
-        step = min(self._snapshots.newest_step(stage) for stage in self.stages)
-        self._outbox.append(End(step, None if stopping else self._evaluations.last, stopped, error))
+        stopped = stopping and any(not stage_run.queue.finished for stage_run in self.stages.values())
+        step = min(self._parts.snapshots.newest_step(stage) for stage in self.stages)
+        self._parts.outbox.append(End(step, None if stopping else self._parts.evaluations.last, stopped, error))
 
-    def _stage_run(self, stage: Stage, now: float) -> StageRun:
-        steps = self._plan.sync_steps if stage == EMBEDDING else self._plan.round_steps
-        done = self._snapshots.newest_step(stage)
-        queue = RoundQueue(self._plan.snapshot_steps, steps, self._engine.prefetch, done)
-        return StageRun(stage, queue, CLASSIFIER_WORKER, now)
+
+def _parts(plan: RunPlan, start: StartingPoint, now: float) -> Parts:
+    engine, outbox = plan.config.engine, list[Command]()
+    journal = Journal(outbox)
+    journal.news.tell("waiting for room and starting workers")
+    pool = ActorPool(outbox, engine.start_timeout_seconds)
+    snapshots = Snapshots(outbox, start.snapshots, now)
+    stages = {stage: _stage_run(plan, stage, snapshots.newest_step(stage), now) for stage in plan.stages}
+    assignment = Assignment(stages, pool, snapshots, engine, now)
+    dispatch = Dispatch(stages, pool, snapshots, start.exchange, engine, plan.round_steps)
+    evaluations = Evaluations(start.to_evaluate)
+    return Parts(engine, outbox, journal, stages, pool, snapshots, assignment, dispatch, evaluations)
+
+
+def _stage_run(plan: RunPlan, stage: Stage, step: int, now: float) -> StageRun:
+    round_steps = plan.sync_steps if stage == EMBEDDING else plan.round_steps
+    queue = RoundQueue(plan.snapshot_steps, round_steps, plan.config.engine.prefetch, step)
+    return StageRun(stage, queue, CLASSIFIER_WORKER, now)

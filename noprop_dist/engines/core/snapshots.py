@@ -21,7 +21,7 @@ class Snapshots:
     """Snapshots of one run, and the storage tasks that they make: one at a time, in order.
 
     Args:
-        outbox: that commands are appended to.
+        outbox: where commands are appended.
         newest: snapshots that the run begins with.
         now: monotonic seconds.
     """
@@ -59,7 +59,7 @@ class Snapshots:
         snapshot = self._newest.get(stage)
         return 0 if snapshot is None else snapshot.step
 
-    def waiting(self, stage: Stage) -> int:
+    def unwritten(self, stage: Stage) -> int:
         """How many of a stage's snapshots wait to be written."""
         return sum(isinstance(task, WriteSnapshot) and task.snapshot.stage == stage for task in self._tasks)
 

@@ -18,8 +18,9 @@ class Waiting:
     """No worker holds the stage; it begins again from its newest snapshot.
 
     Attributes:
-        since: monotonic seconds; -inf where its worker's node has left: it goes to another worker at once.
-        lost_at: when its worker was lost; None where it was not.
+        since: when it began to wait, monotonic seconds; -inf if its worker's node left, so that it goes to another
+            worker at once.
+        lost_at: when its worker was lost; None if it was not.
     """
 
     since: float
@@ -27,8 +28,8 @@ class Waiting:
 
 
 @dataclass(frozen=True)
-class Starting:
-    """A worker takes the stage in, and has not reported of it yet."""
+class TakenIn:
+    """A worker was given the stage, and has not reported of it yet."""
 
     worker: Slot
     lost_at: float | None = None
@@ -68,11 +69,11 @@ class Done:
     """All steps are done, and the last snapshot is here."""
 
 
-State = Waiting | Starting | Replaying | Training | Leaving | Stopped | Done
-ON_A_WORKER = (Starting, Replaying, Training, Leaving)
+State = Waiting | TakenIn | Replaying | Training | Leaving | Stopped | Done
+ON_A_WORKER = (TakenIn, Replaying, Training, Leaving)
 SHOWN_AS: dict[type[State], StageState] = {
     Waiting: "waiting",
-    Starting: "starting",
+    TakenIn: "starting",
     Replaying: "recovering",
     Training: "training",
     Leaving: "moving",
@@ -88,7 +89,7 @@ class StageRun:
     Args:
         stage: its identity.
         queue: of its rounds.
-        home: the worker that it should be on.
+        home: the worker that should hold it.
         now: monotonic seconds.
     """
 
@@ -129,7 +130,7 @@ class StageRun:
     @property
     def lost_at(self) -> float | None:
         """When its worker was lost, until it trains again."""
-        return self.state.lost_at if isinstance(self.state, Waiting | Starting | Leaving) else None
+        return self.state.lost_at if isinstance(self.state, Waiting | TakenIn | Leaving) else None
 
     @property
     def slowest_step_seconds(self) -> float | None:
@@ -137,10 +138,10 @@ class StageRun:
         return max(self._step_seconds, default=None)
 
     def taken_in(self, worker: Slot, step: int) -> None:
-        """A worker begins with it at its snapshot of `step`."""
+        """A worker was given it, at its snapshot of `step`."""
         self.home = worker
         self.queue.rewind(step)
-        self.state = Starting(worker, self.lost_at)
+        self.state = TakenIn(worker, self.lost_at)
 
     def reported(self, step: int, steps: int, seconds: float, loss: float | None, now: float) -> bool:
         """Its worker did `steps` steps and came to `step`; return True if they are new, not a replay."""
@@ -157,7 +158,7 @@ class StageRun:
         return new
 
     def leave(self) -> None:
-        """Its worker is to give it up."""
+        """Send its worker no more rounds, so that another one can take it."""
         if self.worker is not None:
             self.state = Leaving(self.worker, self.lost_at)
 
@@ -181,6 +182,6 @@ class StageRun:
     def row(self) -> StageProgress:
         """Its row of the progress table; may be called from another thread."""
         state = self.state
-        if isinstance(state, Waiting | Starting) and state.lost_at is not None:
+        if isinstance(state, Waiting | TakenIn) and state.lost_at is not None:
             return self._meter.row("recovering")
         return self._meter.row(SHOWN_AS[type(state)])

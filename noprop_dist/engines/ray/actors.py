@@ -1,4 +1,4 @@
-"""The actors of one run on Ray: started, called and killed as the core says; what comes of it are events."""
+"""The actors of one run on Ray: starts, calls and kills them as the core says, and makes events of what happens."""
 
 import time
 from collections import Counter
@@ -10,7 +10,7 @@ import ray
 from ray.exceptions import RayError
 
 from noprop_dist.data.dataset import DataSet
-from noprop_dist.engines.core.actors import CONTROL_LANE, MAIN_LANE, lane_name
+from noprop_dist.engines.core.actor_pool import CONTROL_LANE, MAIN_LANE, lane_name
 from noprop_dist.engines.core.commands import (
     CLASSIFIER_WORKER,
     EVALUATOR,
@@ -30,9 +30,8 @@ from noprop_dist.engines.core.commands import (
 from noprop_dist.engines.core.events import ActorLost, Event, Replied
 from noprop_dist.engines.core.placement import Placement
 from noprop_dist.engines.ray.cluster import cause_of_loss, raised_by_constructor
-from noprop_dist.engines.ray.evaluator import Evaluator
 from noprop_dist.engines.ray.replica_worker import BlockGroup
-from noprop_dist.engines.ray.workers import BlockWorker, ClassifierWorker
+from noprop_dist.engines.ray.workers import BlockWorker, ClassifierWorker, Evaluator
 from noprop_dist.stages import Stage
 from noprop_dist.training.batch_stream import Round, RoundKey
 from noprop_dist.training.setup import RunSetup
@@ -65,14 +64,14 @@ class WorkerClasses:
 
 
 class RayActors:
-    """The processes of one run. The data set lies in the object store once, for all of them.
+    """The processes of one run. The data set lies in the object store once for all of them.
 
     Args:
         setup: of the run.
         data: of the run.
         directory: of the run.
         placement: what evaluator and classifier worker ask of the cluster.
-        draw: draws the batches of a round; without it the workers do.
+        draw: draws the batches of a round; None if the workers draw.
         classes: of the workers.
     """
 
@@ -140,7 +139,7 @@ class RayActors:
         ray.kill(self._handles.pop(process))
 
     def events(self, timeout_seconds: float) -> list[Event]:
-        """Wait for something to happen, for so long at most; all that has happened."""
+        """Wait up to `timeout_seconds` for something to happen; return all that has happened."""
         if not self._calls:
             time.sleep(timeout_seconds)
             return []

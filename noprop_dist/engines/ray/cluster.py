@@ -1,4 +1,4 @@
-"""Connecting to a Ray: one of our own on this machine, or a running cluster by address."""
+"""Connects to Ray: starts one on this machine, or joins a running cluster by its address."""
 
 import logging
 import os
@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.job_config import JobConfig
 
 from noprop_dist.engines.core.placement import Resources
 from noprop_dist.errors import UserError
@@ -34,7 +35,7 @@ def ray_session(address: str | None) -> Iterator[None]:
         yield
         return
     address = _resolved(address)
-    own = {"include_dashboard": False} if address == "local" else {}
+    own = {"include_dashboard": False, **_fewer_cores()} if address == "local" else {}
     _check_somebody_listens(address)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
@@ -49,9 +50,19 @@ def ray_session(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
+class _WorkingDirectoryLast(JobConfig):  # type: ignore[misc]
+    """Without it Ray puts the driver's working directory first on `sys.path` of every worker.
+
+    There its files would take the place of any module, such as numpy. `models.custom` searches it last.
+    """
+
+    def _runtime_env_has_working_dir(self) -> bool:
+        return True  # the case in which Ray adds nothing
+
+
 @contextmanager
 def _own_signal_handlers() -> Iterator[None]:
-    """Ray's connecting puts a handler of its own in the place of ours, which ends the process at once."""
+    """Keep our signal handlers: `ray.init` puts one in their place that ends the process at once."""
     ours = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     yield
     if threading.current_thread() is threading.main_thread():
@@ -61,19 +72,51 @@ def _own_signal_handlers() -> Iterator[None]:
 
 
 def is_remote(address: str | None) -> bool:
-    """Whether a session at this address means a cluster that is already running."""
+    """Return True if a session at this address joins a cluster that is already running."""
     return _resolved(address) != "local"
 
 
 def cluster_resources() -> Resources:
     """What the connected cluster has in all."""
-    found = ray.cluster_resources()
-    return Resources(found.get("CPU", 0.0), found.get("GPU", 0.0))
+    found, nodes = ray.cluster_resources(), ray.nodes()
+    largest = max((node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"]), default=0.0)
+    return Resources(found.get("CPU", 0.0), found.get("GPU", 0.0), largest)
+
+
+def usable_cores() -> int:
+    """Cores of this machine that this process may use (taskset, cpusets of Slurm and docker)."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return allowed or 1
+
+
+def _fewer_cores() -> dict[str, int]:
+    """What a Ray of our own is told of the cores; it knows of quotas, but not of affinity."""
+    cores = usable_cores()
+    return {"num_cpus": cores} if cores < (os.cpu_count() or 1) else {}
+
+
+def cluster_answers(seconds: float) -> bool:
+    """Return True if the cluster says, within so many seconds, that one of its nodes is alive.
+
+    Ray itself waits without end, or ends the process, once its head or this machine's raylet is gone.
+    """
+    alive: list[bool] = []
+
+    def ask() -> None:
+        try:
+            alive.append(any(node["Alive"] for node in ray.nodes()))
+        except Exception:  # whatever Ray raises of a cluster that is gone
+            alive.append(False)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(seconds)
+    return bool(alive) and alive[0]
 
 
 def draining_nodes() -> frozenset[str]:
     """Ids of the nodes that are about to leave the cluster (preemption, scale-down)."""
-    # The only way there is; Ray Train and Serve ask the same way.
+    # Ray has no public function for it; Ray Train and Serve call this one, too.
     return frozenset(ray._private.state.state.get_draining_nodes())
 
 
@@ -89,7 +132,7 @@ def cause_of_loss(error: RayError) -> str:
 
 
 def raised_by_constructor(error: RayError) -> bool:
-    """Whether an actor's own constructor raised; another incarnation would only do so again."""
+    """Return True if an actor's own constructor raised; another incarnation would raise again."""
     return isinstance(error, RayActorError) and "creation task" in str(error)
 
 
@@ -118,7 +161,7 @@ def _check_somebody_listens(address: str) -> None:
 
 
 def _first_http2_frame(connection: socket.socket) -> bytes:
-    """What a server makes of an HTTP/2 greeting; Ray speaks gRPC, whose first frame is SETTINGS (RFC 9113, 3.4)."""
+    """The first frame of a server's answer to an HTTP/2 greeting. For gRPC it is SETTINGS (RFC 9113, 3.4)."""
     empty_settings = b"\x00\x00\x00" + HTTP2_SETTINGS_TYPE + b"\x00\x00\x00\x00\x00"
     connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + empty_settings)
     return connection.recv(9) or b"closed"

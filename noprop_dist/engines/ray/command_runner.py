@@ -20,7 +20,7 @@ from noprop_dist.training.run_log import RunLog
 
 
 class CommandRunner:
-    """The hands of one run.
+    """Carries out the commands of one run.
 
     Args:
         actors: of the run, on Ray.
@@ -36,7 +36,7 @@ class CommandRunner:
         self._cluster_is_asked = False
 
     def carry_out(self, command: Command) -> None:
-        """Do what one command says; nothing waits here for an answer."""
+        """Carry out one command; never waits for an answer."""
         match command:
             case StartActor():
                 self._actors.start(command)
@@ -56,7 +56,7 @@ class CommandRunner:
                 pass  # the coordinator's loop ends with it
 
     def events(self, timeout_seconds: float) -> list[Event]:
-        """Wait for something to happen, for so long at most; all that has happened."""
+        """Wait up to `timeout_seconds` for something to happen; return all that has happened."""
         events = [*self._actors.events(timeout_seconds), *self._storage.events()]
         if self._cluster_is_asked:
             self._cluster_is_asked = False
@@ -64,6 +64,6 @@ class CommandRunner:
         return events
 
     def close(self, timeout_seconds: float) -> None:
-        """End all processes; write what is left of the log, for so long at most."""
+        """End all processes; try for up to `timeout_seconds` to write what is left of the log."""
         self._actors.close()
         self._storage.close(timeout_seconds)

@@ -12,10 +12,10 @@ import torch
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.dataset import DataSet
 from noprop_dist.engines.core.commands import End
+from noprop_dist.engines.core.drawing import who_draws
 from noprop_dist.engines.core.events import Event, StopRequested
-from noprop_dist.engines.core.placement import place_run
+from noprop_dist.engines.core.placement import Placement, check_room, place_run
 from noprop_dist.engines.core.run import Run, StartingPoint
-from noprop_dist.engines.core.sampling import who_draws
 from noprop_dist.engines.ray.actors import RayActors, WorkerClasses
 from noprop_dist.engines.ray.cluster import cluster_resources
 from noprop_dist.engines.ray.command_runner import CommandRunner
@@ -25,10 +25,11 @@ from noprop_dist.metrics.exporter import MetricsExporter
 from noprop_dist.metrics.live import LiveStage
 from noprop_dist.records import WorkerReady
 from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.storage.trust import check_networks, remember
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.progress import RunProgress
 from noprop_dist.training.run_log import RunLog
-from noprop_dist.training.setup import RunSetup, prepare
+from noprop_dist.training.setup import RunSetup, go_on, prepare
 
 POLL_SECONDS = 0.2
 
@@ -41,6 +42,7 @@ class Coordinator:
         directory: of the run, on storage that this node reaches.
         resume: continue the run that lies there, if one does.
         worker_classes: of the run's workers.
+        trusted: whether the user named the networks, or gave `--trust-code`.
     """
 
     def __init__(
@@ -49,10 +51,11 @@ class Coordinator:
         directory: str,
         resume: bool = False,
         worker_classes: WorkerClasses | None = None,
+        trusted: bool = True,
     ) -> None:
         self._config = config
         self._directory = RunDirectory(directory)
-        self._resume = resume
+        self._resume, self._trusted = resume, trusted
         self._worker_classes = worker_classes or WorkerClasses()
         self._run: Run | None = None
         self._stop = threading.Event()
@@ -72,19 +75,23 @@ class Coordinator:
             UserError: configuration, data or run directory cannot be used; nothing was started.
             TrainingError: a stage could not be trained to its end; names it and the cause.
         """
+        check_networks(self._config, self._directory, self._trusted)
+        if not self._resume:
+            remember(self._config)  # this node's user may be another one than the driver's
         setup, data = prepare(self._config)
-        with self._directory.only_writer():
-            if not (self._resume and self._directory.holds_run):
+        with self._directory.only_writer(), self._exporting(setup) as exporter:
+            placement = place_run(setup.config, cluster_resources())
+            check_room(setup.config, placement)
+            if self._resume and self._directory.holds_run:
+                go_on(setup.plan, self._directory)
+            else:  # nothing is refused from here on: what is refused leaves no run directory behind
                 self._directory.create(setup.config, setup.plan.facts)
-            with self._exporting(setup) as exporter:
-                end = self._train(setup, data, exporter)
+            end = self._train(setup.on(placement.on_gpu), data, placement, exporter)
         if end.error is not None:
             raise TrainingError(end.error)
-        return RunOutcome(str(self._directory), end.step, end.evaluation, end.stopped)
+        return RunOutcome(self._directory.link, end.step, end.evaluation, end.stopped)
 
-    def _train(self, setup: RunSetup, data: DataSet, exporter: MetricsExporter | None) -> End:
-        placement = place_run(setup.config, cluster_resources())
-        setup = setup.on(placement.on_gpu)
+    def _train(self, setup: RunSetup, data: DataSet, placement: Placement, exporter: MetricsExporter | None) -> End:
         checkpoints = setup.checkpoint_writer(self._directory)
         snapshots, warnings = checkpoints.take_over()
         done = {stage: snapshots[stage].step if stage in snapshots else 0 for stage in setup.plan.stages}
@@ -96,9 +103,9 @@ class Coordinator:
         served = f"; metrics at {exporter.address}" if exporter else ""
         facts = asdict(worker_facts(torch.device("cpu")))
         log.add(WorkerReady(worker="coordinator", incarnation=1, **facts))
-        run.journal.tell(*warnings, f"{placement.reason}; {drawing.reason}{served}")
+        run.journal.tell(*warnings, *log.warnings, *data.notes, f"{placement.reason}; {drawing.reason}{served}")
         draw = setup.batch_stream(data.train.labels).round if drawing.by_coordinator else None
-        actors = RayActors(setup, data, str(self._directory), placement, draw, self._worker_classes)
+        actors = RayActors(setup, data, self._directory.root, placement, draw, self._worker_classes)
         if exporter is not None:
             exporter.show_live(lambda: _live(run, actors))
         runner = CommandRunner(actors, checkpoints, log)
@@ -123,7 +130,7 @@ class Coordinator:
 
     @contextmanager
     def _exporting(self, setup: RunSetup) -> Iterator[MetricsExporter | None]:
-        """The metrics endpoint for the length of a `with`, and a little longer where that is asked for."""
+        """Serve the metrics within a `with`, and `metrics.linger_seconds` longer."""
         settings = setup.config.metrics
         if settings.port is None:
             yield None
@@ -138,7 +145,7 @@ class Coordinator:
 
 
 def _live(run: Run, actors: RayActors) -> Sequence[LiveStage]:
-    """What a scrape shows of this moment; another thread asks."""
+    """The present state of all stages, for a scrape; called from another thread."""
     rows = [(each, each.row()) for each in run.stages.values()]
     return [
         LiveStage(row.stage, row.state, row.step, each.queue.rounds_in_flight, actors.sent_bytes[row.stage])

@@ -1,6 +1,6 @@
-"""What the driver does: start a coordinator, show its progress, start it again if it is lost, and pass on how it ended.
+"""Starts a coordinator, shows its progress, starts another if it is lost, and passes on how it ended.
 
-It owns nothing: all that a run knows lies in its run directory.
+The driver keeps no state: all that a run knows lies in its run directory.
 """
 
 import time
@@ -9,19 +9,22 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 
-from noprop_dist.config.schema import RunConfig
+from noprop_dist.config.schema import EngineSettings, RunConfig
 from noprop_dist.engines.core.failure_policy import back_off_seconds, within_budget
-from noprop_dist.engines.ray.cluster import cause_of_loss, ray_session
+from noprop_dist.engines.ray.cluster import cause_of_loss, cluster_answers, ray_session
 from noprop_dist.engines.ray.coordinator import Coordinator
+from noprop_dist.engines.ray.heartbeat import Heartbeat
 from noprop_dist.errors import TrainingError, UserError
+from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.progress import RunProgress
 
 POLL_SECONDS = 0.5
-PROGRESS_TIMEOUT_SECONDS = 5.0
 AFTER_GRACE_SECONDS = 10.0
+CLUSTER_SECONDS = 10.0
+"""For a cluster to say which of its nodes are alive."""
 
 
 def train_on_ray(
@@ -32,6 +35,7 @@ def train_on_ray(
     stopped: Callable[[], bool] = lambda: False,
     say: Callable[[str], None] = lambda _: None,
     coordinator_class: type[Any] = Coordinator,
+    trusted: bool = True,
 ) -> RunOutcome:
     """Run a training run on Ray to its end.
 
@@ -42,7 +46,8 @@ def train_on_ray(
         resume: continue the run that lies there.
         stopped: asked about twice a second; once it says yes, the run is snapshotted and ended.
         say: told what happens to the coordinator.
-        coordinator_class: made with (config, directory, resume); has `run`, `progress` and `stop`.
+        coordinator_class: made with (config, directory, resume, trusted=…); has `run`, `progress` and `stop`.
+        trusted: whether the user named the networks, or gave `--trust-code`.
 
     Raises:
         UserError: configuration, data, run directory or address cannot be used.
@@ -52,26 +57,38 @@ def train_on_ray(
     losses = 0  # in a row: since a coordinator last got a block to train
 
     def watch(progress: RunProgress) -> None:
-        nonlocal losses
+        nonlocal losses, trusted
         if any(stage.state == "training" for stage in progress.stages):
-            losses = 0
+            losses, trusted = 0, True  # a coordinator on another node need not know the networks
         on_progress(progress)
 
     with ray_session(config.engine.address):
         while True:
-            coordinator = _actor(coordinator_class).remote(config, directory, resume)
+            coordinator = _actor(coordinator_class).remote(config, directory, resume, trusted=trusted)
             try:
-                return _follow(coordinator, watch, stopped, config.engine.grace_seconds)
-            except RayActorError as error:
-                losses, resume, cause = losses + 1, True, cause_of_loss(error)
+                return _Follower(coordinator, config.engine, watch, say).follow(stopped)
+            except (RayActorError, _SilentError) as error:
+                losses, resume, cause = losses + 1, True, _cause(error)
+                if not cluster_answers(CLUSTER_SECONDS):
+                    raise TrainingError(
+                        f"the Ray cluster is gone ({cause}); {RunDirectory(directory).resume_command} continues the run"
+                    ) from error
                 if stopped() or not within_budget(losses, config.engine.max_failures):
                     raise TrainingError(
-                        f"the coordinator was lost: {cause}; `noprop-dist resume {directory}` continues the run"
+                        f"the coordinator was lost: {cause}; {RunDirectory(directory).resume_command} continues the run"
                     ) from error
                 say(f"the coordinator was lost ({cause}); a new one goes on from the run directory")
                 time.sleep(back_off_seconds(losses - 1))
             finally:
                 ray.kill(coordinator)
+
+
+class _SilentError(Exception):
+    """The coordinator does not answer any more."""
+
+
+def _cause(error: RayActorError | _SilentError) -> str:
+    return cause_of_loss(error) if isinstance(error, RayActorError) else str(error)
 
 
 def _actor(coordinator_class: type[Any]) -> Any:
@@ -85,34 +102,69 @@ def _actor(coordinator_class: type[Any]) -> Any:
     )
 
 
-def _follow(
-    coordinator: Any,
-    on_progress: Callable[[RunProgress], None],
-    stopped: Callable[[], bool],
-    grace_seconds: float,
-) -> RunOutcome:
-    run, deadline = coordinator.run.remote(), None
-    try:
-        while not ray.wait([run], timeout=POLL_SECONDS)[0]:
-            _show(coordinator, on_progress)
-            if stopped() and deadline is None:
-                coordinator.stop.remote()
-                deadline = time.monotonic() + grace_seconds + AFTER_GRACE_SECONDS
-            if deadline is not None and time.monotonic() > deadline:
-                raise TrainingError("the coordinator did not end within engine.grace_seconds")
-        _show(coordinator, on_progress)
-        outcome: RunOutcome = ray.get(run)
-    except RayTaskError as error:
-        if isinstance(error.cause, UserError | TrainingError):
-            raise error.cause from None
-        raise TrainingError(f"the coordinator failed: {error}") from error
-    return outcome
+class _Follower:
+    """Follows one coordinator to the end of its run.
 
+    Args:
+        coordinator: the actor.
+        engine: settings.
+        on_progress: told how far the run is.
+        say: told that the coordinator does not answer.
+    """
 
-def _show(coordinator: Any, on_progress: Callable[[RunProgress], None]) -> None:
-    try:
-        progress = ray.get(coordinator.progress.remote(), timeout=PROGRESS_TIMEOUT_SECONDS)
-    except GetTimeoutError:
-        return  # a busy coordinator answers next time
-    if progress is not None:
-        on_progress(progress)
+    def __init__(
+        self,
+        coordinator: Any,
+        engine: EngineSettings,
+        on_progress: Callable[[RunProgress], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self._coordinator = coordinator
+        self._grace_seconds = engine.grace_seconds
+        self._on_progress = on_progress
+        self._say = say
+        self._asked: Any = None
+        started = time.monotonic()
+        self._heartbeat = Heartbeat(engine.start_timeout_seconds, engine.coordinator_timeout_seconds, started)
+
+    def follow(self, stopped: Callable[[], bool]) -> RunOutcome:
+        """Wait for the end of the run; once `stopped` says yes, ask for it.
+
+        Raises:
+            TrainingError: the run failed, or did not end in time.
+            UserError: something cannot be used.
+            RayActorError: the coordinator is lost.
+            _SilentError: it does not answer any more.
+        """
+        run, deadline = self._coordinator.run.remote(), None
+        try:
+            while not ray.wait([run], timeout=POLL_SECONDS)[0]:
+                self._listen()
+                if stopped() and deadline is None:
+                    self._coordinator.stop.remote()
+                    deadline = time.monotonic() + self._grace_seconds + AFTER_GRACE_SECONDS
+                if deadline is not None and time.monotonic() > deadline:
+                    raise TrainingError("the coordinator did not end within engine.grace_seconds")
+            self._listen()
+            outcome: RunOutcome = ray.get(run)
+        except RayTaskError as error:
+            if isinstance(error.cause, UserError | TrainingError):
+                raise error.cause from None
+            raise TrainingError(f"the coordinator failed: {error}") from error
+        return outcome
+
+    def _listen(self) -> None:
+        """Ask for the progress, one question at a time, and show the answer once it is here."""
+        if self._asked is None:
+            self._asked = self._coordinator.progress.remote()
+        answered = ray.wait([self._asked], timeout=POLL_SECONDS)[0]
+        now = time.monotonic()
+        if answered:
+            progress, self._asked = ray.get(self._asked), None
+            self._heartbeat.answered(now)
+            if progress is not None:
+                self._on_progress(progress)
+        elif (word := self._heartbeat.word(now)) is not None:
+            self._say(word)
+        if self._heartbeat.is_over(now):
+            raise _SilentError(self._heartbeat.cause)

@@ -17,7 +17,7 @@ from noprop_dist.engines.ray.token import PLACES
 from noprop_dist.errors import TrainingError, UserError
 
 STOP_WAIT_SECONDS = 60
-"""Ray kills a job so long after it was told to stop; by default that is three seconds, too few for the snapshots."""
+"""From telling a job to stop until Ray kills it. Ray's default is three seconds, too few for the snapshots."""
 NOT_SENT = [".git", ".venv", ".*_cache", "**/__pycache__", "*.egg-info", "build", "dist", "docs", "runs", "tests"]
 SECRETS = ["deploy/secrets", "deploy/data", ".env"]
 RETRY_SECONDS, LOST_SECONDS = 2.0, 120.0
@@ -68,9 +68,9 @@ class Jobs:
         return id_
 
     def follow(self, job: str, show: Callable[[str], None]) -> int:
-        """Pass on what a job writes, from its beginning, until it ends; its exit code.
+        """Pass on what a job writes, from its beginning, until it ends; return its exit code.
 
-        A connection that is lost is made again, for two minutes.
+        A lost connection is tried again for two minutes.
 
         Raises:
             UserError: there is no such job.
@@ -133,14 +133,14 @@ class Jobs:
 
 
 class _Log:
-    """Shows a log that may be read from its beginning again, each part once."""
+    """Shows each part of a log once, although it may be read from its beginning again."""
 
     def __init__(self, show: Callable[[str], None]) -> None:
         self._show = show
         self._shown = 0
 
     async def read(self, parts: AsyncIterator[str]) -> None:
-        """Until the server ends it."""
+        """Show what is new, until the server ends the log."""
         at = 0
         async for part in parts:
             new = part[max(0, self._shown - at) :]
@@ -151,7 +151,7 @@ class _Log:
 
 
 def packages_of(folder: Path) -> list[str]:
-    """What pyproject.toml there depends on, without Ray: the cluster's own is the one that runs.
+    """The dependencies in a folder's pyproject.toml, without Ray: the cluster runs its own.
 
     Raises:
         UserError: there is no such file.

@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on this machine, whose nodes can be killed: for benchmarks and tests of recovery."""
+"""A Ray cluster of several nodes on this machine whose nodes can be killed, for benchmarks and tests of recovery."""
 
 import socket
 import subprocess
@@ -18,7 +18,7 @@ QUICK_HEALTH_CHECKS = {
     "health_check_timeout_ms": 1000,
     "health_check_failure_threshold": 4,
 }
-"""A dead node is noticed after two seconds or so."""
+"""A dead node is noticed after about two seconds."""
 
 
 class LoopbackCluster:
@@ -93,7 +93,7 @@ def free_port() -> int:
 def loopback_cluster(
     nodes: int, jobs_server: bool = False, store_bytes: int = STORE_BYTES
 ) -> Iterator[LoopbackCluster]:
-    """Such a cluster for the length of a `with`."""
+    """A `LoopbackCluster` that ends with the `with`."""
     cluster = LoopbackCluster(nodes, jobs_server, store_bytes)
     try:
         yield cluster

@@ -1,11 +1,11 @@
-"""A block worker of several processes: a leader, which the coordinator knows, and the replicas that it made.
+"""A block worker of several processes: a leader, which the coordinator knows, and the replicas that it starts.
 
     coordinator ──► BlockGroup (rank 0) ──► Replica (rank 1), Replica (rank 2), …
                           └──── gradients, batch statistics ────┘   torch.distributed, within the group alone
 
-To everybody else a group is one worker. It lives and dies as one: a replica that is lost takes the leader with it
-(its next sum over the group fails), and the replicas of a lost leader are ended by Ray, for they are its own.
-The coordinator makes another group, as it would another worker, and other blocks do not notice.
+To everybody else a group is one worker, and it ends as one. If a replica is lost, the leader's next sum over the
+group fails, and the leader ends, too. If the leader is lost, Ray ends the replicas, because the leader owns them. Then
+the coordinator starts another group, as it would another worker. Other blocks do not notice.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ class Replica(BlockWorker):
         super().__init__(setup, inputs, labels, ReplicaGroup(rank, setup.config.training.replicas_per_block))
 
     def join(self, host: str, port: int) -> None:
-        """Form the group with the others, whose leader listens there.
+        """Form the group with the others, whose leader listens at this address.
 
         Raises:
             RuntimeError: not all came in time.
@@ -61,7 +61,7 @@ class Replica(BlockWorker):
 
 
 class BlockGroup(Replica):
-    """The leader: does as a block worker does, and has its replicas do the same.
+    """The leader: does what a block worker does, and has its replicas do the same.
 
     Args:
         setup: of the run.
@@ -88,7 +88,7 @@ class BlockGroup(Replica):
         return super().facts().with_replicas(tuple(other.pid for other in others))
 
     def hold(self, stage: Stage, snapshot: Snapshot | None) -> StageFailure | None:
-        """Take a stage in, all of the group."""
+        """Take a stage in, in all processes of the group."""
         kept = ray.put(snapshot)
         told = [other.hold.remote(stage, kept) for other in self._others]
         failure = super().hold(stage, snapshot)
@@ -96,12 +96,12 @@ class BlockGroup(Replica):
         return failure
 
     def release(self, stage: Stage) -> None:
-        """Let a stage go, all of the group."""
+        """Let a stage go, in all processes of the group."""
         self._wait([other.release.remote(stage) for other in self._others])
         super().release(stage)
 
     def train(self, work: Round | RoundKey) -> RoundReport | StageFailure | None:
-        """Do the steps of a round together; None where the group was told to stop before the first."""
+        """Do the steps of a round together; None if the group was told to stop before."""
         if self._ended:
             return None
         told = [other.train.remote(work) for other in self._others]
@@ -110,11 +110,11 @@ class BlockGroup(Replica):
         return done
 
     def stop(self) -> None:
-        """Begin no further round; one that is under way is done to its end, for all have to do the same steps."""
+        """Begin no further round. One that is under way is done to its end, because all must do the same steps."""
         self._ended = True
 
     def _wait(self, told: Sequence[Any]) -> list[Any]:
-        """The answers of the others, who do what the leader does.
+        """Wait for the answers of the others.
 
         Raises:
             GroupLostError: one of them is gone, or silent.

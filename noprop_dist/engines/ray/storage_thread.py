@@ -1,4 +1,4 @@
-"""Writes in the run directory beside everything else: one task at a time, in a thread."""
+"""Writes in the run directory while the loop goes on: one task at a time, in a thread."""
 
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +14,7 @@ class StorageThread:
 
     Args:
         checkpoints: of the run.
-        log: written before every snapshot: none is there without the records of the steps that lead to it.
+        log: written before every snapshot, so that no snapshot is there without the records of its steps.
     """
 
     def __init__(self, checkpoints: CheckpointWriter, log: RunLog) -> None:
@@ -28,7 +28,7 @@ class StorageThread:
         self._task = self._thread.submit(self._do, task)
 
     def events(self) -> list[Event]:
-        """What came of the task, once it is over."""
+        """What came of the task under way: one event once it is over, before that none."""
         if self._task is None or not self._task.done():
             return []
         task, self._task = self._task, None
@@ -47,10 +47,10 @@ class StorageThread:
                 self._checkpoints.prune(up_to)
             case FlushLog():
                 pass
-        return StorageDone(time.perf_counter() - began, complete)
+        return StorageDone(time.perf_counter() - began, complete, self._checkpoints.news())
 
     def close(self, timeout_seconds: float) -> None:
-        """Let the task under way end, for so long at most, and write what is left of the log if that is possible."""
+        """Give the task under way up to `timeout_seconds`, and write what is left of the log if that is possible."""
         self._thread.submit(self._flush_quietly).exception(timeout_seconds)
         self._thread.shutdown(wait=False, cancel_futures=True)
 

@@ -1,4 +1,4 @@
-"""The token of a Ray cluster; knows nothing of Ray, which reads its own settings when it is imported."""
+"""The token of a Ray cluster. This module does not import Ray, which reads its settings when it is imported."""
 
 import os
 from pathlib import Path
@@ -9,9 +9,9 @@ PLACES = f"RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or {TOKEN_FILE}"
 
 
 def use_token_if_there_is_one() -> None:
-    """Let Ray send the token that is there: by itself it does so only where RAY_AUTH_MODE says so, too.
+    """Let Ray send the token, if there is one: by itself it does so only if RAY_AUTH_MODE says so, too.
 
-    Has to be called before the first import of Ray.
+    Call this before the first import of Ray.
     """
     named = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
     if named or Path(TOKEN_FILE).expanduser().exists():

@@ -1,6 +1,6 @@
-"""The actors that train: they hold stages, and do the rounds that the coordinator sends.
+"""The workers: they hold stages and do the rounds that the coordinator sends.
 
-All of them are plain classes; `actors` makes Ray's actors of them.
+All of them are plain classes, which tests use without Ray; `engines/ray/actors.py` makes actors of them.
 """
 
 import os
@@ -11,14 +11,16 @@ from typing import Any, TypeVar
 import ray
 import torch
 
-from noprop_dist.data.dataset import Labels
+from noprop_dist.data.dataset import HeldOut, Labels
 from noprop_dist.data.inputs import Inputs, MappedInputs
-from noprop_dist.data.read_ahead import ReadAhead
-from noprop_dist.data.samples import Samples
+from noprop_dist.data.samples import ReadAhead, Samples
+from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation, evaluate_checkpoint
+from noprop_dist.inference.load import assemble_network
 from noprop_dist.stages import EMBEDDING, Stage
+from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.training.batch_stream import BatchStream, Round, RoundKey
-from noprop_dist.training.device import start_thread
+from noprop_dist.training.device import start_computing, start_thread
 from noprop_dist.training.embedding import EmbeddingTrainer, EmbeddingUpdate, EmbeddingVersion
 from noprop_dist.training.messages import EmbeddingReport, RoundReport, StageFailure, WorkerFacts
 from noprop_dist.training.replicas import ALONE, GroupLostError, OneReplica
@@ -28,7 +30,7 @@ from noprop_dist.training.trainers import ClassifierTrainer
 
 Result = TypeVar("Result")
 WORKER_ERRORS = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError), GroupLostError)
-"""These end the worker, and a new one tries again. Any other error would come again: same batches, same bits."""
+"""These end the worker, and a new one tries again. Any other error would be raised again: same batches, same bits."""
 
 
 class StageWorker:
@@ -38,7 +40,7 @@ class StageWorker:
 
     Args:
         setup: of the run.
-        stream: of the batches, for rounds of which only the keys come.
+        stream: draws the batches if only the key of a round is sent.
         device: that it computes on.
         build: makes the trainer of a stage at step 0: a `StageTrainer`, or the `EmbeddingTrainer`.
     """
@@ -59,7 +61,7 @@ class StageWorker:
 
     def hold(self, stage: Stage, snapshot: Snapshot | None) -> StageFailure | None:
         """Take a stage in, at a snapshot or (without one) at step 0."""
-        # Ray calls methods from other threads than the constructor; every stage belongs to one of them.
+        # Ray calls methods from other threads than the constructor. Each stage belongs to one of these threads.
         start_thread(self._device, self._setup.config.engine.threads_per_worker)
         try:
             trainer = self._build(stage)
@@ -77,7 +79,7 @@ class StageWorker:
         self._trainers.pop(stage, None)
 
     def train(self, work: Round | RoundKey) -> RoundReport | StageFailure | None:
-        """Do the steps of a round; None where the worker was told to stop before the first."""
+        """Do the steps of a round; None if the worker was told to stop before the first."""
 
         def do(trainer: Any) -> RoundReport | None:
             drawn = self._stream.round(work) if isinstance(work, RoundKey) else work
@@ -86,17 +88,17 @@ class StageWorker:
         return self._attempt(work.stage, work.first_step, do)
 
     def begin(self, work: Round) -> Round:
-        """What this worker is to do of a round."""
+        """This worker's part of a round: all of it."""
         return work
 
     def snapshot(self, stage: Stage) -> Snapshot | StageFailure | None:
-        """A stage's state after the rounds that arrived before; a failure where its weights are not finite."""
+        """A stage's state after the rounds that arrived before; a failure if its weights are not finite."""
         return self._attempt(stage, 0, lambda trainer: trainer.snapshot())
 
     def _attempt(self, stage: Stage, step: int, do: Callable[[Any], Result]) -> Result | StageFailure | None:
         """Do something with a stage's trainer.
 
-        After a failure the stage is gone from here, and what was still sent for it is answered with None.
+        After a failure the worker does not hold the stage any more, and answers further calls about it with None.
         """
         trainer = self._trainers.get(stage)
         if trainer is None:
@@ -110,7 +112,7 @@ class StageWorker:
             return StageFailure.of(stage, step, error)
 
     def stop(self) -> None:
-        """Begin no further step; what has been sent is answered with what was done of it."""
+        """Begin no further step. Rounds that were sent are answered with the steps that were done."""
         self._stopped = True
 
 
@@ -139,7 +141,7 @@ class BlockWorker(StageWorker):
 
 
 class ClassifierWorker(StageWorker):
-    """Trains the classifier on z_T, and owns W_embed where that is learned; it needs no images.
+    """Trains the classifier on z_T, and owns W_embed if that is learned; it needs no images.
 
     Args:
         setup: of the run.
@@ -157,6 +159,34 @@ class ClassifierWorker(StageWorker):
     def update(self, update: EmbeddingUpdate) -> tuple[EmbeddingVersion, EmbeddingReport] | StageFailure | None:
         """Make the next version of W_embed; see `EmbeddingTrainer.apply`."""
         return self._attempt(EMBEDDING, update.first_step, lambda trainer: trainer.apply(update))
+
+
+class Evaluator:
+    """Reads checkpoints from the run directory, which its node has to reach.
+
+    Args:
+        setup: of the run.
+        held_out: validation and test split, mapped from the object store.
+        directory: of the run.
+    """
+
+    def __init__(self, setup: RunSetup, held_out: HeldOut, directory: str) -> None:
+        engine = setup.config.engine
+        self._device = start_computing(engine.device, engine.threads_per_worker)
+        self._setup = setup
+        self._held_out = held_out
+        self._directory = RunDirectory(directory)
+
+    def facts(self) -> WorkerFacts:
+        """Where this evaluator is; its first reply says that it is ready."""
+        return worker_facts(self._device)
+
+    def evaluate(self, step: int) -> CheckpointEvaluation:
+        """Measure the checkpoint of `step`; at the end of a run the workers' cores are free to help."""
+        if step == self._setup.plan.total_steps:
+            torch.set_num_threads(os.cpu_count() or 1)
+        network = assemble_network(self._setup.plan, self._directory.checkpoints.load_all(step), self._device)
+        return evaluate_checkpoint(network, self._setup.plan, self._held_out, step)
 
 
 def worker_facts(device: torch.device) -> WorkerFacts:

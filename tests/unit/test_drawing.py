@@ -2,8 +2,8 @@
 
 import pytest
 
+from noprop_dist.engines.core.drawing import who_draws
 from noprop_dist.engines.core.placement import Resources, place
-from noprop_dist.engines.core.sampling import who_draws
 from noprop_dist.training.setup import prepare
 
 CPUS, GPUS = Resources(9, 0), Resources(64, 8)

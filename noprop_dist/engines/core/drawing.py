@@ -1,4 +1,4 @@
-"""Who draws the rounds: the coordinator, or the workers where one process could not keep up. The bits are the same."""
+"""Who draws the batches: the coordinator, or the workers if one process could not keep up. The bits are the same."""
 
 from dataclasses import dataclass
 
@@ -20,10 +20,10 @@ class Drawing:
 
 
 def who_draws(plan: RunPlan, placement: Placement) -> Drawing:
-    """By `engine.sampling`; where that is auto, by the size of z, the GPUs, and whether the coordinator has a core.
+    """Decide by `engine.sampling`; if that is auto, by the size of z, the GPUs, and whether the coordinator has a core.
 
-    Where every core is a worker's, each millisecond of the coordinator is one of theirs, and to send a batch takes more
-    of them than to draw it (docs/performance.md).
+    If workers have every core, each millisecond of the coordinator is taken from one of them, and sending a batch takes
+    longer than drawing it (docs/performance.md).
     """
     size = 4 * plan.config.training.batch_size * plan.embedding_dim
     match plan.config.engine.sampling:

@@ -33,7 +33,7 @@ MAIN_LANE, CONTROL_LANE = "main", "control"
 """Calls of one lane are done in order. `stop` has a lane to itself: it does not wait for the calls before it."""
 
 ProofOfWork = Train | UpdateEmbedding | Evaluate
-"""An actor that answered one of these works: losses before it count no longer."""
+"""An answer to one of these shows that the actor works. Losses before it are not counted any more."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Starting:
 
 @dataclass(frozen=True)
 class Ready:
-    """A process is there."""
+    """The process has answered its first call."""
 
     facts: WorkerFacts
 
@@ -74,7 +74,7 @@ class Call:
         request: what was asked.
         stage: that it is about; None for none.
         since: when it was made, monotonic seconds.
-        patience_seconds: without any reply of its lane, until the actor counts as hung.
+        patience_seconds: without any reply of its lane, after which the actor counts as hung.
     """
 
     number: int
@@ -153,7 +153,7 @@ class ActorPool:
     """All slots of a run.
 
     Args:
-        outbox: that commands are appended to.
+        outbox: where commands are appended.
         start_timeout_seconds: for an incarnation to become ready before another one is tried.
     """
 
@@ -173,7 +173,7 @@ class ActorPool:
         return [each for each in self.slots.values() if each.slot.role == role]
 
     def start_absent(self, now: float) -> None:
-        """Start an incarnation of every slot that has none, where its back-off is over."""
+        """Start an incarnation of every slot that has none, once its back-off is over."""
         for each in self.slots.values():
             if isinstance(each.state, Absent) and now >= each.state.retry_at:
                 each.incarnation += 1
@@ -193,8 +193,8 @@ class ActorPool:
     def answered(self, number: int, value: Any, now: float) -> Iterator[Answer]:
         """Take in a reply; yield the replies whose turn has come.
 
-        Ray tells of replies in its own order. Taken before the report of an earlier round, a report would make that
-        one pass for a replay, and a snapshot would be written without the records of the steps that lead to it.
+        Ray tells of replies in an order of its own. If a later report were taken first, the earlier one would pass for
+        a replay and would not be written down. A snapshot taken too early would lack the records of its steps.
         """
         if number not in self._lane_of_call:
             return  # its incarnation is lost

@@ -1,0 +1,107 @@
+"""Trains and measures the paper's table for one data set, run by run, and skips what is done."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+
+from noprop_dist import api
+from noprop_dist.api import Watcher
+from noprop_dist.config.layers import load_config
+from noprop_dist.config.schema import RunConfig
+from noprop_dist.data.load import load_data
+from noprop_dist.errors import UserError
+from noprop_dist.inference.evaluation import evaluate
+from noprop_dist.records import RoundDone
+from noprop_dist.report.paper_table import NAMES, PAPER, Cell, markdown, table_rows
+from noprop_dist.report.summary import busy_seconds, of_kind
+from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.storage.store import Store
+from noprop_dist.training.messages import RunOutcome
+
+PASSES = 5
+EMBEDDINGS = {
+    "onehot": "embedding={kind: onehot}",
+    "learned": "embedding={kind: learned, dim: 20}",
+    "prototype": "embedding={kind: prototype}",
+}
+Cells = dict[tuple[str, str], list[Cell]]
+"""By method and embedding; one for each seed."""
+Watched = Callable[[str, Callable[[Watcher], RunOutcome]], RunOutcome]
+"""Runs a training in a run directory and shows its progress."""
+
+
+def reproduce(
+    data: str,
+    seeds: int,
+    epochs: int | None,
+    out: str,
+    settings: Sequence[str],
+    watched: Watched,
+    say: Callable[[str], None],
+) -> Cells:
+    """Train and measure every run of the paper's table; writes table.md and table.json after each.
+
+    Args:
+        data: mnist, cifar10 or cifar100.
+        seeds: runs of each row, with seeds 0, 1, ….
+        epochs: of each run; None for the paper's.
+        out: folder of the runs.
+        settings: further ones, of every run.
+        watched: shows the progress of a run.
+        say: told which run is next.
+
+    Raises:
+        UserError: there is no such table, or `out` holds runs of other settings.
+    """
+    if data not in PAPER:
+        raise UserError(f"reproduce {data}: allowed are {', '.join(PAPER)}")
+    cells: Cells = {row: [] for row in PAPER[data]}
+    for seed in range(seeds):
+        for method, embedding in PAPER[data]:
+            own = [f"seed={seed}", f"method={method}", EMBEDDINGS[embedding], "metrics.port=null"]
+            own += [f"training.epochs={epochs}"] if epochs else []
+            config = load_config(data, None, [*own, *settings])
+            say(f"{NAMES[method]}, {NAMES[embedding]}, seed {seed}")
+            directory = RunDirectory(f"{out}/{method}-{embedding}-seed{seed}")
+            cells[method, embedding].append(_cell(config, directory, watched))
+            _write(data, cells, Store(out))
+    return cells
+
+
+def _cell(config: RunConfig, directory: RunDirectory, watched: Watched) -> Cell:
+    """The figures of one run; trains it, continues it, or takes what was measured before."""
+    store, results, where = Store(str(directory)), "reproduced.json", str(directory)
+    if directory.holds_run and store.exists(results):
+        api.check_same_run(directory, config)
+        found = json.loads(store.read(results))
+        return Cell(**{**found, "stochastic": tuple(found["stochastic"])})
+    watched(where, lambda watcher: api.train(config, where, or_resume=True, watcher=watcher))
+    cell = _measure(where)
+    store.write(results, json.dumps(asdict(cell)).encode())
+    return cell
+
+
+def _measure(run_dir: str) -> Cell:
+    run = api.load(run_dir)
+    test = load_data(run.plan.config.data).held_out.test
+    mean = evaluate(run.network, test, "mean").accuracy
+    passes = [evaluate(run.network, test, "stochastic", first_pass=i).accuracy for i in range(PASSES)]
+    rounds = of_kind(run.directory.metrics(), RoundDone)
+    return Cell(
+        seed=run.plan.config.seed,
+        epochs=run.plan.total_steps / run.plan.steps_per_epoch,
+        stochastic=tuple(passes),
+        mean=mean,
+        training_seconds=busy_seconds(rounds),
+        peak_memory_bytes=max(each.peak_memory_bytes for each in rounds),
+    )
+
+
+def _write(data: str, cells: Cells, store: Store) -> None:
+    store.write("table.md", markdown(table_rows(data, cells)).encode())
+    flat = [
+        {"method": method, "embedding": embedding, **asdict(cell)}
+        for (method, embedding), measured in cells.items()
+        for cell in measured
+    ]
+    store.write("table.json", json.dumps({"rows": flat}, indent=1).encode())

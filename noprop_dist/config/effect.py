@@ -1,0 +1,82 @@
+"""Settings that were given and do nothing, because another setting leaves them no part."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from noprop_dist.config.schema import RunConfig
+
+DOWNLOADED = ("mnist", "fashion-mnist", "cifar10", "cifar100")
+ONLY_ON_RAY = (
+    r"engine\.(address|workers|prefetch|sampling|blocks_at_once|blocks_per_worker|max_failures|\w+_seconds)"
+    r"|checkpoint\.storage_timeout_seconds|metrics\.\w+"
+)
+NOT_END_TO_END = (
+    r"schedule\.\w+|objective\.eta|embedding\.(learning_rate|sync_steps)|metrics\.\w+|checkpoint\.storage_timeout_seconds"
+    r"|engine\.(prefetch|sampling|cuda_graphs|blocks_at_once|blocks_per_worker|(move_after|hang|stall_timeout)_seconds)"
+)
+
+
+def without_effect(config: RunConfig, given: Mapping[str, Any]) -> list[str]:
+    """One line for each reason why settings have no effect.
+
+    Args:
+        config: of the run.
+        given: what the user gave of it, section by section.
+    """
+    keys = list(_dotted(given, RunConfig().model_dump()))
+    lines = []
+    for pattern, applies, reason in _rules(config):
+        idle = [key for key in keys if applies and re.fullmatch(pattern, key)]
+        if idle:
+            lines.append(f"{', '.join(idle)}: no effect {reason}")
+            keys = [key for key in keys if key not in idle]
+    return lines
+
+
+def _rules(config: RunConfig) -> list[tuple[str, bool, str]]:
+    """(pattern of dotted keys, whether they have no effect, why)."""
+    name, with_name = config.data.name, f"with data.name={config.data.name}"
+    lr_schedule, max_steps = config.training.lr_schedule.kind, config.training.max_steps
+    embedding, classifier = config.embedding, config.classifier.kind
+    trained = "|".join(map(str, config.blocks.trained()))
+    return [
+        (r"data\.root", name == "digits", with_name),
+        (r"data\.download", name not in DOWNLOADED, with_name),
+        (r"data\.image_size", name != "image-folder", with_name),
+        (r"data\.classes", name != "npz", with_name),
+        (r"data\.test_fraction", name not in ("image-folder", "npz"), f"{with_name}, which has a test set"),
+        (r"data\.validation_fraction", name == "packed", f"{with_name}: it was split when it was packed"),
+        (r"schedule\.alpha_bar_(min|max)", config.schedule.kind == "list", "with schedule.kind=list"),
+        (
+            r"embedding\.(learning_rate|sync_steps)",
+            not embedding.is_learned,
+            f"with embedding.kind={embedding.kind}",
+        ),
+        (r"classifier\.sigma", classifier != "radial", f"with classifier.kind={classifier}"),
+        (
+            r"training\.lr_schedule\.(step_size|gamma)",
+            lr_schedule != "step",
+            f"with training.lr_schedule.kind={lr_schedule}",
+        ),
+        (r"training\.epochs", max_steps is not None, f"with training.max_steps={max_steps}"),
+        (
+            rf"blocks\.(training|networks)\.(?!({trained})\.).*",
+            config.blocks.only is not None,
+            "on blocks that blocks.only does not name",
+        ),
+        (r"evaluation\.samples", config.blocks.only is not None, "with blocks.only: only a whole chain is evaluated"),
+        (r"metrics\.(host|discovery|linger_seconds)", config.metrics.port is None, "with metrics.port=null"),
+        (ONLY_ON_RAY, config.engine.kind == "sequential", "with engine.kind=sequential"),
+        (NOT_END_TO_END, config.method == "backprop", "with method=backprop"),
+    ]
+
+
+def _dotted(section: Mapping[Any, Any], defaults: Any, prefix: str = "") -> Iterator[str]:
+    """The keys whose value is not the default: who copies a whole config.yaml means nothing by the others."""
+    for name, value in section.items():
+        default = defaults.get(name) if isinstance(defaults, Mapping) else None
+        if isinstance(value, Mapping):
+            yield from _dotted(value, default, f"{prefix}{name}.")
+        elif value != default:
+            yield f"{prefix}{name}"

@@ -1,0 +1,42 @@
+"""Paths that a user gives, and files that are opened without waiting for anyone."""
+
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from noprop_dist.errors import UserError
+
+
+def local_path(text: str | Path) -> Path:
+    """A path with `~` expanded.
+
+    Raises:
+        UserError: there is no such home.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{text}: the home that ~ stands for cannot be found; write the path out") from error
+
+
+def open_file(file: Path, *, allow_pipe: bool = False) -> BinaryIO:
+    """Open a regular file for reading. A pipe or a device, which can keep a reader waiting forever, is refused.
+
+    Args:
+        file: to open.
+        allow_pipe: take a pipe that somebody writes to, such as `<(command)`; one without a writer reads as empty.
+
+    Raises:
+        OSError: there is no such file, or it is none.
+    """
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except ValueError as error:
+        raise OSError(f"is no file name: {error}") from error
+    mode = os.fstat(descriptor).st_mode
+    if not (stat.S_ISREG(mode) or (allow_pipe and stat.S_ISFIFO(mode))):
+        os.close(descriptor)
+        raise OSError(f"is a {'folder' if stat.S_ISDIR(mode) else 'pipe or device'}, no file")
+    os.set_blocking(descriptor, True)
+    return os.fdopen(descriptor, "rb")

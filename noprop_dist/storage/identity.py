@@ -1,0 +1,69 @@
+"""What a run is: the settings that change its bits, and its samples. Snapshots and manifests say of which run they are.
+
+Settings are those that the run began with. What a `resume` changes for single stages stands in changes.json and is
+repeated by manifests; it makes no other run.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from noprop_dist.config.bits import shown, what_changes_bits
+from noprop_dist.config.schema import RunConfig
+from noprop_dist.data.dataset import DataFacts
+from noprop_dist.errors import UserError
+from noprop_dist.stages import Stage
+
+Identity = Mapping[str, Any]
+"""Dotted key of a setting, or one of `SAMPLES`, → plain value; a long value is replaced by its fingerprint."""
+SAMPLES = "samples.shape", "samples.classes", "samples.sha256"
+LONG = 120
+OF_ONE_BLOCK = re.compile(r"blocks\.(?:networks|training)\.(\d+)\.")
+DEFAULTS = what_changes_bits(RunConfig())
+
+
+class OtherRunError(UserError):
+    """A snapshot, or a whole checkpoint, is of another run than the one whose directory it lies in."""
+
+
+def identity_of(config: RunConfig, facts: DataFacts) -> Identity:
+    """The identity of a run that begins with a configuration, on samples of these facts."""
+    samples = dict(zip(SAMPLES, (facts.input_shape, facts.class_names, facts.sha256), strict=True))
+    return {key: _short(value) for key, value in {**what_changes_bits(config), **samples}.items()}
+
+
+def of_stage(identity: Identity, stage: Stage) -> Identity:
+    """What is left of an identity without the settings of other blocks, so that its size does not grow with T."""
+
+    def concerns(key: str) -> bool:
+        match = OF_ONE_BLOCK.match(key)
+        return match is None or (stage.is_block and int(match[1]) == stage.index)
+
+    return {key: value for key, value in identity.items() if concerns(key)}
+
+
+def check_run(what: str, written: Identity, own: Identity) -> None:
+    """Check that something is of the run in whose directory it lies.
+
+    Args:
+        what: it is, and where.
+        written: the identity that it was written with. Settings that came into being later had their defaults then.
+        own: of the run.
+
+    Raises:
+        OtherRunError: it is not; names the first difference.
+    """
+    for key in dict.fromkeys([*own, *written]):
+        then = written.get(key, DEFAULTS.get(key))
+        if then != own.get(key):
+            raise OtherRunError(
+                f"{what} was trained with {key}={shown(then)}, and this run has {key}={shown(own.get(key))} "
+                f"({'data.json' if key in SAMPLES else 'config.yaml'}): it is of another run, or that file was edited"
+            )
+
+
+def _short(value: Any) -> Any:
+    text = json.dumps(value, default=str)
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}" if len(text) > LONG else json.loads(text)

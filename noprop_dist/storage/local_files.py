@@ -1,0 +1,151 @@
+"""Files below one local folder. No symbolic link below it is followed, for a run directory may be a stranger's."""
+
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from noprop_dist.errors import UserError
+
+
+class RefusedPathError(UserError, OSError):
+    """A name leads out of the root, or to what is neither a file nor a folder."""
+
+
+class LocalFiles:
+    """Files by name under a root, which itself may be a link. Where a folder is asked for, "" is the root.
+
+    Every method raises:
+        OSError: the file cannot be read or written.
+        RefusedPathError: a part of the name is a symbolic link.
+
+    Args:
+        root: absolute path; need not exist.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def read(self, name: str, offset: int = 0) -> bytes:
+        with open(self.open(name, os.O_RDONLY), "rb") as file:  # noqa: PTH123 (a descriptor)
+            file.seek(offset)
+            return file.read()
+
+    def size(self, name: str) -> int:
+        with self._folder_of(name) as (folder, last):
+            return os.stat(last, dir_fd=folder, follow_symlinks=False).st_size
+
+    def exists(self, name: str) -> bool:
+        if not name:
+            return os.path.lexists(self.root)
+        try:
+            self.size(name)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
+
+    def names(self, folder: str) -> list[str]:
+        try:
+            with self._folder_of(f"{folder}/x" if folder else "x") as (descriptor, _):
+                return sorted(os.listdir(descriptor))  # noqa: PTH208
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def write(self, name: str, content: bytes) -> None:
+        with self._folder_of(name, make=True) as (folder, last):
+            partial = f"{last}.partial"
+            with suppress(FileNotFoundError):
+                os.unlink(partial, dir_fd=folder)
+            fresh = os.O_WRONLY | os.O_CREAT | os.O_EXCL  # never a file that is there already under another name, too
+            with open(os.open(partial, fresh, 0o666, dir_fd=folder), "wb") as file:  # noqa: PTH123 (a descriptor)
+                file.write(content)
+            os.replace(partial, last, src_dir_fd=folder, dst_dir_fd=folder)
+
+    def append(self, name: str, content: bytes) -> None:
+        """Append all or nothing: a full disk takes the first part of what it is given."""
+        descriptor = self.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        size = os.fstat(descriptor).st_size
+        try:
+            left = memoryview(content)
+            while left:
+                left = left[os.write(descriptor, left) :]
+        except OSError:
+            os.ftruncate(descriptor, size)
+            raise
+        finally:
+            os.close(descriptor)
+
+    def delete(self, name: str) -> None:
+        with suppress(FileNotFoundError), self._folder_of(name) as (folder, last):
+            os.unlink(last, dir_fd=folder)
+
+    def delete_folder(self, name: str) -> None:
+        if not name:
+            shutil.rmtree(self.root)
+            return
+        with suppress(FileNotFoundError), self._folder_of(name) as (folder, last):
+            shutil.rmtree(last, dir_fd=folder)
+
+    def make_folder_of(self, name: str) -> None:
+        with self._folder_of(name, make=True):
+            pass
+
+    def open(self, name: str, flags: int) -> int:
+        """A descriptor of a regular file; its folder is made where the flags create the file."""
+        with self._folder_of(name, make=bool(flags & os.O_CREAT)) as (folder, last):
+            descriptor = self._open(name, last, flags, folder)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise RefusedPathError(f"{self.root}/{name}: is no regular file")
+        return descriptor
+
+    @contextmanager
+    def _folder_of(self, name: str, make: bool = False) -> Iterator[tuple[int, str]]:
+        """A descriptor of the folder that a file lies in, opened part by part, and the last part of its name."""
+        *folders, last = checked_parts(name)
+        if make:
+            os.makedirs(self.root, exist_ok=True)  # noqa: PTH103
+        descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for folder in folders:
+                if make:
+                    with suppress(FileExistsError):
+                        os.mkdir(folder, dir_fd=descriptor)
+                inner = self._open(name, folder, os.O_RDONLY | os.O_DIRECTORY, descriptor)
+                os.close(descriptor)
+                descriptor = inner
+            yield descriptor, last
+        finally:
+            os.close(descriptor)
+
+    def _open(self, name: str, part: str, flags: int, folder: int) -> int:
+        try:
+            # Without O_NONBLOCK a named pipe would be waited for.
+            return os.open(part, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666, dir_fd=folder)
+        except OSError as error:
+            if _is_link(part, folder):
+                raise RefusedPathError(
+                    f"{self.root}/{name}: {part} is a symbolic link; links in a run directory are not followed"
+                ) from error
+            error.filename = f"{self.root}/{name}"
+            raise
+
+
+def checked_parts(name: str) -> list[str]:
+    """The parts of a file's name below a root.
+
+    Raises:
+        RefusedPathError: it would lead elsewhere.
+    """
+    parts = name.split("/")
+    if any(part in ("", ".", "..") or "\0" in part for part in parts):
+        raise RefusedPathError(f"{name!r}: is no name of a file in a run directory")
+    return parts
+
+
+def _is_link(part: str, folder: int) -> bool:
+    try:
+        return stat.S_ISLNK(os.stat(part, dir_fd=folder, follow_symlinks=False).st_mode)
+    except OSError:
+        return False

@@ -1,0 +1,242 @@
+"""A run goes on, and is measured, with its own settings, data and snapshots; all else is refused, both sides named."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from noprop_dist import api
+from noprop_dist.config.layers import load_config
+from noprop_dist.errors import UserError
+from noprop_dist.records import News
+from noprop_dist.storage.run_directory import RunDirectory
+
+SMALL = ["blocks.count=2", "blocks.network={kind: mlp, width: 8, depth: 1}", "training.max_steps=12",
+         "training.batch_size=16", "checkpoint.every_steps=4", "checkpoint.num_to_keep=9", "evaluation.samples=16",
+         "engine.kind=sequential"]  # fmt: skip
+
+
+def write_data(file, seed=0, samples=200, features=6, classes=4, **arrays):
+    random = np.random.default_rng(seed)
+    labels = np.arange(samples) % classes
+    np.savez(file, **{"x_train": random.normal(size=(samples, features)), "y_train": labels, **arrays})
+
+
+@pytest.fixture
+def train(tmp_path, monkeypatch):
+    """A finished run on d.npz, and the way to make it an unfinished one."""
+    monkeypatch.chdir(tmp_path)
+    write_data("d.npz")
+
+    def run(name, *settings, last=4):
+        data = ["data.name=npz", "data.root=d.npz"]
+        api.train(load_config("digits", None, [*SMALL, *data, *settings]), name)
+        if last:
+            for step in range(last + 4, 16, 4):
+                shutil.rmtree(f"{name}/checkpoints/step-{step:08d}")
+        return Path(name)
+
+    return run
+
+
+def fingerprints(run):
+    return [entry.sha256 for entry in RunDirectory(str(run)).checkpoints.manifest().stages]
+
+
+def edit(file, before, after):
+    text = file.read_text()
+    assert before in text
+    file.write_text(text.replace(before, after))
+
+
+def test_a_run_that_goes_on_has_the_bits_of_one_that_never_stopped(train):
+    whole, part = train("whole", last=None), train("part")
+    api.resume(str(part))
+    assert fingerprints(part) == fingerprints(whole)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("seed: 0\nmethod", "seed: 5\nmethod", "seed=0, and this run has seed=5"),
+        ("batch_size: 16", "batch_size: 8", "training.batch_size=16, and this run has training.batch_size=8"),
+        ("max_steps: 12", "max_steps: 24", "training.max_steps=12, and this run has training.max_steps=24"),
+        (
+            "  training: {}",
+            "  training: {2: {learning_rate: 0.5}}",
+            "blocks.training.2.learning_rate=null, and this run has blocks.training.2.learning_rate=0.5",
+        ),
+    ],
+)
+@pytest.mark.parametrize("manifests", [True, False])
+def test_an_edited_setting_that_changes_bits_is_refused(train, before, after, message, manifests):
+    part = train("part")
+    if not manifests:
+        (part / "checkpoints/step-00000004/manifest.json").unlink()
+    edit(part / "config.yaml", before, after)
+    with pytest.raises(UserError, match=rf"was trained with {message} \(config.yaml\)"):
+        api.resume(str(part))
+    if manifests:
+        with pytest.raises(UserError, match=message):
+            api.load(str(part))
+
+
+def test_an_edited_setting_that_changes_no_bits_is_fine(train):
+    whole, part = train("whole", last=None), train("part")
+    edit(part / "config.yaml", "num_to_keep: 9", "num_to_keep: 1")
+    api.resume(str(part))
+    assert fingerprints(part) == fingerprints(whole)
+
+
+def test_the_snapshot_of_another_run_is_refused(train):
+    part, other = train("part"), train("other", "seed=9")
+    for file in (other / "checkpoints/step-00000004").glob("block-01.*"):
+        shutil.copy(file, part / "checkpoints/step-00000004")
+    before = sorted((file, file.read_bytes()) for file in part.rglob("*") if file.is_file())
+    with pytest.raises(UserError, match="block-01 of step 4 was trained with seed=9, and this run has seed=0"):
+        api.resume(str(part), ["classifier.learning_rate=0.5"])
+    assert sorted((file, file.read_bytes()) for file in part.rglob("*") if file.is_file()) == before
+
+
+def test_the_checkpoint_of_another_run_is_refused_by_whatever_reads_it(train):
+    part, other = train("part"), train("other", "blocks.networks.2={kind: mlp, width: 8, depth: 2}", last=8)
+    shutil.copytree(other / "checkpoints/step-00000008", part / "checkpoints/step-00000008")
+    for read in (api.load, api.report, api.resume):
+        with pytest.raises(UserError, match="of step 8 was trained with blocks.networks.2.kind=mlp, and this run has"):
+            read(str(part))
+    (warning,) = api.inspect(str(part)).warnings
+    assert "step 8 was trained with blocks.networks.2.kind=mlp" in warning, "to be looked at it is shown"
+
+
+def test_other_data_is_refused_and_both_fingerprints_are_named(train):
+    part = train("part")
+    own = RunDirectory("part").facts().sha256[:16]
+    write_data("d.npz", seed=1)
+    message = f"part: was trained on other data than data.root=.*d.npz holds: .* training samples {own} there and"
+    with pytest.raises(UserError, match=message):
+        api.resume(str(part))
+    with pytest.raises(UserError, match=message):
+        api.evaluate(api.load(str(part)))
+    assert message.partition(":")[0]
+    assert "was trained on other data than" in api.report(str(part)).left_out
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"features": 7}, r"shape of a sample \(6,\) there and \(7,\) here"),
+        ({"classes": 5}, "classes 0, 1, 2, 3 there and 0, 1, 2, 3, 4 here"),
+    ],
+)
+def test_data_of_another_shape_or_with_other_classes_is_refused(train, changed, message):
+    run = api.load(str(train("part")))
+    write_data("d.npz", **changed)
+    with pytest.raises(UserError, match=message):
+        api.evaluate(run)
+
+
+def test_other_test_samples_are_refused_though_the_training_samples_are_the_same(tmp_path, train):
+    tests = {"x_test": np.zeros((8, 6)), "y_test": np.zeros(8, np.int64)}
+    write_data("d.npz", **tests)
+    run = api.load(str(train("part")))
+    write_data("d.npz", **{**tests, "y_test": np.ones(8, np.int64)})
+    with pytest.raises(UserError, match="fingerprint of the test samples"):
+        api.evaluate(run)
+
+
+def test_an_edited_data_json_is_refused(train):
+    part = train("part")
+    write_data("d.npz", seed=1)
+    facts = RunDirectory(str(part)).facts()
+    edit(part / "data.json", facts.sha256, "0" * 64)
+    with pytest.raises(UserError, match=r"samples.sha256=.*, and this run has samples.sha256=0.* \(data.json\)"):
+        api.resume(str(part))
+
+
+def test_a_run_is_found_from_other_folders_and_its_data_may_move(train, tmp_path, monkeypatch):
+    whole, part = (train(name, last=last).absolute() for name, last in (("whole", None), ("part", 4)))
+    assert RunDirectory(str(part)).config().data.root == str(tmp_path / "d.npz")
+    (tmp_path / "away").mkdir()
+    monkeypatch.chdir(tmp_path / "away")
+    accuracy = api.evaluate(api.load(str(whole))).accuracy
+    (tmp_path / "d.npz").rename(tmp_path / "away" / "moved.npz")
+    with pytest.raises(UserError, match="there is no such file; if the data of .*whole has moved, --data-root says"):
+        api.evaluate(api.load(str(whole)))
+    assert api.evaluate(api.load(str(whole)), data_root="moved.npz").accuracy == accuracy
+    assert api.report(str(whole), "moved.npz").left_out is None
+    api.resume(str(part), ["data.root=moved.npz"])
+    assert fingerprints(part) == fingerprints(whole)
+    write_data("other.npz", seed=1)
+    with pytest.raises(UserError, match="other data"):
+        api.report(str(whole), "other.npz")
+
+
+def test_what_a_resume_changed_for_one_stage_is_no_other_run(train):
+    part = train("part")
+    api.resume(str(part), ["classifier.learning_rate=0.5"])
+    for step in (8, 12):
+        shutil.rmtree(part / f"checkpoints/step-{step:08d}")
+    api.resume(str(part))
+    manifest = RunDirectory(str(part)).checkpoints.manifest()
+    assert [(change.setting, change.from_step["classifier"]) for change in manifest.changes] == [
+        ("classifier.learning_rate=0.5", 4)
+    ]
+    shutil.rmtree(part / "checkpoints/step-00000012")
+    (part / "changes.json").unlink()
+    with pytest.raises(UserError, match=r"trained with classifier.learning_rate=0.5 \(by a resume\), and changes.json"):
+        api.resume(str(part))
+
+
+def test_a_run_of_an_earlier_version_has_no_identity_and_gets_one_as_it_goes_on(train):
+    part = train("part")
+    for file in (part / "checkpoints").rglob("*.json"):
+        values = json.loads(file.read_text())
+        file.write_text(json.dumps({key: value for key, value in values.items() if key not in ("run", "trained_with")}))
+    edit(part / "data.json", RunDirectory(str(part)).facts().test_sha256, "")
+    api.evaluate(api.load(str(part)))
+    api.resume(str(part))
+    folder = part / "checkpoints/step-00000012"
+    assert json.loads((folder / "block-01.json").read_text())["run"]["seed"] == 0
+    assert json.loads((folder / "manifest.json").read_text())["run"]["seed"] == 0
+
+
+def test_an_identity_does_not_grow_with_the_number_of_blocks(train):
+    networks = "blocks.networks={1: {kind: mlp, width: 9}, 2: {kind: mlp, width: 7}}"
+    folder = train("run", networks) / "checkpoints/step-00000004"
+    keys = [set(json.loads((folder / f"{name}.json").read_text())["run"]) for name in ("block-01", "classifier")]
+    assert "blocks.networks.1.width" in keys[0]
+    assert not {"blocks.networks.2.width"} & keys[0]
+    assert not {"blocks.networks.1.width", "blocks.networks.2.width"} & keys[1]
+
+
+def test_another_torch_than_the_one_that_trained_is_told_once(train):
+    part = train("part")
+    for file in (part / "checkpoints/step-00000004").glob("*.json"):
+        file.write_text(file.read_text().replace('"trained_with": {"torch": "', '"trained_with": {"torch": "0.'))
+    api.resume(str(part))
+    news = [record.text for record in RunDirectory(str(part)).metrics() if isinstance(record, News)]
+    told = [text for text in news if "so far and goes on with torch" in text]
+    assert len(told) == 1
+    assert "was trained with torch 0." in told[0]
+
+
+def test_a_damaged_line_of_metrics_is_told_and_blocks_nothing(train):
+    whole, part = train("whole", last=None), train("part")
+    with (part / "metrics.jsonl").open("ab") as file:
+        file.write(b"\0" * 512 + b"\n")
+    assert "1 line(s) of metrics.jsonl are damaged" in api.inspect(str(part)).warnings[0]
+    api.resume(str(part))
+    assert fingerprints(part) == fingerprints(whole)
+    assert api.inspect(str(part)).warnings == ()
+    assert "set aside" in next(r.text for r in RunDirectory(str(part)).metrics() if isinstance(r, News))
+    assert (part / "metrics.bad.jsonl").read_bytes() == b"\0" * 512 + b"\n"
+
+
+def test_a_run_goes_on_without_any_metrics(train):
+    whole, part = train("whole", last=None), train("part")
+    (part / "metrics.jsonl").unlink()
+    assert api.report(str(part)).left_out is None
+    api.resume(str(part))
+    assert fingerprints(part) == fingerprints(whole)
