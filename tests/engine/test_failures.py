@@ -1,5 +1,7 @@
 """What a user reads when something goes wrong inside a run: the block, and the real cause."""
 
+import os
+
 import pytest
 import ray
 
@@ -47,3 +49,23 @@ def test_a_mistake_found_by_the_coordinator_is_the_users(small_config, tmp_path)
     with pytest.raises(UserError, match="there is no such file"):
         train_on_ray(config, str(tmp_path / "run"), lambda _: None)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_coordinator_that_is_lost_again_and_again_ends_the_run_and_says_how_to_go_on(small_config, tmp_path):
+    class Dies:
+        def __init__(self, config, directory, resume):
+            self.resume = resume
+
+        def run(self):
+            with (tmp_path / "begun").open("a") as file:
+                print("resumed" if self.resume else "new", file=file)
+            os._exit(1)
+
+        def progress(self):
+            return None
+
+    said, config = [], small_config("engine.max_failures=1")
+    with pytest.raises(TrainingError, match=r"the coordinator was lost: .*; `noprop-dist resume .*` continues the run"):
+        train_on_ray(config, str(tmp_path / "run"), lambda _: None, say=said.append, coordinator_class=Dies)
+    assert (tmp_path / "begun").read_text().split() == ["new", "resumed"]
+    assert len([line for line in said if "a new one goes on from the run directory" in line]) == 1
