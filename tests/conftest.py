@@ -6,13 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from run_facts import fingerprints
 
 from noprop_dist.api import train
 from noprop_dist.config.layers import load_config
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.dataset import DataSet
-from noprop_dist.stages import Stage
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.setup import RunSetup, prepare
@@ -59,13 +57,14 @@ def small_run(small_config: Callable[..., RunConfig], tmp_path: Path) -> Callabl
     return run
 
 
-@pytest.fixture
-def sequential(tmp_path: Path) -> Callable[..., dict[Stage, str]]:
-    """The fingerprints that the sequential engine gives for digits with some settings."""
+@pytest.fixture(scope="session")
+def sequential(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The folder of a finished run of the sequential engine on digits, with some settings."""
 
-    def run(*settings: str) -> dict[Stage, str]:
-        train(load_config("digits", None, [*settings, "engine.kind=sequential"]), str(tmp_path / "sequential"))
-        return fingerprints(tmp_path / "sequential")
+    def run(*settings: str) -> Path:
+        folder = tmp_path_factory.mktemp("sequential") / "run"
+        train(load_config("digits", None, [*settings, "engine.kind=sequential"]), str(folder))
+        return folder
 
     return run
 
@@ -80,9 +79,7 @@ def ray_here() -> Iterator[None]:
     """A Ray of two cores that every test may use; runs do not meet, each has a namespace of its own."""
     import ray
 
-    path = os.pathsep.join([str(Path(__file__).parent / "engine"), os.environ.get("PYTHONPATH", "")])
-    modules = {"env_vars": {"PYTHONPATH": path}}
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=modules)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
