@@ -413,9 +413,12 @@ def _continue(config: RunConfig, directory: RunDirectory, watcher: Watcher, trus
 
 
 def _is_finished(directory: RunDirectory, run_plan: RunPlan) -> bool:
-    steps = directory.checkpoints.steps()
+    try:
+        step = directory.checkpoints.manifest().step
+    except UserError:
+        return False  # there is none, or it is damaged: both engines write it anew from the snapshots' entries
     measured = any(isinstance(record, Evaluated) and record.final for record in directory.metrics())
-    return bool(steps) and steps[-1] >= run_plan.total_steps and (measured or not run_plan.evaluates)
+    return step >= run_plan.total_steps and (measured or not run_plan.evaluates)
 
 
 def _train(

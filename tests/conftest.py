@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from noprop_dist.api import train
 from noprop_dist.config.layers import load_config
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.dataset import DataSet
-from noprop_dist.engines.sequential import train_sequentially
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.setup import RunSetup, prepare
@@ -41,12 +41,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_config() -> Callable[..., RunConfig]:
-    def configure(*settings: str) -> RunConfig:
-        return load_config("digits", None, [*SMALL, *settings])
-
-    return configure
+    return lambda *settings: load_config("digits", None, [*SMALL, *settings])
 
 
 @pytest.fixture
@@ -54,11 +51,20 @@ def small_run(small_config: Callable[..., RunConfig], tmp_path: Path) -> Callabl
     """A finished run of the sequential engine."""
 
     def run(*settings: str, name: str = "run") -> RunDirectory:
-        setup, data = prepare(small_config("engine.kind=sequential", *settings))
-        directory = RunDirectory(str(tmp_path / name))
-        directory.create(setup.config, setup.plan.facts)
-        train_sequentially(setup, data, directory, lambda _: None)
-        return directory
+        train(small_config("engine.kind=sequential", *settings), str(tmp_path / name))
+        return RunDirectory(str(tmp_path / name))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def sequential(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The folder of a finished run of the sequential engine on digits, with some settings."""
+
+    def run(*settings: str) -> Path:
+        folder = tmp_path_factory.mktemp("sequential") / "run"
+        train(load_config("digits", None, [*settings, "engine.kind=sequential"]), str(folder))
+        return folder
 
     return run
 
@@ -73,8 +79,7 @@ def ray_here() -> Iterator[None]:
     """A Ray of two cores that every test may use; runs do not meet, each has a namespace of its own."""
     import ray
 
-    modules = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent / "engine")}}
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=modules)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 

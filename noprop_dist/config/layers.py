@@ -149,7 +149,9 @@ def _reason(detail: Any) -> str:
         case "value_error" | "boolean":
             return str(detail["msg"]).removeprefix("Value error, ")
         case "model_type" | "model_attributes_type":
-            return f"this is a section, with the settings {', '.join(_settings_at(location))}"
+            names, value = _settings_at(location), detail["input"]
+            example = f"; write {_key(detail)}.kind={value}" if "kind" in names and isinstance(value, str) else ""
+            return f"this is a section, with the settings {', '.join(names)}{example}"
     return str(detail["msg"][:1].lower() + detail["msg"][1:])
 
 

@@ -76,7 +76,7 @@ class AugmentSettings(Settings):
     """Random changes to training images, keyed by (seed, epoch, sample)."""
 
     crop_padding: ChangesBits[int] = Field(
-        0, ge=0, description="pad by this many pixels, then crop at random to the old size; 0 is off"
+        0, ge=0, le=1024, description="pad by this many pixels, then crop at random to the old size; 0 is off"
     )
     flip: ChangesBits[bool] = Field(False, description="mirror left-right with probability 1/2")
 
@@ -186,7 +186,7 @@ class MlpNetwork(Settings):
 
     kind: ChangesBits[Literal["mlp"]] = "mlp"
     width: ChangesBits[Positive] = Field(256, description="width of the hidden layers")
-    depth: ChangesBits[Positive] = Field(2, description="hidden layers after input and z are joined")
+    depth: ChangesBits[int] = Field(2, ge=1, le=1000, description="hidden layers after input and z are joined")
 
 
 class TorchvisionNetwork(Settings):
@@ -303,7 +303,7 @@ class LearningRateSchedule(Settings):
     """How the learning rates of blocks and classifier move over the run (torch.optim.lr_scheduler)."""
 
     kind: ChangesBits[Literal["constant", "cosine", "step", "one-cycle"]] = "constant"
-    warmup_steps: ChangesBits[int] = Field(0, ge=0, description="rise linearly over the first so many steps")
+    warmup_steps: ChangesBits[int] = Field(0, ge=0, lt=2**31, description="rise linearly over the first so many steps")
     step_size: ChangesBits[Positive] = Field(1000, description="kind step: steps between two drops")
     gamma: ChangesBits[float] = Field(0.1, gt=0, le=1, description="kind step: factor of each drop")
 
@@ -393,7 +393,7 @@ class EngineSettings(Settings):
         None, description="most blocks that a worker holds at a time; the others wait their turn (default: no limit)"
     )
     max_failures: KeepsBits[int] = Field(
-        8, ge=-1, description="lost workers that one block may have been training on, -1 is any number"
+        8, ge=-1, lt=2**31, description="lost workers that one block may have been training on, -1 is any number"
     )
     start_timeout_seconds: KeepsBits[float] = Field(120, gt=0, description="for the first worker to start")
     coordinator_timeout_seconds: KeepsBits[float] = Field(
@@ -420,7 +420,10 @@ class EvaluationSettings(Settings):
     """What the evaluator does while training goes on."""
 
     samples: KeepsBits[int] = Field(
-        512, ge=0, description="of the test and of the validation set, at each checkpoint; 0 is no evaluation at all"
+        512,
+        ge=0,
+        lt=2**31,
+        description="of the test and of the validation set, at each checkpoint; 0 is no evaluation at all",
     )
 
 

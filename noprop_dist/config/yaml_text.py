@@ -111,6 +111,8 @@ def _place(error: yaml.MarkedYAMLError) -> str:
     mark, problem = error.problem_mark or error.context_mark, error.problem or error.context
     if "'\\t'" in str(problem):
         problem = "a tab stands where only spaces may"
+    if str(problem).startswith("expected <block end>"):
+        problem = "its indentation does not fit the lines above"
     return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else str(problem)
 
 

@@ -7,7 +7,7 @@ from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from noprop_dist.data.inputs import Inputs, Keep, check_memory, chunks, in_memory
 from noprop_dist.errors import UserError
@@ -79,7 +79,12 @@ class DataFacts:
         Raises:
             ValueError: these are no facts of a data set.
         """
-        return TypeAdapter(DataFacts).validate_python(values)
+        try:
+            return TypeAdapter(DataFacts).validate_python(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "facts of the data set"
+            raise ValueError(f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}") from error
 
 
 @dataclass(frozen=True)

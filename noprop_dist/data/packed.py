@@ -15,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
 
 from noprop_dist.data.dataset import DataFacts, DataSet, HeldOut, Split, check_labels
 from noprop_dist.data.inputs import Inputs, Keep, MappedInputs, chunks
@@ -84,9 +83,9 @@ def load_packed(root: str) -> DataSet:
         raise UserError(f"data.root={folder}: is packed in layout {layout}, this release reads {LAYOUT}")
     try:
         facts = DataFacts.from_json(described.get("facts"))
-        train, validation, test = (_split(folder, name, facts) for name in SPLITS)
-    except ValidationError as error:
-        raise UserError(f"data.root={folder}: {FACTS} is damaged: {error.errors()[0]['msg']}") from error
+    except ValueError as error:
+        raise UserError(f"data.root={folder}: {FACTS} is damaged: {error}") from error
+    train, validation, test = (_split(folder, name, facts) for name in SPLITS)
     return DataSet(facts, train, HeldOut(validation, test))
 
 

@@ -3,6 +3,7 @@
 import errno
 import threading
 from collections.abc import Callable
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prometheus_client import CollectorRegistry
@@ -10,7 +11,7 @@ from prometheus_client.exposition import choose_encoder
 
 from noprop_dist.errors import UserError
 
-CLOSE_TIMEOUT_SECONDS = 5.0
+CLOSE_TIMEOUT_SECONDS, STOP_POLL_SECONDS = 5.0, 0.05
 
 
 class Endpoint:
@@ -44,7 +45,8 @@ class Endpoint:
             self._server = ThreadingHTTPServer((host, 0), handler)
         self._server.daemon_threads = True
         self.port = self._server.server_port
-        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        serve = partial(self._server.serve_forever, STOP_POLL_SECONDS)
+        self._thread = threading.Thread(target=serve, name="metrics", daemon=True)
         self._thread.start()
 
     def close(self) -> None:

@@ -21,8 +21,12 @@ def build_network(settings: schema.NetworkSettings, shapes: Shapes, initial_seed
     Raises:
         UserError: the network cannot take the data (size, channels), or a custom class cannot be built.
     """
-    with seeded_aside(initial_seed):
-        return _construct(settings, shapes)
+    try:
+        with seeded_aside(initial_seed):
+            return _construct(settings, shapes)
+    except (RuntimeError, MemoryError) as error:  # what torch raises where memory is not enough
+        reason = str(error).splitlines()[0] if str(error) else "there is not enough memory"
+        raise UserError(f"blocks.network: {settings.kind} cannot be built in these sizes: {reason}") from error
 
 
 def _construct(settings: schema.NetworkSettings, shapes: Shapes) -> nn.Module:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,8 +10,13 @@ import time
 
 import pytest
 import ray
+from run_facts import records_of, rounds_of
 
+from noprop_dist.records import StageFailed
+from noprop_dist.stages import block
 from noprop_dist.storage.run_directory import RunDirectory
+
+pytestmark = pytest.mark.slow
 
 SMALL = ["--set", "blocks.count=3", "--set", "training.max_steps=12", "--set", "metrics.port=0"]
 
@@ -25,6 +31,9 @@ class Net(nn.Module):
     def forward(self, x, z):
         return self.layer(z)
 """
+FAILING = NETWORK.replace(
+    "return", "if self.training:\n            raise OverflowError('the soup boiled over')\n        return"
+)
 
 
 def noprop(*arguments, cwd, code=0):
@@ -37,72 +46,74 @@ def noprop(*arguments, cwd, code=0):
     return done
 
 
-@pytest.mark.slow
+@pytest.fixture
+def address(ray_here):
+    return ray.get_runtime_context().gcs_address
+
+
 def test_train_starts_a_ray_of_its_own_with_a_users_network_and_ends_it(tmp_path):
+    """Other files of the working directory take no module's place, not even in workers."""
     (tmp_path / "mine.py").write_text(NETWORK)
+    for module in ("numpy", "secrets", "yaml", "torch"):
+        (tmp_path / f"{module}.py").write_text(f"raise SystemExit('{module} of the working directory was imported')")
     network = ["--set", "blocks.network={kind: custom, path: 'mine:Net'}"]
     done = noprop("train", *SMALL, *network, "--run-dir", "run", cwd=tmp_path)
     assert done.stdout.strip() == str(tmp_path / "run")
     assert "12 of 12" in done.stderr
-    assert "test (mean)" in done.stderr or "test" in done.stderr
+    figures = r"step 12: accuracy validation \(mean\) \S+%, test \(mean\) \S+%, test \(stochastic\) \S+%"
+    assert re.search(figures, done.stderr)
     whole = json.loads(noprop("inspect", "run", "--json", cwd=tmp_path).stdout)
-    assert [block["step"] for block in whole["blocks"]] == [12, 12, 12]
-    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert {record["kind"] for record in records} == {"worker", "round", "snapshot", "evaluation", "objective", "news"}
+    assert [each["step"] for each in whole["blocks"]] == [12, 12, 12]
+    kinds = {each.KIND for each in RunDirectory(str(tmp_path / "run")).metrics()}
+    assert kinds == {"worker", "round", "snapshot", "evaluation", "objective", "news"}
 
 
-@pytest.mark.slow
-def test_files_of_the_working_directory_take_no_modules_place_in_workers(tmp_path):
-    for module in ("numpy", "secrets", "yaml", "torch"):
-        (tmp_path / f"{module}.py").write_text(f"raise SystemExit('{module} of the working directory was imported')")
-    (tmp_path / "mine.py").write_text(NETWORK)
-    network = ["--set", "blocks.network={kind: custom, path: 'mine:Net'}"]
-    assert "12 of 12" in noprop("train", *SMALL, *network, "--run-dir", "run", cwd=tmp_path).stderr
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_here")
-def test_train_joins_a_running_cluster_by_address(tmp_path):
-    address = ray.get_runtime_context().gcs_address
-    noprop("train", *SMALL, "--address", address, "--run-dir", "run", cwd=tmp_path)
-    plan = noprop("plan", *SMALL, "--address", address, cwd=tmp_path).stdout
-    assert "3 block(s) on 2 worker(s): 2 cores available" in plan
-    assert ray.is_initialized()
-
-
-@pytest.mark.slow
-def test_a_block_that_fails_is_told_with_exit_code_1(tmp_path):
-    failing = NETWORK.replace(
-        "return", "if self.training:\n            raise OverflowError('the soup boiled over')\n        return"
-    )
-    (tmp_path / "mine.py").write_text(failing)
+def test_on_a_running_cluster_a_block_that_fails_is_told_with_exit_code_1(address, tmp_path):
+    (tmp_path / "mine.py").write_text(FAILING)
+    where = ["--address", address]
     network = ["--set", "blocks.networks.2={kind: custom, path: 'mine:Net'}"]
-    done = noprop("train", *SMALL, *network, "--run-dir", "run", cwd=tmp_path, code=1)
+    done = noprop("train", *SMALL, *where, *network, "--run-dir", "run", cwd=tmp_path, code=1)
     assert "not trained to the end: block 2 (OverflowError: the soup boiled over" in done.stderr
     assert "Traceback" not in done.stderr
-    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    (failure,) = [record for record in records if record["kind"] == "failure"]
-    assert failure["stage"] == "block 2"
-    assert "Traceback" in failure["trace"]
+    (failure,) = records_of(tmp_path / "run", StageFailed)
+    assert failure.stage == block(2)
+    assert "Traceback" in failure.trace
+    saved = RunDirectory(str(tmp_path / "run")).checkpoints.saved_steps()
+    assert {name: steps[-1] for name, steps in saved.items()} == {"block-01": 12, "block-03": 12, "classifier": 12}
+    plan = noprop("plan", *SMALL, *where, cwd=tmp_path).stdout
+    assert "3 block(s) on 2 worker(s): 2 cores available" in plan
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_lets_every_block_be_saved_where_it_stands(tmp_path, number):
-    """Ray's own handler, which ends a process at once, had taken the place of ours."""
+def test_a_signal_lets_every_block_be_saved_where_it_stands(address, tmp_path):
     run = RunDirectory(str(tmp_path / "run"))
     settings = ["blocks.count=2", "training.max_steps=100000", "evaluation.samples=0", "metrics.port=null"]
     given = [word for each in settings for word in ("--set", each)]
-    train = subprocess.Popen([sys.executable, "-m", "noprop_dist", "train", *given, "--run-dir", str(run)],
-                             stderr=subprocess.PIPE, text=True)  # fmt: skip
+    command = [sys.executable, "-m", "noprop_dist", "train", *given, "--run-dir", str(run), "--address", address]
+    train = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while not {"block 1", "block 2"} <= {r["stage"] for r in run.metrics() if r["kind"] == "round"}:
+    while not {block(1), block(2)} <= {each.stage for each in rounds_of(run)}:
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    os.kill(train.pid, number)
+    os.kill(train.pid, signal.SIGHUP)
     _, said = train.communicate(timeout=60)
-    assert train.returncode == 128 + number, said
-    assert f"{number.name}: saving snapshots" in said
-    reached = {r["stage"]: r["step"] for r in run.metrics() if r["kind"] == "round"}
-    saved = {name.replace("-0", " "): steps[-1] for name, steps in run.checkpoints.saved_steps().items()}
-    assert saved == reached
+    assert train.returncode == 128 + signal.SIGHUP, said
+    assert "SIGHUP: saving snapshots" in said
+    reached = {each.stage.file(2): each.step for each in rounds_of(run)}
+    assert {name: steps[-1] for name, steps in run.checkpoints.saved_steps().items()} == reached
+
+
+CONNECT = """
+import signal, sys
+from noprop_dist.cli.stop_signals import stop_signals
+from noprop_dist.engines.ray.cluster import ray_session
+asking = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+with stop_signals(print) as request:
+    ours = [signal.getsignal(each) for each in asking]
+    with ray_session(sys.argv[1]):
+        assert [signal.getsignal(each) for each in asking] == ours
+"""
+
+
+def test_signals_are_still_ours_once_ray_is_connected(address):
+    """Ray's own handler, which ends a process at once, had taken the place of ours."""
+    subprocess.run([sys.executable, "-c", CONNECT, address], check=True, timeout=100)

@@ -5,15 +5,15 @@ import sys
 
 import numpy as np
 import pytest
+from run_facts import fingerprints, records_of
 
+from noprop_dist.api import train
 from noprop_dist.config.layers import load_config
 from noprop_dist.config.schema import DataSettings
 from noprop_dist.data.load import load_data
 from noprop_dist.data.packed import pack
 from noprop_dist.engines.ray.loopback import loopback_cluster
-from noprop_dist.engines.sequential import train_sequentially
-from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.training.setup import prepare
+from noprop_dist.records import WorkerReady
 
 STORE_BYTES = 80 * 2**20
 SETTINGS = [
@@ -30,22 +30,15 @@ def write_npz(file):
     np.savez(file, x_train=x, y_train=y, x_test=x[:500], y_test=y[:500])
 
 
-def fingerprints(directory):
-    return [stage["sha256"] for stage in directory.checkpoints.manifest()["stages"]]
-
-
 @pytest.mark.slow
 def test_a_data_set_three_times_the_object_store_trains_to_the_same_bits(tmp_path):
     write_npz(tmp_path / "large.npz")
     source = DataSettings(name="npz", root=str(tmp_path / "large.npz"))
     pack(lambda keep: load_data(source, keep), tmp_path / "packed", lambda *_: None)
 
-    resident = RunDirectory(str(tmp_path / "resident"))
     config = load_config(None, None, [*SETTINGS, f"data={{name: npz, root: {source.root}}}", "engine.kind=sequential"])
-    setup, data = prepare(config)
-    assert data.train.inputs.nbytes > 3 * STORE_BYTES
-    resident.create(config, setup.plan.facts)
-    train_sequentially(setup, data, resident, lambda _: None)
+    assert load_data(source).train.inputs.nbytes > 3 * STORE_BYTES
+    train(config, str(tmp_path / "resident"))
 
     run = tmp_path / "streamed"
     streamed = [*SETTINGS, f"data={{name: packed, root: {tmp_path / 'packed'}}}"]
@@ -53,6 +46,6 @@ def test_a_data_set_three_times_the_object_store_trains_to_the_same_bits(tmp_pat
     with loopback_cluster(2, store_bytes=STORE_BYTES) as cluster:
         command = [sys.executable, "-m", "noprop_dist", "train", *given, "--run-dir", str(run)]
         subprocess.run([*command, "--address", cluster.address], check=True, timeout=200)
-    assert fingerprints(RunDirectory(str(run))) == fingerprints(resident)
-    workers = {r["worker"] for r in RunDirectory(str(run)).metrics() if r["kind"] == "worker"}
+    assert fingerprints(run) == fingerprints(tmp_path / "resident")
+    workers = {each.worker for each in records_of(run, WorkerReady)}
     assert {"block worker 1", "block worker 2"} <= workers

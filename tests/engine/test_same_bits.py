@@ -1,102 +1,92 @@
-"""The signature of the project: the Ray engine's weights have the same bits as the sequential engine's."""
+"""The signature of the project on a real Ray: its weights have the same bits as the sequential engine's.
 
+`tests/simulation/test_real_training.py` has more placements, and all that can be lost, without Ray.
+"""
+
+import os
+import signal
 import threading
+import time
 
 import pytest
-import ray
+from run_facts import fingerprints, records_of, rounds_of, steps_written
 
 from noprop_dist.config.layers import load_config
-from noprop_dist.engines.ray.coordinator import Coordinator
 from noprop_dist.engines.ray.driver import train_on_ray
-from noprop_dist.engines.sequential import train_sequentially
-from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.training.setup import prepare
+from noprop_dist.records import WorkerLost, WorkerReady
+from noprop_dist.stages import EMBEDDING
 
-pytestmark = pytest.mark.usefixtures("ray_here")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_here")]
 
 # The digits preset, shortened; one block has the paper's network, for its dropout.
-DIGITS = ["training.max_steps=24", "checkpoint.every_steps=20", "blocks.networks.3={kind: paper}", "metrics.port=null",
-          "engine.device=cpu"]  # fmt: skip
-
-
-def fingerprints(directory, step=None):
-    return {
-        entry["name"]: entry["sha256"] for entry in RunDirectory(str(directory)).checkpoints.manifest(step)["stages"]
-    }
+DIGITS = ["blocks.count=4", "training.max_steps=24", "checkpoint.every_steps=20", "blocks.networks.3={kind: paper}",
+          "metrics.port=null", "engine.device=cpu"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def oracle(tmp_path_factory):
-    """Fingerprints of the sequential engine at both checkpoints."""
-    setup, data = prepare(load_config("digits", None, [*DIGITS, "engine.kind=sequential"]))
-    directory = RunDirectory(str(tmp_path_factory.mktemp("oracle") / "run"))
-    directory.create(setup.config, setup.plan.facts)
-    train_sequentially(setup, data, directory, lambda _: None)
-    return [fingerprints(directory, step) for step in (20, 24)]
+def oracle(sequential):
+    """The run directory of the sequential engine."""
+    return sequential(*DIGITS)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("round_steps", [1, 7, 32])
-@pytest.mark.parametrize("workers", [1, 2, 5, 10])
-def test_placement_rounds_and_prefetch_change_no_bit(oracle, run_here, tmp_path, workers, round_steps):
-    prefetch = 1 if (workers + round_steps) % 2 else 3
-    sampling = "worker" if workers in (2, 10) and round_steps == 32 else "coordinator"
-    engine = [f"engine.workers={workers}", f"engine.round_steps={round_steps}", f"engine.prefetch={prefetch}",
-              f"engine.sampling={sampling}"]  # fmt: skip
+def test_rounds_that_the_coordinator_draws_give_the_same_bits_on_two_workers(oracle, run_here, tmp_path):
+    engine = ["engine.workers=2", "engine.round_steps=7", "engine.prefetch=3", "engine.sampling=coordinator"]
     outcome = run_here(load_config("digits", None, [*DIGITS, *engine]), str(tmp_path / "run"))
-    assert [fingerprints(tmp_path / "run", step) for step in (20, 24)] == oracle
+    for step in (20, 24):
+        assert fingerprints(tmp_path / "run", step) == fingerprints(oracle, step)
     assert outcome.step == 24
     assert outcome.evaluation.final
+    assert set(steps_written(tmp_path / "run").values()) == {24}
 
 
-@pytest.mark.slow
-def test_blocks_that_a_worker_trains_at_the_same_time_get_the_same_bits(oracle, run_here, tmp_path):
-    engine = ["engine.workers=2", "engine.blocks_at_once=3", "engine.round_steps=2", "engine.sampling=worker"]
-    run_here(load_config("digits", None, [*DIGITS, *engine]), str(tmp_path / "run"))
-    assert [fingerprints(tmp_path / "run", step) for step in (20, 24)] == oracle
+def test_rounds_that_a_worker_draws_in_several_lanes_give_the_same_bits(oracle, run_here, tmp_path):
+    engine = ["engine.workers=1", "engine.blocks_at_once=3", "engine.round_steps=2", "engine.sampling=worker"]
+    run_here(load_config("digits", None, [*DIGITS, *engine, "evaluation.samples=0"]), str(tmp_path / "run"))
+    assert fingerprints(tmp_path / "run") == fingerprints(oracle)
 
 
-@pytest.mark.slow
 def test_two_runs_at_once_on_one_cluster_do_not_meet(oracle, tmp_path):
     """Each through its own driver and coordinator actor, one worker each; one with another seed."""
     seen = []
 
     def run(name, *settings):
-        train_on_ray(
-            load_config("digits", None, [*DIGITS, "engine.workers=1", *settings]), str(tmp_path / name), seen.append
-        )
+        config = load_config("digits", None, [*DIGITS, "engine.workers=1", *settings])
+        train_on_ray(config, str(tmp_path / name), seen.append)
 
     threads = [
-        threading.Thread(target=run, args=("same",)),
-        threading.Thread(target=run, args=("other", "seed=1", "metrics.port=0")),
+        threading.Thread(target=run, args=("same", "evaluation.samples=0")),
+        threading.Thread(target=run, args=("other", "evaluation.samples=0", "seed=1", "metrics.port=0")),
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(timeout=200)
-    assert fingerprints(tmp_path / "same") == oracle[1]
-    assert not set(fingerprints(tmp_path / "other").values()) & set(oracle[1].values())
+    assert fingerprints(tmp_path / "same") == fingerprints(oracle)
+    assert not set(fingerprints(tmp_path / "other").values()) & set(fingerprints(oracle).values())
     assert seen[-1].fraction > 0
-    assert len(seen[-1].stages) == 11
+    assert len(seen[-1].stages) == 5
 
 
-@pytest.mark.slow
-def test_a_run_resumed_on_other_workers_ends_with_the_same_bits(oracle, run_here, tmp_path):
-    """The first run is stopped by the loss of its coordinator's process, after its first checkpoint."""
-    directory = RunDirectory(str(tmp_path / "run"))
-    config = load_config("digits", None, [*DIGITS, "engine.round_steps=1"])
-    coordinator = ray.remote(Coordinator).options(num_cpus=0).remote(config, str(directory))
-    run = coordinator.run.remote()
-    for _ in range(600):
-        ray.wait([run], timeout=0.1)
-        if directory.checkpoints.steps():
-            break
-    ray.kill(coordinator)
-    assert 20 in directory.checkpoints.steps()
-    resumed = load_config("digits", None, [*DIGITS, "engine.workers=5"])
-    run_here(resumed, str(directory), resume=True)
-    assert fingerprints(directory) == oracle[1]
-    steps = [r for r in directory.metrics() if r["kind"] == "round" and r["stage"] == "block 4"]
-    assert sum(record["steps"] for record in steps) == 24, "nothing is counted twice"
-    again = run_here(resumed, str(directory), resume=True)
-    assert (again.step, again.evaluation) == (24, None), "a finished run stays as it is"
+def test_the_owner_of_a_learned_w_embed_is_killed_on_the_way_and_no_bit_changes(sequential, run_here, tmp_path):
+    settings = [*DIGITS, "embedding={kind: learned, sync_steps: 4}", "training.max_steps=200",
+                "checkpoint.every_steps=200", "checkpoint.snapshot_every_steps=16", "evaluation.samples=0"]  # fmt: skip
+    killed = []
+
+    def kill():
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not killed:
+            time.sleep(0.05)
+            if any(each.step >= 40 for each in rounds_of(tmp_path / "run")):
+                ready = records_of(tmp_path / "run", WorkerReady)
+                killed.append(next(each.pid for each in ready if each.worker == "classifier worker"))
+                os.kill(killed[0], signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    run_here(load_config("digits", None, [*settings, "engine.workers=2"]), str(tmp_path / "run"))
+    thread.join()
+    assert [each.worker for each in records_of(tmp_path / "run", WorkerLost)] == ["classifier worker"]
+    assert set(steps_written(tmp_path / "run").values()) == {200}, "nothing is counted twice"
+    ours = fingerprints(tmp_path / "run")
+    assert EMBEDDING in ours
+    assert ours == fingerprints(sequential(*settings))

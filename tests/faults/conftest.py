@@ -5,10 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from noprop_dist.bench.faults import sequential_fingerprints
 from noprop_dist.bench.live_run import LiveRun
 from noprop_dist.engines.ray.loopback import LoopbackCluster, loopback_cluster
-from noprop_dist.stages import Stage
 
 
 @pytest.fixture
@@ -37,9 +35,3 @@ def live(cluster: LoopbackCluster, tmp_path: Path) -> Iterator[Callable[..., Liv
     yield start
     for run in runs:
         run.end()
-
-
-@pytest.fixture
-def undisturbed(importable: None, tmp_path: Path) -> Callable[[list[str]], dict[Stage, str]]:
-    """Fingerprints that the sequential engine gives for the same settings."""
-    return lambda settings: sequential_fingerprints(settings, tmp_path / "sequential")

@@ -1,46 +1,20 @@
-"""Networks for the tests of faults, built in the workers by their import path."""
+"""A network for the tests of faults, built in the workers by its import path."""
 
-import os
-import signal
 import time
+from pathlib import Path
 
 from torch import nn
 
 
-class Plain(nn.Module):
-    """One layer of z."""
+class Slow(nn.Module):
+    """Takes some seconds for a step while a file is there."""
 
-    def __init__(self, input_shape, classes, embedding_dim):
+    def __init__(self, input_shape, classes, embedding_dim, seconds, while_there):
         super().__init__()
         self.layer = nn.Linear(embedding_dim, classes)
+        self.seconds, self.file = seconds, Path(while_there)
 
     def forward(self, x, z):
-        return self.layer(z)
-
-
-class Slow(Plain):
-    """Takes so many seconds for a step."""
-
-    def __init__(self, seconds, **shapes):
-        super().__init__(**shapes)
-        self.seconds = seconds
-
-    def forward(self, x, z):
-        if self.training:
+        if self.training and self.file.exists():
             time.sleep(self.seconds)
-        return super().forward(x, z)
-
-
-class KillsItsWorker(Plain):
-    """Ends its process at its n-th step, in every incarnation."""
-
-    def __init__(self, step, **shapes):
-        super().__init__(**shapes)
-        self.left = step
-
-    def forward(self, x, z):
-        if self.training:
-            self.left -= 1
-            if self.left < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return super().forward(x, z)
+        return self.layer(z)

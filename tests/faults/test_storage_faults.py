@@ -10,25 +10,20 @@ import time
 
 import numpy as np
 import pytest
-from noprop_dist.engines.ray.snapshot_keeper import SnapshotKeeper
+from run_facts import fingerprints, records_of, steps_written
 
-from noprop_dist.engines.sequential import train_sequentially
-from noprop_dist.errors import TrainingError, UserError
+from noprop_dist.api import resume
+from noprop_dist.engines.core.commands import WriteSnapshot
+from noprop_dist.engines.core.events import StorageDone, StorageFailed
+from noprop_dist.engines.ray.storage_thread import StorageThread
+from noprop_dist.errors import UserError
+from noprop_dist.records import News
+from noprop_dist.stages import block
 from noprop_dist.storage import lock
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.storage.store import Store
 from noprop_dist.training.run_log import RunLog
-from noprop_dist.training.setup import prepare
-
-
-def fingerprints(directory):
-    return [entry["sha256"] for entry in directory.checkpoints.manifest()["stages"]]
-
-
-def resume(directory):
-    setup, data = prepare(directory.config())
-    train_sequentially(setup, data, directory, lambda _: None)
 
 
 @pytest.fixture
@@ -43,21 +38,19 @@ def test_a_flipped_bit_costs_one_block_its_newest_snapshot_and_no_bit_of_the_res
     content[-1] ^= 1
     file.write_bytes(content)
     (tmp_path / "run/checkpoints/step-00000012/manifest.json").unlink()
-    resume(finished)
+    resume(str(finished))
     assert fingerprints(finished) == before
-    news = [record["text"] for record in finished.metrics() if record["kind"] == "news"]
-    assert any("block-02.safetensors of step 12 is damaged" in line and "the one before it is used" in line
-               for line in news)  # fmt: skip
-    for stage in ("block 1", "block 2"):
-        rounds = [r for r in finished.metrics() if r["kind"] == "round" and r["stage"] == stage]
-        assert sum(record["steps"] for record in rounds) == 12
+    (warning,) = [each.text for each in records_of(finished, News)]
+    assert "block-02.safetensors of step 12 is damaged" in warning
+    assert "the one before it is used" in warning
+    assert set(steps_written(finished).values()) == {12}, "nothing is counted twice"
 
 
 @pytest.mark.parametrize("damage", [b"", b'{"step": 12, "sta', b'{"step": 4, "stages": []}'])
 def test_a_damaged_manifest_is_written_anew_from_the_snapshots_entries(finished, tmp_path, damage):
     before = fingerprints(finished)
     (tmp_path / "run/checkpoints/step-00000012/manifest.json").write_bytes(damage)
-    resume(finished)
+    resume(str(finished))
     assert fingerprints(finished) == before
 
 
@@ -79,52 +72,55 @@ def test_a_crafted_pickle_with_a_right_checksum_is_not_run(finished, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def snapshot_at(step, stage):
-    return Snapshot(stage, step, {"w": np.full(4, step, np.float32)}, {}, "{}")
-
-
 @pytest.fixture
-def keeper(small_setup, tmp_path, monkeypatch):
-    """A keeper over a directory whose disk is full while the file `full` is there."""
+def storage(small_setup, tmp_path, monkeypatch):
+    """What writes in a run directory whose disk is full while the file `full` is there, and the log of that run."""
     setup, _ = small_setup
     directory = RunDirectory(str(tmp_path / "run"))
-    log = RunLog(setup, directory, dict.fromkeys(setup.plan.stages, 0))
-    (tmp_path / "run").mkdir(exist_ok=True)
-    write = Store.write
+    directory.create(setup.config, setup.plan.facts)
+    log = RunLog(directory, dict.fromkeys(setup.plan.stages, 0))
+    write, append = Store.write, Store.append
 
-    def full(store, name, content):
+    def unless_full(store, do, *arguments):
         if (tmp_path / "full").exists():
             raise OSError(28, "No space left on device")
-        write(store, name, content)
+        do(store, *arguments)
 
-    monkeypatch.setattr(Store, "write", full)
-    return SnapshotKeeper(setup.checkpoint_writer(directory), log, {}, timeout_seconds=2)
+    monkeypatch.setattr(Store, "write", lambda store, *arguments: unless_full(store, write, *arguments))
+    monkeypatch.setattr(Store, "append", lambda store, *arguments: unless_full(store, append, *arguments))
+    thread = StorageThread(setup.checkpoint_writer(directory), log)
+    return thread, log
 
 
-def poll_until(keeper, condition, seconds=5.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
+def outcome_of(thread, task):
+    thread.begin(task)
+    deadline = time.monotonic() + 10
+    while not (events := thread.events()):
         assert time.monotonic() < deadline
-        keeper.poll()
-        time.sleep(0.01)
+        time.sleep(0.001)
+    return events[0]
 
 
-def test_while_the_disk_is_full_only_the_newest_snapshots_wait_and_then_they_are_written(keeper, tmp_path):
+def test_what_a_full_disk_refuses_is_told_and_can_be_written_later(storage, tmp_path):
+    thread, log = storage
+    log.add(News(text="steps that lead to the snapshot"))
+    snapshot = WriteSnapshot(Snapshot(block(1), 12, {"w": np.full(4, 12, np.float32)}, {}, "{}"))
     (tmp_path / "full").touch()
-    for step in (3, 6, 12):
-        keeper.add(snapshot_at(step, stage=1))
-    poll_until(keeper, lambda: keeper.unsaved(1) == 1)
-    assert keeper.latest_step(1) == 12
+    assert outcome_of(thread, snapshot) == StorageFailed("[Errno 28] No space left on device")
+    assert RunDirectory(str(tmp_path / "run")).checkpoints.saved_steps() == {}
     (tmp_path / "full").unlink()
-    poll_until(keeper, lambda: not keeper.busy)
+    assert isinstance(outcome_of(thread, snapshot), StorageDone)
     assert RunDirectory(str(tmp_path / "run")).checkpoints.saved_steps() == {"block-01": [12]}
+    (written,) = records_of(tmp_path / "run", News)
+    assert written.text == "steps that lead to the snapshot", "once, though it was tried twice"
+    thread.close(timeout_seconds=10)
 
 
-def test_a_disk_that_stays_full_ends_the_run_and_says_how_to_go_on(keeper, tmp_path):
+def test_a_run_that_ends_on_a_full_disk_ends(storage, tmp_path):
+    thread, log = storage
     (tmp_path / "full").touch()
-    keeper.add(snapshot_at(3, stage=1))
-    with pytest.raises(TrainingError, match="could not be written for checkpoint.storage_timeout_seconds=2"):
-        poll_until(keeper, lambda: False, seconds=20)
+    log.add(News(text="it will not be written"))
+    thread.close(timeout_seconds=10)
 
 
 FULL_DISK = """

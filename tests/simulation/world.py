@@ -1,29 +1,23 @@
-"""A world on virtual time for `engines.core`: actors that train by hashing, a store, and losses at chosen times.
+"""A world on virtual time for `engines.core`: actors, a store, and losses at chosen times.
 
 Everything happens in one thread. The world carries out what the core asks for and moves its own clock to the next
-event, so an hour of virtual time takes milliseconds. A stage's weights are a hash chained over the keys of its steps: a
-lost, doubled or reordered step changes the final fingerprint.
+event, so an hour of virtual time takes milliseconds. What its actors answer is not its business: `hashing.py` has
+actors that train by hashing, `real_training.py` has the engine's own workers.
 """
 
-import hashlib
 import heapq
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
-import numpy as np
-
-from noprop_dist.config.layers import load_config
-from noprop_dist.data.dataset import DataFacts
 from noprop_dist.engines.core import commands as c
 from noprop_dist.engines.core.events import ActorLost, ClusterSeen, Replied, StopRequested, StorageDone, StorageFailed
 from noprop_dist.engines.core.placement import Resources, place_run
-from noprop_dist.engines.core.run import Run, StartingPoint
-from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
-from noprop_dist.inference.evaluation import Evaluation
-from noprop_dist.plan import RunPlan
-from noprop_dist.storage.snapshot import Snapshot
-from noprop_dist.training.messages import RoundReport, StageFailure, WorkerFacts
+from noprop_dist.engines.core.run import Run
+from noprop_dist.records import EmbeddingUpdated, RoundDone
+from noprop_dist.report.summary import of_kind
+from noprop_dist.stages import EMBEDDING
 
 START_SECONDS = 5.0
 STEP_SECONDS = 0.05
@@ -32,23 +26,15 @@ TICK_SECONDS = 0.2
 LONGEST_RUN_SECONDS = 100_000.0
 
 
-def small_plan(*settings):
-    """Three blocks, 48 steps of 8 batches an epoch; no data set is loaded."""
-    facts = DataFacts("made up", (1, 8, 8), tuple("0123456789"), (0.0,), (1.0,),
-                      {"train": 1024, "validation": 100, "test": 100}, "")  # fmt: skip
-    small = ["blocks.count=3", "training.max_steps=48", "checkpoint.every_steps=16", "engine.round_steps=4"]
-    return RunPlan(load_config("digits", None, [*small, "checkpoint.snapshot_every_steps=8", *settings]), facts)
-
-
 @dataclass
 class Process:
-    """One actor's process: the calls that wait in each lane, and the states of the stages that it holds."""
+    """One actor's process: what it answers with, and the calls that wait in each lane."""
 
     node: str
+    actor: Any
     waiting: dict[str, deque] = field(default_factory=dict)
-    chains: dict = field(default_factory=dict)
+    ready: bool = False
     hangs: bool = False
-    told_to_stop: bool = False
 
 
 class World:
@@ -56,39 +42,44 @@ class World:
 
     Args:
         plan: of the run.
-        cores: of the cluster.
+        make_actor: (slot, node) → an actor; `actor.answer(request)` is the reply to a request.
+        store: does a storage task; returns whether it completed a checkpoint.
         start: what an earlier process left.
+        cores: of the cluster.
     """
 
-    def __init__(self, plan, cores=2, start=None):
-        self.plan = plan
+    def __init__(self, plan, make_actor, store, start, cores=2):
         self.now = 1000.0
         self.cores = cores
-        self.run = Run(plan, place_run(plan.config, Resources(cores, 0)), start or StartingPoint({}), self.now)
+        self.run = Run(plan, place_run(plan.config, Resources(cores, 0)), start, self.now)
+        self.make_actor, self.store = make_actor, store
         self.processes = {}
         self.records = []
-        self.saved = {}
+        self.records_flushed = 0
         self.seen = []
         self.store_fails = False
+        self.step_seconds = {}
+        self.evaluation_seconds = 0.001
         self.no_room_for = set()
         self.leaving_nodes = frozenset()
         self._agenda, self._order = [], count()
 
     def at(self, seconds, do):
-        """Do something so many seconds from now."""
+        """Do something so many seconds from now; it may return events."""
         heapq.heappush(self._agenda, (self.now + seconds, next(self._order), do))
 
-    def train(self):
-        """Turn the world until the run ends; return its end."""
-        events = []
-        while self.now < LONGEST_RUN_SECONDS:
+    def train(self, seconds=None):
+        """Turn the world until the run ends, or for so long; return its end, or None: its process is gone."""
+        events, until = [], LONGEST_RUN_SECONDS if seconds is None else self.now + seconds
+        while self.now < until:
             for command in self.run.decide(events, self.now):
                 self.seen.append(command)
                 if isinstance(command, c.End):
                     return command
                 self._carry_out(command)
             events = self._next_events()
-        raise AssertionError("the run did not end")
+        assert seconds is not None, "the run did not end"
+        return None
 
     def _next_events(self):
         """What happens next: all that falls on one moment, or nothing for the length of a tick."""
@@ -101,6 +92,27 @@ class World:
             events += heapq.heappop(self._agenda)[2]() or []
         return events
 
+    # What is known
+
+    def log(self, record):
+        self.records.append(record)
+
+    def records_of(self, kind):
+        return of_kind(self.records, kind)
+
+    def steps_written(self):
+        """Steps that are written down, by stage; more than the run has where something is counted twice."""
+        done = Counter()
+        for each in self.records_of(RoundDone):
+            done[each.stage] += each.steps
+        for each in self.records_of(EmbeddingUpdated):
+            done[EMBEDDING] += each.steps
+        return done
+
+    def calls_of(self, request):
+        """The calls of one type that were made, in their order."""
+        return [each for each in self.seen if isinstance(each, c.CallActor) and isinstance(each.request, request)]
+
     # What faults do
 
     def kill(self, slot):
@@ -112,8 +124,9 @@ class World:
         return [ActorLost(process, "its process was killed")]
 
     def hang(self, slot):
-        """Let the process of a slot answer nothing more."""
-        next(state for process, state in self.processes.items() if process.slot == slot).hangs = True
+        """Let the process of a slot, if it has started, answer nothing more."""
+        for process, state in self.processes.items():
+            state.hangs |= process.slot == slot and state.ready
 
     def stop(self):
         """Ask the run to stop."""
@@ -125,7 +138,8 @@ class World:
         match command:
             case c.StartActor(process):
                 if process.slot not in self.no_room_for:
-                    self.processes[process] = Process(f"node-{process.slot.index}")
+                    node = f"node-{process.slot.index}"
+                    self.processes[process] = Process(node, self.make_actor(process.slot, node))
             case c.KillActor(process):
                 self.processes.pop(process, None)
             case c.CallActor(process=process):
@@ -133,7 +147,7 @@ class World:
             case c.UseStorage(task):
                 self.at(STORE_SECONDS, lambda: [self._store(task)])
             case c.Log(record):
-                self.records.append(record)
+                self.log(record)
             case c.AskCluster():
                 self.at(0, lambda: [ClusterSeen(Resources(self.cores, 0), self.leaving_nodes)])
 
@@ -145,74 +159,31 @@ class World:
                 self._begin(process, call)
 
     def _begin(self, process, call):
-        self.at(self._seconds(call.request), lambda: self._finish(process, call))
+        self.at(self._seconds(process.slot, call.request), lambda: self._finish(process, call))
 
-    def _seconds(self, request):
+    def _seconds(self, slot, request):
         match request:
             case c.DescribeYourself():
                 return START_SECONDS
             case c.Train(key):
-                return key.steps * STEP_SECONDS
+                return key.steps * self.step_seconds.get(slot, STEP_SECONDS)
+            case c.Evaluate():
+                return self.evaluation_seconds
         return 0.001
 
     def _finish(self, process, call):
         state = self.processes.get(process)
         if state is None or state.hangs:
             return []
+        state.ready = True
         lane = state.waiting[call.lane]
         lane.popleft()
         if lane:
             self._begin(process, lane[0])
-        return [Replied(call.call, self._answer(state, call.request))]
-
-    def _answer(self, process, request):
-        match request:
-            case c.DescribeYourself():
-                return WorkerFacts("host", process.node, 1, "cpu")
-            case c.Hold(stage, snapshot):
-                process.chains[stage] = (
-                    (0, b"") if snapshot is None else (snapshot.step, snapshot.weights["chain"].tobytes())
-                )
-            case c.Release(stage):
-                process.chains.pop(stage, None)
-            case c.Train(key):
-                return self._trained(process, key)
-            case c.TakeSnapshot(stage):
-                return _snapshot(stage, *process.chains[stage])
-            case c.Evaluate(step):
-                result = Evaluation(0.5, 0.5, "mean", 1, 10)
-                return CheckpointEvaluation(step, step == self.plan.total_steps, (("test", result),), None)
-            case c.Stop():
-                process.told_to_stop = True
-        return None
-
-    def _trained(self, process, key):
-        if process.told_to_stop:
-            return None
-        done, chain = process.chains[key.stage]
-        if key.first_step != done:
-            return StageFailure(key.stage, key.first_step, f"RuntimeError: has done {done} steps", "")
-        for step in range(key.first_step, key.first_step + key.steps):
-            chain = hashlib.sha256(chain + f"{key.stage.name}|{step}".encode()).digest()
-        process.chains[key.stage] = (done + key.steps, chain)
-        return RoundReport(key.stage, key.first_step, key.steps, 1.0, 1.0, 1.0, key.steps * STEP_SECONDS)
+        return [Replied(call.call, state.actor.answer(call.request))]
 
     def _store(self, task):
         if self.store_fails:
             return StorageFailed("no space left on device")
-        complete = False
-        if isinstance(task, c.WriteSnapshot):
-            snapshot = task.snapshot
-            saved = self.saved.setdefault(snapshot.step, {})
-            saved[snapshot.stage] = snapshot
-            complete = snapshot.step in self.plan.checkpoint_steps and len(saved) == len(self.plan.stages)
-        return StorageDone(STORE_SECONDS, complete)
-
-
-def _snapshot(stage, step, chain):
-    return Snapshot(stage, step, {"chain": np.frombuffer(chain, dtype=np.uint8)}, {}, "{}")
-
-
-def fingerprints(world):
-    """SHA-256 of every stage's weights at the end of the run."""
-    return {stage: snapshot.fingerprint() for stage, snapshot in world.saved[world.plan.total_steps].items()}
+        self.records_flushed = len(self.records)  # the log is written before anything else
+        return StorageDone(STORE_SECONDS, self.store(task))

@@ -269,3 +269,12 @@ def test_ctrl_c_says_how_to_go_on_and_resume_ends_with_the_same_bits(noprop, tmp
     noprop("resume", run, "--set", "engine.round_steps=3")
     one, other = (json.loads(noprop("inspect", each, "--json")) for each in (whole, run))
     assert [block["sha256"] for block in one["blocks"]] == [block["sha256"] for block in other["blocks"]]
+
+
+def test_a_network_trained_on_floats_takes_no_picture_files(noprop, tmp_path):
+    np.savez(
+        tmp_path / "d.npz", x_train=np.random.default_rng(0).random((300, 1, 8, 8)), y_train=np.resize([0, 1], 300)
+    )
+    data = ["--set", "data.name=npz", "--set", f"data.root={tmp_path / 'd.npz'}"]
+    run = noprop("train", *SMALL, *data, "--run-dir", tmp_path / "run").splitlines()[-1]
+    assert "was trained on float32 pixels" in noprop("predict", run, tmp_path / "x.png", code=2)

@@ -199,7 +199,8 @@ def test_booleans_are_no_numbers(setting):
 
 @pytest.mark.parametrize(
     "setting", ["engine.hang_seconds=.inf", "objective.eta=.nan", "training.gradient_clip=.inf", "metrics.port=off",
-                "schedule={kind: list, alpha_bar: [.inf, 1]}", "training.max_steps=1e30", "blocks.only=1-99999999999"]
+                "schedule={kind: list, alpha_bar: [.inf, 1]}", "training.max_steps=1e30", "blocks.only=1-99999999999",
+                "blocks.network={kind: mlp, depth: 100000}"]
 )  # fmt: skip
 def test_numbers_that_no_run_can_use_are_refused(setting):
     with pytest.raises(UserError, match="is not allowed|is no block"):

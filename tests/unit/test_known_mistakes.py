@@ -7,31 +7,26 @@ import pytest
 import torch
 from single_steps import take_step
 
+from noprop_dist.api import load, train
+from noprop_dist.config.layers import load_config
 from noprop_dist.data.dataset import Split
+from noprop_dist.data.load import load_data
 from noprop_dist.diffusion.objective import denoising_weight
 from noprop_dist.diffusion.schedule import cosine
 from noprop_dist.inference.evaluation import evaluate, evaluate_blocks, evaluate_terms
-from noprop_dist.inference.load import assemble_network
 from noprop_dist.inference.network import NoPropNetwork
 from noprop_dist.plan import RunPlan
 from noprop_dist.stages import block
-from noprop_dist.training.device import choose_device
 from noprop_dist.training.setup import prepare
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The digits preset, trained for long enough that its chain is worth measuring."""
-    from noprop_dist.config.layers import load_config
-    from noprop_dist.engines.sequential import train_sequentially
-    from noprop_dist.storage.run_directory import RunDirectory
-
     config = load_config("digits", None, ["engine.kind=sequential", "blocks.count=5", "training.max_steps=150"])
-    setup, data = prepare(config)
-    directory = RunDirectory(str(tmp_path_factory.mktemp("trained") / "run"))
-    directory.create(config, setup.plan.facts)
-    train_sequentially(setup, data, directory, lambda _: None)
-    return assemble_network(setup.plan, directory.checkpoints.load_all(), choose_device("cpu")), data.held_out.test
+    folder = str(tmp_path_factory.mktemp("trained") / "run")
+    train(config, folder)
+    return load(folder, "cpu").network, load_data(config.data).held_out.test
 
 
 def test_no_block_is_rewarded_for_its_error():
@@ -119,10 +114,18 @@ def test_accuracy_is_reported_three_ways(trained):
     assert blocks[-1].after_block == whole.nearest_embedding_accuracy
 
 
-def test_the_classifier_has_a_learning_rate_of_its_own(small_config):
-    config = small_config()
-    assert config.classifier.learning_rate == 2e-2
-    assert config.training.learning_rate == 1e-3
+def test_the_classifier_is_trained_at_a_rate_of_its_own(small_config):
+    def moved(*settings):
+        setup, data = prepare(small_config("training.optimizer=sgd", "training.weight_decay=0", *settings))
+        trainer = setup.classifier_trainer(torch.device("cpu"))
+        before = trainer.snapshot().weights["weight"]
+        take_step(trainer, setup.batch_stream(data.train.labels), 0)
+        return trainer.snapshot().weights["weight"] - before
+
+    step = moved("classifier.learning_rate=0.02")
+    assert np.abs(step).max() > 0
+    assert np.array_equal(moved("classifier.learning_rate=0.02", "training.learning_rate=10"), step)
+    np.testing.assert_allclose(moved("classifier.learning_rate=0.04"), 2 * step, rtol=1e-3)
 
 
 def test_dropout_of_elements_is_the_default_and_of_channels_is_offered(small_config):

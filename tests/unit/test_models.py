@@ -136,3 +136,8 @@ def test_a_users_class_that_does_not_fit_is_refused_with_its_block(own_module, n
     network = build_network(networks.CustomNetwork(path=f"{own_module}:{name}"), DIGITS, 0)
     with pytest.raises(UserError, match=message):
         check_network(network, DIGITS, "block 7")
+
+
+def test_a_network_larger_than_memory_is_refused():
+    with pytest.raises(UserError, match="blocks.network: mlp cannot be built in these sizes"):
+        build_network(networks.MlpNetwork(width=2_000_000_000), Shapes((2_000_000,), 2, 2), 0)

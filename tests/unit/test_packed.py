@@ -15,6 +15,7 @@ from noprop_dist.data.inputs import MappedInputs
 from noprop_dist.data.load import load_data
 from noprop_dist.data.packed import pack
 from noprop_dist.errors import UserError
+from noprop_dist.storage.store import Store
 from noprop_dist.training.setup import prepare
 
 DIGITS = DataSettings()
@@ -117,3 +118,29 @@ def test_prototypes_are_found_among_mapped_samples(tmp_path, small_config):
     data = ("data={name: digits}", f"data={{name: packed, root: {tmp_path / 'packed'}}}")
     resident, mapped = (prepare(small_config("embedding={kind: prototype}", each))[0] for each in data)
     assert np.array_equal(resident.initial_embedding, mapped.initial_embedding)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "[[[", '{"layout": 1}', '{"layout": 1, "facts": {"name": 3}}'])
+def test_a_damaged_description_is_told_in_one_sentence(tmp_path, content):
+    (tmp_path / "packed.json").write_text(content)
+    with pytest.raises(UserError, match="packed.json is damaged|is packed in layout None") as refused:
+        load_data(DataSettings(name="packed", root=str(tmp_path)))
+    assert "\n" not in str(refused.value)
+
+
+def test_labels_of_no_class_are_refused(tmp_path):
+    packed(tmp_path / "packed")
+    labels = np.load(tmp_path / "packed" / "test-labels.npy")
+    labels[7] = 10
+    np.save(tmp_path / "packed" / "test-labels.npy", labels)
+    with pytest.raises(UserError, match=r"test-labels.npy: label 10 of sample 7 is outside 0..9"):
+        load_data(DataSettings(name="packed", root=str(tmp_path / "packed")))
+
+
+def test_damaged_facts_of_a_run_are_told_in_one_sentence(small_run):
+    run = small_run()
+    for content in (b"[]", b'{"name": 3}', b"[1"):
+        Store(str(run)).write("data.json", content)
+        with pytest.raises(UserError, match="data.json cannot be read") as refused:
+            run.facts()
+        assert "\n" not in str(refused.value)

@@ -99,7 +99,7 @@ def test_logs_get_news_at_once_and_progress_now_and_then(monkeypatch):
 def test_the_view_fits_the_output(monkeypatch):
     with view.progress_view() as plain:
         assert isinstance(plain, view.LineView)
-    monkeypatch.setattr(view, "Console", lambda **_: Console(file=io.StringIO(), force_terminal=True, width=100))
+    monkeypatch.setattr(view, "Terminal", lambda **_: Console(file=io.StringIO(), force_terminal=True, width=100))
     with view.progress_view() as live:
         live.say("starting")
         live.show(progress())

@@ -1,16 +1,24 @@
 """Workers and evaluator without Ray: they are plain classes, and an error of one stage is a value."""
 
+import gc
 import os
 
 import numpy as np
+import pytest
+import torch
 
+from noprop_dist.baseline.trainer import end_to_end_trainer
 from noprop_dist.engines.ray.workers import BlockWorker, ClassifierWorker, Evaluator
 from noprop_dist.records import Evaluated
-from noprop_dist.stages import CLASSIFIER, EMBEDDING, block
+from noprop_dist.stages import CLASSIFIER, EMBEDDING, NETWORK, block
 from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.embedding import EmbeddingUpdate
 from noprop_dist.training.messages import RoundReport, StageFailure
+from noprop_dist.training.replicas import ALONE
+from noprop_dist.training.rounds import train_round
 from noprop_dist.training.setup import prepare
+
+CPU = torch.device("cpu")
 
 
 def test_workers_are_plain_classes_that_run_without_a_cluster(small_setup):
@@ -96,3 +104,41 @@ def test_a_read_only_data_set_from_the_object_store_can_be_trained_on(small_setu
     worker = BlockWorker(setup, mapped, data.train.labels)
     worker.hold(block(1), None)
     assert isinstance(worker.train(setup.batch_stream(data.train.labels).round(RoundKey(block(1), 0, 1))), RoundReport)
+
+
+def bytes_of_tensors_made_by(make):
+    """Of the tensors that are there because of `make`, whose result is kept meanwhile."""
+
+    def alive():
+        gc.collect()
+        tensors = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)]
+        return {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}
+
+    before = alive()
+    kept = make()
+    made = sum(size for pointer, size in alive().items() if pointer not in before)
+    del kept
+    return made
+
+
+def test_memory_of_a_block_worker_does_not_grow_with_the_number_of_blocks_as_the_baselines_does(small_config):
+    def worker(blocks):
+        setup, data = prepare(small_config(f"blocks.count={blocks}"))
+        worker = BlockWorker(setup, data.train.inputs, data.train.labels)
+        worker.hold(block(1), None)
+        worker.train(RoundKey(block(1), 0, 1))
+        return worker
+
+    def baseline(blocks):
+        setup, data = prepare(small_config("method=backprop", f"blocks.count={blocks}"))
+        samples = setup.training_samples(data.train.inputs, CPU)
+        trainer = end_to_end_trainer(setup, samples, CPU, ALONE, lambda module: module)
+        train_round(trainer, setup.batch_stream(data.train.labels).round(RoundKey(NETWORK, 0, 1)))
+        return trainer
+
+    of_worker = [bytes_of_tensors_made_by(lambda blocks=blocks: worker(blocks)) for blocks in (2, 20)]
+    assert of_worker[0] == of_worker[1] > 0
+    of_baseline = [bytes_of_tensors_made_by(lambda blocks=blocks: baseline(blocks)) for blocks in (2, 11, 20)]
+    one, two = of_baseline[1] - of_baseline[0], of_baseline[2] - of_baseline[1]
+    assert one == pytest.approx(two, rel=0.01)
+    assert one > 0

@@ -151,13 +151,19 @@ class Assignment:
     def assign(self, now: float) -> None:
         """Bring waiting stages to workers that are ready."""
         waiting = [stage_run for stage_run in self._stages.values() if stage_run.waits]
+        if not waiting:
+            return
+        # Counted once and not for every waiting stage: there may be thousands.
+        loads, waiting_for = self._loads(), Counter(stage_run.home for stage_run in waiting)
         for stage_run in waiting:
-            worker = self._worker_for(stage_run, Counter(each.home for each in waiting if each.waits), now)
+            worker = self._worker_for(stage_run, loads, waiting_for, now)
             if worker is not None:
+                waiting_for[stage_run.home] -= 1
                 snapshot = self._snapshots.newest(stage_run.stage)
                 stage_run.taken_in(worker, 0 if snapshot is None else snapshot.step)
                 request = Hold(stage_run.stage, snapshot)
                 self._pool.call(worker, request, stage_run.stage, self._engine.stall_timeout_seconds, now)
+                loads = self._loads()
 
     def let_go(self, stage_run: StageRun, now: float) -> None:
         """Take a stage off its worker, and tell the worker."""
@@ -199,11 +205,12 @@ class Assignment:
             self._stages[move.block].leave()
         return [(self._stages[move.block], move.source, move.target) for move in moves]
 
-    def _worker_for(self, stage_run: StageRun, waiting_for: Mapping[Slot, int], now: float) -> Slot | None:
+    def _worker_for(
+        self, stage_run: StageRun, loads: Mapping[Slot, Load], waiting_for: Mapping[Slot, int], now: float
+    ) -> Slot | None:
         home = self._pool.slots[stage_run.home]
         if stage_run.home == CLASSIFIER_WORKER:
             return stage_run.home if home.ready else None
-        loads = self._loads()
         if loads and self._first_ready is None:
             self._first_ready = now
         return worker_for(stage_run.home, loads, self._is_coming(home, stage_run, now), waiting_for)

@@ -221,7 +221,9 @@ class Run:
 
     def _received(self, stage_run: StageRun, snapshot: Snapshot, now: float) -> None:
         stage_run.queue.snapshot_received()
-        self._parts.snapshots.add(snapshot)
+        # Not newer: a stop came before the round that was to lead to it.
+        if snapshot.step > self._parts.snapshots.newest_step(stage_run.stage):
+            self._parts.snapshots.add(snapshot)
         if stage_run.queue.finished or (stage_run.leaving and stage_run.queue.idle):
             self._parts.assignment.let_go(stage_run, now)
 

@@ -1,0 +1,101 @@
+"""The bits of the sequential engine, whatever is decided and whatever is lost: with real training on virtual time.
+
+`tests/engine/test_same_bits.py` has the same on a real Ray, where a run takes seconds and not tenths of one.
+"""
+
+import pytest
+from real_training import RealWorld
+from run_facts import fingerprints, records_of, steps_written
+from world import START_SECONDS
+
+from noprop_dist.api import train
+from noprop_dist.engines.core.commands import CLASSIFIER_WORKER, EVALUATOR, Slot
+from noprop_dist.records import Evaluated, ObjectiveMeasured, StageRecovered, WorkerLost
+from noprop_dist.storage.run_directory import RunDirectory
+
+EMBEDDINGS = {
+    "onehot": "embedding.kind=onehot",
+    "learned": "embedding={kind: learned, sync_steps: 4}",
+    "prototype": "embedding={kind: prototype, sync_steps: 3}",
+}
+DROPPING = "blocks.networks.3={kind: custom, path: 'dropping_network:Net'}"
+RUN = ["training.max_steps=24", "checkpoint.every_steps=20", "checkpoint.snapshot_every_steps=8",
+       DROPPING, "training.batch_size=16", "engine.device=cpu", "evaluation.samples=16"]  # fmt: skip
+"""Block 3 has dropout, whose draws are keyed, and running statistics, which are part of its state."""
+
+
+@pytest.fixture(scope="module")
+def oracles(tmp_path_factory, small_config):
+    """The run directories of the sequential engine."""
+    folder = tmp_path_factory.mktemp("oracles")
+    for name, embedding in EMBEDDINGS.items():
+        train(small_config(*RUN, embedding, "engine.kind=sequential"), str(folder / name))
+    return folder
+
+
+@pytest.fixture
+def world(small_config, tmp_path):
+    """Makes a run, or goes on with the one that was made before."""
+    return lambda *settings, cores=2: RealWorld(small_config(*RUN, *settings), tmp_path / "run", cores)
+
+
+def check_same(folder, oracle):
+    """Weights, figures and counted steps are those of the sequential engine."""
+    for step in RunDirectory(str(oracle)).checkpoints.steps():
+        assert fingerprints(folder, step) == fingerprints(oracle, step)
+    assert figures(folder) == figures(oracle)
+    assert set(steps_written(folder).values()) == {24}, "every step is written once"
+
+
+def figures(folder):
+    return [(each.step, each.split, each.sampler, each.accuracy, each.nearest_embedding_accuracy)
+            for each in records_of(folder, Evaluated)]  # fmt: skip
+
+
+@pytest.mark.parametrize("embedding", EMBEDDINGS)
+@pytest.mark.parametrize(
+    "engine",
+    [
+        ["engine.workers=1", "engine.round_steps=1", "engine.prefetch=3"],
+        ["engine.workers=2", "engine.round_steps=7", "engine.prefetch=1", "engine.sampling=worker"],
+        ["engine.workers=3", "engine.round_steps=32"],
+        ["engine.workers=1", "engine.blocks_at_once=3", "engine.round_steps=2", "engine.sampling=worker"],
+    ],
+    ids=["one worker", "two workers", "three workers", "three lanes"],
+)
+def test_placement_rounds_prefetch_and_who_draws_change_no_bit(oracles, world, tmp_path, embedding, engine):
+    end = world(EMBEDDINGS[embedding], *engine, cores=3).train()
+    assert (end.step, end.error, end.evaluation.final) == (24, None, True)
+    check_same(tmp_path / "run", oracles / embedding)
+
+
+@pytest.mark.parametrize("embedding", EMBEDDINGS)
+@pytest.mark.parametrize("victim", [Slot("block worker", 2), CLASSIFIER_WORKER, EVALUATOR], ids=lambda slot: slot.name)
+def test_a_worker_killed_on_the_way_changes_no_bit(oracles, world, tmp_path, embedding, victim):
+    run = world(EMBEDDINGS[embedding], "engine.round_steps=2")
+    for seconds in (0.3, 0.9):
+        run.at(START_SECONDS + seconds, lambda: run.kill(victim))
+    assert run.train().error is None
+    assert {each.worker for each in records_of(tmp_path / "run", WorkerLost)} == {victim.name}
+    assert victim == EVALUATOR or records_of(tmp_path / "run", StageRecovered)
+    check_same(tmp_path / "run", oracles / embedding)
+
+
+@pytest.mark.parametrize("embedding", EMBEDDINGS)
+@pytest.mark.parametrize("seconds", [START_SECONDS + 0.6, START_SECONDS + 1.15])
+def test_a_run_resumed_on_other_workers_ends_with_the_same_bits(oracles, world, tmp_path, embedding, seconds):
+    """Its first process ends without a word; a second one is told to stop; the third goes on to the end."""
+    assert world(EMBEDDINGS[embedding], "engine.round_steps=1").train(seconds) is None
+    run = world(EMBEDDINGS[embedding], "engine.workers=3", cores=3)
+    run.at(START_SECONDS + 0.2, run.stop)
+    assert run.train().stopped
+    assert world(EMBEDDINGS[embedding], "engine.workers=1", "engine.sampling=worker").train().error is None
+    check_same(tmp_path / "run", oracles / embedding)
+
+
+def test_terms_of_the_objective_are_those_of_the_sequential_engine(oracles, world, tmp_path):
+    world(EMBEDDINGS["onehot"]).train()
+    ours, expected = (records_of(folder, ObjectiveMeasured) for folder in (tmp_path / "run", oracles / "onehot"))
+    assert [(each.step, each.objective, each.elbo) for each in ours] == [
+        (each.step, each.objective, each.elbo) for each in expected
+    ]
