@@ -334,6 +334,18 @@ def test_a_run_told_to_stop_saves_every_stage_where_it_stands(seconds):
     assert newest == dict(world.steps_written()), "no snapshot without the records of the steps that lead to it"
 
 
+@pytest.mark.parametrize("seconds", [START_SECONDS + 0.07 * count for count in range(90, 110)])
+def test_a_run_told_to_stop_while_a_stage_does_steps_again_counts_no_step_twice_and_none_too_few(seconds):
+    world = HashingWorld(
+        small_plan("engine.workers=1", "checkpoint.every_steps=48", "checkpoint.snapshot_every_steps=48")
+    )
+    world.at(START_SECONDS + 1.3, lambda: world.kill(FIRST))
+    world.at(seconds, world.stop)
+    assert world.train().stopped
+    again = HashingWorld(world.plan, before=world)
+    check_whole(again, again.train())
+
+
 @EMBEDDINGS
 @pytest.mark.parametrize("seconds", [START_SECONDS + 0.1 * tenths for tenths in range(1, 43, 6)])
 def test_a_run_whose_coordinator_is_lost_goes_on_from_its_store_on_other_workers(embedding, seconds):

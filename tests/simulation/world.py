@@ -7,7 +7,7 @@ actors that train by hashing, `real_training.py` has the engine's own workers.
 
 import heapq
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
@@ -24,17 +24,31 @@ STEP_SECONDS = 0.05
 STORE_SECONDS = 0.01
 TICK_SECONDS = 0.2
 LONGEST_RUN_SECONDS = 100_000.0
+REFUSED = c.Stop()
+"""Takes the place of rounds that came too late."""
 
 
 @dataclass
 class Process:
-    """One actor's process: what it answers with, and the calls that wait in each lane."""
+    """One actor's process.
+
+    Attributes:
+        node: that it is on.
+        actor: answers calls.
+        waiting: calls of each lane; the first is under way.
+        begun: when the first call of each lane was begun.
+        ready: whether it has answered anything.
+        hangs: whether it answers nothing more.
+        stopped: whether it begins no further step.
+    """
 
     node: str
     actor: Any
     waiting: dict[str, deque] = field(default_factory=dict)
+    begun: dict[str, float] = field(default_factory=dict)
     ready: bool = False
     hangs: bool = False
+    stopped: bool = False
 
 
 class World:
@@ -159,7 +173,11 @@ class World:
                 self._begin(process, call)
 
     def _begin(self, process, call):
-        self.at(self._seconds(process.slot, call.request), lambda: self._finish(process, call))
+        state = self.processes[process]
+        state.begun[call.lane] = self.now
+        if state.stopped and isinstance(call.request, c.Train):
+            state.waiting[call.lane][0] = replace(call, request=REFUSED)
+        self.at(self._seconds(process.slot, call.request), lambda: self._finish(process, call.lane))
 
     def _seconds(self, slot, request):
         match request:
@@ -171,16 +189,29 @@ class World:
                 return self.evaluation_seconds
         return 0.001
 
-    def _finish(self, process, call):
+    def _finish(self, process, lane):
         state = self.processes.get(process)
         if state is None or state.hangs:
             return []
         state.ready = True
-        lane = state.waiting[call.lane]
-        lane.popleft()
-        if lane:
-            self._begin(process, lane[0])
-        return [Replied(call.call, state.actor.answer(call.request))]
+        call = state.waiting[lane].popleft()
+        if state.waiting[lane]:
+            self._begin(process, state.waiting[lane][0])
+        return [Replied(call.call, self._answer(process.slot, state, call.request))]
+
+    def _answer(self, slot, state, request):
+        if isinstance(request, c.Stop):
+            self._stop_process(slot, state)
+        return None if request is REFUSED or isinstance(request, c.Stop) else state.actor.answer(request)
+
+    def _stop_process(self, slot, state):
+        """Rounds under way end with the step that is under way."""
+        state.stopped = True
+        for lane, calls in state.waiting.items():
+            if calls and isinstance(calls[0].request, c.Train):
+                key = calls[0].request.round
+                begun = 1 + int((self.now - state.begun[lane]) / self.step_seconds.get(slot, STEP_SECONDS))
+                calls[0] = replace(calls[0], request=c.Train(replace(key, steps=min(begun, key.steps))))
 
     def _store(self, task):
         if self.store_fails:
