@@ -70,7 +70,7 @@ def reproduce(
 
 def _cell(config: RunConfig, directory: RunDirectory, watched: Watched) -> Cell:
     """The figures of one run; trains it, continues it, or takes what was measured before."""
-    store, results, where = Store(str(directory)), "reproduced.json", str(directory)
+    store, results, where = Store(directory.root), "reproduced.json", directory.root
     if directory.holds_run and store.exists(results):
         api.check_same_run(directory, config)
         found = json.loads(store.read(results))

@@ -7,7 +7,7 @@ from noprop_dist.cli.terminal import Terminal
 console = Terminal()
 
 
-def write_report(run_dir: str, data_root: str | None, trust_code: bool) -> None:
+def write_report(run_dir: str, data_root: str | None = None, trust_code: bool = False) -> None:
     """Write report.html and plots/*.png into the run directory, and say where."""
     with working("measuring every block"):
         written = api.report(run_dir, data_root, trust_code=trust_code)

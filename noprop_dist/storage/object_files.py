@@ -11,7 +11,7 @@ from noprop_dist.storage.local_files import checked_parts
 
 
 class ObjectFiles:
-    """Files by name under a root; every method raises OSError, in whose text no secret of a URI is left.
+    """Files by name under a root. Every method raises OSError; no secret of a URI is left in its text.
 
     Args:
         files: pyarrow's file system.
@@ -57,11 +57,14 @@ class ObjectFiles:
         """Append; where that is not possible, the file is read and written again."""
         self.make_folder_of(name)
         try:
-            with _cleaned(), self._files.open_append_stream(self._at(name)) as stream:
-                stream.write(content)
-        except NotImplementedError:
+            with _cleaned():
+                stream = self._files.open_append_stream(self._at(name))
+        except (NotImplementedError, ArrowInvalid):
             before = self.read(name) if self.exists(name) else b""
             self.write(name, before + content)
+            return
+        with _cleaned(), stream:
+            stream.write(content)
 
     def delete(self, name: str) -> None:
         if self.exists(name):
@@ -83,13 +86,8 @@ class ObjectFiles:
 
 @contextmanager
 def _cleaned() -> Iterator[None]:
-    """Raise pyarrow's errors as OSErrors without secrets; NotImplementedError as it is."""
+    """Take the secrets of URIs out of pyarrow's errors."""
     try:
         yield
-    except NotImplementedError:
-        raise
-    except ArrowInvalid as error:
-        raise OSError(without_secrets(str(error))) from None
     except (OSError, ArrowException) as error:
-        kind = type(error) if isinstance(error, OSError) else OSError
-        raise kind(without_secrets(str(error))) from None
+        raise type(error)(without_secrets(str(error))) from None

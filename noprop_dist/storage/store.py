@@ -42,7 +42,8 @@ class Store:
         self._files = LocalFiles(path) if isinstance(files, fs.LocalFileSystem) else ObjectFiles(files, path)
 
     def __str__(self) -> str:
-        return printable(without_secrets(self.root).partition("?")[0] if "://" in self.root else self.root)
+        name = without_secrets(self.root).partition("?")[0].rstrip("/") if "://" in self.root else self.root
+        return printable(name)
 
     @property
     def link(self) -> str:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pyarrow import fs
 
 from noprop_dist import api
 from noprop_dist.errors import TrainingError, UserError
@@ -19,6 +20,7 @@ from noprop_dist.report.plots import accuracy_over_steps
 from noprop_dist.storage.checkpoints import Manifest, SnapshotEntry
 from noprop_dist.storage.local_files import RefusedPathError
 from noprop_dist.storage.lock import LOCK
+from noprop_dist.storage.object_files import ObjectFiles
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.store import Store
 
@@ -307,6 +309,30 @@ def test_a_uri_that_cannot_be_opened_is_told_without_its_secret(uri):
     with pytest.raises(UserError, match=r"(bucket|host)/x: is no path or URI") as error:
         Store(uri)
     assert not {word for word in ("AKIAKEY", "secret", "sec/ret", "/ret") if word in str(error.value)}
+
+
+def test_files_in_an_object_store_are_written_whole_and_appended_to():
+    files = ObjectFiles(fs._MockFileSystem(), "bucket/run")
+    files.write("folder/file", b"one")
+    files.append("folder/file", b" two")
+    files.append("folder/new", b"three")
+    assert files.read("folder/file", 1) == b"ne two"
+    assert (files.names("folder"), files.size("folder/new")) == (["file", "new"], 5)
+    files.delete("folder/file")
+    files.delete_folder("folder")
+    assert not files.exists("folder/new")
+    assert files.names("folder") == []
+    with pytest.raises(RefusedPathError, match="no name of a file"):
+        files.read("../file")
+
+
+def test_an_error_of_a_store_is_told_without_its_secret():
+    class Failing:
+        def get_file_info(self, path):
+            raise OSError(f"{SECRET} does not answer")
+
+    with pytest.raises(OSError, match=r"^s3://bucket/runs/one\?region=eu-west-1&scheme=https does not answer$"):
+        ObjectFiles(Failing(), "bucket").exists("file")
 
 
 def test_an_option_of_a_uri_is_shown_where_it_is_known_to_be_no_secret():
