@@ -145,6 +145,7 @@ class _Follower:
                     deadline = time.monotonic() + self._grace_seconds + AFTER_GRACE_SECONDS
                 if deadline is not None and time.monotonic() > deadline:
                     raise TrainingError("the coordinator did not end within engine.grace_seconds")
+            self._asked = None  # ask anew: what was asked before may be answered with an earlier picture
             self._listen()
             outcome: RunOutcome = ray.get(run)
         except RayTaskError as error:
