@@ -7,6 +7,8 @@ import pytest
 import runs
 from comparison import differences
 
+pytestmark = pytest.mark.slow  # it is a test of tests
+
 
 def differences_after(
     run: str, *settings: str, mutation: AbstractContextManager[None] | None = None, of: str = ""

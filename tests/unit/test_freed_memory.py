@@ -19,7 +19,10 @@ ACTIVATIONS = [(128, 32, 28, 28), (128, 64, 14, 14), (128, 64, 28, 28)] * 4
 THREADS = 24
 """As many as a Ray worker has before it trains; glibc gives each an arena, up to eight for a core."""
 
-pytestmark = pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs glibc 2.33 or newer")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs glibc 2.33 or newer"),
+]
 
 
 class MallInfo2(ctypes.Structure):
