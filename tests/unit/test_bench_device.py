@@ -59,6 +59,7 @@ def bench(capsys, *arguments):
     return json.loads(capsys.readouterr().out)["rows"]
 
 
+@pytest.mark.slow
 def test_the_table_has_a_row_for_every_way(capsys):
     rows = bench(capsys, "--set", "blocks.count=2", "--set", "blocks.network={kind: mlp, width: 16}")
     assert {(row["way"], row["precision"]) for row in rows} == {
@@ -73,6 +74,7 @@ def test_the_table_has_a_row_for_every_way(capsys):
         assert np.isfinite(row["error"])
 
 
+@pytest.mark.slow
 def test_made_up_images_take_the_place_of_data_that_is_not_here(capsys):
     rows = bench(capsys, "--preset", "cifar10", "--made-up", "--set", "blocks.count=1",
                  "--set", "blocks.network={kind: mlp, width: 8}", "--set", "training.batch_size=16")  # fmt: skip

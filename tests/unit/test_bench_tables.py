@@ -45,6 +45,7 @@ def test_snapshots_are_measured_against_none_at_all(bench):
     assert result["default_every"] == 64
 
 
+@pytest.mark.slow
 def test_every_length_of_a_version_is_measured_beside_fixed_embeddings(bench):
     rows = bench("sync-steps", *SMALL, "--steps", "192", "--workers", "1")["rows"]
     assert [row["w_embed"] for row in rows] == [

@@ -59,6 +59,7 @@ def reproduce(out, *settings):
     return end.value.code
 
 
+@pytest.mark.slow
 def test_the_whole_table_is_filled_and_a_second_time_nothing_is_trained(trained, tmp_path, capsys):
     assert reproduce(tmp_path / "out") == 0
     rows = json.loads((tmp_path / "out/table.json").read_text())["rows"]
