@@ -8,12 +8,15 @@ import time
 from pathlib import Path
 
 import pytest
+from run_facts import fingerprints, rounds_of
 
+from noprop_dist.stages import block
 from noprop_dist.storage.run_directory import RunDirectory
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
+NETWORKS = str(ROOT / "tests/faults")
 TOKEN = "a-token-of-this-test-" + "0" * 32
 SETTINGS = ["--preset", "digits", "--set", "blocks.count=2", "--set", "metrics.port=null", "--set", "engine.workers=2"]
 
@@ -29,7 +32,7 @@ def environment(home, token):
 def cluster(tmp_path_factory):
     """The address of its jobs server."""
     folder = tmp_path_factory.mktemp("cluster")
-    home = environment(folder, TOKEN)
+    home = {**environment(folder, TOKEN), "PYTHONPATH": os.pathsep.join([NETWORKS, os.environ.get("PYTHONPATH", "")])}
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, str(ROOT / "tests/deploy/token_cluster.py")],
@@ -57,45 +60,40 @@ def submit(cluster, tmp_path):
     return run
 
 
-def fingerprints(folder):
-    return {entry["name"]: entry["sha256"] for entry in RunDirectory(str(folder)).checkpoints.manifest()["stages"]}
-
-
-def rounds_of(folder):
-    return [record for record in RunDirectory(str(folder)).metrics() if record["kind"] == "round"]
-
-
-def test_a_job_is_followed_to_its_end_and_its_exit_code_is_passed_on(submit, tmp_path):
-    run = tmp_path / "run"
-    done = submit("--", "train", *SETTINGS, "--set", "training.max_steps=64", "--run-dir", str(run))
-    assert done.stdout.rstrip().endswith(str(run))
+def test_a_job_is_followed_to_its_end_and_a_restarted_one_goes_on_where_it_finds_the_run(submit, tmp_path):
+    words = ["train", "--or-resume", *SETTINGS, "--set", "training.max_steps=64", "--run-dir", str(tmp_path / "run")]
+    done = submit("--", *words)
+    assert done.stdout.rstrip().endswith(str(tmp_path / "run"))
     assert "of 64" in done.stdout, "progress is shown"
-    again = submit("--", "train", *SETTINGS, "--run-dir", str(run), check=False)
-    assert again.returncode == 2
-    assert "holds a run" in again.stdout
+    assert "the run is finished" in submit("--", *words).stdout
+    other = submit("--", *words, "--set", "seed=1", check=False)
+    assert other.returncode == 2, "its exit code is passed on"
+    assert "holds a run whose seed is 0, not 1" in other.stdout
 
 
-def test_a_job_that_is_stopped_snapshots_first_and_resumes_to_the_same_bits(submit, tmp_path):
-    steps = ["--set", "training.max_steps=1500", "--set", "evaluation.samples=0"]
-    submit("--", "train", *SETTINGS, *steps, "--run-dir", str(tmp_path / "whole"))
-    run = tmp_path / "stopped"
-    job = submit("--detach", "--", "train", *SETTINGS, *steps, "--run-dir", str(run)).stdout.strip()
+def test_a_job_that_is_stopped_snapshots_first_and_resumes_to_the_same_bits(submit, sequential, tmp_path):
+    run, slow = tmp_path / "run", tmp_path / "slow"
+    network = f"{{kind: custom, path: 'networks:Slow', arguments: {{seconds: 0.05, while_there: '{slow}'}}}}"
+    settings = ["blocks.count=2", "training.max_steps=400", "evaluation.samples=0", f"blocks.network={network}"]
+    slow.touch()
+    given = [word for each in [*settings, "metrics.port=null", "engine.workers=2"] for word in ("--set", each)]
+    job = submit("--detach", "--", "train", *given, "--run-dir", str(run)).stdout.strip()
     deadline = time.monotonic() + 120
-    while not {"block 1", "block 2"} <= {r["stage"] for r in rounds_of(run)}:
+    while not {block(1), block(2)} <= {each.stage for each in rounds_of(run)}:
         assert time.monotonic() < deadline, submit("follow", job, check=False).stdout
         time.sleep(0.2)
     submit("stop", job)
     saved = RunDirectory(str(run)).checkpoints.saved_steps()
-    rounds = rounds_of(run)
-    for block in (1, 2):
-        last = max(r["step"] for r in rounds if r["stage"] == f"block {block}")
-        assert saved[f"block-{block:02d}"][-1] == last < 1500, "it was stopped on the way, and saved where it stood"
+    for t in (1, 2):
+        last = max(each.step for each in rounds_of(run, block(t)))
+        assert saved[f"block-{t:02d}"][-1] == last < 400, "it was stopped on the way, and saved where it stood"
     followed = submit("follow", job, check=False)
     assert followed.returncode == 128 + signal.SIGTERM
     assert "SIGTERM: saving snapshots" in followed.stdout
     assert job in submit("list").stdout
+    slow.unlink()
     submit("--", "resume", str(run))
-    assert fingerprints(run) == fingerprints(tmp_path / "whole")
+    assert fingerprints(run) == fingerprints(sequential(*settings))
 
 
 def test_the_command_that_people_type_by_habit_works_too(cluster, tmp_path):
@@ -108,15 +106,6 @@ def test_the_command_that_people_type_by_habit_works_too(cluster, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "16 of 16" in done.stdout
-
-
-def test_a_run_goes_on_where_a_restarted_job_finds_it(submit, tmp_path):
-    words = ["train", "--or-resume", *SETTINGS, "--set", "training.max_steps=64", "--run-dir", str(tmp_path / "run")]
-    submit("--", *words)
-    assert "the run is finished" in submit("--", *words).stdout
-    other = submit("--", *words, "--set", "seed=1", check=False)
-    assert other.returncode == 2
-    assert "holds a run whose seed is 0, not 1" in other.stdout
 
 
 @pytest.mark.parametrize(
