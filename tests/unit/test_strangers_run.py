@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from pyarrow import fs
 from noprop_dist import api
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.models import custom
-from noprop_dist.models.custom import locate, never_import_from
+from noprop_dist.models.custom import SENT_FOLDER, locate, never_import_from
 from noprop_dist.printable import without_secrets
 from noprop_dist.records import Evaluated
 from noprop_dist.report.plots import accuracy_over_steps
@@ -99,6 +100,17 @@ def test_a_working_directory_within_a_run_directory_is_not_searched(standing_in,
     with pytest.raises(UserError, match="no module"):
         locate("nosuchmodule:Net")
     assert str(gift) not in sys.path
+
+
+def test_a_folder_that_a_driver_sends_is_searched_for_networks_alone_and_last(standing_in, monkeypatch):
+    project = standing_in / "project"
+    project.mkdir()
+    for name in ("sent_network", "yaml"):
+        (project / f"{name}.py").write_text(NETWORK)
+    monkeypatch.setattr(sys, "path", [SENT_FOLDER + str(project), *sys.path])
+    assert PathFinder.find_spec("sent_network") is None
+    assert locate("sent_network:Net") == str(project / "sent_network.py")
+    assert Path(PathFinder.find_spec("yaml").origin).parent != project
 
 
 def test_to_locate_a_module_runs_neither_it_nor_the_packages_around_it(standing_in):
