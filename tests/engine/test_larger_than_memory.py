@@ -25,7 +25,7 @@ SETTINGS = [
 
 def write_npz(file):
     """Images of 3 KiB, more of them than two object stores hold."""
-    random, samples = np.random.default_rng(0), 58_000
+    random, samples = np.random.default_rng(0), 62_000
     x, y = random.integers(0, 256, (samples, 3, 32, 32), np.uint8), random.integers(0, 10, samples)
     np.savez(file, x_train=x, y_train=y, x_test=x[:500], y_test=y[:500])
 

@@ -40,7 +40,8 @@ def ray_session(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         with _own_signal_handlers():
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+            job_config = _WorkingDirectoryLast()
+            ray.init(address=address, job_config=job_config, log_to_driver=False, logging_level=logging.ERROR, **own)
     except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"--address {address}: no Ray cluster could be reached there: {reason}") from error
