@@ -409,14 +409,18 @@ def _continue(config: RunConfig, directory: RunDirectory, watcher: Watcher, trus
         watcher.say("the run is finished: all steps are done")
         evaluation = CheckpointEvaluation.last_of(directory.metrics())
         return RunOutcome(directory.link, run_plan.total_steps, evaluation)
-    return _train(config, directory, resume=True, watcher=watcher, trusted=trusted)
+    outcome = _train(config, directory, resume=True, watcher=watcher, trusted=trusted)
+    if outcome.evaluation is None and not outcome.stopped:  # an earlier process measured the last checkpoint
+        return replace(outcome, evaluation=CheckpointEvaluation.last_of(directory.metrics()))
+    return outcome
 
 
 def _is_finished(directory: RunDirectory, run_plan: RunPlan) -> bool:
     try:
         step = directory.checkpoints.manifest().step
+        directory.checkpoints.load_all(step)
     except UserError:
-        return False  # there is none, or it is damaged: both engines write it anew from the snapshots' entries
+        return False  # it is missing or damaged: both engines make it anew from what is left
     measured = any(isinstance(record, Evaluated) and record.final for record in directory.metrics())
     return step >= run_plan.total_steps and (measured or not run_plan.evaluates)
 

@@ -192,6 +192,7 @@ def _numbered(split: Split, classes: NDArray[np.int64], where: str) -> Split:
     unknown = np.flatnonzero((split.labels < 0) | ~np.isin(split.labels, classes))
     if unknown.size:
         label = split.labels[unknown[0]]
-        known = f"the {len(classes):,} classes {_shown(classes)}"
-        raise UserError(f"{where}: label {label} of sample {unknown[0]} is outside of {known}")
+        known = f"is outside of the {len(classes):,} classes {_shown(classes)}"
+        wrong = "is negative; labels are 0 or more" if label < 0 else known
+        raise UserError(f"{where}: label {label} of sample {unknown[0]} {wrong}")
     return Split(split.inputs, np.searchsorted(classes, split.labels).astype(np.int64))

@@ -1,6 +1,7 @@
 """The figures of a run: each function draws one."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -25,7 +26,7 @@ def loss_over_steps(rounds: Sequence[RoundDone]) -> Figure:
         by_stage.setdefault(record.stage, []).append(record)
     if NETWORK in by_stage:
         figure, (axes,) = _figure()
-        axes.plot(*_errors(by_stage[NETWORK]), color="tab:red", linewidth=1.2)
+        _draw(axes, by_stage[NETWORK], color="tab:red")
         axes.set(title="Network, end to end", xlabel="step", ylabel="cross-entropy (nats)", yscale="log")
         return figure
     figure, (left, right) = _figure(columns=2)
@@ -33,13 +34,18 @@ def loss_over_steps(rounds: Sequence[RoundDone]) -> Figure:
     for number, block in enumerate(blocks):
         colour = BLOCK_COLOURS(number / max(1, len(blocks) - 1) * 0.9)
         label = block.name if len(blocks) <= 12 or number in (0, len(blocks) - 1) else None
-        left.plot(*_errors(by_stage[block]), color=colour, linewidth=1.2, label=label)
+        _draw(left, by_stage[block], color=colour, label=label)
     left.set(title="Blocks", xlabel="step", ylabel="‖û − u_y‖²", yscale="log")
     if blocks:
         left.legend(fontsize=7, ncols=2)
-    right.plot(*_errors(by_stage.get(CLASSIFIER, [])), color="tab:red", linewidth=1.2)
+    _draw(right, by_stage.get(CLASSIFIER, []), color="tab:red")
     right.set(title="Classifier on z_T", xlabel="step", ylabel="cross-entropy (nats)", yscale="log")
     return figure
+
+
+def _draw(axes: mpl.axes.Axes, rounds: Sequence[RoundDone], **style: Any) -> None:
+    """A line over the rounds of a stage; a point where there is one round alone."""
+    axes.plot(*_errors(rounds), linewidth=1.2, marker="o" if len(rounds) == 1 else None, **style)
 
 
 def accuracy_over_steps(evaluations: Sequence[Evaluated]) -> Figure:

@@ -123,7 +123,7 @@ class RunDirectory:
             raise UserError(f"{self}: a merge into it was interrupted; repeat it, or give another folder")
         if self.holds_run:
             raise UserError(
-                f"{self}: already holds a run; {self.resume_command} continues it, another --run-dir starts a new one"
+                f"{self}: already holds a run; {self.resume_command} continues it, another folder starts a new one"
             )
         if self._store.names("checkpoints"):
             raise UserError(f"{self}: holds checkpoints but no config.yaml, so a part of a run; give another folder")

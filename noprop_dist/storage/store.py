@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from pyarrow import ArrowException, fs
@@ -28,7 +29,7 @@ class Store:
     """
 
     def __init__(self, root: str) -> None:
-        self.root = root if "://" in root else str(Path(root).expanduser().resolve())
+        self.root = root if "://" in root else _absolute(root)
         self._before_writing: Callable[[], None] = lambda: None
         self._files: LocalFiles | ObjectFiles
         if "://" not in root:
@@ -132,3 +133,19 @@ class Store:
     def _make_folder(self, name: str) -> None:
         self._before_writing()
         self._files.make_folder_of(name)
+
+
+def _absolute(root: str) -> str:
+    """A local path from the root of the file system, without links.
+
+    Raises:
+        UserError: no path can be so: a name is too long, or links lead to themselves.
+    """
+    try:
+        path = Path(root).expanduser().resolve()
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            path.lstat()
+    except (OSError, RuntimeError) as error:
+        reason = "its links lead to themselves" if isinstance(error, RuntimeError) else error.strerror
+        raise UserError(f"{printable(root)}: is no path that can be opened: {reason}") from None
+    return str(path)

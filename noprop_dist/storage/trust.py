@@ -39,7 +39,7 @@ def check_networks(config: RunConfig, directory: RunDirectory, trusted: bool) ->
     for network in _networks(config):
         deed = _import(network)
         if not trusted and deed not in known:
-            what = f"evaluating or resuming it would import {network.path} ({deed['file']})"
+            what = f"evaluating or resuming it would import {network.path} ({deed['file'] or 'which lies in no file'})"
             raise _refusal(directory, what)
 
 

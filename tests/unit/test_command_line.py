@@ -278,3 +278,21 @@ def test_a_network_trained_on_floats_takes_no_picture_files(noprop, tmp_path):
     data = ["--set", "data.name=npz", "--set", f"data.root={tmp_path / 'd.npz'}"]
     run = noprop("train", *SMALL, *data, "--run-dir", tmp_path / "run").splitlines()[-1]
     assert "was trained on float32 pixels" in noprop("predict", run, tmp_path / "x.png", code=2)
+
+
+def test_a_finished_run_whose_weights_are_damaged_is_trained_again_and_has_its_figures(noprop, run_dir, tmp_path):
+    before = noprop("inspect", run_dir, "--json")
+    weights = tmp_path / "run/checkpoints/step-00000012/block-02.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    assert "is damaged" in noprop("evaluate", run_dir, code=2)
+    noprop("resume", run_dir)
+    assert json.loads(noprop("inspect", run_dir, "--json"))["blocks"] == json.loads(before)["blocks"]
+    assert "%" in noprop("evaluate", run_dir)
+
+
+@pytest.mark.parametrize("name", ["loop", "x" * 300])
+def test_a_run_directory_that_no_path_leads_to_is_told(noprop, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    for command in ("evaluate", "inspect", "resume"):
+        assert "noprop-dist: " in noprop(command, name, code=2)

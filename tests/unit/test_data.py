@@ -205,7 +205,7 @@ def test_npz_arrays_become_images_or_vectors(tmp_path, shape, dtype, input_shape
         ({"x_train": np.zeros((60, 2)), "y_train": LABELS * 0.5}, "y_train is float64"),
         ({"x_train": np.zeros((60, 2), int), "y_train": LABELS}, "x_train is int64 of shape"),
         ({"x_train": np.full((60, 2), np.nan), "y_train": LABELS}, "x_train holds nan; values must be finite"),
-        ({"x_train": np.zeros((60, 2)), "y_train": LABELS - 1}, "label -1 of sample 0 is outside of the 3 classes"),
+        ({"x_train": np.zeros((60, 2)), "y_train": LABELS - 1}, "label -1 of sample 0 is negative"),
         ({"x_train": np.zeros((60, 2)), "y_train": LABELS, "x_test": np.zeros((3, 4)), "y_test": LABELS[:3]},
          r"training samples are float32 of shape \(2,\), test samples float32 of shape \(4,\)"),
         ({"x_train": np.array([{}] * 60), "y_train": LABELS}, "x_train holds Python objects"),

@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit
 
 import ray
@@ -16,6 +16,7 @@ from ray.job_config import JobConfig
 
 from noprop_dist.engines.core.placement import Resources
 from noprop_dist.errors import UserError
+from noprop_dist.models.custom import SENT_FOLDER
 
 CONNECT_TIMEOUT_SECONDS = 3.0
 HTTP2_SETTINGS_TYPE = b"\x04"
@@ -40,7 +41,7 @@ def ray_session(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         with _own_signal_handlers():
-            job_config = _WorkingDirectoryLast()
+            job_config = _WorkingDirectoryLast(py_driver_sys_path=_sent_folders())
             ray.init(address=address, job_config=job_config, log_to_driver=False, logging_level=logging.ERROR, **own)
     except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -59,6 +60,13 @@ class _WorkingDirectoryLast(JobConfig):  # type: ignore[misc]
 
     def _runtime_env_has_working_dir(self) -> bool:
         return True  # the case in which Ray adds nothing
+
+
+def _sent_folders() -> list[str]:
+    """The working directory, for networks of the user; no other import finds anything in it."""
+    with suppress(FileNotFoundError):  # it was deleted
+        return [SENT_FOLDER + os.getcwd()]  # noqa: PTH109
+    return []
 
 
 @contextmanager
