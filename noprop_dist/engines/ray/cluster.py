@@ -41,7 +41,7 @@ def ray_session(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         with _own_signal_handlers():
-            job_config = _WorkingDirectoryLast(py_driver_sys_path=_sent_folders())
+            job_config = _WorkingDirectoryLast(_py_driver_sys_path=_sent_folders())
             ray.init(address=address, job_config=job_config, log_to_driver=False, logging_level=logging.ERROR, **own)
     except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
