@@ -26,8 +26,8 @@ from noprop_dist.training.setup import prepare
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_here")]
 
 STEPS = 600
-DIGITS = ["method=backprop", "blocks.count=3", "blocks.network={kind: mlp, width: 32, depth: 1}", "engine.device=cpu",
-          "checkpoint.every_steps=200", "checkpoint.snapshot_every_steps=20"]  # fmt: skip
+DIGITS = ["method=backprop", "blocks.count=3", "engine.device=cpu", "checkpoint.every_steps=200",
+          "checkpoint.snapshot_every_steps=20"]  # fmt: skip
 
 
 def plain_loop(*settings):
