@@ -21,6 +21,8 @@ STOP_WAIT_SECONDS = 60
 NOT_SENT = [".git", ".venv", ".*_cache", "**/__pycache__", "*.egg-info", "build", "dist", "docs", "runs", "tests"]
 SECRETS = ["deploy/secrets", "deploy/data", ".env"]
 RETRY_SECONDS, LOST_SECONDS = 2.0, 120.0
+NOT_YET, AGENT_SECONDS = "No available agent", 60.0
+"""A cluster that has just started answers so until the agents of its nodes are there, which takes seconds."""
 
 
 class Jobs:
@@ -59,13 +61,16 @@ class Jobs:
             runtime_env |= {"working_dir": str(working_dir), "excludes": [*NOT_SENT, *SECRETS]}
         if install:
             runtime_env["pip"] = packages_of(working_dir or Path())
-        try:
-            id_: str = self._client.submit_job(
-                entrypoint=shlex.join(["python", "-m", "noprop_dist", *arguments]), runtime_env=runtime_env
-            )
-        except (OSError, RuntimeError, ValueError) as error:
-            raise _refused(self.address, error) from error
-        return id_
+        entrypoint, begun = shlex.join(["python", "-m", "noprop_dist", *arguments]), time.monotonic()
+        while True:
+            try:
+                id_: str = self._client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env)
+            except (OSError, RuntimeError, ValueError) as error:
+                if NOT_YET not in str(error) or time.monotonic() - begun > AGENT_SECONDS:
+                    raise _refused(self.address, error) from error
+                time.sleep(RETRY_SECONDS)
+            else:
+                return id_
 
     def follow(self, job: str, show: Callable[[str], None]) -> int:
         """Pass on what a job writes, from its beginning, until it ends; return its exit code.
