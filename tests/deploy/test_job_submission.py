@@ -71,7 +71,8 @@ def test_a_job_is_followed_to_its_end_and_a_restarted_one_goes_on_where_it_finds
     assert "holds a run whose seed is 0, not 1" in other.stdout
 
 
-def test_a_job_that_is_stopped_snapshots_first_and_resumes_to_the_same_bits(submit, sequential, tmp_path):
+def test_a_job_that_is_stopped_snapshots_first_and_resumes_to_the_same_bits(submit, sequential, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(NETWORKS)
     run, slow = tmp_path / "run", tmp_path / "slow"
     network = f"{{kind: custom, path: 'networks:Slow', arguments: {{seconds: 0.05, while_there: '{slow}'}}}}"
     settings = ["blocks.count=2", "training.max_steps=400", "evaluation.samples=0", f"blocks.network={network}"]
