@@ -140,6 +140,7 @@ def test_what_is_not_there_is_one_sentence(server, tmp_path):
             "asks for a token and none was found; put it in RAY_AUTH_TOKEN",
         ),
         (AuthenticationError("Authentication failed: x"), "does not take the token of RAY_AUTH_TOKEN"),
+        (RuntimeError("status code 500: No available agent"), "the agent of the cluster's head does not answer"),
         (ConnectionError("Failed to connect to Ray at address: x.\nmore"), "--address http://x: Failed to connect"),
     ],
 )

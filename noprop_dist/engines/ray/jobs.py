@@ -21,8 +21,6 @@ STOP_WAIT_SECONDS = 60
 NOT_SENT = [".git", ".venv", ".*_cache", "**/__pycache__", "*.egg-info", "build", "dist", "docs", "runs", "tests"]
 SECRETS = ["deploy/secrets", "deploy/data", ".env"]
 RETRY_SECONDS, LOST_SECONDS = 2.0, 120.0
-NOT_YET, AGENT_SECONDS = "No available agent", 60.0
-"""A cluster that has just started answers so until the agents of its nodes are there, which takes seconds."""
 
 
 class Jobs:
@@ -61,16 +59,13 @@ class Jobs:
             runtime_env |= {"working_dir": str(working_dir), "excludes": [*NOT_SENT, *SECRETS]}
         if install:
             runtime_env["pip"] = packages_of(working_dir or Path())
-        entrypoint, begun = shlex.join(["python", "-m", "noprop_dist", *arguments]), time.monotonic()
-        while True:
-            try:
-                id_: str = self._client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env)
-            except (OSError, RuntimeError, ValueError) as error:
-                if NOT_YET not in str(error) or time.monotonic() - begun > AGENT_SECONDS:
-                    raise _refused(self.address, error) from error
-                time.sleep(RETRY_SECONDS)
-            else:
-                return id_
+        try:
+            id_: str = self._client.submit_job(
+                entrypoint=shlex.join(["python", "-m", "noprop_dist", *arguments]), runtime_env=runtime_env
+            )
+        except (OSError, RuntimeError, ValueError) as error:
+            raise _refused(self.address, error) from error
+        return id_
 
     def follow(self, job: str, show: Callable[[str], None]) -> int:
         """Pass on what a job writes, from its beginning, until it ends; return its exit code.
@@ -175,4 +170,9 @@ def _refused(address: str, error: Exception) -> UserError:
         return UserError(f"--address {address}: the cluster asks for a token and none was found; put it in {PLACES}")
     if "Authentication failed" in text:
         return UserError(f"--address {address}: the cluster does not take the token of {PLACES}")
+    if "No available agent" in text:
+        return UserError(
+            f"--address {address}: the agent of the cluster's head does not answer. Try again if the cluster has just "
+            "started. If another Ray runs on its machine, start the head with --dashboard-agent-listen-port=0"
+        )
     return UserError(f"--address {address}: {text.strip().splitlines()[0] if text.strip() else type(error).__name__}")

@@ -32,7 +32,9 @@ class LoopbackCluster:
 
     def __init__(self, nodes: int, jobs_server: bool = False, store_bytes: int = STORE_BYTES) -> None:
         self._store_bytes = store_bytes
-        head = {"num_cpus": 0, "object_store_memory": store_bytes, "_system_config": QUICK_HEALTH_CHECKS}
+        # The agent's usual port may belong to another Ray of this machine; then no job could be submitted.
+        head = {"num_cpus": 0, "object_store_memory": store_bytes, "dashboard_agent_listen_port": 0,
+                "_system_config": QUICK_HEALTH_CHECKS}  # fmt: skip
         served = {"include_dashboard": jobs_server, **({"dashboard_port": free_port()} if jobs_server else {})}
         self._cluster: Any = Cluster(initialize_head=True, head_node_args={**head, **served})
         self._nodes = [self._add() for _ in range(nodes)]
