@@ -34,8 +34,7 @@ from noprop_dist.inference.evaluation import (
 )
 from noprop_dist.inference.evaluation import evaluate as evaluate_network
 from noprop_dist.inference.load import TrainedRun, assemble_network
-from noprop_dist.inference.network import Sampler
-from noprop_dist.inference.predict import Prediction, predict_image
+from noprop_dist.inference.network import Prediction, Sampler, predict_image
 from noprop_dist.plan import RunPlan
 from noprop_dist.records import Evaluated, is_damaged
 from noprop_dist.report.run_report import WrittenReport, write_report

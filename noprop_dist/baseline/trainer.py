@@ -17,8 +17,7 @@ from noprop_dist.training.execution import CallByCall
 from noprop_dist.training.optimisation import Optimisation
 from noprop_dist.training.replicas import OneReplica
 from noprop_dist.training.setup import RunSetup
-from noprop_dist.training.step_inputs import StepInputs, step_inputs
-from noprop_dist.training.trainers import expect_step, multiply_in
+from noprop_dist.training.trainers import StepInputs, expect_step, multiply_in, step_inputs
 
 
 class EndToEndTrainer:

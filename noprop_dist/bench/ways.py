@@ -16,8 +16,7 @@ from noprop_dist.training.device import start_computing, start_thread
 from noprop_dist.training.execution import execution_on
 from noprop_dist.training.rounds import train_round
 from noprop_dist.training.setup import RunSetup
-from noprop_dist.training.step_inputs import step_inputs
-from noprop_dist.training.trainers import multiply_in
+from noprop_dist.training.trainers import multiply_in, step_inputs
 
 Rounds = Mapping[int, Sequence[Round]]
 """By block, 1..T. Every block has as many, of the same steps."""

@@ -1,4 +1,4 @@
-"""A whole trained network: blocks, classifier, embedding and schedule."""
+"""A whole trained network (blocks, classifier, embedding and schedule) and what it says of a picture."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,9 +6,11 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from noprop_dist.data.dataset import DataFacts
+from noprop_dist.data.samples import Samples
 from noprop_dist.diffusion.embedding import nearest_class
 from noprop_dist.diffusion.reverse import Link, reverse_process
 from noprop_dist.diffusion.schedule import Schedule
@@ -82,3 +84,26 @@ class NoPropNetwork:
             probabilities = probabilities + torch.softmax(self.classifier(last.z, self.embedding), dim=-1) / passes
             z_mean = z_mean + last.z / passes
         return Decision(probabilities, nearest_class(z_mean, self.embedding))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable class of a picture, and its probability."""
+
+    class_name: str
+    probability: float
+
+
+@torch.no_grad()
+def predict_image(network: NoPropNetwork, image: NDArray[np.uint8], sampler: Sampler, passes: int = 1) -> Prediction:
+    """Classify one picture by itself, so that no prediction depends on others.
+
+    Args:
+        network: that classifies it.
+        image: as it is stored, (C, H, W).
+        sampler: `stochastic` or `mean`.
+        passes: of the reverse process, averaged.
+    """
+    x = Samples(image[None], network.facts, network.device).batch(np.zeros(1, dtype=np.int64))
+    probability, label = network.decide(x, sampler, passes).probabilities[0].max(dim=-1)
+    return Prediction(network.facts.class_names[int(label)], float(probability))

@@ -1,14 +1,15 @@
-"""One step of one block, and one step of the classifier: each minimises its own term of Eq. 8."""
+"""The batches of a round, and one step of one block or of the classifier: each minimises its own term of Eq. 8."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from noprop_dist.config.schema import Precision
-from noprop_dist.data.samples import Samples
+from noprop_dist.data.samples import Samples, to_device
 from noprop_dist.diffusion.objective import classifier_loss, kl_to_prior, predict_embedding, squared_error
 from noprop_dist.diffusion.process import as_function_of_embedding
 from noprop_dist.diffusion.schedule import Schedule
@@ -20,7 +21,43 @@ from noprop_dist.training.embedding import EmbeddingCopy
 from noprop_dist.training.execution import Execution
 from noprop_dist.training.optimisation import Optimisation
 from noprop_dist.training.replicas import ALONE, OneReplica
-from noprop_dist.training.step_inputs import StepInputs, step_inputs
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """One step's batch.
+
+    Attributes:
+        step: 0-based.
+        x: samples as they are stored, (B, …); empty for the classifier, which reads none.
+        labels: (B,) int64.
+        z: z_{t-1} for block t, z_T for the classifier, (B, d) float32.
+    """
+
+    step: int
+    x: Tensor
+    labels: Tensor
+    z: Tensor
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(x, labels, z). They may be views, whose alignment can change bits: an `Execution` copies them."""
+        return self.x, self.labels, self.z
+
+
+def step_inputs(work: Round, device: torch.device, samples: Samples | None) -> Iterator[StepInputs]:
+    """The batches of a round in the order of their steps. Labels and z are copied to the device once for the round.
+
+    Args:
+        work: the round.
+        device: of the batches.
+        samples: of the training split, on that device; None if no images are read.
+    """
+    # The host never waits for the device here.
+    labels, z = to_device(work.labels, torch.int64, device), to_device(work.z, torch.float32, device)
+    x_of_steps = repeat(labels.new_empty(0)) if samples is None else samples.read(work.indices, work.epochs)
+    for k, x in zip(range(work.steps), x_of_steps, strict=False):
+        yield StepInputs(work.first_step + k, x, labels[k], z[k])
 
 
 class StageTrainer(Protocol):

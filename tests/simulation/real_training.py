@@ -10,7 +10,7 @@ from noprop_dist.engines.core.commands import CLASSIFIER_WORKER, EVALUATOR, Slot
 from noprop_dist.engines.core.events import StorageDone
 from noprop_dist.engines.core.run import StartingPoint
 from noprop_dist.engines.ray.actors import METHODS
-from noprop_dist.engines.ray.storage_thread import StorageThread
+from noprop_dist.engines.ray.command_runner import StorageThread
 from noprop_dist.engines.ray.workers import BlockWorker, ClassifierWorker, Evaluator
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.run_log import RunLog

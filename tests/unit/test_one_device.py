@@ -6,8 +6,7 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from noprop_dist.data.samples import Samples
-from noprop_dist.inference.network import NoPropNetwork
-from noprop_dist.inference.predict import predict_image
+from noprop_dist.inference.network import NoPropNetwork, predict_image
 
 GPU = torch.device("cuda", 0)
 PICTURE = np.zeros((1, 8, 8), dtype=np.uint8)
