@@ -12,6 +12,7 @@ from rich.table import Table
 from noprop_dist.cli.terminal import Terminal
 from noprop_dist.engines.ray.token import use_token_if_there_is_one
 from noprop_dist.errors import UserError
+from noprop_dist.printable import printable
 
 if TYPE_CHECKING:  # Ray is imported once the token is known
     from noprop_dist.engines.ray.jobs import Jobs
@@ -91,7 +92,7 @@ def list_jobs(address: Address = None) -> None:
 
 def _follow(jobs: "Jobs", job: str) -> None:
     try:
-        code = jobs.follow(job, _show)
+        code = jobs.follow(job, _show, messages.print)
     except KeyboardInterrupt:
         messages.print(f"\n{job} goes on; to stop it: noprop-dist job stop --address {jobs.address} {job}")
         raise SystemExit(128 + signal.SIGINT) from None
@@ -106,5 +107,5 @@ def _known(address: str | None) -> str:
 
 
 def _show(text: str) -> None:
-    sys.stdout.write(text)
+    sys.stdout.write(printable(text, keep="\n\t\r"))
     sys.stdout.flush()

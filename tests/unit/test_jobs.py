@@ -1,5 +1,7 @@
 """What a real jobs server cannot be made to do at will: connections that break, jobs that fail, refusals."""
 
+import asyncio
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -75,6 +77,56 @@ def test_after_a_broken_connection_a_log_goes_on_where_it_was(server):
     assert done.stdout == "first\nsecond\n", "nothing is shown twice"
 
 
+def test_a_connection_that_breaks_after_a_long_time_is_tried_for_as_long_as_any_other(server, monkeypatch):
+    monkeypatch.setattr(jobs, "LOST_SECONDS", 0.2)
+    whole = server.tail_job_logs
+
+    async def held_for_longer(job):
+        async for part in whole(job):
+            yield part
+            await asyncio.sleep(0.3)
+
+    server.tail_job_logs = held_for_longer
+    done = run("follow", "--address", "cluster:8265", "job-1")
+    assert done.exit_code == 0
+    assert done.stdout == "first\nsecond\n"
+    assert "http://cluster:8265: the connection is lost (WebSocket" in done.stderr.replace("\n", " ")
+
+
+def test_a_network_that_swallows_everything_is_noticed_and_waited_for(server, monkeypatch):
+    monkeypatch.setattr(jobs, "SILENT_SECONDS", 0.02)
+    monkeypatch.setattr(jobs, "ANSWER_SECONDS", 0.05)
+    whole, answers = server.tail_job_logs, iter(["as ever", "swallowed", "swallowed"])
+    status = server.get_job_status
+
+    async def stays_open(job):
+        if server.breaks:
+            server.breaks = False
+            yield "first\n"
+            await asyncio.sleep(60)
+        async for part in whole(job):
+            yield part
+
+    def get_job_status(job):
+        if next(answers, "as ever") == "swallowed":
+            time.sleep(0.2)
+        return status(job)
+
+    server.tail_job_logs, server.get_job_status = stays_open, get_job_status
+    done = run("follow", "--address", "cluster:8265", "job-1")
+    assert (done.exit_code, done.stdout) == (0, "first\nsecond\n")
+    assert "no answer within 0 s" in done.stderr.replace("\n", " ")
+
+
+def test_what_a_job_writes_cannot_steer_the_terminal(server):
+    async def hostile(_):
+        yield "\x1b[2Jgone\n"
+        server.status = server.ends_as
+
+    server.tail_job_logs = hostile
+    assert run("follow", "--address", "cluster:8265", "job-1").stdout == "\\x1b[2Jgone\n"
+
+
 def test_the_exit_code_is_the_jobs(server):
     server.exit_code = 2
     assert run("follow", "--address", "cluster:8265", "job-1").exit_code == 2
@@ -85,13 +137,13 @@ def test_the_exit_code_is_the_jobs(server):
 def test_a_job_that_failed_without_an_exit_code_tells_why(server):
     server.exit_code, server.ends_as = None, JobStatus.FAILED
     with pytest.raises(TrainingError, match="job-1 failed: the node is gone"):
-        jobs.Jobs("cluster:8265").follow("job-1", lambda _: None)
+        jobs.Jobs("cluster:8265").follow("job-1", print, print)
 
 
 def test_a_server_that_stays_away_is_given_up(server, monkeypatch):
     monkeypatch.setattr(jobs, "LOST_SECONDS", -1.0)
     with pytest.raises(TrainingError, match="no answer for -1 s, job-1 may go on"):
-        jobs.Jobs("cluster:8265").follow("job-1", lambda _: None)
+        jobs.Jobs("cluster:8265").follow("job-1", print, print)
 
 
 def test_what_is_sent_is_the_folder_without_secrets_and_a_time_to_snapshot(server):
@@ -121,7 +173,7 @@ def test_jobs_are_stopped_and_listed(server):
 
 def test_what_is_not_there_is_one_sentence(server, tmp_path):
     for act in (
-        lambda: jobs.Jobs("cluster:8265").follow("job-2", print),
+        lambda: jobs.Jobs("cluster:8265").follow("job-2", print, print),
         lambda: jobs.Jobs("cluster:8265").stop("job-2"),
     ):
         with pytest.raises(UserError, match="job-2: there is no such job at http://cluster:8265"):

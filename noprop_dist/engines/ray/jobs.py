@@ -4,12 +4,15 @@ import asyncio
 import logging
 import shlex
 import signal
+import threading
 import time
 import tomllib
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import aiohttp
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
@@ -21,6 +24,12 @@ STOP_WAIT_SECONDS = 60
 NOT_SENT = [".git", ".venv", ".*_cache", "**/__pycache__", "*.egg-info", "build", "dist", "docs", "runs", "tests"]
 SECRETS = ["deploy/secrets", "deploy/data", ".env"]
 RETRY_SECONDS, LOST_SECONDS = 2.0, 120.0
+ANSWER_SECONDS, UPLOAD_SECONDS = 20.0, 600.0
+SILENT_SECONDS = 15.0
+"""Without a line of a log until the server is asked whether it is still there: a network may swallow everything."""
+LOST = (OSError, RuntimeError, aiohttp.ClientError)
+"""What the client raises where the server does not answer, or says no."""
+Answer = TypeVar("Answer")
 
 
 class Jobs:
@@ -36,7 +45,7 @@ class Jobs:
     def __init__(self, address: str) -> None:
         self.address = address if "://" in address else f"http://{address}"
         try:
-            self._client = JobSubmissionClient(self.address)
+            self._client = _within(ANSWER_SECONDS, lambda: JobSubmissionClient(self.address))
         except (AuthenticationError, OSError, RuntimeError, ValueError) as error:  # those of requests are OSErrors
             raise _refused(self.address, error) from error
 
@@ -59,51 +68,56 @@ class Jobs:
             runtime_env |= {"working_dir": str(working_dir), "excludes": [*NOT_SENT, *SECRETS]}
         if install:
             runtime_env["pip"] = packages_of(working_dir or Path())
-        try:
-            id_: str = self._client.submit_job(
-                entrypoint=shlex.join(["python", "-m", "noprop_dist", *arguments]), runtime_env=runtime_env
-            )
-        except (OSError, RuntimeError, ValueError) as error:
-            raise _refused(self.address, error) from error
+        entrypoint = shlex.join(["python", "-m", "noprop_dist", *arguments])
+        id_: str = self._ask(
+            lambda: self._client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env), UPLOAD_SECONDS
+        )
         return id_
 
-    def follow(self, job: str, show: Callable[[str], None]) -> int:
+    def follow(self, job: str, show: Callable[[str], None], say: Callable[[str], None]) -> int:
         """Pass on what a job writes, from its beginning, until it ends; return its exit code.
 
-        A lost connection is tried again for two minutes.
+        Args:
+            job: its id.
+            show: is given the log, in parts.
+            say: is told that the connection is lost. It is tried again for two minutes from then on.
 
         Raises:
             UserError: there is no such job.
             TrainingError: the server does not answer any more; the job may go on.
         """
         logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
-        log, answered = _Log(show), time.monotonic()
+        log, lost_at = _Log(show), None
         while True:
+            began = time.monotonic()
             try:
-                status = self._client.get_job_status(job)
-                asyncio.run(log.read(self._client.tail_job_logs(job)))
-                answered = time.monotonic()
+                status = self._status(job)
+                asyncio.run(log.read(self._client.tail_job_logs(job), lambda: self._status(job)))
+            except LOST as error:
+                if lost_at is None or log.heard_at > began:
+                    lost_at = time.monotonic()
+                    say(f"{self.address}: the connection is lost ({error}); trying again for {LOST_SECONDS:.0f} s")
+                if time.monotonic() - lost_at > LOST_SECONDS:
+                    raise TrainingError(
+                        f"{self.address}: no answer for {LOST_SECONDS:.0f} s, {job} may go on: {error}"
+                    ) from error
+                time.sleep(RETRY_SECONDS)
+            else:
+                lost_at = None
                 if status.is_terminal():
-                    break
-            except (OSError, RuntimeError) as error:
-                if "does not exist" in str(error):
-                    raise UserError(f"{job}: there is no such job at {self.address}") from error
-                self._give_up_after(answered, job, error)
-        return self._exit_code(job, status)
+                    return self._exit_code(job, status)
 
     def stop(self, job: str) -> None:
         """Ask a job to snapshot and end, and wait until it has.
 
         Raises:
-            UserError: there is no such job.
+            UserError: there is no such job, or the server does not answer.
             TrainingError: it did not end in time.
         """
-        try:
-            self._client.stop_job(job)
-        except RuntimeError as error:
-            raise UserError(f"{job}: there is no such job at {self.address}") from error
+        self._status(job)
+        self._ask(lambda: self._client.stop_job(job))
         deadline = time.monotonic() + STOP_WAIT_SECONDS + LOST_SECONDS
-        while not self._client.get_job_status(job).is_terminal():
+        while not self._has_ended(job):
             if time.monotonic() > deadline:
                 raise TrainingError(
                     f"{job}: has not ended {STOP_WAIT_SECONDS + LOST_SECONDS:.0f} s after it was told to"
@@ -112,11 +126,35 @@ class Jobs:
 
     def all(self) -> list[tuple[str, str, str]]:
         """(id, status, command) of every job, the newest first."""
-        found = sorted(self._client.list_jobs(), key=lambda each: each.start_time or 0, reverse=True)
+        found = sorted(self._ask(self._client.list_jobs), key=lambda each: each.start_time or 0, reverse=True)
         return [(each.submission_id or each.job_id or "", each.status.value, each.entrypoint) for each in found]
 
+    def _ask(self, question: Callable[[], Answer], seconds: float = ANSWER_SECONDS) -> Answer:
+        """Raise a `UserError` if the server refuses to answer, or does not within so many seconds."""
+        try:
+            return _within(seconds, question)
+        except (AuthenticationError, OSError, RuntimeError, ValueError) as error:
+            raise _refused(self.address, error) from error
+
+    def _status(self, job: str) -> JobStatus:
+        try:
+            return _within(ANSWER_SECONDS, lambda: self._client.get_job_status(job))
+        except RuntimeError as error:
+            if "does not exist" in str(error):
+                raise UserError(f"{job}: there is no such job at {self.address}") from error
+            raise
+        except AuthenticationError as error:
+            raise _refused(self.address, error) from error
+
+    def _has_ended(self, job: str) -> bool:
+        try:
+            ended: bool = self._status(job).is_terminal()
+        except LOST:  # the connection may come back before the time is over
+            return False
+        return ended
+
     def _exit_code(self, job: str, status: JobStatus) -> int:
-        details = self._client.get_job_info(job)
+        details = self._ask(lambda: self._client.get_job_info(job))
         if details.driver_exit_code is not None:
             return int(details.driver_exit_code)
         by_status = {JobStatus.SUCCEEDED: 0, JobStatus.STOPPED: 128 + signal.SIGTERM}
@@ -124,30 +162,58 @@ class Jobs:
             return by_status[status]
         raise TrainingError(f"{job} {status.value.lower()}: {details.message}")
 
-    def _give_up_after(self, answered: float, job: str, error: Exception) -> None:
-        if time.monotonic() - answered > LOST_SECONDS:
-            raise TrainingError(
-                f"{self.address}: no answer for {LOST_SECONDS:.0f} s, {job} may go on: {error}"
-            ) from error
-        time.sleep(RETRY_SECONDS)
-
 
 class _Log:
-    """Shows each part of a log once, although it may be read from its beginning again."""
+    """Shows each part of a log once, although it may be read from its beginning again.
+
+    Attributes:
+        heard_at: when the server was last heard of while the log was read, monotonic seconds.
+    """
 
     def __init__(self, show: Callable[[str], None]) -> None:
         self._show = show
         self._shown = 0
+        self.heard_at = time.monotonic()
 
-    async def read(self, parts: AsyncIterator[str]) -> None:
-        """Show what is new, until the server ends the log."""
+    async def read(self, parts: AsyncIterator[str], status: Callable[[], JobStatus]) -> None:
+        """Show what is new, until the server ends the log; whenever the log is silent, ask for the job's status."""
         at = 0
-        async for part in parts:
+        while (part := await self._next(parts, status)) is not None:
             new = part[max(0, self._shown - at) :]
             at += len(part)
             if new:
                 self._show(new)
                 self._shown = at
+
+    async def _next(self, parts: AsyncIterator[str], status: Callable[[], JobStatus]) -> str | None:
+        coming = asyncio.ensure_future(anext(parts, None))
+        try:
+            while not (await asyncio.wait([coming], timeout=SILENT_SECONDS))[0]:
+                if status().is_terminal():
+                    raise ConnectionError("the job has ended and its log says nothing of that")
+                self.heard_at = time.monotonic()
+            part = coming.result()
+            self.heard_at = time.monotonic()
+            return part
+        finally:
+            coming.cancel()
+
+
+def _within(seconds: float, question: Callable[[], Answer]) -> Answer:
+    """Return the answer; raise TimeoutError after so many seconds. The client itself would wait without an end."""
+    answer = Future[Answer]()
+
+    def ask() -> None:
+        try:
+            answer.set_result(question())
+        except Exception as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        return answer.result(seconds)
+    except TimeoutError as error:
+        raise TimeoutError(f"no answer within {seconds:.0f} s") from error
 
 
 def packages_of(folder: Path) -> list[str]:
