@@ -39,6 +39,11 @@ def load_config(
     return config
 
 
+def idle_settings(config: RunConfig, settings: Sequence[str]) -> list[str]:
+    """One line for each reason why `key.path=value` settings have no effect on a configuration that has them."""
+    return without_effect(config, reduce(merge, map(setting_layer, settings), {}))
+
+
 def preset_layer(name: str) -> Layer:
     """The settings of a preset that is shipped with the package.
 
