@@ -268,6 +268,16 @@ def test_writing_replaces_a_link_and_leaves_what_it_leads_to(tmp_path, name, lin
     assert (tmp_path / "run" / "file").read_text() == "new"
 
 
+@pytest.mark.parametrize("deed", ["append", "lock"])
+def test_a_hard_link_is_not_written_through(tmp_path, deed):
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "run").mkdir()
+    os.link(tmp_path / "victim", tmp_path / "run" / "file")
+    with pytest.raises(RefusedPathError, match="run/file: has another name, too"):
+        DEEDS[deed](Store(str(tmp_path / "run")), "file")
+    assert (tmp_path / "victim").read_text() == "precious"
+
+
 def test_the_run_directory_itself_may_be_a_link(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "run").symlink_to(tmp_path / "disk")
