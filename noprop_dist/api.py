@@ -477,6 +477,8 @@ def _train_sequentially(
         watcher.say(f"run directory: {directory}")
         try:
             evaluation = train_sequentially(setup, data, directory, watcher.on_progress, watcher.stopped)
+        except UserError:
+            raise
         except OSError as error:
             raise TrainingError(f"the run directory cannot be read or written: {error}") from error
     steps = directory.checkpoints.steps()

@@ -84,7 +84,7 @@ class LocalFiles:
         if not name:
             shutil.rmtree(self.root)
             return
-        with suppress(FileNotFoundError), self._folder_of(name) as (folder, last):
+        with suppress(FileNotFoundError), self._folder_of(f"{name}/x"), self._folder_of(name) as (folder, last):
             shutil.rmtree(last, dir_fd=folder)
 
     def make_folder_of(self, name: str) -> None:

@@ -230,6 +230,7 @@ DEEDS = {
     "delete": lambda store, name: store.delete(name),
     "lock": lambda store, name: store.open_to_lock(name),
     "names": lambda store, name: store.names(name.rpartition("/")[0]),
+    "delete_link": lambda store, name: store.delete_folder(name.rpartition("/")[0]),
     "delete_folder": lambda store, name: store.delete_folder(name.rpartition("/")[0] + "/inner"),
 }
 
