@@ -232,7 +232,10 @@ class Checkpoints:
             if hashlib.sha256(contents[-1]).hexdigest() != entry.files.get(file):
                 raise UserError(f"{self._store}: {file} of step {entry.step} is damaged (its checksum does not match)")
         try:
-            return from_files(entry.name, *contents)
+            snapshot = from_files(entry.name, *contents)
+            if (snapshot.stage, snapshot.step) != (entry.stage, entry.step):
+                raise ValueError(f"in truth {snapshot.stage.name} of step {snapshot.step}")
+            return snapshot
         except ValueError as error:
             raise UserError(f"{self._store}: {entry.name} of step {entry.step} is {error}") from error
 
