@@ -99,6 +99,7 @@ def _actor(coordinator_class: type[Any]) -> Any:
         max_concurrency=3,  # `progress` and `stop` are answered while `run` runs
         max_restarts=0,
         max_task_retries=0,
+        enable_task_events=False,  # it is asked for its progress twice a second, and Ray's GCS keeps every event
     )
 
 
