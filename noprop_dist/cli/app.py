@@ -144,7 +144,7 @@ def pack(
     from noprop_dist.cli.options import configured
     from noprop_dist.cli.pack import pack_into
 
-    pack_into(out, configured(preset, config, set_ or [], None, None).data)
+    pack_into(out, configured(preset, config, set_ or [], None, None).data, set_ or [])
 
 
 @app.command()

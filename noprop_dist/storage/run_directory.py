@@ -40,7 +40,7 @@ from noprop_dist.storage.lock import LOCK, only_writer
 from noprop_dist.storage.store import Store
 
 METRICS, SET_ASIDE = "metrics.jsonl", "metrics.bad.jsonl"
-CONFIG, UNFINISHED = "config.yaml", "merge.unfinished"
+CONFIG, CHANGES, UNFINISHED = "config.yaml", "changes.json", "merge.unfinished"
 
 
 class RunDirectory:
@@ -125,8 +125,10 @@ class RunDirectory:
             raise UserError(
                 f"{self}: already holds a run; {self.resume_command} continues it, another folder starts a new one"
             )
-        if self._store.names("checkpoints"):
-            raise UserError(f"{self}: holds checkpoints but no config.yaml, so a part of a run; give another folder")
+        left = ["checkpoints"] if self._store.names("checkpoints") else []
+        left += [name for name in (CHANGES, METRICS) if self._store.exists(name)]
+        if left:
+            raise UserError(f"{self}: holds {left[0]} but no config.yaml, so a part of a run; give another folder")
 
     @contextmanager
     def unfinished(self) -> Iterator[None]:
@@ -207,10 +209,10 @@ class RunDirectory:
         Raises:
             UserError: the file is damaged.
         """
-        if not self._store.exists("changes.json"):
+        if not self._store.exists(CHANGES):
             return []
         try:
-            return [SettingChange(**change) for change in json.loads(self._store.read("changes.json"))]
+            return [SettingChange(**change) for change in json.loads(self._store.read(CHANGES))]
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{self}: changes.json cannot be read: {error}") from error
 
@@ -225,7 +227,7 @@ class RunDirectory:
             OSError: it cannot be written.
         """
         changes = [*self.changes(), *(SettingChange(setting, dict(from_step)) for setting in settings)]
-        self._store.write("changes.json", json.dumps([asdict(change) for change in changes], indent=1).encode())
+        self._store.write(CHANGES, json.dumps([asdict(change) for change in changes], indent=1).encode())
 
     def facts(self) -> DataFacts:
         """The facts of the data set that the run learns from.

@@ -230,6 +230,7 @@ DEEDS = {
     "delete": lambda store, name: store.delete(name),
     "lock": lambda store, name: store.open_to_lock(name),
     "names": lambda store, name: store.names(name.rpartition("/")[0]),
+    "delete_link": lambda store, name: store.delete_folder(name.rpartition("/")[0]),
     "delete_folder": lambda store, name: store.delete_folder(name.rpartition("/")[0] + "/inner"),
 }
 
@@ -266,6 +267,16 @@ def test_writing_replaces_a_link_and_leaves_what_it_leads_to(tmp_path, name, lin
     Store(str(tmp_path / "run")).write("file", b"new")
     assert (tmp_path / "victim").read_text() == "precious"
     assert (tmp_path / "run" / "file").read_text() == "new"
+
+
+@pytest.mark.parametrize("deed", ["append", "lock"])
+def test_a_hard_link_is_not_written_through(tmp_path, deed):
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "run").mkdir()
+    os.link(tmp_path / "victim", tmp_path / "run" / "file")
+    with pytest.raises(RefusedPathError, match="run/file: has another name, too"):
+        DEEDS[deed](Store(str(tmp_path / "run")), "file")
+    assert (tmp_path / "victim").read_text() == "precious"
 
 
 def test_the_run_directory_itself_may_be_a_link(tmp_path):
