@@ -1,7 +1,6 @@
 """`pack`: a data set into files that are mapped, for data larger than memory."""
 
 import shlex
-from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -9,6 +8,7 @@ from noprop_dist import api
 from noprop_dist.cli.options import warn
 from noprop_dist.cli.terminal import Terminal, shown
 from noprop_dist.config.schema import DataSettings
+from noprop_dist.files import local_path
 
 
 def pack_into(out: str, settings: DataSettings) -> None:
@@ -30,5 +30,5 @@ def pack_into(out: str, settings: DataSettings) -> None:
     warn(notes)
     samples = ", ".join(f"{count:,} {split}" for split, count in facts.samples.items())
     print(f"{shown(facts.name)}: {samples} samples of shape {facts.input_shape}")
-    place = shlex.quote(str(Path(out).expanduser().absolute()))
+    place = shlex.quote(str(local_path(out).absolute()))
     print(f"use it with --set data.name=packed --set data.root={shown(place)}")
