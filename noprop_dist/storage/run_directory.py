@@ -10,6 +10,7 @@ checkpoints/         see `checkpoints`
 merge.unfinished     there while a merge writes
 """
 
+import errno
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +38,7 @@ from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.checkpoints import Checkpoints, SettingChange
 from noprop_dist.storage.identity import Identity, identity_of
 from noprop_dist.storage.lock import LOCK, only_writer
-from noprop_dist.storage.store import Store
+from noprop_dist.storage.store import StorageError, Store
 
 METRICS, SET_ASIDE = "metrics.jsonl", "metrics.bad.jsonl"
 CONFIG, CHANGES, UNFINISHED = "config.yaml", "changes.json", "merge.unfinished"
@@ -149,7 +150,7 @@ class RunDirectory:
         """From here on write only while the run is there as it is now.
 
         A directory that was deleted under a live run is not half made anew, nor is one that another run began in its
-        place written into: whatever writes raises OSError until the directory is back.
+        place written into: whatever writes raises StorageError until the directory is back.
 
         Raises:
             UserError: see `identity`.
@@ -160,9 +161,10 @@ class RunDirectory:
 
         def check() -> None:
             if not self.holds_run:
-                raise FileNotFoundError(f"{self}/{CONFIG} is gone: the directory was deleted, or its disk is not there")
+                gone = f"{self}/{CONFIG} is gone: the directory was deleted, or its disk is not there"
+                raise StorageError(errno.ENOENT, gone)
             if self._owner() != owner:
-                raise FileNotFoundError(f"{self}/{LOCK} is not this run's any more: another one began there")
+                raise StorageError(errno.ENOENT, f"{self}/{LOCK} is not this run's any more: another one began there")
 
         self._store.before_writing(check)
 
@@ -180,7 +182,7 @@ class RunDirectory:
             self._store.write("data.json", json.dumps(facts.to_json(), indent=1).encode())
             self._store.write(CONFIG, to_yaml(config).encode())
         except OSError as error:
-            raise UserError(f"{self}: the run directory cannot be written: {error}") from error
+            raise UserError(f"the run directory cannot be written: {error}") from error
 
     def config(self) -> RunConfig:
         """The configuration of the run, with the changes that resumes made.
