@@ -145,6 +145,6 @@ def _in_use(store: Store, content: bytes) -> UserError:
     try:
         owner = json.loads(content)
         who = f"process {owner['pid']} on {owner['host']}"
-    except (ValueError, LookupError):
+    except (ValueError, LookupError, TypeError):
         who = "another process"
     return UserError(f"{store}: {who} is writing this run; wait for it, or stop it, before resuming here")

@@ -24,6 +24,7 @@ from noprop_dist.config.schema import RunConfig
 from noprop_dist.config.yaml_text import parse_yaml
 from noprop_dist.data.dataset import DataFacts
 from noprop_dist.errors import UserError
+from noprop_dist.files import parse_json
 from noprop_dist.records import (
     EmbeddingUpdated,
     Record,
@@ -214,8 +215,8 @@ class RunDirectory:
         if not self._store.exists(CHANGES):
             return []
         try:
-            return [SettingChange(**change) for change in json.loads(self._store.read(CHANGES))]
-        except (OSError, ValueError, TypeError) as error:
+            return list(map(SettingChange.from_json, parse_json(self._store.read(CHANGES))))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{self}: changes.json cannot be read: {error}") from error
 
     def add_changes(self, settings: Sequence[str], from_step: Mapping[str, int]) -> None:
@@ -238,7 +239,7 @@ class RunDirectory:
             UserError: the file is missing or damaged.
         """
         try:
-            return DataFacts.from_json(json.loads(self._store.read("data.json")))
+            return DataFacts.from_json(parse_json(self._store.read("data.json")))
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{self}: data.json cannot be read: {error}") from error
 
