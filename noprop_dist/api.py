@@ -1,6 +1,7 @@
 """What one can do with runs: train, resume, inspect, evaluate, merge. The command line is built on these functions.
 
-A run lives in a run directory: a local path, or a URI such as s3://bucket/run.
+A run lives in a run directory: a local path, or a URI such as s3://bucket/run. Where that cannot be read or written,
+every function raises an OSError whose text is one line that names the file and the reason.
 """
 
 import os
@@ -136,7 +137,7 @@ def _located(config: RunConfig) -> RunConfig:
     root = config.data.root
     if root is None:
         return config
-    data = config.data.model_copy(update={"root": str(Path(root).expanduser().absolute())})
+    data = config.data.model_copy(update={"root": str(local_path(root).absolute())})
     return config.model_copy(update={"data": data})
 
 
@@ -480,7 +481,9 @@ def _train_sequentially(
         except UserError:
             raise
         except OSError as error:
-            raise TrainingError(f"the run directory cannot be read or written: {error}") from error
+            raise TrainingError(
+                f"the run directory cannot be read or written: {error}; {directory.resume_command} continues the run"
+            ) from error
     steps = directory.checkpoints.steps()
     finished = bool(steps) and steps[-1] >= setup.plan.total_steps
     return RunOutcome(directory.link, steps[-1] if steps else 0, evaluation, stopped=not finished)

@@ -1,16 +1,20 @@
 """The two errors that a user meets. Neither shows a secret that a URI carries."""
 
-from noprop_dist.printable import without_secrets
+from noprop_dist.printable import printable, without_secrets
+
+LONGEST = 2000
+"""Characters of a message. A file may have a name, a header or a number that is longer than all that helps."""
 
 
 class UserError(ValueError):
     """What the user gave cannot be used; the message says what, where and what is allowed.
 
-    The command line prints it as one sentence and exits with code 2.
+    The command line prints it as one sentence and exits with code 2. It is one line, whatever names are in it.
     """
 
     def __str__(self) -> str:
-        return without_secrets(super().__str__())
+        text = printable(without_secrets(super().__str__()))
+        return text if len(text) <= LONGEST else f"{text[: LONGEST - 200]} … {text[-200:]}"
 
 
 class TrainingError(RuntimeError):

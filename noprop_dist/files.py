@@ -1,9 +1,10 @@
-"""Paths that a user gives, and files that are opened without waiting for anyone."""
+"""Paths that a user gives, files that are opened without waiting for anyone, and JSON that anyone may have written."""
 
+import json
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from noprop_dist.errors import UserError
 
@@ -12,8 +13,10 @@ def local_path(text: str | Path) -> Path:
     """A path with `~` expanded.
 
     Raises:
-        UserError: there is no such home.
+        UserError: there is no such home, or it is a URI.
     """
+    if "://" in str(text):
+        raise UserError(f"{text}: is a URI; only run directories may be URIs, this is a path of a file or folder")
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
@@ -40,3 +43,15 @@ def open_file(file: Path, *, allow_pipe: bool = False) -> BinaryIO:
         raise OSError(f"is a {'folder' if stat.S_ISDIR(mode) else 'pipe or device'}, no file")
     os.set_blocking(descriptor, True)
     return os.fdopen(descriptor, "rb")
+
+
+def parse_json(content: bytes | str) -> Any:
+    """The plain values of a JSON document.
+
+    Raises:
+        ValueError: it is none, or nested too deeply.
+    """
+    try:
+        return json.loads(content)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error

@@ -12,7 +12,7 @@ from noprop_dist.diffusion.reverse import BlockFunction, Link
 from noprop_dist.diffusion.schedule import Schedule
 from noprop_dist.inference.network import NoPropNetwork, Sampler
 from noprop_dist.plan import RunPlan
-from noprop_dist.storage.snapshot import Snapshot, to_tensors
+from noprop_dist.storage.snapshot import Snapshot, must_fit, to_tensors
 
 INITIAL_ALPHA = 0.5
 """The paper does not say where the α_t begin."""
@@ -114,6 +114,7 @@ def assemble_end_to_end(plan: RunPlan, snapshot: Snapshot, device: torch.device)
         device: that it computes on.
     """
     weights = to_tensors(snapshot.weights)
-    network = end_to_end_network(plan, weights["embedding"])
-    network.load_state_dict(weights)
+    with must_fit(snapshot):
+        network = end_to_end_network(plan, weights["embedding"])
+        network.load_state_dict(weights)
     return plan.on_device(network.eval(), device).for_inference(plan.schedule, plan.facts, plan.config.seed)

@@ -3,7 +3,6 @@
 import re
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -11,6 +10,7 @@ from noprop_dist import api
 from noprop_dist.cli.options import warn
 from noprop_dist.cli.terminal import Terminal, shown
 from noprop_dist.config.schema import DataSettings
+from noprop_dist.files import local_path
 
 DATA = re.compile(r"data[.=]")
 
@@ -35,5 +35,5 @@ def pack_into(out: str, settings: DataSettings, given: Sequence[str] = ()) -> No
     warn(notes)
     samples = ", ".join(f"{count:,} {split}" for split, count in facts.samples.items())
     print(f"{shown(facts.name)}: {samples} samples of shape {facts.input_shape}")
-    place = shlex.quote(str(Path(out).expanduser().absolute()))
+    place = shlex.quote(str(local_path(out).absolute()))
     print(f"use it with --set data.name=packed --set data.root={shown(place)}")

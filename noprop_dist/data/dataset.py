@@ -1,6 +1,7 @@
 """What every data set looks like, and the checks that all of them pass."""
 
 import hashlib
+import math
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from math import prod
@@ -81,11 +82,30 @@ class DataFacts:
             ValueError: these are no facts of a data set.
         """
         try:
-            return TypeAdapter(DataFacts).validate_python(values)
+            facts = TypeAdapter(DataFacts).validate_python(values)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "facts of the data set"
             raise ValueError(f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}") from error
+        facts._check_sizes()
+        return facts
+
+    def _check_sizes(self) -> None:
+        """Refuse facts that no data set can have.
+
+        Raises:
+            ValueError: as described.
+        """
+        if not self.input_shape or not self.class_names or min(self.input_shape) < 1:
+            raise ValueError(f"{self.classes} classes, with samples of shape {self.input_shape}, are no data set")
+        if self.samples.keys() != {"train", "validation", "test"} or min(self.samples.values()) < 1:
+            raise ValueError(f"samples: {self.samples} are no numbers of samples of train, validation and test")
+        if not len(self.mean) == len(self.std) == self.input_shape[0]:
+            raise ValueError(
+                f"mean and std: have {len(self.mean)} and {len(self.std)} values, not {self.input_shape[0]}"
+            )
+        if not all(map(math.isfinite, (*self.mean, *self.std))) or min(self.std) <= 0:
+            raise ValueError("mean and std: are not finite, or a deviation is not above 0")
 
 
 @dataclass(frozen=True)

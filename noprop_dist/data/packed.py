@@ -19,7 +19,7 @@ import numpy as np
 from noprop_dist.data.dataset import DataFacts, DataSet, HeldOut, Split, check_labels
 from noprop_dist.data.inputs import Inputs, Keep, MappedInputs, chunks
 from noprop_dist.errors import UserError
-from noprop_dist.files import local_path, open_file
+from noprop_dist.files import local_path, open_file, parse_json
 
 FACTS, LAYOUT = "packed.json", 1
 SPLITS = ("train", "validation", "test")
@@ -73,10 +73,10 @@ def load_packed(root: str) -> DataSet:
     folder = local_path(root).absolute()
     try:
         with open_file(folder / FACTS) as opened:
-            described = json.load(opened)
+            described = parse_json(opened.read())
     except OSError as error:
         raise UserError(f"data.root={folder}: has no {FACTS}; `noprop-dist pack` makes a packed data set") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"data.root={folder}: {FACTS} is damaged: {error}") from error
     layout = described.get("layout") if isinstance(described, dict) else None
     if layout != LAYOUT:

@@ -12,7 +12,7 @@ from noprop_dist.inference.network import NoPropNetwork
 from noprop_dist.plan import RunPlan
 from noprop_dist.stages import CLASSIFIER, EMBEDDING, Stage, block
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.storage.snapshot import Snapshot, to_tensors
+from noprop_dist.storage.snapshot import Snapshot, must_fit, to_tensors
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ def assemble_network(plan: RunPlan, snapshots: Mapping[Stage, Snapshot], device:
         )
 
     def trained(module: nn.Module, stage: Stage) -> nn.Module:
-        module.load_state_dict(to_tensors(snapshots[stage].weights))
+        with must_fit(snapshots[stage]):
+            module.load_state_dict(to_tensors(snapshots[stage].weights))
         return plan.on_device(module.eval(), device)
 
     return NoPropNetwork(

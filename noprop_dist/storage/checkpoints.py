@@ -21,14 +21,16 @@ import torch
 
 import noprop_dist
 from noprop_dist.errors import UserError
+from noprop_dist.files import parse_json
 from noprop_dist.stages import Stage
 from noprop_dist.storage.identity import Identity, OtherRunError, check_run, of_stage
 from noprop_dist.storage.snapshot import OPTIMIZER, WEIGHTS, Snapshot, from_files, stage_facts, stage_of, to_files
-from noprop_dist.storage.store import Store
+from noprop_dist.storage.store import Store, is_damage
 
 FORMAT = 2
 ENTRY, MANIFEST = ".json", "manifest.json"
 FOLDER = re.compile(r"step-([0-9]{8,15})")
+FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 FILE_NAME = re.compile(r"block-[0-9]{2,9}|classifier|embedding|network")
 """What `Stage.file` makes: no other name that a run directory gives becomes part of a path."""
 
@@ -67,10 +69,12 @@ class SnapshotEntry:
             ValueError: the values are not those of an entry.
             LookupError: something is missing.
         """
-        name, files = checked_name(values["name"]), values["files"]
+        name, files = checked_name(values["name"]), checked_texts(values, "files")
         if not files:
             raise ValueError("it names no files")
-        software, step = dict(values.get("trained_with", {})), checked_step(values["step"])
+        if not FINGERPRINT.fullmatch(str(values["sha256"])):
+            raise ValueError(f"{values['sha256']!r} is no fingerprint of weights")
+        software, step = checked_texts(values, "trained_with", {}), checked_step(values["step"])
         return SnapshotEntry(stage_of(values, name), name, step, values["sha256"], files, software)
 
 
@@ -85,6 +89,19 @@ class SettingChange:
 
     setting: str
     from_step: Mapping[str, int]
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> "SettingChange":
+        """Read back what `asdict` made.
+
+        Raises:
+            ValueError: the values are not those of a change.
+            LookupError: something is missing.
+        """
+        setting, steps = values["setting"], values["from_step"]
+        if not isinstance(setting, str):
+            raise ValueError(f"{setting!r} is no setting")
+        return SettingChange(setting, {checked_name(name): checked_step(step) for name, step in steps.items()})
 
 
 @dataclass(frozen=True)
@@ -127,9 +144,9 @@ class Manifest:
         return Manifest(
             checked_step(values["step"]),
             tuple(SnapshotEntry.from_json(entry) for entry in values["stages"]),
-            values["software"],
-            tuple(SettingChange(**change) for change in values.get("changes", ())),
-            values.get("merged_from", {}),
+            checked_texts(values, "software"),
+            tuple(map(SettingChange.from_json, values.get("changes", ()))),
+            checked_texts(values, "merged_from", {}),
         )
 
 
@@ -191,11 +208,11 @@ class Checkpoints:
             UserError: it is missing or damaged.
         """
         try:
-            values = json.loads(self._store.read(f"{_folder(step)}/{name}{ENTRY}"))
+            values = parse_json(self._content(step, f"{name}{ENTRY}"))
             entry = SnapshotEntry.from_json(values)
             if (entry.name, entry.step) != (name, step):
                 raise ValueError("it is of another snapshot")
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{self._store}: {name}{ENTRY} of step {step} cannot be read: {error}") from error
         self._check_run(f"{name} of step {step}", values, entry.stage)
         return entry
@@ -226,18 +243,36 @@ class Checkpoints:
         for suffix in (WEIGHTS, OPTIMIZER):
             file = entry.name + suffix
             try:
-                contents.append(self._store.read(f"{_folder(entry.step)}/{file}"))
-            except OSError as error:
+                contents.append(self._content(entry.step, file))
+            except ValueError as error:
                 raise UserError(f"{self._store}: {file} of step {entry.step} cannot be read: {error}") from error
             if hashlib.sha256(contents[-1]).hexdigest() != entry.files.get(file):
                 raise UserError(f"{self._store}: {file} of step {entry.step} is damaged (its checksum does not match)")
         try:
             snapshot = from_files(entry.name, *contents)
-            if (snapshot.stage, snapshot.step) != (entry.stage, entry.step):
-                raise ValueError(f"in truth {snapshot.stage.name} of step {snapshot.step}")
-            return snapshot
         except ValueError as error:
             raise UserError(f"{self._store}: {entry.name} of step {entry.step} is {error}") from error
+        if (snapshot.stage, snapshot.step) != (entry.stage, entry.step):
+            raise UserError(
+                f"{self._store}: {entry.name} of step {entry.step} is the snapshot of {snapshot.stage.name} at step "
+                f"{snapshot.step}"
+            )
+        return snapshot
+
+    def _content(self, step: int, file: str) -> bytes:
+        """A file of a step.
+
+        Raises:
+            ValueError: it is missing or cannot be read any more.
+            StorageError: the storage does not answer, or refuses this user; that is no damage, and nothing is made up
+                for it.
+        """
+        try:
+            return self._store.read(f"{_folder(step)}/{file}")
+        except OSError as error:
+            if not is_damage(error):
+                raise
+            raise ValueError(str(error)) from error
 
     def newest(self, name: str, steps: Sequence[int]) -> tuple[tuple[SnapshotEntry, Snapshot] | None, list[str]]:
         """A stage's newest undamaged snapshot of `steps`, and a warning for every damaged one that is newer.
@@ -302,11 +337,11 @@ class Checkpoints:
                 raise UserError(f"{self._store}: holds no complete checkpoint yet")
             step = steps[-1]
         try:
-            values = json.loads(self._store.read(f"{_folder(step)}/{MANIFEST}"))
+            values = parse_json(self._content(step, MANIFEST))
             manifest = Manifest.from_json(values)
             if not manifest.stages or {step} != {manifest.step, *(entry.step for entry in manifest.stages)}:
                 raise ValueError("it is of another checkpoint")
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{self._store}: the manifest of step {step} cannot be read: {error}") from error
         if not of_any_run:
             self._check_run(f"the checkpoint of step {step}", values)
@@ -376,6 +411,19 @@ def checked_step(step: object) -> int:
     if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < 10**15:
         raise ValueError(f"{step!r} is no number of steps")
     return step
+
+
+def checked_texts(values: Mapping[str, Any], key: str, default: Mapping[str, str] | None = None) -> Mapping[str, str]:
+    """Texts by name, out of a run directory.
+
+    Raises:
+        ValueError: they are none.
+        LookupError: there is no such key, and no default.
+    """
+    texts = values[key] if default is None else values.get(key, default)
+    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+        raise ValueError(f"{key} are no texts by name")
+    return texts
 
 
 def bits_software(device: str) -> dict[str, str]:

@@ -10,6 +10,7 @@ checkpoints/         see `checkpoints`
 merge.unfinished     there while a merge writes
 """
 
+import errno
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from noprop_dist.config.schema import RunConfig
 from noprop_dist.config.yaml_text import parse_yaml
 from noprop_dist.data.dataset import DataFacts
 from noprop_dist.errors import UserError
+from noprop_dist.files import parse_json
 from noprop_dist.records import (
     EmbeddingUpdated,
     Record,
@@ -38,7 +40,7 @@ from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.checkpoints import Checkpoints, SettingChange
 from noprop_dist.storage.identity import Identity, identity_of
 from noprop_dist.storage.lock import LOCK, only_writer
-from noprop_dist.storage.store import Store
+from noprop_dist.storage.store import StorageError, Store
 
 METRICS, SET_ASIDE = "metrics.jsonl", "metrics.bad.jsonl"
 CONFIG, CHANGES, UNFINISHED = "config.yaml", "changes.json", "merge.unfinished"
@@ -150,7 +152,7 @@ class RunDirectory:
         """From here on write only while the run is there as it is now.
 
         A directory that was deleted under a live run is not half made anew, nor is one that another run began in its
-        place written into: whatever writes raises OSError until the directory is back.
+        place written into: whatever writes raises StorageError until the directory is back.
 
         Raises:
             UserError: see `identity`.
@@ -161,9 +163,10 @@ class RunDirectory:
 
         def check() -> None:
             if not self.holds_run:
-                raise FileNotFoundError(f"{self}/{CONFIG} is gone: the directory was deleted, or its disk is not there")
+                gone = f"{self}/{CONFIG} is gone: the directory was deleted, or its disk is not there"
+                raise StorageError(errno.ENOENT, gone)
             if self._owner() != owner:
-                raise FileNotFoundError(f"{self}/{LOCK} is not this run's any more: another one began there")
+                raise StorageError(errno.ENOENT, f"{self}/{LOCK} is not this run's any more: another one began there")
 
         self._store.before_writing(check)
 
@@ -181,7 +184,7 @@ class RunDirectory:
             self._store.write("data.json", json.dumps(facts.to_json(), indent=1).encode())
             self._store.write(CONFIG, to_yaml(config).encode())
         except OSError as error:
-            raise UserError(f"{self}: the run directory cannot be written: {error}") from error
+            raise UserError(f"the run directory cannot be written: {error}") from error
 
     def config(self) -> RunConfig:
         """The configuration of the run, with the changes that resumes made.
@@ -213,9 +216,9 @@ class RunDirectory:
         if not self._store.exists(CHANGES):
             return []
         try:
-            changes = [SettingChange(**change) for change in json.loads(self._store.read(CHANGES))]
+            changes = list(map(SettingChange.from_json, parse_json(self._store.read(CHANGES))))
             foreign = [each.setting for each in changes if not OF_SINGLE_STAGES.fullmatch(each.setting.split("=")[0])]
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{self}: changes.json cannot be read: {error}") from error
         if foreign:
             raise UserError(f"{self}: changes.json has {foreign[0]}, which no resume may change: the file was edited")
@@ -241,7 +244,7 @@ class RunDirectory:
             UserError: the file is missing or damaged.
         """
         try:
-            return DataFacts.from_json(json.loads(self._store.read("data.json")))
+            return DataFacts.from_json(parse_json(self._store.read("data.json")))
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{self}: data.json cannot be read: {error}") from error
 

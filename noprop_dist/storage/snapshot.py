@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from torch import Tensor
 
+from noprop_dist.errors import UserError
 from noprop_dist.stages import CLASSIFIER, EMBEDDING, NETWORK, Stage, block
 
 Arrays = dict[str, NDArray[Any]]
@@ -70,6 +72,25 @@ def to_tensors(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
     return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
 
 
+@contextmanager
+def must_fit(snapshot: Snapshot) -> Iterator[None]:
+    """Say of which snapshot it is, where something in a `with` cannot use one that is whole by its checksums.
+
+    Raises:
+        UserError: as described.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, OSError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"the snapshot of {snapshot.stage.name} at step {snapshot.step} does not fit the run's network and "
+            f"optimiser: {reason[:400]}"
+        ) from error
+
+
 def to_files(snapshot: Snapshot, blocks: int) -> dict[str, bytes]:
     """The content of the snapshot's two files by name, in a run of T = `blocks`."""
     name = snapshot.stage.file(blocks)
@@ -96,7 +117,7 @@ def from_files(name: str, weights: bytes, optimizer: bytes) -> Snapshot:
         arrays, optimizer_arrays = load(weights), load(optimizer)
         facts = _metadata(optimizer)
         return Snapshot(stage_of(facts, name), int(facts["step"]), arrays, optimizer_arrays, facts["settings"])
-    except (SafetensorError, KeyError) as error:
+    except (SafetensorError, KeyError, ValueError) as error:
         raise ValueError(f"no snapshot: {error}") from error
 
 
@@ -113,11 +134,15 @@ def stage_of(facts: Mapping[str, Any], name: str) -> Stage:
         name: the beginning of the file's name.
 
     Raises:
-        ValueError: a value is none that a stage has.
+        ValueError: a value is none that a stage has, or of another stage than the name.
         KeyError: something is missing.
     """
-    kind = facts.get("kind", name if name in NOT_BLOCKS else "block")
-    return block(int(facts["stage"])) if kind == "block" else NOT_BLOCKS[kind]
+    named = NOT_BLOCKS.get(name) or block(int(name.removeprefix("block-")))
+    kind = facts.get("kind", named.kind)
+    stage = block(int(facts["stage"])) if kind == "block" else NOT_BLOCKS[kind]
+    if stage != named:
+        raise ValueError(f"it says that it is of {stage.name}")
+    return stage
 
 
 def _contiguous(arrays: Arrays) -> Arrays:
