@@ -24,7 +24,7 @@ from noprop_dist.files import local_path, open_file, parse_json
 
 FACTS, LAYOUT = "packed.json", 1
 READ_WHOLE_BYTES = 2**30
-"""Of a larger split only `ROWS_CHECKED` samples are compared with what was packed: reading all of them takes minutes."""
+"""Of a larger split, only `ROWS_CHECKED` samples are compared with what was packed: to read all takes minutes."""
 ROWS_CHECKED = 1024
 SPLITS = ("train", "validation", "test")
 
