@@ -19,7 +19,7 @@ from noprop_dist.config.effect import without_effect
 from noprop_dist.config.layers import idle_settings
 from noprop_dist.config.schema import DataSettings, RunConfig
 from noprop_dist.data.dataset import DataFacts, DataSet
-from noprop_dist.data.image_file import read_image
+from noprop_dist.data.image_file import image_kind, lost_of, read_image
 from noprop_dist.data.inputs import Keep, MappedInputs
 from noprop_dist.data.load import check_same_data, load_again, load_data
 from noprop_dist.data.packed import pack as pack_data
@@ -295,7 +295,14 @@ def _idle_root(config: RunConfig, data_root: str | None) -> tuple[str, ...]:
     return () if data_root is None else tuple(without_effect(config, {"data": {"root": data_root}}))
 
 
-def predict(run: TrainedRun, images: Sequence[Path], sampler: Sampler = "mean", passes: int = 1) -> list[Prediction]:
+def predict(
+    run: TrainedRun,
+    images: Sequence[Path],
+    sampler: Sampler = "mean",
+    passes: int = 1,
+    *,
+    warn: Callable[[str], None] = _silent,
+) -> list[Prediction]:
     """Classify image files, each by itself.
 
     Args:
@@ -303,6 +310,7 @@ def predict(run: TrainedRun, images: Sequence[Path], sampler: Sampler = "mean", 
         images: files in any format that Pillow reads; resized to what the network takes.
         sampler: `stochastic` or `mean`.
         passes: of the reverse process, averaged.
+        warn: told what of a picture is not looked at.
 
     Raises:
         UserError: the run was not trained on images, or a file is no image.
@@ -316,6 +324,9 @@ def predict(run: TrainedRun, images: Sequence[Path], sampler: Sampler = "mean", 
             "file's white; predict takes networks that were trained on uint8 images"
         )
     pixels = [read_image(local_path(file), channels=shape[0], size=(shape[1], shape[2])) for file in images]
+    for file in images:
+        for loss in lost_of(image_kind(local_path(file)), channels=shape[0]):
+            warn(f"{file}: {loss}")
     return [predict_image(run.network, image, sampler, passes) for image in pixels]
 
 

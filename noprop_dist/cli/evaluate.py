@@ -49,7 +49,7 @@ def show_predictions(
     chosen = checked_sampler(sampler, passes)
     run = api.load(run_dir, trust_code=trust_code)
     warn(run.warnings)
-    predictions = api.predict(run, images, chosen, passes)
+    predictions = api.predict(run, images, chosen, passes, warn=lambda line: warn([line]))
     if as_json:
         rows = zip(images, predictions, strict=True)
         print(json.dumps([{"image": str(i), "class": p.class_name, "probability": p.probability} for i, p in rows]))

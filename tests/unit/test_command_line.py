@@ -81,6 +81,18 @@ def test_predict_tells_class_and_probability_of_images(noprop, run_dir, tmp_path
     assert "0.png: " in noprop("predict", run_dir, files[0])
 
 
+def test_predict_tells_what_of_a_picture_it_does_not_look_at(run_dir, tmp_path, capsys):
+    first, other = (Image.new("RGBA", (8, 8), (value, 0, 0, value)) for value in (10, 200))
+    first.save(tmp_path / "film.png", save_all=True, append_images=[other])
+    Image.new("L", (8, 8)).save(tmp_path / "plain.png")
+    with pytest.raises(SystemExit):
+        main(["predict", run_dir, str(tmp_path / "film.png"), str(tmp_path / "plain.png")])
+    told = capsys.readouterr().err
+    for loss in ("is in colour, and is read as grey", "is transparent, which is left out", "holds several pictures"):
+        assert f"film.png: {loss}" in told
+    assert "plain.png" not in told
+
+
 def test_report_writes_a_page_that_needs_nothing_else_and_plots(noprop, run_dir, tmp_path):
     assert noprop("report", run_dir).strip() == f"{run_dir}/report.html"
     page = (tmp_path / "run" / "report.html").read_text()
