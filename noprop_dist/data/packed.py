@@ -9,6 +9,7 @@ mapped file allows and a stream of shards does not. All processes of a node shar
 are in its memory once, however many blocks it trains.
 """
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Callable
@@ -16,12 +17,15 @@ from pathlib import Path
 
 import numpy as np
 
-from noprop_dist.data.dataset import DataFacts, DataSet, HeldOut, Split, check_labels
+from noprop_dist.data.dataset import DataFacts, DataSet, HeldOut, Split, check_labels, fingerprint
 from noprop_dist.data.inputs import Inputs, Keep, MappedInputs, chunks
 from noprop_dist.errors import UserError
 from noprop_dist.files import local_path, open_file, parse_json
 
 FACTS, LAYOUT = "packed.json", 1
+READ_WHOLE_BYTES = 2**30
+"""Of a larger split, only `ROWS_CHECKED` samples are compared with what was packed: to read all takes minutes."""
+ROWS_CHECKED = 1024
 SPLITS = ("train", "validation", "test")
 
 
@@ -44,9 +48,12 @@ def pack(load: Callable[[Keep], DataSet], folder: Path, on_progress: Callable[[s
             staging = Path(scratch) / "packed"
             staging.mkdir()
             data = load(lambda split, inputs: _write(staging / f"{split}.npy", split, inputs, on_progress))
-            for name, split in zip(SPLITS, (data.train, data.held_out.validation, data.held_out.test), strict=True):
+            splits = dict(zip(SPLITS, (data.train, data.held_out.validation, data.held_out.test), strict=True))
+            for name, split in splits.items():
                 np.save(staging / f"{name}-labels.npy", split.labels)
-            (staging / FACTS).write_text(json.dumps({"layout": LAYOUT, "facts": data.facts.to_json()}, indent=1))
+            rows = {name: _some_rows(split) for name, split in splits.items()}
+            described = {"layout": LAYOUT, "facts": data.facts.to_json(), "rows": rows}
+            (staging / FACTS).write_text(json.dumps(described, indent=1))
             staging.rename(folder)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error}") from error
@@ -85,8 +92,34 @@ def load_packed(root: str) -> DataSet:
         facts = DataFacts.from_json(described.get("facts"))
     except ValueError as error:
         raise UserError(f"data.root={folder}: {FACTS} is damaged: {error}") from error
-    train, validation, test = (_split(folder, name, facts) for name in SPLITS)
-    return DataSet(facts, train, HeldOut(validation, test))
+    splits = {name: _split(folder, name, facts) for name in SPLITS}
+    for name, split in splits.items():
+        _check_as_packed(folder, name, split, facts, described.get("rows"))
+    return DataSet(facts, splits["train"], HeldOut(splits["validation"], splits["test"]))
+
+
+def _check_as_packed(folder: Path, name: str, split: Split, facts: DataFacts, rows: object) -> None:
+    """Check that a split is the one that was packed.
+
+    Raises:
+        UserError: it is not.
+    """
+    whole = {"train": facts.sha256, "test": facts.test_sha256}.get(name, "")
+    if whole and split.inputs.nbytes <= READ_WHOLE_BYTES:
+        holds = fingerprint(split) == whole
+    else:  # data that was packed earlier has no `rows`
+        holds = not isinstance(rows, dict) or rows.get(name) in (None, _some_rows(split))
+    if not holds:
+        raise UserError(
+            f"data.root={folder}: {name}.npy or its labels are not what was packed: their fingerprint in {FACTS} is "
+            "another; pack the data again"
+        )
+
+
+def _some_rows(split: Split) -> str:
+    """The fingerprint of evenly spaced samples, and of all labels."""
+    chosen = np.unique(np.linspace(0, len(split) - 1, ROWS_CHECKED).astype(np.int64))
+    return hashlib.sha256(np.ascontiguousarray(split.inputs[chosen]).tobytes() + split.labels.tobytes()).hexdigest()
 
 
 def _split(folder: Path, name: str, facts: DataFacts) -> Split:

@@ -58,6 +58,8 @@ class Store:
         except OBJECT_STORE_ERRORS as error:
             reason = f"is no path or URI that can be opened: {error}".replace(root, str(self))
             raise UserError(f"{self}: {reason}") from None
+        if not path.strip("/") and not isinstance(files, fs.LocalFileSystem):
+            raise UserError(f"{self}: is no path or URI that can be opened: it names no bucket")
         self._files = LocalFiles(path) if isinstance(files, fs.LocalFileSystem) else ObjectFiles(files, path)
 
     def __str__(self) -> str:
