@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from noprop_dist.cli.terminal import Terminal
+from noprop_dist.cli.terminal import FittingTable, Terminal
 from noprop_dist.engines.ray.token import use_token_if_there_is_one
 from noprop_dist.errors import UserError
 from noprop_dist.printable import printable
@@ -84,7 +83,7 @@ def list_jobs(address: Address = None) -> None:
     """All jobs that the cluster knows, the newest first."""
     from noprop_dist.engines.ray.jobs import Jobs
 
-    table = Table("job", "status", "command")
+    table = FittingTable("job", "status", "command")
     for row in Jobs(_known(address)).all():
         table.add_row(*row)
     Terminal(soft_wrap=False).print(table)

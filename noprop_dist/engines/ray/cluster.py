@@ -76,7 +76,7 @@ def _own_signal_handlers() -> Iterator[None]:
     yield
     if threading.current_thread() is threading.main_thread():
         for number, handler in ours.items():
-            if callable(handler):
+            if callable(handler) or handler == signal.SIG_IGN:
                 signal.signal(number, handler)
 
 
