@@ -5,6 +5,7 @@ every function raises an OSError whose text is one line that names the file and 
 """
 
 import os
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -75,8 +76,8 @@ class Watcher:
 
 
 def default_run_dir(config: RunConfig) -> str:
-    """A new folder under runs/, named after the data and the time."""
-    return f"runs/{config.data.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    """A new folder under runs/, named after the data and the time; two that start in one second do not meet."""
+    return f"runs/{config.data.name}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
 def train(

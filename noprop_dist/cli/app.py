@@ -79,7 +79,7 @@ def train(
     set_: Set = None,
     engine: Engine = None,
     run_dir: Annotated[
-        str | None, typer.Option(help="Where the run is kept: a path or URI. Default: runs/NAME-DATE-TIME.")
+        str | None, typer.Option(help="Where the run is kept: a path or URI. Default: runs/DATA-DATE-TIME-RANDOM.")
     ] = None,
     address: Address = None,
     method: Method = None,
