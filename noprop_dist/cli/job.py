@@ -11,6 +11,7 @@ import typer
 from noprop_dist.cli.terminal import FittingTable, Terminal
 from noprop_dist.engines.ray.token import use_token_if_there_is_one
 from noprop_dist.errors import UserError
+from noprop_dist.files import local_path
 from noprop_dist.printable import printable
 
 if TYPE_CHECKING:  # Ray is imported once the token is known
@@ -49,10 +50,11 @@ def submit(
     """Start a command on the cluster, show what it writes, and end with its exit code."""
     from noprop_dist.engines.ray.jobs import Jobs
 
-    if working_dir is not None and not working_dir.is_dir():
+    folder = None if working_dir is None else local_path(working_dir)
+    if folder is not None and not folder.is_dir():
         raise UserError(f"--working-dir {working_dir}: is no folder")
     jobs = Jobs(_known(address))
-    job = jobs.submit(arguments, working_dir, install)
+    job = jobs.submit(arguments, folder, install)
     if detach:
         messages.print(f"follow it: noprop-dist job follow --address {jobs.address} {job}")
         print(job)
