@@ -96,7 +96,7 @@ def train(
         UserError: configuration, data or run directory cannot be used; nothing was written.
         TrainingError: a stage could not be trained to its end; names it and the cause.
     """
-    directory, config = RunDirectory(run_dir or default_run_dir(config)), _located(config)
+    directory, config = RunDirectory(default_run_dir(config) if run_dir is None else run_dir), _located(config)
     if or_resume and directory.holds_run:
         check_same_run(directory, config)
         remember(config)

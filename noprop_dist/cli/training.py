@@ -23,7 +23,7 @@ def start_run(config: RunConfig, run_dir: str | None, or_resume: bool = False) -
     """Train, and print the run directory."""
     if or_resume and run_dir is None:
         raise UserError("--or-resume: takes --run-dir, where the run may be already")
-    where = run_dir or api.default_run_dir(config)
+    where = api.default_run_dir(config) if run_dir is None else run_dir
     outcome = watched(where, lambda watcher: api.train(config, where, or_resume=or_resume, watcher=watcher))
     print(shown(outcome.directory))
 

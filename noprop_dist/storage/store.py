@@ -161,6 +161,8 @@ def _absolute(root: str) -> str:
     Raises:
         UserError: no path can be so: a name is too long, or links lead to themselves.
     """
+    if not root:
+        raise UserError("the run directory has no name: the path is empty")
     try:
         path = local_path(root).resolve()
         with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
