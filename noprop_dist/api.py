@@ -25,7 +25,7 @@ from noprop_dist.data.packed import pack as pack_data
 from noprop_dist.engines.core.drawing import Drawing, who_draws
 from noprop_dist.engines.core.placement import Placement, Resources, check_room, place_run
 from noprop_dist.errors import TrainingError, UserError
-from noprop_dist.files import local_path
+from noprop_dist.files import have_a_home, local_path
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.inference.evaluation import (
     BlockEvaluation,
@@ -472,6 +472,7 @@ def _train_sequentially(
 def _train_on_ray(
     config: RunConfig, directory: RunDirectory, resume: bool, watcher: Watcher, trusted: bool
 ) -> RunOutcome:
+    have_a_home()
     from noprop_dist.baseline.coordinator import EndToEndCoordinator
     from noprop_dist.engines.ray.cluster import is_remote
     from noprop_dist.engines.ray.coordinator import Coordinator

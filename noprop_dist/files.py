@@ -42,3 +42,12 @@ def open_file(file: Path, *, allow_pipe: bool = False) -> BinaryIO:
         raise OSError(f"is a {'folder' if stat.S_ISDIR(mode) else 'pipe or device'}, no file")
     os.set_blocking(descriptor, True)
     return os.fdopen(descriptor, "rb")
+
+
+def have_a_home() -> None:
+    """Let this process and those that it starts have a home, for Ray's libraries fail on import without one.
+
+    A user who has none (`docker run --user 12345`) gets what Debian gives to such users: a folder that is not there.
+    """
+    if os.path.expanduser("~") == "~":  # noqa: PTH111 (pathlib raises where there is none)
+        os.environ["HOME"] = "/nonexistent"
