@@ -9,6 +9,7 @@ from pathlib import Path
 from pyarrow import fs
 
 from noprop_dist.errors import UserError
+from noprop_dist.files import local_path
 from noprop_dist.printable import has_secrets, printable, without_secrets
 from noprop_dist.storage.local_files import LocalFiles, RefusedPathError
 from noprop_dist.storage.object_files import OBJECT_STORE_ERRORS, ObjectFiles, open_uri
@@ -162,8 +163,10 @@ def _absolute(root: str) -> str:
     Raises:
         UserError: no path can be so: a name is too long, or links lead to themselves.
     """
+    if not root:
+        raise UserError("the run directory has no name: the path is empty")
     try:
-        path = Path(root).expanduser().resolve()
+        path = local_path(root).resolve()
         with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
             path.lstat()
     except (OSError, RuntimeError) as error:
