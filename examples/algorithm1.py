@@ -1,13 +1,11 @@
 """Algorithm 1 of the paper (NoProp-DT, arXiv 2503.24322) on handwritten digits, in one file of plain torch.
 
-    python examples/algorithm1.py [STEPS]
-
 Time runs from noise (z_0) to label (z_T), so ᾱ_t rises with t (docs/mathematics.md). Every random draw has its own key.
 So the weights are those of `noprop-dist train --preset digits`, bit for bit, however many workers that has.
 """
 
+import argparse
 import math
-import sys
 
 import numpy as np
 import torch
@@ -98,8 +96,10 @@ def classify(blocks, classifier, images, stochastic):
 
 
 if __name__ == "__main__":
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("steps", metavar="STEPS", type=int, nargs="?", default=400, help="of every block")
     torch.set_num_threads(1)  # bits depend on it
-    network, test = train(int(sys.argv[1]) if len(sys.argv) > 1 else 400), data.held_out.test
+    network, test = train(arguments.parse_args().steps), data.held_out.test
     for sampler in ("mean", "stochastic"):
         accuracy = (classify(*network, test.inputs, sampler == "stochastic") == test.labels).mean()
         print(f"{sampler} sampler: {accuracy:.2%} of {len(test)} test images")

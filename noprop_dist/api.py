@@ -1,6 +1,7 @@
 """What one can do with runs: train, resume, inspect, evaluate, merge. The command line is built on these functions.
 
-A run lives in a run directory: a local path, or a URI such as s3://bucket/run.
+A run lives in a run directory: a local path, or a URI such as s3://bucket/run. Where that cannot be read or written,
+every function raises an OSError whose text is one line that names the file and the reason.
 """
 
 import os
@@ -14,6 +15,8 @@ import torch
 
 from noprop_dist.baseline.network import assemble_end_to_end
 from noprop_dist.config.bits import changed_bits, continued, setting_at, shown
+from noprop_dist.config.effect import without_effect
+from noprop_dist.config.layers import idle_settings
 from noprop_dist.config.schema import DataSettings, RunConfig
 from noprop_dist.data.dataset import DataFacts, DataSet
 from noprop_dist.data.image_file import read_image
@@ -120,11 +123,13 @@ def resume(
         UserError: there is no run, a setting may not change, or data or snapshots are of another run.
         TrainingError: as of `train`.
     """
-    directory = RunDirectory(run_dir)
+    directory, watcher = RunDirectory(run_dir), watcher or Watcher()
     config = _located(continued(directory.config(), settings))
     if not trust_code:
         check_settings(config, directory, settings)
-    return _continue(config, directory, watcher or Watcher(), trust_code)
+    for line in idle_settings(config, settings):
+        watcher.warn(line)
+    return _continue(config, directory, watcher, trust_code)
 
 
 def _located(config: RunConfig) -> RunConfig:
@@ -132,7 +137,7 @@ def _located(config: RunConfig) -> RunConfig:
     root = config.data.root
     if root is None:
         return config
-    data = config.data.model_copy(update={"root": str(Path(root).expanduser().absolute())})
+    data = config.data.model_copy(update={"root": str(local_path(root).absolute())})
     return config.model_copy(update={"data": data})
 
 
@@ -231,7 +236,9 @@ def load(run_dir: str, device: str = "auto", *, trust_code: bool = False) -> Tra
         network = assemble_end_to_end(run_plan, snapshots[NETWORK], chosen)
     else:
         network = assemble_network(run_plan, snapshots, chosen)
-    return TrainedRun(directory, run_plan, network, tuple(f"{each}; the one before it is used" for each in warnings))
+    step = next(iter(snapshots.values())).step
+    told = tuple(f"{each}; the one before it is used" for each in warnings)
+    return TrainedRun(directory, run_plan, network, step, told)
 
 
 @dataclass(frozen=True)
@@ -242,11 +249,15 @@ class RunEvaluation:
         accuracy: of the whole network.
         terms: of Eq. 8; None for the baseline, which has no such objective.
         per_block: each block along the chain and alone; empty unless `per_block` was given.
+        step: of the checkpoint that was measured.
+        notes: of what was asked for and does nothing.
     """
 
     accuracy: Evaluation
     terms: ObjectiveTerms | None
     per_block: tuple[BlockEvaluation, ...]
+    step: int
+    notes: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -276,7 +287,12 @@ def evaluate(
     accuracy = evaluate_network(run.network, test, sampler, passes)
     with_terms = terms and not run.plan.end_to_end
     measured = evaluate_terms(run.network, test, config.objective.eta) if with_terms else None
-    return RunEvaluation(accuracy, measured, tuple(evaluate_blocks(run.network, test, sampler)) if per_block else ())
+    parts = tuple(evaluate_blocks(run.network, test, sampler)) if per_block else ()
+    return RunEvaluation(accuracy, measured, parts, run.step, _idle_root(config, data_root))
+
+
+def _idle_root(config: RunConfig, data_root: str | None) -> tuple[str, ...]:
+    return () if data_root is None else tuple(without_effect(config, {"data": {"root": data_root}}))
 
 
 def predict(run: TrainedRun, images: Sequence[Path], sampler: Sampler = "mean", passes: int = 1) -> list[Prediction]:
@@ -367,9 +383,13 @@ def report(run_dir: str, data_root: str | None = None, *, trust_code: bool = Fal
         UserError: there is no run, or no checkpoint yet; or the data is not at `data_root`; or as of `load`.
     """
     directory = RunDirectory(run_dir)
-    whole = directory.config().blocks.only is None
+    config = directory.config()
     directory.checkpoints.manifest()
-    return write_report(directory, load(run_dir, trust_code=trust_code) if whole else None, data_root)
+    if config.blocks.only is None:
+        written = write_report(directory, load(run_dir, trust_code=trust_code), data_root)
+        return replace(written, notes=_idle_root(config, data_root))
+    unread = f"data.root={data_root}: no effect with blocks.only: a report on single blocks reads no data"
+    return replace(write_report(directory, None), notes=() if data_root is None else (unread,))
 
 
 def pack(
@@ -458,8 +478,12 @@ def _train_sequentially(
         watcher.say(f"run directory: {directory}")
         try:
             evaluation = train_sequentially(setup, data, directory, watcher.on_progress, watcher.stopped)
+        except UserError:
+            raise
         except OSError as error:
-            raise TrainingError(f"the run directory cannot be read or written: {error}") from error
+            raise TrainingError(
+                f"the run directory cannot be read or written: {error}; {directory.resume_command} continues the run"
+            ) from error
     steps = directory.checkpoints.steps()
     finished = bool(steps) and steps[-1] >= setup.plan.total_steps
     return RunOutcome(directory.link, steps[-1] if steps else 0, evaluation, stopped=not finished)

@@ -13,8 +13,10 @@ def local_path(text: str | Path) -> Path:
     """A path with `~` expanded.
 
     Raises:
-        UserError: there is no such home.
+        UserError: there is no such home, or it is a URI.
     """
+    if "://" in str(text):
+        raise UserError(f"{text}: is a URI; only run directories may be URIs, this is a path of a file or folder")
     try:
         return Path(text).expanduser()
     except RuntimeError as error:

@@ -86,12 +86,16 @@ class LiveRun:
         """Wait until `found` returns True.
 
         Raises:
-            TrainingError: it does not within two minutes.
+            TrainingError: it does not within two minutes, or before the driver ends.
         """
         deadline = time.monotonic() + WAIT_SECONDS
-        while not found():
-            if time.monotonic() > deadline:
-                raise TrainingError(f"waited {WAIT_SECONDS:.0f} s in vain for {what}; what is known:\n{self._latest()}")
+        while True:
+            ended = not self.running  # asked first: what it has done before its end counts
+            if found():
+                return
+            if ended or time.monotonic() > deadline:
+                why = "the driver has ended" if ended else f"{WAIT_SECONDS:.0f} s are over"
+                raise TrainingError(f"waited in vain for {what}, {why}; what is known:\n{self._latest()}")
             time.sleep(POLL_SECONDS)
 
     def _latest(self) -> str:

@@ -144,7 +144,7 @@ def pack(
     from noprop_dist.cli.options import configured
     from noprop_dist.cli.pack import pack_into
 
-    pack_into(out, configured(preset, config, set_ or [], None, None).data)
+    pack_into(out, configured(preset, config, set_ or [], None, None).data, set_ or [])
 
 
 @app.command()
@@ -229,7 +229,7 @@ def main(arguments: list[str] | None = None) -> Any:
     errors = Terminal(stderr=True)
     try:
         app(args=arguments)
-    except UserError as error:
+    except (UserError, OSError) as error:  # storage that does not answer, is full or refuses the user
         errors.print(f"noprop-dist: {error}", style="red")
         raise SystemExit(2) from None
     except TrainingError as error:

@@ -235,6 +235,25 @@ def straggler(
     draw(plot, straggler_figure, samples)
 
 
+@bench_app.command()
+def soak(
+    minutes: Annotated[float, typer.Option(help="To watch for.", min=0.2)] = 60,
+    set_: Set = None,
+    plot: Plot = None,
+    as_json: Json = False,
+) -> None:
+    """Memory of every process of a run over a long time, at about 20 rounds a second: does each level off?"""
+    from noprop_dist.bench.soak import bench_soak, soak_figure
+
+    check_plot(plot)
+    with _folder("soak") as folder:
+        measured = bench_soak(minutes, set_ or [], folder, progress.print)
+    rate = f"{measured.rounds_per_second:.1f} rounds/s"
+    title = f"private memory over {minutes:g} minutes at {rate}, with the growth in the second half"
+    show_rows(title, measured.rows, as_json, rounds_per_second=measured.rounds_per_second)
+    draw(plot, soak_figure, measured)
+
+
 @contextmanager
 def _folder(name: str) -> Iterator[Path]:
     """A folder for runs, which is deleted again."""

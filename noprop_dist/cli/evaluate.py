@@ -25,12 +25,14 @@ def show_evaluation(
     warn(run.warnings)
     with working("classifying the test samples"):
         result = api.evaluate(run, chosen, passes, per_block=per_block, data_root=data_root)
+    warn(result.notes)
     terms = result.terms
     if as_json:
         extra = {"per_block": [asdict(block) for block in result.per_block]} if per_block else {}
-        print(json.dumps({**asdict(result.accuracy), "objective": terms and asdict(terms), **extra}))
+        figures = {"step": result.step, **asdict(result.accuracy), "objective": terms and asdict(terms)}
+        print(json.dumps({**figures, **extra}))
         return
-    console.print(_summary(result.accuracy))
+    console.print(_summary(result.accuracy, result.step))
     if terms is not None:
         console.print(
             f"Eq. 8 on the test set, nats per sample: cross-entropy {terms.cross_entropy:.4g}, KL {terms.kl:.4g}, "
@@ -57,9 +59,10 @@ def show_predictions(
         console.print(f"{name}: {class_name} ({prediction.probability:.1%})")
 
 
-def _summary(result: Evaluation) -> str:
+def _summary(result: Evaluation, step: int) -> str:
     return (
-        f"accuracy {result.accuracy:.2%} (classifier), {result.nearest_embedding_accuracy:.2%} (nearest embedding) "
+        f"after {step:,} steps: accuracy {result.accuracy:.2%} (classifier), "
+        f"{result.nearest_embedding_accuracy:.2%} (nearest embedding) "
         f"on {result.samples:,} test samples, {result.sampler} sampler, {result.passes} pass(es)"
     )
 

@@ -43,7 +43,7 @@ def submit(
         Path | None, typer.Option(help="Packed and sent; without it the nodes have the project installed.")
     ] = None,
     install: Annotated[
-        bool, typer.Option("--install", help="The nodes install the packages of its pyproject.toml first.")
+        bool, typer.Option("--install", help="The nodes first install what its pyproject.toml and constraints.txt say.")
     ] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Print the job's id and return.")] = False,
 ) -> None:

@@ -1,7 +1,7 @@
 """Settings that were given and do nothing, because another setting leaves them no part."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from noprop_dist.config.schema import RunConfig
@@ -34,12 +34,36 @@ def without_effect(config: RunConfig, given: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def dropped(config: RunConfig, layers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One line for each given setting that is gone, because another kind was chosen over it.
+
+    Args:
+        config: that was made of the layers.
+        layers: what the user gave, each over the one before.
+    """
+    there, lines = dict(_leaves(config.model_dump())), []
+    for key in dict.fromkeys(key for layer in layers for key in _dotted(layer, RunConfig().model_dump())):
+        kind = f"{key.rpartition('.')[0]}.kind"
+        if kind in there and key not in there:
+            lines.append(f"{key}: no effect with {kind}={there[kind]}")
+    return lines
+
+
+def _leaves(section: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in section.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
 def _rules(config: RunConfig) -> list[tuple[str, bool, str]]:
     """(pattern of dotted keys, whether they have no effect, why)."""
     name, with_name = config.data.name, f"with data.name={config.data.name}"
     lr_schedule, max_steps = config.training.lr_schedule.kind, config.training.max_steps
     embedding, classifier = config.embedding, config.classifier.kind
-    trained = "|".join(map(str, config.blocks.trained()))
+    blocks, on_cpu = config.blocks.trained(), config.engine.device == "cpu"
+    trained = "|".join(map(str, blocks))
     return [
         (r"data\.root", name == "digits", with_name),
         (r"data\.download", name not in DOWNLOADED, with_name),
@@ -65,6 +89,14 @@ def _rules(config: RunConfig) -> list[tuple[str, bool, str]]:
             config.blocks.only is not None,
             "on blocks that blocks.only does not name",
         ),
+        (r"blocks\.network\..*", set(blocks) <= set(config.blocks.networks), "where blocks.networks names every block"),
+        (
+            r"training\.channels_last",
+            {config.blocks.network_of(t).kind for t in blocks} == {"mlp"},
+            "with blocks.network.kind=mlp",
+        ),
+        (r"training\.precision", on_cpu and config.training.precision == "tf32", "on engine.device=cpu"),
+        (r"engine\.cuda_graphs", on_cpu, "on engine.device=cpu"),
         (r"evaluation\.samples", config.blocks.only is not None, "with blocks.only: only a whole chain is evaluated"),
         (r"metrics\.(host|discovery|linger_seconds)", config.metrics.port is None, "with metrics.port=null"),
         (ONLY_ON_RAY, config.engine.kind == "sequential", "with engine.kind=sequential"),

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from noprop_dist.config.effect import without_effect
+from noprop_dist.config.effect import dropped, without_effect
 from noprop_dist.config.schema import NetworkSettings, RunConfig
 from noprop_dist.config.yaml_text import MAX_BYTES, parse_yaml, to_yaml_text
 from noprop_dist.errors import UserError
@@ -32,11 +32,31 @@ def load_config(
         UserError: a layer cannot be read, or what it says is not allowed.
     """
     name = preset or (None if file else "digits")
-    layers = [*([file_layer(file)] if file else []), *map(setting_layer, settings)]
-    config = validated(reduce(merge, layers, preset_layer(name) if name else {}))
-    for line in without_effect(config, reduce(merge, layers, {})):
+    layers = [file_layer(file)] if file else []
+    config = validated(reduce(merge, [*layers, *map(setting_layer, settings)], preset_layer(name) if name else {}))
+    for line in idle_settings(config, settings, layers):
         warn(line)
     return config
+
+
+def idle_settings(config: RunConfig, settings: Sequence[str], layers: Sequence[Layer] = ()) -> list[str]:
+    """One line for each reason why settings have no effect on a configuration.
+
+    Args:
+        config: that was made of them.
+        settings: `key.path=value`.
+        layers: that lie below them.
+    """
+    every = [*layers, *map(setting_layer, settings)]
+    return [*_repeated(settings), *dropped(config, every), *without_effect(config, reduce(merge, every, {}))]
+
+
+def _repeated(settings: Sequence[str]) -> Iterator[str]:
+    keys = [setting.partition("=")[0] for setting in settings]
+    for number, setting in enumerate(settings):
+        later = [other for other, key in zip(settings, keys, strict=True) if key == keys[number]][-1]
+        if later != setting:
+            yield f"{setting}: no effect, for {later} is given, too"
 
 
 def preset_layer(name: str) -> Layer:
@@ -79,7 +99,7 @@ def setting_layer(setting: str) -> Layer:
         value = parse_yaml(text, f"--set {setting}")
     for part in reversed(key.split(".")):
         # Block numbers are the only keys that are not names (blocks.networks.3.kind=mlp).
-        value = {int(part) if part.isdigit() else part: value}
+        value = {int(part) if part.isdecimal() and len(part) < 10 else part: value}
     layer: Layer = value
     return layer
 

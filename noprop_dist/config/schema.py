@@ -37,6 +37,8 @@ KeepsBits = Annotated[Value, Mark.NOTHING]
 
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
 OpenUnit = Annotated[float, Field(gt=0, lt=1)]
+Seconds = Annotated[float, Field(gt=0, le=1e9)]
+"""At most 31 years: no system can be asked to wait for much more."""
 
 
 class Settings(BaseModel):
@@ -272,7 +274,7 @@ def _parse_ranges(text: str) -> tuple[int, ...]:
     numbers: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
+        if not first.isdecimal() or (dash and not last.isdecimal()):
             raise ValueError(f"{text!r} is no list of blocks such as 1-5,8")
         if max(len(first), len(last)) > 5:
             raise ValueError(f"{part.strip()!r} is no block, blocks are 1..10,000 at most")
@@ -395,24 +397,24 @@ class EngineSettings(Settings):
     max_failures: KeepsBits[int] = Field(
         8, ge=-1, lt=2**31, description="lost workers that one block may have been training on, -1 is any number"
     )
-    start_timeout_seconds: KeepsBits[float] = Field(120, gt=0, description="for the first worker to start")
-    coordinator_timeout_seconds: KeepsBits[float] = Field(
-        60, gt=0, description="without answer, before a coordinator is given up and another one goes on"
+    start_timeout_seconds: KeepsBits[Seconds] = Field(120, description="for the first worker to start")
+    coordinator_timeout_seconds: KeepsBits[Seconds] = Field(
+        60, description="without answer, before a coordinator is given up and another one goes on"
     )
-    worker_timeout_seconds: KeepsBits[float] = Field(
-        600, gt=0, description="without any block worker, before a run that has had one is saved and ended"
+    worker_timeout_seconds: KeepsBits[Seconds] = Field(
+        600, description="without any block worker, before a run that has had one is saved and ended"
     )
-    move_after_seconds: KeepsBits[float] = Field(
-        30, gt=0, description="blocks of a lost or missing worker wait this long for it, then they move to others"
+    move_after_seconds: KeepsBits[Seconds] = Field(
+        30, description="blocks of a lost or missing worker wait this long for it, then they move to others"
     )
-    hang_seconds: KeepsBits[float] = Field(
-        20, gt=0, description="without reply, and ten times its slowest round, before a worker counts as hung"
+    hang_seconds: KeepsBits[Seconds] = Field(
+        20, description="without reply, and ten times its slowest round, before a worker counts as hung"
     )
-    stall_timeout_seconds: KeepsBits[float] = Field(
-        1800, gt=0, description="the same before a worker's first round is done"
+    stall_timeout_seconds: KeepsBits[Seconds] = Field(
+        1800, description="the same before a worker's first round is done"
     )
-    grace_seconds: KeepsBits[float] = Field(
-        30, gt=0, description="for snapshots after SIGTERM or Ctrl-C; a second Ctrl-C ends at once"
+    grace_seconds: KeepsBits[Seconds] = Field(
+        30, description="for snapshots after SIGTERM or Ctrl-C; a second Ctrl-C ends at once"
     )
 
 
@@ -440,8 +442,8 @@ class CheckpointSettings(Settings):
         "auto",
         description="each block's own snapshots between checkpoints, from which it recovers (auto: 64, on a GPU 2048)",
     )
-    storage_timeout_seconds: KeepsBits[float] = Field(
-        600, gt=0, description="training goes on in memory this long while the run directory cannot be written"
+    storage_timeout_seconds: KeepsBits[Seconds] = Field(
+        600, description="training goes on in memory this long while the run directory cannot be written"
     )
 
     def steps_between(self, total_steps: int, steps_per_epoch: int) -> int:
@@ -465,7 +467,10 @@ class MetricsSettings(Settings):
         None, description="a folder for Prometheus's file_sd_configs, where a file tells of this run's endpoint"
     )
     linger_seconds: KeepsBits[float] = Field(
-        0, ge=0, description="the endpoint stays this long after the end, for a last scrape of the final figures"
+        0,
+        ge=0,
+        le=1e9,
+        description="the endpoint stays this long after the end, for a last scrape of the final figures",
     )
 
 

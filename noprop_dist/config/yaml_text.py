@@ -14,11 +14,12 @@ MAX_BYTES = 2**20
 MAX_DIGITS = 400
 MAX_VALUES = 100_000
 """Aliases counted as often as they are used: nine lines of YAML can stand for a billion values."""
+INT = r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"
 
 _CORE_SCHEMA = (
     ("null", r"~|null|Null|NULL|", ("~", "n", "N", "")),
     ("bool", r"true|True|TRUE|false|False|FALSE", tuple("tTfF")),
-    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", tuple("-+0123456789")),
+    ("int", INT, tuple("-+0123456789")),
     (
         "float",
         r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
@@ -26,6 +27,7 @@ _CORE_SCHEMA = (
     ),
     ("merge", r"<<", ("<",)),
 )
+MERGE = "tag:yaml.org,2002:merge"
 
 
 class _Loader(yaml.SafeLoader):
@@ -40,12 +42,20 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_mapping_node(anchor)
         lines: dict[Any, int] = {}
         for key, _ in node.value:
-            name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else key
+            name = _meant(key)
             if name in lines:
                 problem = f"{key.value} stands twice in one section, first in line {lines[name]}"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             lines[name] = key.start_mark.line + 1
         return node
+
+    def flatten_mapping(self, node: Any) -> None:
+        """Of several mappings under `<<`, the first that has a key gives its value; PyYAML 6.0.4 takes the last."""
+        own = sum(key.tag != MERGE for key, _ in node.value)
+        super().flatten_mapping(node)
+        merged = node.value[: len(node.value) - own]
+        first = {_meant(pair[0]): pair for pair in reversed(merged)}
+        node.value[: len(merged)] = first.values()
 
 
 class _Dumper(yaml.SafeDumper):
@@ -61,11 +71,23 @@ for _tag, _pattern, _first in _CORE_SCHEMA:
         _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
 
 
+def _meant(key: yaml.Node) -> Any:
+    """What a key stands for: the block number 1 is written 1, 01, 0x1 or "1"."""
+    if not isinstance(key, yaml.ScalarNode):
+        return key
+    text = key.value
+    return _number(text) if re.fullmatch(INT, text) and len(text) <= MAX_DIGITS else text
+
+
+def _number(text: str) -> int:
+    return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+
+
 def _int(loader: _Loader, node: yaml.ScalarNode) -> int:
     text = str(loader.construct_scalar(node))
     if len(text) > MAX_DIGITS:
         raise yaml.MarkedYAMLError(problem=f"a number of {len(text):,} digits", problem_mark=node.start_mark)
-    return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+    return _number(text)
 
 
 def _float(loader: _Loader, node: yaml.ScalarNode) -> float:

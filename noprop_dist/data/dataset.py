@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from math import prod
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
+from noprop_dist.config.schema import DataSettings
 from noprop_dist.data.inputs import Inputs, Keep, check_memory, chunks, in_memory
 from noprop_dist.errors import UserError
 from noprop_dist.models.shapes import Shapes
@@ -150,6 +151,22 @@ def split_off(split: Split, fraction: float) -> tuple[Split, Split]:
     return split.subset(np.flatnonzero(~taken)), split.subset(np.flatnonzero(taken))
 
 
+def without_effect(settings: DataSettings, given: Collection[str]) -> list[str]:
+    """A line for each share that is set, of a split that the data set has itself.
+
+    Args:
+        settings: of the data.
+        given: the splits that the data set has.
+    """
+    defaults = DataSettings()
+    shares = {part: f"{part}_fraction" for part in ("validation", "test") if part in given}
+    return [
+        f"data.{name}: no effect, for this data has a {part} set"
+        for part, name in shares.items()
+        if getattr(settings, name) != getattr(defaults, name)
+    ]
+
+
 def assemble(
     name: str,
     training: Split,
@@ -178,6 +195,8 @@ def assemble(
     Raises:
         UserError: a label is outside 0..m−1, a split is empty, or the splits' samples differ in shape or in kind.
     """
+    if len(class_names) < 2:
+        raise UserError(f"data {name}: has {len(class_names)} class(es), at least 2 are needed")
     check_labels(training, len(class_names), f"data {name}: training set")
     if validation is None:
         training, validation = split_off(training, validation_fraction)

@@ -1,5 +1,6 @@
 """One image file as a uint8 array."""
 
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ class ImageKind:
     grey: bool
     sixteen_bits: bool
     transparent: bool
+    animated: bool
 
 
 def image_kind(file: Path) -> ImageKind:
@@ -37,9 +39,10 @@ def image_kind(file: Path) -> ImageKind:
     """
     try:
         with open_file(file) as opened, Image.open(opened) as image:
-            sixteen = _is_sixteen_bits(image)
+            grey = image.mode in GREY or _is_sixteen_bits(image)
+            sixteen = _is_sixteen_bits(image) or bool(re.search(";16[BLN]", str(image.tile)))
             transparent = image.mode in TRANSPARENT or "transparency" in image.info
-            return ImageKind(image.mode in GREY or sixteen, sixteen, transparent)
+            return ImageKind(grey, sixteen, transparent, getattr(image, "is_animated", False))
     except Exception as error:
         raise _unreadable(file, error) from error
 
@@ -71,8 +74,8 @@ def read_image(file: Path, channels: int | None = None, size: tuple[int, int] | 
 
 
 def _is_sixteen_bits(image: Image.Image) -> bool:
-    """Older Pillows open a PNG of 16 bits as one of 32."""
-    return image.mode in SIXTEEN_BITS or (image.mode == "I" and image.format == "PNG")
+    """Pillow opens a PGM of 9 to 16 bits as one of 32, scaled to 65535, and older ones a PNG of 16 bits, too."""
+    return image.mode in SIXTEEN_BITS or (image.mode == "I" and image.format in ("PNG", "PPM"))
 
 
 def _eight_bits(image: Image.Image, sixteen_bits: bool) -> Image.Image:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from noprop_dist.config.schema import DataSettings
-from noprop_dist.data.dataset import DataSet, Split, assemble, split_off
+from noprop_dist.data.dataset import DataSet, Split, assemble, split_off, without_effect
 from noprop_dist.data.image_file import ImageKind, image_kind, read_image
 from noprop_dist.data.inputs import Keep, in_memory
 from noprop_dist.errors import UserError
@@ -116,7 +116,12 @@ def load_image_folder(settings: DataSettings, keep: Keep = in_memory) -> DataSet
         settings.validation_fraction,
         validation=splits.get("validation"),
         keep=keep,
-        notes=(*found.notes(root), *_held_out(root, folders, settings), *_notes(kinds, grey)),
+        notes=(
+            *found.notes(root),
+            *_held_out(root, folders, settings),
+            *without_effect(settings, splits),
+            *_notes(kinds, grey),
+        ),
     )
 
 
@@ -126,6 +131,8 @@ SPLITS = {
     "test": ("test", "testing", "eval", "evaluation"),
 }
 """Names of split folders, as Hugging Face's imagefolder knows them."""
+NEVER_READ = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
+"""Pillow knows these formats by name, and needs another program or system to read them."""
 LEFT_BY_SYSTEMS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 
 
@@ -136,6 +143,18 @@ class _Found:
     hidden: list[Path] = field(default_factory=list)
     no_images: list[Path] = field(default_factory=list)
     nested: int = 0
+    folders: dict[tuple[int, int], Path] = field(default_factory=dict)
+
+    def enter(self, folder: Path) -> None:
+        """Note a folder whose images are read.
+
+        Raises:
+            UserError: they are read already, under another name: a link leads to them.
+        """
+        status = folder.stat()
+        known = self.folders.setdefault((status.st_dev, status.st_ino), folder)
+        if known != folder:
+            raise UserError(f"{folder}: is the same folder as {known}, by a link; its images would be there twice")
 
     def hide(self, entry: Path) -> None:
         """Leave out a hidden file, or all files of a hidden folder."""
@@ -170,7 +189,7 @@ def _split_folders(root: Path, found: _Found) -> dict[str, Path]:
         if splits and len(splits) == len(folders):
             raise UserError(f"data.root={root}: has {_names(splits)} but no train folder beside it")
         return {"train": root}
-    others = [each for each in folders if each not in splits and any(_images_below(each, found, set()))]
+    others = [each for each in folders if each not in splits and any(_images_below(each, _Found()))]
     others += [each for each in splits if any(map(_is_image, each.iterdir()))]
     if others:
         raise UserError(
@@ -222,33 +241,28 @@ def _files(
         elif entry.name not in names:
             raise UserError(f"{entry}: is a class that the training images lack; they have {len(names)} others")
         else:
-            images = sorted(_images_below(entry, found, {_identity(entry)}))
+            images = sorted(_images_below(entry, found))
             files += images
             labels += [names.index(entry.name)] * len(images)
             found.nested += sum(image.parent != entry for image in images)
             if not images and every_class:
                 raise UserError(f"{entry}: holds no images")
+    if not files:
+        raise UserError(f"{split}: holds no images")
     return tuple(files), np.array(labels, dtype=np.int64)
 
 
-def _images_below(folder: Path, found: _Found, above: set[tuple[int, int]]) -> Iterator[Path]:
+def _images_below(folder: Path, found: _Found) -> Iterator[Path]:
+    found.enter(folder)
     for entry in folder.iterdir():
         if _is_hidden(entry.name):
             found.hide(entry)
         elif entry.is_dir():
-            identity = _identity(entry)
-            if identity in above:
-                raise UserError(f"{entry}: is a link to a folder that it lies in")
-            yield from _images_below(entry, found, {*above, identity})
+            yield from _images_below(entry, found)
         elif _is_image(entry):
             yield entry
         else:
             found.no_images.append(entry)
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    status = folder.stat()
-    return status.st_dev, status.st_ino
 
 
 def _is_hidden(name: str) -> bool:
@@ -256,9 +270,9 @@ def _is_hidden(name: str) -> bool:
 
 
 def _is_image(file: Path) -> bool:
-    """Return True if its name ends as that of a format which Pillow opens by itself; EPS needs another program."""
+    """Return True if its name ends as that of a format whose pictures Pillow reads by itself."""
     format_ = Image.registered_extensions().get(file.suffix.lower())
-    return format_ in Image.OPEN and format_ != "EPS" and file.is_file()
+    return format_ in Image.OPEN and format_ not in NEVER_READ and file.is_file()
 
 
 def _kinds(files: Sequence[Path]) -> list[ImageKind]:
@@ -269,12 +283,12 @@ def _kinds(files: Sequence[Path]) -> list[ImageKind]:
 def _notes(kinds: Sequence[ImageKind], grey: bool) -> Iterator[str]:
     """What is read otherwise than it is stored."""
     count = f"of {len(kinds):,} images"
-    greys, sixteen, transparent = (
-        sum(each) for each in zip(*((kind.grey, kind.sixteen_bits, kind.transparent) for kind in kinds), strict=True)
-    )
+    greys, sixteen, transparent, animated = (sum(each) for each in zip(*map(astuple, kinds), strict=True))
     if greys and not grey:
         yield f"{greys:,} {count} are grey, and are read as RGB with the others"
     if sixteen:
         yield f"{sixteen:,} {count} have 16 bits, and are read with 8: 65535 becomes 255"
     if transparent:
         yield f"{transparent:,} {count} are transparent, which is left out"
+    if animated:
+        yield f"{animated:,} {count} hold several pictures, of which the first is read"

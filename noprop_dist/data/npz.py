@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from noprop_dist.config.schema import DataSettings
-from noprop_dist.data.dataset import DataSet, Split, assemble, split_off
+from noprop_dist.data.dataset import DataSet, Split, assemble, split_off, without_effect
 from noprop_dist.data.inputs import Keep, check_memory, in_memory
 from noprop_dist.errors import UserError
 from noprop_dist.files import local_path, open_file
@@ -51,6 +51,7 @@ def _load(arrays: "_Arrays", settings: DataSettings, keep: Keep) -> DataSet:
     }
     if unused := [name for name in arrays.names if name[:2] not in ("x_", "y_") or name[2:] not in parts]:
         notes.append(f"{arrays.file}: left out are the arrays {', '.join(unused[:4])}{', …' * (len(unused) > 4)}")
+    notes += without_effect(settings, ["validation" if part == "val" else part for part in parts])
     classes, names = _classes(parts["train"].labels, settings.classes, arrays.file, notes)
     numbered = {part: _numbered(split, classes, f"{arrays.file}: y_{part}") for part, split in parts.items()}
     training, test = numbered["train"], numbered.get("test")
@@ -109,6 +110,8 @@ def _split(arrays: _Arrays, part: str, notes: list[str]) -> Split:
         raise UserError(f"{file}: {x_name} is {x.dtype} of shape {x.shape}, uint8 images or floats (N, …) are needed")
     if len(x) != len(y):
         raise UserError(f"{file}: {x_name} has {len(x):,} samples, {y_name} {len(y):,} labels")
+    if not len(x):
+        raise UserError(f"{file}: {x_name} has no samples")
     if 0 in x.shape[1:]:
         raise UserError(f"{file}: {x_name} has samples of shape {x.shape[1:]}, which hold no values")
     if y.dtype == np.uint64 and y.size and y.max() > np.iinfo(np.int64).max:
@@ -136,19 +139,25 @@ def _channels_first(x: NDArray[Any], where: str, notes: list[str]) -> NDArray[An
     """(N, H, W, C) as (N, C, H, W), where the shape tells one from the other.
 
     Raises:
-        UserError: the last axis looks like channels, and there are not 1 or 3 of them.
+        UserError: it does not, or the last axis looks like channels, and there are not 1 or 3 of them.
     """
     _, first, height, last = x.shape
-    if first in CHANNELS or (x.dtype != np.uint8 and last not in (*CHANNELS, 4)):
+    if first in CHANNELS and last in CHANNELS and (first, last) != (1, 1):
+        raise UserError(
+            f"{where}: shape {x.shape} can be read as images with {first} channels first or {last} last; cut or pad "
+            "them so that one of the two axes is neither 1 nor 3, or flatten each sample to a vector"
+        )
+    if first in CHANNELS:
         return x
     if last in CHANNELS:
         if x.dtype != np.uint8:
             notes.append(f"{where}: shape {x.shape} is taken for images with {last} channel(s) last")
         return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
     if last < min(first, height):
+        alpha = ", or x[..., :3] leaves out the alpha of RGBA" if last == 4 else ""
         raise UserError(
-            f"{where}: shape {x.shape} looks like images with {last} channels last, 1 or 3 are allowed; "
-            "x[..., :3] leaves out the alpha of RGBA"
+            f"{where}: shape {x.shape} looks like images with {last} channels last, 1 or 3 are allowed there; "
+            f"x.transpose(0, 3, 1, 2) puts channels first{alpha}"
         )
     return x
 

@@ -23,12 +23,14 @@ class TrainedRun:
         directory: of the run.
         plan: of the run.
         network: of the last undamaged checkpoint, on the device that it computes on.
+        step: of that checkpoint.
         warnings: of damaged checkpoints after it.
     """
 
     directory: RunDirectory
     plan: RunPlan
     network: NoPropNetwork
+    step: int
     warnings: tuple[str, ...] = ()
 
 

@@ -36,10 +36,12 @@ class WrittenReport:
     Attributes:
         place: path or URI of report.html.
         left_out: why pictures of the network were left out; None if they were not.
+        notes: of what was asked for and does nothing.
     """
 
     place: str
     left_out: str | None
+    notes: tuple[str, ...] = ()
 
 
 def write_report(directory: RunDirectory, run: TrainedRun | None, data_root: str | None = None) -> WrittenReport:

@@ -25,7 +25,7 @@ from noprop_dist.files import parse_json
 from noprop_dist.stages import Stage
 from noprop_dist.storage.identity import Identity, OtherRunError, check_run, of_stage
 from noprop_dist.storage.snapshot import OPTIMIZER, WEIGHTS, Snapshot, from_files, stage_facts, stage_of, to_files
-from noprop_dist.storage.store import Store
+from noprop_dist.storage.store import Store, is_damage
 
 FORMAT = 2
 ENTRY, MANIFEST = ".json", "manifest.json"
@@ -208,11 +208,11 @@ class Checkpoints:
             UserError: it is missing or damaged.
         """
         try:
-            values = parse_json(self._store.read(f"{_folder(step)}/{name}{ENTRY}"))
+            values = parse_json(self._content(step, f"{name}{ENTRY}"))
             entry = SnapshotEntry.from_json(values)
             if (entry.name, entry.step) != (name, step):
                 raise ValueError("it is of another snapshot")
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{self._store}: {name}{ENTRY} of step {step} cannot be read: {error}") from error
         self._check_run(f"{name} of step {step}", values, entry.stage)
         return entry
@@ -243,8 +243,8 @@ class Checkpoints:
         for suffix in (WEIGHTS, OPTIMIZER):
             file = entry.name + suffix
             try:
-                contents.append(self._store.read(f"{_folder(entry.step)}/{file}"))
-            except OSError as error:
+                contents.append(self._content(entry.step, file))
+            except ValueError as error:
                 raise UserError(f"{self._store}: {file} of step {entry.step} cannot be read: {error}") from error
             if hashlib.sha256(contents[-1]).hexdigest() != entry.files.get(file):
                 raise UserError(f"{self._store}: {file} of step {entry.step} is damaged (its checksum does not match)")
@@ -258,6 +258,21 @@ class Checkpoints:
                 f"{snapshot.step}"
             )
         return snapshot
+
+    def _content(self, step: int, file: str) -> bytes:
+        """A file of a step.
+
+        Raises:
+            ValueError: it is missing or cannot be read any more.
+            StorageError: the storage does not answer, or refuses this user; that is no damage, and nothing is made up
+                for it.
+        """
+        try:
+            return self._store.read(f"{_folder(step)}/{file}")
+        except OSError as error:
+            if not is_damage(error):
+                raise
+            raise ValueError(str(error)) from error
 
     def newest(self, name: str, steps: Sequence[int]) -> tuple[tuple[SnapshotEntry, Snapshot] | None, list[str]]:
         """A stage's newest undamaged snapshot of `steps`, and a warning for every damaged one that is newer.
@@ -322,11 +337,11 @@ class Checkpoints:
                 raise UserError(f"{self._store}: holds no complete checkpoint yet")
             step = steps[-1]
         try:
-            values = parse_json(self._store.read(f"{_folder(step)}/{MANIFEST}"))
+            values = parse_json(self._content(step, MANIFEST))
             manifest = Manifest.from_json(values)
             if not manifest.stages or {step} != {manifest.step, *(entry.step for entry in manifest.stages)}:
                 raise ValueError("it is of another checkpoint")
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{self._store}: the manifest of step {step} cannot be read: {error}") from error
         if not of_any_run:
             self._check_run(f"the checkpoint of step {step}", values)

@@ -84,7 +84,7 @@ class LocalFiles:
         if not name:
             shutil.rmtree(self.root)
             return
-        with suppress(FileNotFoundError), self._folder_of(name) as (folder, last):
+        with suppress(FileNotFoundError), self._folder_of(f"{name}/x"), self._folder_of(name) as (folder, last):
             shutil.rmtree(last, dir_fd=folder)
 
     def make_folder_of(self, name: str) -> None:
@@ -95,9 +95,13 @@ class LocalFiles:
         """A descriptor of a regular file; its folder is made where the flags create the file."""
         with self._folder_of(name, make=bool(flags & os.O_CREAT)) as (folder, last):
             descriptor = self._open(name, last, flags, folder)
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        facts, writes = os.fstat(descriptor), flags & (os.O_WRONLY | os.O_RDWR)
+        reason = "" if stat.S_ISREG(facts.st_mode) else "is no regular file"
+        if writes and facts.st_nlink > 1:
+            reason = "has another name, too (a hard link), and what is written here would be there; make a copy of it"
+        if reason:
             os.close(descriptor)
-            raise RefusedPathError(f"{self.root}/{name}: is no regular file")
+            raise RefusedPathError(f"{self.root}/{name}: {reason}")
         return descriptor
 
     @contextmanager

@@ -14,10 +14,10 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from noprop_dist.errors import UserError
-from noprop_dist.storage.store import Store
+from noprop_dist.storage.store import StorageError, Store
 
 LOCK = "run.lock"
 WAIT_SECONDS = 10.0
@@ -79,14 +79,17 @@ def _flock(store: Store) -> int | None:
                 os.close(descriptor)
                 if error.errno in NO_FLOCK:
                     return None
-            raise UserError(f"{store}: the run directory cannot be written: {error}") from error
+            raise _unwritable(store, error) from error
 
 
 @contextmanager
 def _lease(store: Store) -> Iterator[None]:
     _await_free(store)
     mine = _owner()
-    store.write(LOCK, mine)
+    try:
+        store.write(LOCK, mine)
+    except StorageError as error:
+        raise _unwritable(store, error) from error
     stop = threading.Event()
     renewing = threading.Thread(target=_renew, args=(store, mine, stop), name="lease", daemon=True)
     renewing.start()
@@ -95,8 +98,9 @@ def _lease(store: Store) -> Iterator[None]:
     finally:
         stop.set()
         renewing.join(timeout=RENEW_SECONDS)
-        if _read(store).startswith(mine):
-            store.delete(LOCK)
+        with suppress(OSError):  # a store that does not answer: the lease ends by itself
+            if _read(store).startswith(mine):
+                store.delete(LOCK)
 
 
 def _await_free(store: Store) -> None:
@@ -128,6 +132,13 @@ def _read(store: Store) -> bytes:
 
 def _owner() -> bytes:
     return json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "id": uuid.uuid4().hex}).encode()
+
+
+def _unwritable(store: Store, error: OSError) -> UserError:
+    if isinstance(error, UserError):
+        return error
+    cause = error if isinstance(error, StorageError) else f"{store}: {error.strerror}"
+    return UserError(f"the run directory cannot be written: {cause}")
 
 
 def _in_use(store: Store, content: bytes) -> UserError:

@@ -1,17 +1,42 @@
 """Files below one URI that pyarrow knows: s3://, gs://, and others."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 from pyarrow import ArrowException, ArrowInvalid, fs
 
-from noprop_dist.printable import without_secrets
 from noprop_dist.storage.local_files import checked_parts
+
+OBJECT_STORE_ERRORS = (OSError, ArrowException, NotImplementedError)
+"""What pyarrow raises. Some of it is no OSError, and all of it may quote a URI with its secrets."""
+S3_ATTEMPTS = 3
+"""Of one request, 3 s each to a server that says nothing. pyarrow's default is ten: 100 s without a word."""
+GCS_RETRY_SECONDS = 10
+"""pyarrow's default is a quarter of an hour."""
+
+
+def open_uri(uri: str) -> tuple[Any, str]:
+    """The file system of a URI, and the path in it.
+
+    Raises:
+        OBJECT_STORE_ERRORS: it cannot be opened.
+    """
+    files, path = fs.FileSystem.from_uri(uri)
+    if isinstance(files, fs.S3FileSystem):
+        files = _with_options(files, retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS))
+    elif isinstance(files, fs.GcsFileSystem):
+        files = _with_options(files, retry_time_limit=timedelta(seconds=GCS_RETRY_SECONDS))
+    return files, path
+
+
+def _with_options(files: Any, **options: Any) -> Any:
+    """The same file system with options that no URI can give; pickle's protocol tells the ones that it has."""
+    (own,) = files.__reduce__()[1]
+    return type(files)(**{**own, **options})
 
 
 class ObjectFiles:
-    """Files by name under a root. Every method raises OSError; no secret of a URI is left in its text.
+    """Files by name under a root. Every method raises `OBJECT_STORE_ERRORS`.
 
     Args:
         files: pyarrow's file system.
@@ -23,71 +48,54 @@ class ObjectFiles:
         self._root = root
 
     def read(self, name: str, offset: int = 0) -> bytes:
-        with _cleaned(), self._files.open_input_file(self._at(name)) as file:
+        with self._files.open_input_file(self._at(name)) as file:
             file.seek(offset)
             content: bytes = file.read()
         return content
 
     def size(self, name: str) -> int:
-        with _cleaned():
-            size: int | None = self._files.get_file_info(self._at(name)).size
+        size: int | None = self._files.get_file_info(self._at(name)).size
         if size is None:
             raise FileNotFoundError(self._at(name))
         return size
 
     def exists(self, name: str) -> bool:
-        with _cleaned():
-            found: bool = self._files.get_file_info(self._at(name)).type != fs.FileType.NotFound
+        found: bool = self._files.get_file_info(self._at(name)).type != fs.FileType.NotFound
         return found
 
     def names(self, folder: str) -> list[str]:
         selector = fs.FileSelector(self._at(folder), allow_not_found=True)
-        with _cleaned():
-            return sorted(info.base_name for info in self._files.get_file_info(selector))
+        return sorted(info.base_name for info in self._files.get_file_info(selector))
 
     def write(self, name: str, content: bytes) -> None:
         self.make_folder_of(name)
         partial = f"{self._at(name)}.partial"
-        with _cleaned():
-            with self._files.open_output_stream(partial) as stream:
-                stream.write(content)
-            self._files.move(partial, self._at(name))
+        with self._files.open_output_stream(partial) as stream:
+            stream.write(content)
+        self._files.move(partial, self._at(name))
 
     def append(self, name: str, content: bytes) -> None:
         """Append; where that is not possible, the file is read and written again."""
         self.make_folder_of(name)
         try:
-            with _cleaned():
-                stream = self._files.open_append_stream(self._at(name))
+            stream = self._files.open_append_stream(self._at(name))
         except (NotImplementedError, ArrowInvalid):
             before = self.read(name) if self.exists(name) else b""
             self.write(name, before + content)
             return
-        with _cleaned(), stream:
+        with stream:
             stream.write(content)
 
     def delete(self, name: str) -> None:
         if self.exists(name):
-            with _cleaned():
-                self._files.delete_file(self._at(name))
+            self._files.delete_file(self._at(name))
 
     def delete_folder(self, name: str) -> None:
         if self.exists(name):
-            with _cleaned():
-                self._files.delete_dir(self._at(name))
+            self._files.delete_dir(self._at(name))
 
     def make_folder_of(self, name: str) -> None:
-        with _cleaned():
-            self._files.create_dir(self._at(name).rpartition("/")[0], recursive=True)
+        self._files.create_dir(self._at(name).rpartition("/")[0], recursive=True)
 
     def _at(self, name: str) -> str:
         return "/".join([self._root, *checked_parts(name)])
-
-
-@contextmanager
-def _cleaned() -> Iterator[None]:
-    """Take the secrets of URIs out of pyarrow's errors."""
-    try:
-        yield
-    except (OSError, ArrowException) as error:
-        raise type(error)(without_secrets(str(error))) from None

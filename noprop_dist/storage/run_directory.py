@@ -10,6 +10,7 @@ checkpoints/         see `checkpoints`
 merge.unfinished     there while a merge writes
 """
 
+import errno
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,10 +39,10 @@ from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.checkpoints import Checkpoints, SettingChange
 from noprop_dist.storage.identity import Identity, identity_of
 from noprop_dist.storage.lock import LOCK, only_writer
-from noprop_dist.storage.store import Store
+from noprop_dist.storage.store import StorageError, Store
 
 METRICS, SET_ASIDE = "metrics.jsonl", "metrics.bad.jsonl"
-CONFIG, UNFINISHED = "config.yaml", "merge.unfinished"
+CONFIG, CHANGES, UNFINISHED = "config.yaml", "changes.json", "merge.unfinished"
 
 
 class RunDirectory:
@@ -126,8 +127,10 @@ class RunDirectory:
             raise UserError(
                 f"{self}: already holds a run; {self.resume_command} continues it, another folder starts a new one"
             )
-        if self._store.names("checkpoints"):
-            raise UserError(f"{self}: holds checkpoints but no config.yaml, so a part of a run; give another folder")
+        left = ["checkpoints"] if self._store.names("checkpoints") else []
+        left += [name for name in (CHANGES, METRICS) if self._store.exists(name)]
+        if left:
+            raise UserError(f"{self}: holds {left[0]} but no config.yaml, so a part of a run; give another folder")
 
     @contextmanager
     def unfinished(self) -> Iterator[None]:
@@ -148,7 +151,7 @@ class RunDirectory:
         """From here on write only while the run is there as it is now.
 
         A directory that was deleted under a live run is not half made anew, nor is one that another run began in its
-        place written into: whatever writes raises OSError until the directory is back.
+        place written into: whatever writes raises StorageError until the directory is back.
 
         Raises:
             UserError: see `identity`.
@@ -159,9 +162,10 @@ class RunDirectory:
 
         def check() -> None:
             if not self.holds_run:
-                raise FileNotFoundError(f"{self}/{CONFIG} is gone: the directory was deleted, or its disk is not there")
+                gone = f"{self}/{CONFIG} is gone: the directory was deleted, or its disk is not there"
+                raise StorageError(errno.ENOENT, gone)
             if self._owner() != owner:
-                raise FileNotFoundError(f"{self}/{LOCK} is not this run's any more: another one began there")
+                raise StorageError(errno.ENOENT, f"{self}/{LOCK} is not this run's any more: another one began there")
 
         self._store.before_writing(check)
 
@@ -179,7 +183,7 @@ class RunDirectory:
             self._store.write("data.json", json.dumps(facts.to_json(), indent=1).encode())
             self._store.write(CONFIG, to_yaml(config).encode())
         except OSError as error:
-            raise UserError(f"{self}: the run directory cannot be written: {error}") from error
+            raise UserError(f"the run directory cannot be written: {error}") from error
 
     def config(self) -> RunConfig:
         """The configuration of the run, with the changes that resumes made.
@@ -208,10 +212,10 @@ class RunDirectory:
         Raises:
             UserError: the file is damaged.
         """
-        if not self._store.exists("changes.json"):
+        if not self._store.exists(CHANGES):
             return []
         try:
-            return list(map(SettingChange.from_json, parse_json(self._store.read("changes.json"))))
+            return list(map(SettingChange.from_json, parse_json(self._store.read(CHANGES))))
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{self}: changes.json cannot be read: {error}") from error
 
@@ -226,7 +230,7 @@ class RunDirectory:
             OSError: it cannot be written.
         """
         changes = [*self.changes(), *(SettingChange(setting, dict(from_step)) for setting in settings)]
-        self._store.write("changes.json", json.dumps([asdict(change) for change in changes], indent=1).encode())
+        self._store.write(CHANGES, json.dumps([asdict(change) for change in changes], indent=1).encode())
 
     def facts(self) -> DataFacts:
         """The facts of the data set that the run learns from.

@@ -1,22 +1,40 @@
 """Small files under one root, written atomically: a local folder or any URI that pyarrow knows (s3://, gs://, …)."""
 
+import errno
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pyarrow import ArrowException, fs
+from pyarrow import fs
 
 from noprop_dist.errors import UserError
 from noprop_dist.printable import has_secrets, printable, without_secrets
-from noprop_dist.storage.local_files import LocalFiles
-from noprop_dist.storage.object_files import ObjectFiles
+from noprop_dist.storage.local_files import LocalFiles, RefusedPathError
+from noprop_dist.storage.object_files import OBJECT_STORE_ERRORS, ObjectFiles, open_uri
+
+
+class StorageError(OSError):
+    """A file cannot be read or written; the text is one line that names it and the reason."""
+
+    def __str__(self) -> str:
+        return without_secrets(str(self.strerror))
+
+
+def is_damage(error: OSError) -> bool:
+    """Return True if what was asked for is missing or broken, so that another copy may do.
+
+    Else the storage does not answer, is full or refuses this user, and nobody knows what it holds.
+    """
+    damaged = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO)
+    return isinstance(error, RefusedPathError) or error.errno in damaged
 
 
 class Store:
     """Files by name under a root; folders are made when they are needed.
 
     `str` of it is its name for people: no user, no secret, no options, no control characters.
+    Every method raises `StorageError` where the storage cannot be read or written.
 
     Args:
         root: a local path or a URI.
@@ -36,8 +54,8 @@ class Store:
             self._files = LocalFiles(self.root)
             return
         try:
-            files, path = fs.FileSystem.from_uri(root)
-        except (ArrowException, OSError) as error:
+            files, path = open_uri(root)
+        except OBJECT_STORE_ERRORS as error:
             reason = f"is no path or URI that can be opened: {error}".replace(root, str(self))
             raise UserError(f"{self}: {reason}") from None
         self._files = LocalFiles(path) if isinstance(files, fs.LocalFileSystem) else ObjectFiles(files, path)
@@ -61,54 +79,46 @@ class Store:
         self._before_writing = check
 
     def read(self, name: str, offset: int = 0) -> bytes:
-        """The whole file, or what follows the first `offset` bytes.
-
-        Raises:
-            OSError: there is no such file, or it cannot be read.
-        """
-        return self._files.read(name, offset)
+        """The whole file, or what follows the first `offset` bytes."""
+        with self._telling(name):
+            return self._files.read(name, offset)
 
     def size(self, name: str) -> int:
-        """Bytes of a file.
-
-        Raises:
-            OSError: there is no such file.
-        """
-        return self._files.size(name)
+        """Bytes of a file."""
+        with self._telling(name):
+            return self._files.size(name)
 
     def write(self, name: str, content: bytes) -> None:
-        """Write or replace a file; it is there whole or not at all.
-
-        Raises:
-            OSError: it cannot be written.
-        """
-        self._make_folder(name)
-        self._files.write(name, content)
+        """Write or replace a file; it is there whole or not at all."""
+        with self._telling(name):
+            self._make_folder(name)
+            self._files.write(name, content)
 
     def append(self, name: str, content: bytes) -> None:
-        """Append to a file, all or nothing; object stores cannot, there it is read and written again.
-
-        Raises:
-            OSError: it cannot be written; the file is as it was.
-        """
-        self._make_folder(name)
-        self._files.append(name, content)
+        """Append to a file, all or nothing; object stores cannot, there it is read and written again."""
+        with self._telling(name):
+            self._make_folder(name)
+            self._files.append(name, content)
 
     def exists(self, name: str) -> bool:
         """Return True if there is such a file or folder."""
-        return self._files.exists(name)
+        with self._telling(name):
+            return self._files.exists(name)
 
     def names(self, folder: str) -> list[str]:
         """Names within a folder, sorted; none where there is no such folder."""
-        return self._files.names(folder)
+        with self._telling(folder):
+            return self._files.names(folder)
 
     def delete(self, name: str) -> None:
         """Delete a file, if it is there."""
-        self._files.delete(name)
+        with self._telling(name):
+            self._files.delete(name)
 
     def delete_folder(self, folder: str) -> None:
         """Delete a folder and all in it, if it is there."""
-        self._files.delete_folder(folder)
+        with self._telling(folder):
+            self._files.delete_folder(folder)
 
     @property
     def local_root(self) -> Path | None:
@@ -121,14 +131,23 @@ class Store:
         return self.local_root is not None
 
     def open_to_lock(self, name: str) -> int:
-        """A descriptor of a file of a local root, made if it is not there.
-
-        Raises:
-            OSError: it cannot be opened.
-        """
+        """A descriptor of a file of a local root, made if it is not there."""
         assert isinstance(self._files, LocalFiles)
-        self._make_folder(name)
-        return self._files.open(name, os.O_RDWR | os.O_CREAT)
+        with self._telling(name):
+            self._make_folder(name)
+            return self._files.open(name, os.O_RDWR | os.O_CREAT)
+
+    @contextmanager
+    def _telling(self, name: str) -> Iterator[None]:
+        """Make one kind of error of all that a file system raises: what has no name in it is of no use to anybody."""
+        try:
+            yield
+        except (RefusedPathError, StorageError):
+            raise
+        except OBJECT_STORE_ERRORS as error:
+            number = errno.ENOENT if isinstance(error, FileNotFoundError) else getattr(error, "errno", None)
+            reason = " ".join((getattr(error, "strerror", None) or str(error)).split())
+            raise StorageError(number, f"{self}{name and '/'}{printable(name)}: {reason}") from None
 
     def _make_folder(self, name: str) -> None:
         self._before_writing()

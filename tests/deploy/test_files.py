@@ -4,12 +4,13 @@ import os
 import re
 import stat
 import subprocess
-from importlib.metadata import version
+import tomllib
 from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
+from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
 from noprop_dist.cli.app import app
@@ -20,6 +21,8 @@ DEPLOY = ROOT / "deploy"
 KUBERAY = DEPLOY / "kuberay"
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES = COMPOSE["services"]
+PINS = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+PINNED = dict(line.split("==") for line in PINS)
 SCRIPTS = ["launch/slurm.sbatch", "launch/submit", "deploy/make-token", "deploy/check-compose"]
 
 
@@ -103,10 +106,10 @@ def test_the_head_has_no_gpu_and_the_gpu_group_scales(name):
         assert pod["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
 
 
-def test_both_kuberay_files_describe_the_same_cluster_of_the_ray_that_is_tested():
+def test_both_kuberay_files_describe_the_same_cluster_of_the_ray_that_is_pinned():
     (cluster,), (job,) = documents("raycluster.yaml"), documents("rayjob.yaml")
     assert job["spec"]["rayClusterSpec"] == cluster["spec"]
-    assert cluster["spec"]["rayVersion"] == version("ray")
+    assert cluster["spec"]["rayVersion"] == PINNED["ray"]
 
 
 def test_the_pod_monitor_scrapes_ports_that_the_pods_have():
@@ -158,3 +161,24 @@ def test_the_slurm_script_gives_options_that_train_has():
     for option in re.findall(r"noprop-dist train (.*) &", (ROOT / "launch/slurm.sbatch").read_text())[0].split():
         if option.startswith("--"):
             assert option in help_text
+
+
+def test_pins_are_releases_that_everybody_gets():
+    """No CPU or CUDA build, no index, no path of a machine; what only one build of torch needs is not pinned."""
+    assert [line for line in PINS if not re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line)] == []
+    assert [name for name in PINNED if name.startswith(("nvidia", "cuda", "triton"))] == []
+
+
+def test_every_package_is_pinned_within_its_bounds():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *(each for extra in project["optional-dependencies"].values() for each in extra)]
+    wanted = [each for each in map(Requirement, lines) if each.name != project["name"]]
+    # `launch/versions pin` writes those that are not.
+    assert [str(each) for each in wanted if not each.specifier.contains(PINNED.get(each.name.lower(), "0"))] == []
+
+
+def test_the_image_gets_every_file_that_it_copies():
+    copied = re.findall(r"^COPY (.+) \S+$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
+    files = [name for line in copied for name in line.split()]
+    assert "constraints.txt" in files
+    assert [name for name in files if f"!{name}" not in (ROOT / ".dockerignore").read_text().splitlines()] == []

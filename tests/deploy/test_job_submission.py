@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from cut_network import network_to
 from run_facts import fingerprints, rounds_of
 
 from noprop_dist.stages import block
@@ -95,6 +96,23 @@ def test_a_job_that_is_stopped_snapshots_first_and_resumes_to_the_same_bits(subm
     slow.unlink()
     submit("--", "resume", str(run))
     assert fingerprints(run) == fingerprints(sequential(*settings))
+
+
+def test_following_survives_a_cut_network(cluster, submit, tmp_path):
+    train = ["train", *SETTINGS, "--set", "training.max_steps=400", "--run-dir", str(tmp_path / "run")]
+    job = submit("--detach", "--", *train).stdout.strip()
+    with network_to(cluster) as network:
+        command = [ROOT / "launch/submit", "follow", "--address", network.address, job]
+        following = subprocess.Popen(command, env=environment(tmp_path, TOKEN), stdout=subprocess.PIPE,
+                                     stderr=subprocess.PIPE, text=True)  # fmt: skip
+        first = following.stdout.readline()
+        network.cut()
+        told = following.stderr.readline()
+        network.carries.set()
+        rest = following.stdout.read()
+        assert following.wait(timeout=60) == 0
+    assert "the connection is lost" in told
+    assert first + rest == submit("follow", job).stdout, "nothing is missing and nothing is shown twice"
 
 
 def test_the_command_that_people_type_by_habit_works_too(cluster, tmp_path):

@@ -43,6 +43,19 @@ def test_straggler_watches_memory_while_the_others_run_ahead(capsys, tmp_path):
     assert (tmp_path / "memory.png").stat().st_size > 0
 
 
+def test_a_soak_watches_every_process_of_a_run(capsys, tmp_path):
+    result = run_bench(capsys, "soak", "--minutes", "0.2", "--plot", str(tmp_path / "soak.png"))
+    assert {row["role"] for row in result["rows"]} >= {
+        "Ray's GCS",
+        "coordinator",
+        "block workers",
+        "evaluator",
+        "driver",
+    }
+    assert all(row["mib_at_end"] > 1 for row in result["rows"])
+    assert result["rounds_per_second"] > 1
+
+
 @pytest.mark.usefixtures("ray_here")
 def test_dispatch_measures_the_engine_with_blocks_that_do_nothing(capsys, monkeypatch):
     monkeypatch.setattr(dispatch, "BLOCKS", (10, 200))

@@ -1,5 +1,9 @@
 """The benchmarks' pictures show what their tables say."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from noprop_dist.bench.device import DeviceRow, device_figure
@@ -7,6 +11,7 @@ from noprop_dist.bench.dispatch import DispatchRow, dispatch_figure
 from noprop_dist.bench.harness import Spread
 from noprop_dist.bench.memory import MemoryRow, memory_figure
 from noprop_dist.bench.scaling import ScalingRow, scaling_figure
+from noprop_dist.bench.soak import DRIVER, GCS, MIB, Soak, SoakSample, private_bytes, soak_figure
 from noprop_dist.cli.app import main
 from noprop_dist.cli.tables import draw
 
@@ -37,6 +42,25 @@ def test_memory_and_ways_are_drawn_to_scale():
     (axes,) = device_figure([way]).axes
     assert [bar.get_width() for bar in axes.patches] == [10]
     assert axes.get_xlim()[0] <= 0
+
+
+def test_a_soak_shows_how_fast_each_process_grew_in_the_second_half():
+    grows = [10, 20, 30, 30, 32, 34]
+    samples = [SoakSample(600.0 * i, {GCS: mib * MIB, DRIVER: 5 * MIB}) for i, mib in enumerate(grows)]
+    soak = Soak(samples, rounds_per_second=20.0)
+    assert [(row.role, row.mib_per_hour) for row in soak.rows] == [(GCS, pytest.approx(12)), (DRIVER, pytest.approx(0))]
+    (axes,) = soak_figure(soak).axes
+    assert list(axes.lines[0].get_ydata()) == grows
+    assert axes.lines[0].get_label() == "Ray's GCS (+12.0 MiB/h)"
+
+
+def test_memory_is_that_of_all_processes_below_one():
+    sleeping = [sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()", "noprop_dist train"]
+    with subprocess.Popen(sleeping, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        found = private_bytes(os.getpid())
+        process.stdin.close()
+    assert found[DRIVER] > MIB
 
 
 def test_a_picture_is_only_drawn_where_there_is_a_place_for_it(tmp_path, capsys):

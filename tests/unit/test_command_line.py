@@ -63,6 +63,8 @@ def test_evaluate_prints_what_was_asked_for(noprop, run_dir):
     assert json.loads(noprop("evaluate", run_dir, "--json")) == json.loads(noprop("evaluate", run_dir, "--json"))
     text = noprop("evaluate", run_dir, "--per-block")
     assert "test samples, mean sampler, 1 pass(es)" in text.replace("\n", " ")
+    assert "after 12 steps" in text
+    assert whole["step"] == 12
     assert "block alone" in text
 
 
@@ -220,6 +222,29 @@ def test_resume_takes_what_changes_no_bits_and_the_training_of_single_stages(nop
         assert noprop("resume", run_dir, "--set", setting).strip() == run_dir
     else:
         assert message in noprop("resume", run_dir, "--set", setting, code=2)
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        (["resume", "--set", "metrics.port=7"], "metrics.port: no effect with engine.kind=sequential"),
+        (["resume", "--data-root", "x"], "data.root: no effect with data.name=digits"),
+        (["evaluate", "--data-root", "x"], "data.root: no effect with data.name=digits"),
+        (["report", "--data-root", "x"], "data.root: no effect with data.name=digits"),
+    ],
+)
+def test_what_does_nothing_for_a_run_is_told(run_dir, capsys, command, line):
+    with pytest.raises(SystemExit) as end:
+        main([*command, run_dir])
+    assert (end.value.code, line in capsys.readouterr().err.replace("\n", " ")) == (0, True)
+
+
+def test_what_does_nothing_for_pack_is_told(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["pack", str(tmp_path / "out"), "--set", "data.validation_fraction=0.2", "--set", "training.epochs=3"])
+    told = capsys.readouterr().err
+    assert "--set training.epochs=3: no effect on pack, which reads data.* alone" in told
+    assert "validation_fraction" not in told
 
 
 def test_a_run_goes_on_with_its_own_data_wherever_that_lies(noprop, tmp_path):

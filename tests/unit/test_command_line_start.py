@@ -1,12 +1,16 @@
 """The command line before any command: versions, help and completion, without the imports that take seconds."""
 
+import importlib
 import os
 import platform
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
+
+from noprop_dist import elsewhere
 
 NOPROP = "import sys; sys.argv[0] = 'noprop-dist'; from noprop_dist.cli.app import main; main()"
 
@@ -51,3 +55,24 @@ def test_neither_torch_nor_ray_is_imported_before_a_command_needs_it(arguments):
     _, imported = start(*arguments)
     assert "typer" in imported
     assert not {"torch", "ray", "sklearn", "matplotlib"} & imported
+
+
+def test_what_lies_in_the_working_directory_changes_no_library(tmp_path):
+    (tmp_path / "matplotlibrc").write_text("axes.prop_cycle: cycler('nonsense', print('was run'))\ntext.usetex: True\n")
+    code = "import os, noprop_dist.cli, matplotlib; print(matplotlib.rcParams['text.usetex'], os.getcwd())"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert (done.stdout, done.stderr) == (f"False {tmp_path}\n", "")
+
+
+def test_torch_is_imported_in_another_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "heavy_library.py").write_text("import os\nFOLDER = os.getcwd()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
+    assert "torch" in elsewhere.LIBRARIES
+    monkeypatch.setattr(elsewhere, "LIBRARIES", ("heavy_library",))
+    elsewhere.import_elsewhere()
+    assert importlib.import_module("heavy_library").FOLDER == "/"
+    assert Path.cwd() == tmp_path

@@ -151,6 +151,25 @@ def test_a_configuration_cannot_be_changed():
         load_config("digits", None, []).seed = 3
 
 
+@pytest.mark.parametrize(
+    "text", ["training: {1: {}, 01: {}}", "training:\n  1: {}\n  '1': {}", "{training: {0x1: {}, 1: {}}}"]
+)
+def test_a_key_that_is_written_in_two_ways_stands_twice(text):
+    with pytest.raises(UserError, match="1 stands twice in one section"):
+        parse_yaml(text, "here")
+
+
+def test_the_first_of_several_merged_mappings_goes_before_and_what_is_there_before_all():
+    text = "training: {<<: [{max_steps: 3, epochs: 4}, {max_steps: 5, seed: 6}], epochs: 7}"
+    assert parse_yaml(text, "here") == {"training": {"max_steps": 3, "epochs": 7, "seed": 6}}
+
+
+@pytest.mark.parametrize("setting", ["blocks.networks.²=3", "blocks.only=²", f"blocks.training.{'1' * 5000}.x=1"])
+def test_digits_that_are_no_numbers_are_told(setting):
+    with pytest.raises(UserError):
+        load_config("digits", None, [setting])
+
+
 def test_an_alias_bomb_is_refused_before_it_is_unfolded(tmp_path):
     lines = ["b0: &b0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"b{n}: &b{n} [{', '.join([f'*b{n - 1}'] * 10)}]" for n in range(1, 10)]
@@ -200,7 +219,8 @@ def test_booleans_are_no_numbers(setting):
 @pytest.mark.parametrize(
     "setting", ["engine.hang_seconds=.inf", "objective.eta=.nan", "training.gradient_clip=.inf", "metrics.port=off",
                 "schedule={kind: list, alpha_bar: [.inf, 1]}", "training.max_steps=1e30", "blocks.only=1-99999999999",
-                "blocks.network={kind: mlp, depth: 100000}"]
+                "blocks.network={kind: mlp, depth: 100000}", "engine.grace_seconds=1e300",
+                "metrics.linger_seconds=1e300"]
 )  # fmt: skip
 def test_numbers_that_no_run_can_use_are_refused(setting):
     with pytest.raises(UserError, match="is not allowed|is no block"):
@@ -219,6 +239,14 @@ def test_numbers_that_no_run_can_use_are_refused(setting):
         (["blocks.only=2", "blocks.training.3.learning_rate=1"],
          "blocks.training.3.learning_rate: no effect on blocks that blocks.only does not name"),
         (["training={epochs: 3, max_steps: 4}"], "training.epochs: no effect with training.max_steps=4"),
+        (["seed=1", "seed=2"], "seed=1: no effect, for seed=2 is given, too"),
+        (["blocks.network={kind: paper, dropout: 0.3}", "blocks.network.kind=mlp"],
+         "blocks.network.dropout: no effect with blocks.network.kind=mlp"),
+        (["blocks={count: 1, networks: {1: {kind: mlp}}, network: {width: 3}}"],
+         "blocks.network.width: no effect where blocks.networks names every block"),
+        (["engine.device=cpu", "training.precision=tf32"], "training.precision: no effect on engine.device=cpu"),
+        (["blocks.network.kind=mlp", "training.channels_last=true"],
+         "training.channels_last: no effect with blocks.network.kind=mlp"),
     ],
 )  # fmt: skip
 def test_settings_that_do_nothing_are_told(settings, line):

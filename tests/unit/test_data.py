@@ -251,6 +251,11 @@ def test_16_bit_pictures_keep_their_brightness(tmp_path):
     assert read_image(tmp_path / "a.png", channels=3).tolist() == [[[0, 1, 128, 255]]] * 3
 
 
+def test_a_pgm_of_12_bits_keeps_its_brightness(tmp_path):
+    (tmp_path / "a.pgm").write_bytes(b"P5\n2 1\n4095\n" + np.array([0, 4095], ">u2").tobytes())
+    assert read_image(tmp_path / "a.pgm").tolist() == [[[0, 255]]]
+
+
 def test_pictures_whose_white_is_unknown_are_refused(tmp_path):
     Image.fromarray(np.ones((2, 2), np.float32)).save(tmp_path / "f.tif")
     Image.fromarray(np.ones((2, 2), np.int32)).save(tmp_path / "i.tif")
@@ -320,8 +325,47 @@ def test_images_in_folders_below_a_class_are_of_that_class(tmp_path):
     assert sum(data.facts.samples.values()) == 25
     assert data.notes == (f"data.root={tmp_path}: 5 images in folders below class folders are of that class",)
     (tmp_path / "cat" / "2023" / "again").symlink_to(tmp_path / "cat")
-    with pytest.raises(UserError, match="again: is a link to a folder that it lies in"):
+    with pytest.raises(UserError, match="again: is the same folder as .*cat, by a link"):
         load_folder(tmp_path)
+
+
+def test_a_folder_that_is_there_under_two_names_is_refused(tmp_path):
+    write_images(tmp_path / "train")
+    (tmp_path / "test").mkdir()
+    for name in ("cat", "dog"):
+        (tmp_path / "test" / name).symlink_to(tmp_path / "train" / name)
+    with pytest.raises(UserError, match="test/cat: is the same folder as .*train/cat, by a link"):
+        load_folder(tmp_path)
+
+
+def test_pictures_that_are_read_in_part_are_told(tmp_path):
+    write_images(tmp_path)
+    first, *others = (Image.new("RGB", (6, 5), (value, 0, 0)) for value in (10, 20, 30))
+    first.save(tmp_path / "cat" / "film.png", save_all=True, append_images=others)
+    (tmp_path / "cat" / "scan.h5").write_bytes(b"x")
+    left_out, told = load_folder(tmp_path).notes
+    assert "1 that are no images or in no class folder (cat/scan.h5)" in left_out
+    assert told == "1 of 21 images hold several pictures, of which the first is read"
+
+
+def test_a_split_folder_without_images_is_told(tmp_path):
+    write_images(tmp_path / "train")
+    (tmp_path / "test" / "cat").mkdir(parents=True)
+    with pytest.raises(UserError, match="test: holds no images"):
+        load_folder(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_the_share_of_a_split_that_is_there_has_no_effect_and_that_is_told(tmp_path, part):
+    write_images(tmp_path / "train")
+    write_images(tmp_path / part)
+    told = f"data.{part}_fraction: no effect, for this data has a {part} set"
+    assert told in load_folder(tmp_path, **{f"{part}_fraction": 0.3}).notes
+    short = "val" if part == "validation" else part
+    arrays = {"x_train": RANDOM.random((60, 2)), "y_train": LABELS}
+    np.savez(tmp_path / "d.npz", **arrays, **{f"x_{short}": arrays["x_train"], f"y_{short}": LABELS})
+    settings = DataSettings(name="npz", root=str(tmp_path / "d.npz"), **{f"{part}_fraction": 0.3})
+    assert told in load_data(settings).notes
 
 
 def test_one_colour_image_makes_all_rgb(tmp_path):
@@ -398,6 +442,21 @@ def test_float_images_with_channels_last_are_turned_and_told(tmp_path):
     assert load_npz(tmp_path / "e.npz", x_train=x.transpose(0, 3, 1, 2), y_train=LABELS).facts == data.facts
 
 
+@pytest.mark.parametrize("shape", [(3, 3, 3), (3, 9, 3), (1, 9, 3), (3, 9, 1)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_images_whose_channels_may_be_first_or_last_are_refused(tmp_path, dtype, shape):
+    with pytest.raises(UserError, match="can be read as images with . channels first or . last"):
+        load_npz(tmp_path / "d.npz", x_train=np.zeros((60, *shape), dtype), y_train=LABELS)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_many_channels_last_are_refused_with_what_helps(tmp_path, dtype):
+    x = np.zeros((60, 16, 16, 13), dtype)
+    with pytest.raises(UserError, match=r"13 channels last.*x.transpose\(0, 3, 1, 2\) puts channels first"):
+        load_npz(tmp_path / "d.npz", x_train=x, y_train=LABELS)
+    assert load_npz(tmp_path / "e.npz", x_train=x.transpose(0, 3, 1, 2), y_train=LABELS).facts.input_shape[0] == 13
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_rgba_is_refused(tmp_path, dtype):
     with pytest.raises(UserError, match="looks like images with 4 channels last, 1 or 3 are allowed"):
@@ -421,6 +480,8 @@ def test_labels_that_are_not_0_to_m_become_classes_of_their_name(tmp_path, label
         ({"y_train": LABELS, "x_test": np.ones((3, 2)), "y_test": np.array([0, 1, 7])},
          "y_test: label 7 of sample 2 is outside of the 3 classes 0, 1, 2"),
         ({"y_train": LABELS.astype(object)}, "y_train holds Python objects"),
+        ({"y_train": LABELS * 0}, r"has 1 class\(es\), at least 2 are needed"),
+        ({"y_train": LABELS, "x_test": np.zeros((0, 2)), "y_test": LABELS[:0]}, "x_test has no samples"),
         ({"y_train": LABELS[:, None]}, r"y_train is int64 of shape \(60, 1\)"),
         ({"y_train": LABELS, "x_train": np.full((60, 2), 1e39)}, r"x_train holds 1e\+39; values must be finite"),
         ({"y_train": LABELS, "x_train": np.zeros((60, 0))}, "hold no values"),

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 from noprop_dist.config.layers import load_config
@@ -19,6 +21,14 @@ def example(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_an_example_explains_itself():
+    told = subprocess.run(
+        [sys.executable, EXAMPLES / "algorithm1.py", "--help"], capture_output=True, text=True, timeout=60, check=True
+    ).stdout
+    assert "Algorithm 1 of the paper" in told
+    assert "[STEPS]" in told
 
 
 def test_algorithm_1_in_one_file_has_the_bits_of_the_engine(tmp_path):

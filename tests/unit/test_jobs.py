@@ -157,7 +157,16 @@ def test_what_is_sent_is_the_folder_without_secrets_and_a_time_to_snapshot(serve
     assert "deploy/secrets" in environment["excludes"]
     assert environment["env_vars"] == {"RAY_JOB_STOP_WAIT_TIME_S": "60"}
     assert any(each.startswith("torch>=") for each in environment["pip"])
+    assert any(each.startswith("torch==") for each in environment["pip"])
     assert not any(each.startswith("ray") for each in environment["pip"])
+
+
+def test_nodes_install_what_the_folder_depends_on_as_it_is_pinned(tmp_path):
+    packages, pins = tmp_path / "pyproject.toml", tmp_path / "constraints.txt"
+    packages.write_text('[project]\ndependencies = ["Py_YAML>=6", "ray[train]", "numpy"]\n')
+    assert jobs.packages_of(tmp_path) == ["Py_YAML>=6", "numpy"]
+    pins.write_text("# torch\n--no-index\n\npy-yaml==6.0.4\nray==2.60.0\nnumpy-quaternion==1\nnumpy==2.4.6\n")
+    assert jobs.packages_of(tmp_path) == ["Py_YAML>=6", "numpy", "py-yaml==6.0.4", "numpy==2.4.6"]
 
 
 def test_a_submitted_job_is_followed(server):

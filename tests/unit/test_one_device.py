@@ -12,6 +12,18 @@ GPU = torch.device("cuda", 0)
 PICTURE = np.zeros((1, 8, 8), dtype=np.uint8)
 
 
+def torch_fakes_a_gpu() -> bool:
+    try:
+        with FakeTensorMode(), GPU:
+            torch.empty(1).copy_(torch.empty(1))
+    except RuntimeError:
+        return False
+    return True
+
+
+pytestmark = pytest.mark.skipif(not torch_fakes_a_gpu(), reason="this torch wants a GPU's driver for fake tensors, too")
+
+
 @pytest.fixture
 def network_on_gpu(small_setup, monkeypatch):
     """An untrained network whose tensors have the device of a GPU, and no values."""

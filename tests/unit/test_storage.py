@@ -472,3 +472,12 @@ def test_what_the_coordinator_refuses_leaves_no_run_directory(small_config, tmp_
     with pytest.raises(UserError, match=wrong.partition("=")[0]):
         coordinator.Coordinator(small_config("metrics.port=0", wrong), str(tmp_path / "run")).run()
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["changes.json", "metrics.jsonl"])
+def test_a_run_begins_in_no_folder_that_holds_a_part_of_another(small_config, tmp_path, name):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_text('[{"setting": "blocks.training.1.learning_rate=9", "from_step": {}}]')
+    with pytest.raises(UserError, match=f"holds {name} but no config.yaml, so a part of a run"):
+        api.train(small_config("engine.kind=sequential"), str(tmp_path / "run"))
+    assert [each.name for each in (tmp_path / "run").iterdir()] == [name]

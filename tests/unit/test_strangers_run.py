@@ -9,7 +9,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
-from pyarrow import fs
+from pyarrow import ArrowInvalid, fs
 
 from noprop_dist import api
 from noprop_dist.errors import TrainingError, UserError
@@ -18,12 +18,13 @@ from noprop_dist.models.custom import SENT_FOLDER, locate, never_import_from
 from noprop_dist.printable import without_secrets
 from noprop_dist.records import Evaluated
 from noprop_dist.report.plots import accuracy_over_steps
+from noprop_dist.storage import store
 from noprop_dist.storage.checkpoints import Manifest, SnapshotEntry
 from noprop_dist.storage.local_files import RefusedPathError
 from noprop_dist.storage.lock import LOCK
 from noprop_dist.storage.object_files import ObjectFiles
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.storage.store import Store
+from noprop_dist.storage.store import StorageError, Store
 
 NETWORK = """
 import pathlib, torch
@@ -230,6 +231,7 @@ DEEDS = {
     "delete": lambda store, name: store.delete(name),
     "lock": lambda store, name: store.open_to_lock(name),
     "names": lambda store, name: store.names(name.rpartition("/")[0]),
+    "delete_link": lambda store, name: store.delete_folder(name.rpartition("/")[0]),
     "delete_folder": lambda store, name: store.delete_folder(name.rpartition("/")[0] + "/inner"),
 }
 
@@ -266,6 +268,16 @@ def test_writing_replaces_a_link_and_leaves_what_it_leads_to(tmp_path, name, lin
     Store(str(tmp_path / "run")).write("file", b"new")
     assert (tmp_path / "victim").read_text() == "precious"
     assert (tmp_path / "run" / "file").read_text() == "new"
+
+
+@pytest.mark.parametrize("deed", ["append", "lock"])
+def test_a_hard_link_is_not_written_through(tmp_path, deed):
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "run").mkdir()
+    os.link(tmp_path / "victim", tmp_path / "run" / "file")
+    with pytest.raises(RefusedPathError, match="run/file: has another name, too"):
+        DEEDS[deed](Store(str(tmp_path / "run")), "file")
+    assert (tmp_path / "victim").read_text() == "precious"
 
 
 def test_the_run_directory_itself_may_be_a_link(tmp_path):
@@ -338,13 +350,16 @@ def test_files_in_an_object_store_are_written_whole_and_appended_to():
         files.read("../file")
 
 
-def test_an_error_of_a_store_is_told_without_its_secret():
+@pytest.mark.parametrize("kind", [OSError, ArrowInvalid])
+def test_an_error_of_a_store_is_told_in_one_line_without_its_secret(monkeypatch, kind):
     class Failing:
         def get_file_info(self, path):
-            raise OSError(f"{SECRET} does not answer")
+            raise kind(f"{SECRET}\n does not answer")
 
-    with pytest.raises(OSError, match=r"^s3://bucket/runs/one\?region=eu-west-1&scheme=https does not answer$"):
-        ObjectFiles(Failing(), "bucket").exists("file")
+    monkeypatch.setattr(store, "open_uri", lambda _: (Failing(), "bucket"))
+    told = r"^s3://bucket/run/file: s3://bucket/runs/one\?region=eu-west-1&scheme=https does not answer$"
+    with pytest.raises(StorageError, match=told):
+        Store("s3://bucket/run").exists("file")
 
 
 def test_an_option_of_a_uri_is_shown_where_it_is_known_to_be_no_secret():

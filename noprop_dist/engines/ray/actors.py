@@ -36,8 +36,10 @@ from noprop_dist.stages import Stage
 from noprop_dist.training.batch_stream import Round, RoundKey
 from noprop_dist.training.setup import RunSetup
 
-NO_RETRIES = {"max_restarts": 0, "max_task_retries": 0}
-"""An optimiser step is not idempotent, so Ray may neither restart an actor nor retry a call by itself."""
+ACTOR_OPTIONS = {"max_restarts": 0, "max_task_retries": 0, "enable_task_events": False}
+"""An optimiser step is not idempotent, so Ray may neither restart an actor nor retry a call by itself. Its GCS keeps
+no record of single calls: a run's rounds would fill it (100,000 records, some 4 kB each) and tell nothing that
+`metrics.jsonl` does not."""
 CONTROL_GROUP = {CONTROL_LANE: 1}
 METHODS: dict[type[Request], str] = {
     DescribeYourself: "facts",
@@ -88,7 +90,7 @@ class RayActors:
         self._inputs, self._labels = ray.put(data.train.inputs), ray.put(data.train.labels)
         self._held_out = ray.put(data.held_out)
         self._directory = directory
-        self._side = {"num_cpus": 0, "num_gpus": placement.side_gpus, **NO_RETRIES}
+        self._side = {"num_cpus": 0, "num_gpus": placement.side_gpus, **ACTOR_OPTIONS}
         self._draw = draw
         self._classes = classes
         self._handles: dict[Incarnation, ActorHandle] = {}
@@ -112,7 +114,7 @@ class RayActors:
         assert place is not None
         side_by_side = {lane_name(number): 1 for number in range(lanes)} if lanes > 1 else {}
         groups = {"concurrency_groups": CONTROL_GROUP | side_by_side}
-        options = {"num_cpus": place.cpus, "num_gpus": place.gpus, "scheduling_strategy": "SPREAD", **NO_RETRIES}
+        options = {"num_cpus": place.cpus, "num_gpus": place.gpus, "scheduling_strategy": "SPREAD", **ACTOR_OPTIONS}
         if self._setup.config.training.replicas_per_block > 1:
             group = ray.remote(**groups, **options)(BlockGroup)
             return group.remote(self._setup, [self._inputs, self._labels], options)

@@ -18,6 +18,7 @@ from noprop_dist.engines.ray.coordinator import Coordinator
 from noprop_dist.engines.ray.heartbeat import Heartbeat
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.storage.store import StorageError
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.progress import RunProgress
 
@@ -99,6 +100,7 @@ def _actor(coordinator_class: type[Any]) -> Any:
         max_concurrency=3,  # `progress` and `stop` are answered while `run` runs
         max_restarts=0,
         max_task_retries=0,
+        enable_task_events=False,  # it is asked for its progress twice a second, and Ray's GCS keeps every event
     )
 
 
@@ -151,6 +153,8 @@ class _Follower:
         except RayTaskError as error:
             if isinstance(error.cause, UserError | TrainingError):
                 raise error.cause from None
+            if isinstance(error.cause, StorageError):
+                raise TrainingError(f"the run directory cannot be read or written: {error.cause}") from None
             raise TrainingError(f"the coordinator failed: {error}") from error
         return outcome
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import shlex
 import signal
 import threading
@@ -55,7 +56,7 @@ class Jobs:
         Args:
             arguments: of the command line.
             working_dir: is packed and sent; without it the nodes have the project installed.
-            install: let every node install the packages of the working directory's pyproject.toml first.
+            install: let every node install the packages of the working directory's pyproject.toml first, as pinned.
 
         Returns:
             The job's id.
@@ -217,17 +218,28 @@ def _within(seconds: float, question: Callable[[], Answer]) -> Answer:
 
 
 def packages_of(folder: Path) -> list[str]:
-    """The dependencies in a folder's pyproject.toml, without Ray: the cluster runs its own.
+    """The dependencies in a folder's pyproject.toml, and the lines of its constraints.txt that pin them.
+
+    Ray is left out: the cluster runs its own. Pins are sent as requirements, for Ray would not notice that a file which
+    these name has changed.
 
     Raises:
-        UserError: there is no such file.
+        UserError: there is no such pyproject.toml.
     """
-    file = folder / "pyproject.toml"
+    file, pins = folder / "pyproject.toml", folder / "constraints.txt"
     try:
         dependencies = tomllib.loads(file.read_text())["project"]["dependencies"]
-    except (OSError, KeyError, tomllib.TOMLDecodeError) as error:
+        constraints = pins.read_text().splitlines() if pins.exists() else []
+    except (OSError, KeyError, ValueError) as error:
         raise UserError(f"--install: {file} does not tell the packages: {error}") from error
-    return [each for each in dependencies if not each.startswith("ray")]
+    wanted = {_package(each) for each in dependencies} - {"ray"}
+    return [each for each in (*dependencies, *constraints) if _package(each) in wanted]
+
+
+def _package(requirement: str) -> str:
+    """The normalised name of the package that a line of requirements is about; empty for a comment or an option."""
+    name = re.match(r"\s*([A-Za-z0-9][\w.-]*)", requirement)
+    return re.sub(r"[-_.]+", "-", name[1]).lower() if name else ""
 
 
 def _refused(address: str, error: Exception) -> UserError:

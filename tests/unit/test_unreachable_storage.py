@@ -1,0 +1,155 @@
+"""Storage that does not answer, refuses or is full: every command says so in one sentence, and nothing is made up."""
+
+import errno
+import os
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from noprop_dist.api import plan, train
+from noprop_dist.cli.app import main
+from noprop_dist.config.layers import load_config
+from noprop_dist.errors import TrainingError, UserError
+from noprop_dist.files import local_path
+from noprop_dist.storage.local_files import LocalFiles
+from noprop_dist.storage.lock import only_writer
+from noprop_dist.storage.object_files import S3_ATTEMPTS, open_uri
+from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.storage.store import StorageError, Store
+
+
+class Denying(BaseHTTPRequestHandler):
+    """An S3 that lets nobody read or write."""
+
+    status = 403
+
+    def do_HEAD(self):
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(self.status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD  # noqa: N815 (the base class's names)
+
+    def log_message(self, *_):
+        pass
+
+
+class Missing(Denying):
+    """An S3 that has no such bucket."""
+
+    status = 404
+
+
+@pytest.fixture(params=[Denying])
+def s3(request, monkeypatch):
+    """The URI of a run directory there."""
+    for name, value in {"ACCESS_KEY_ID": "KEY", "SECRET_ACCESS_KEY": "SECRET", "EC2_METADATA_DISABLED": "true"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), request.param)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield f"s3://bucket/run?scheme=http&endpoint_override=127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def refusal(capsys):
+    """What a command says that ends with exit code 2."""
+
+    def of(*arguments):
+        with pytest.raises(SystemExit) as end:
+            main([str(argument) for argument in arguments])
+        said = capsys.readouterr().err.strip().splitlines()[-1]
+        assert (end.value.code, said.partition(": ")[0]) == (2, "noprop-dist"), said
+        return said
+
+    return of
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("inspect HERE", "evaluate HERE", "predict HERE a.png", "report HERE", "resume HERE"),
+        *("train --engine sequential --run-dir HERE", "plan --run-dir HERE", "merge HERE runs/a", "merge out HERE"),
+    ],
+)
+def test_every_command_tells_in_one_sentence_that_a_store_denies_it(refusal, s3, command):
+    said = refusal(*(s3 if word == "HERE" else word for word in command.split()))
+    assert "s3://bucket/run/" in said
+    assert "ACCESS_DENIED" in said
+
+
+@pytest.mark.parametrize("s3", [Missing], indirect=True)
+def test_a_bucket_that_is_not_there_is_told_before_anything_is_trained(refusal, s3):
+    said = refusal("train", "--engine", "sequential", "--run-dir", s3)
+    assert "the run directory cannot be written: s3://bucket/run/run.lock: " in said
+
+
+def test_a_server_that_says_nothing_is_given_up_after_seconds():
+    options = open_uri("s3://bucket/run?scheme=http&endpoint_override=127.0.0.1:9")[0].__reduce__()[1][0]
+    assert S3_ATTEMPTS == 3, "ten, as pyarrow has it, are 100 s"
+    assert options["endpoint_override"] == "127.0.0.1:9"
+    assert options["scheme"] == "http"
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_a_snapshot_that_may_not_be_read_is_no_damage_and_nothing_older_takes_its_place(small_run, monkeypatch, number):
+    directory, read = small_run("checkpoint.every_steps=4"), LocalFiles.read
+
+    def refusing(files, name, offset=0):
+        if "step-00000012" in name:
+            raise OSError(number, os.strerror(number))
+        return read(files, name, offset)
+
+    monkeypatch.setattr(LocalFiles, "read", refusing)
+    if number == errno.EIO:
+        (_, snapshot), warnings = directory.checkpoints.newest("block-01", [8, 12])
+        assert (snapshot.step, len(warnings)) == (8, 1)
+        return
+    with pytest.raises(StorageError, match=r"step-00000012/block-01.json: Permission denied$"):
+        directory.checkpoints.newest("block-01", [8, 12])
+
+
+def test_a_sequential_run_whose_disk_is_full_says_how_to_go_on(small_config, monkeypatch, tmp_path):
+    write = LocalFiles.write
+
+    def full(files, name, content):
+        if "checkpoints" in name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(files, name, content)
+
+    monkeypatch.setattr(LocalFiles, "write", full)
+    told = r"step-00000012/block-01.safetensors: No space left on device; `noprop-dist resume .*run` continues the run"
+    with pytest.raises(TrainingError, match=told):
+        train(small_config("engine.kind=sequential"), str(tmp_path / "run"))
+
+
+def test_a_store_that_stops_answering_leaves_its_lease_to_end_by_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr(Store, "is_local", False)
+    monkeypatch.setattr(LocalFiles, "delete", lambda *_: (_ for _ in ()).throw(OSError(errno.EHOSTDOWN, "down")))
+    with only_writer(Store(str(tmp_path))):
+        pass
+
+
+@pytest.mark.parametrize("setting", ["data.name=npz", "data.name=image-folder", "data.name=packed"])
+def test_data_is_a_path_and_no_uri(setting, tmp_path):
+    config = load_config("digits", None, [setting, "data.root=s3://KEY:SECRET@bucket/data"])
+    with pytest.raises(UserError, match="^s3://bucket/data: is a URI") as refused:
+        plan(config)
+    assert "SECRET" not in str(refused.value)
+    with pytest.raises(UserError, match="only run directories may be URIs"):
+        local_path("gs://bucket/out")
+
+
+def test_a_name_of_300_characters_is_told_once(refusal, tmp_path):
+    said = refusal("inspect", tmp_path / ("x" * 300))
+    assert said.count("x" * 300) == 1
+    assert "File name too long" in said
+    with (
+        pytest.raises(UserError, match="File name too long") as refused,
+        RunDirectory(str(tmp_path / "runs" / ("x" * 300))).only_writer(),
+    ):
+        pass
+    assert str(refused.value).count("x" * 300) == 1
