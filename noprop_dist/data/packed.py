@@ -11,6 +11,7 @@ are in its memory once, however many blocks it trains.
 
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -40,14 +41,21 @@ def pack(load: Callable[[Keep], DataSet], folder: Path, on_progress: Callable[[s
     Raises:
         UserError: the folder exists, or cannot be written, or `load` raises it.
     """
-    if folder.exists():
+    if os.path.lexists(folder):
         raise UserError(f"{folder}: is there already; pack into a folder that is not")
+
+    def keep(split: str, inputs: Inputs) -> MappedInputs:
+        try:
+            return _write(staging / f"{split}.npy", split, inputs, on_progress)
+        except OSError as error:  # here, for `load` takes it for an error of reading
+            raise UserError(f"{folder}: cannot be written: {error.strerror}") from error
+
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as scratch:
             staging = Path(scratch) / "packed"
             staging.mkdir()
-            data = load(lambda split, inputs: _write(staging / f"{split}.npy", split, inputs, on_progress))
+            data = load(keep)
             splits = dict(zip(SPLITS, (data.train, data.held_out.validation, data.held_out.test), strict=True))
             for name, split in splits.items():
                 np.save(staging / f"{name}-labels.npy", split.labels)
@@ -56,18 +64,19 @@ def pack(load: Callable[[Keep], DataSet], folder: Path, on_progress: Callable[[s
             (staging / FACTS).write_text(json.dumps(described, indent=1))
             staging.rename(folder)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written: {error}") from error
+        raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from error
     return data.facts
 
 
 def _write(file: Path, split: str, inputs: Inputs, on_progress: Callable[[str, int, int], None]) -> MappedInputs:
-    mapped = np.lib.format.open_memmap(file, "w+", inputs.dtype, inputs.shape)
     done = 0
-    for chunk in chunks(inputs):
-        mapped[done : done + len(chunk)] = chunk
-        done += len(chunk)
-        on_progress(split, done, len(inputs))
-    mapped.flush()
+    with file.open("xb") as opened:  # not mapped: a full disk would end the process without a word
+        layout = {"descr": np.lib.format.dtype_to_descr(np.dtype(inputs.dtype)), "fortran_order": False}
+        np.lib.format.write_array_header_1_0(opened, {**layout, "shape": tuple(inputs.shape)})
+        for chunk in chunks(inputs):
+            opened.write(np.ascontiguousarray(chunk).data)
+            done += len(chunk)
+            on_progress(split, done, len(inputs))
     return MappedInputs(str(file))
 
 
