@@ -10,6 +10,7 @@ from noprop_dist import api
 from noprop_dist.cli.options import warn
 from noprop_dist.cli.terminal import FittingTable, Terminal
 from noprop_dist.config.layers import to_yaml
+from noprop_dist.printable import without_secrets
 from noprop_dist.records import Record, RoundDone
 from noprop_dist.report.summary import LatestMetrics
 from noprop_dist.stages import Stage
@@ -31,7 +32,7 @@ def show_run(run_dir: str, as_json: bool) -> None:
             "data": run.facts.to_json(),
             "software": dict(manifest.software),
         }
-        print(json.dumps(whole))
+        print(without_secrets(json.dumps(whole)))
         return
     console.print(to_yaml(config))
     console.print(_table(manifest, metrics))

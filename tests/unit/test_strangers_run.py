@@ -12,6 +12,7 @@ import pytest
 from pyarrow import ArrowInvalid, fs
 
 from noprop_dist import api
+from noprop_dist.cli.inspect import show_run
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.models import custom
 from noprop_dist.models.custom import SENT_FOLDER, locate, never_import_from
@@ -389,6 +390,17 @@ def test_no_error_shows_a_secret(kind):
         "s3://bucket/runs/one?region=eu-west-1&scheme=https: slow; again "
         "s3://bucket/runs/one?region=eu-west-1&scheme=https, http://host:8265/jobs"
     )
+
+
+def test_a_secret_in_a_setting_is_in_no_report_and_no_json(small_run, capsys):
+    directory = small_run()
+    config = Path(directory.root, "config.yaml")
+    config.write_text(config.read_text().replace("address: null", f"address: {SECRET}"))
+    api.report(directory.root)
+    show_run(directory.root, as_json=True)
+    shown = Path(directory.root, "report.html").read_text() + capsys.readouterr().out
+    assert shown.count("s3://bucket/runs/one") == 2
+    assert not {word for word in ("AKIAKEY", "sec%2Fret") if word in shown}
 
 
 def test_a_folder_in_a_command_is_quoted(tmp_path):
