@@ -472,3 +472,12 @@ def test_what_the_coordinator_refuses_leaves_no_run_directory(small_config, tmp_
     with pytest.raises(UserError, match=wrong.partition("=")[0]):
         coordinator.Coordinator(small_config("metrics.port=0", wrong), str(tmp_path / "run")).run()
     assert not (tmp_path / "run").exists()
+
+
+def test_a_tilde_is_the_home_wherever_a_run_directory_is_named(small_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    small_run()
+    assert RunDirectory("~/run").holds_run
+    assert api.merge("~/merged", ["~/run"]).directory == str(tmp_path / "merged")
+    with pytest.raises(UserError, match="the home that ~ stands for cannot be found"):
+        RunDirectory("~nobody-of-this-name/run")
