@@ -8,6 +8,7 @@ import pytest
 from noprop_dist.engines.ray import cluster
 from noprop_dist.engines.ray.token import use_token_if_there_is_one
 from noprop_dist.errors import UserError
+from noprop_dist.files import have_a_home
 
 
 @pytest.fixture
@@ -91,3 +92,21 @@ def test_a_user_without_a_home_has_no_token(monkeypatch):
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as where there is no passwd entry, either
     use_token_if_there_is_one()
     assert "RAY_AUTH_MODE" not in os.environ
+
+
+def test_a_user_without_a_home_gets_one_that_is_not_there(monkeypatch):
+    monkeypatch.setenv("HOME", "kept")
+    have_a_home()
+    assert os.environ["HOME"] == "kept"
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as where there is no passwd entry, either
+    have_a_home()
+    assert os.environ["HOME"] == "/nonexistent"
+
+
+def test_an_address_out_of_the_environment_is_told_as_such(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "nonsense")
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
+    with pytest.raises(UserError, match="^RAY_ADDRESS=nonsense: is no address"), cluster.ray_session(None):
+        pass
+    with pytest.raises(UserError, match="^--address other: is no address"), cluster.ray_session("other"):
+        pass

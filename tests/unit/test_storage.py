@@ -481,3 +481,12 @@ def test_a_run_begins_in_no_folder_that_holds_a_part_of_another(small_config, tm
     with pytest.raises(UserError, match=f"holds {name} but no config.yaml, so a part of a run"):
         api.train(small_config("engine.kind=sequential"), str(tmp_path / "run"))
     assert [each.name for each in (tmp_path / "run").iterdir()] == [name]
+
+
+def test_a_tilde_is_the_home_wherever_a_run_directory_is_named(small_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    small_run()
+    assert RunDirectory("~/run").holds_run
+    assert api.merge("~/merged", ["~/run"]).directory == str(tmp_path / "merged")
+    with pytest.raises(UserError, match="the home that ~ stands for cannot be found"):
+        RunDirectory("~nobody-of-this-name/run")

@@ -39,9 +39,10 @@ def ray_session(address: str | None) -> Iterator[None]:
     if ray.is_initialized() and address is None:
         yield
         return
+    named = f"--address {address}" if address else f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}"
     address = _resolved(address)
     own = {"include_dashboard": False, **_fewer_cores(), **_own_folder()} if address == "local" else {}
-    _check_somebody_listens(address)
+    _check_somebody_listens(address, named)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         with _own_signal_handlers():
@@ -49,7 +50,7 @@ def ray_session(address: str | None) -> Iterator[None]:
             ray.init(address=address, job_config=job_config, log_to_driver=False, logging_level=logging.ERROR, **own)
     except Exception as error:  # Ray has no class of its own for it; a slow start is a plain Exception
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        what = "Ray could not be started on this machine" if own else f"--address {address}: no Ray cluster is there"
+        what = "Ray could not be started on this machine" if own else f"{named}: no Ray cluster is there"
         raise UserError(f"{what}: {reason}") from error
     try:
         yield
@@ -170,8 +171,8 @@ def _resolved(address: str | None) -> str:
     return address or os.environ.get("RAY_ADDRESS") or "local"
 
 
-def _check_somebody_listens(address: str) -> None:
-    """Ray itself takes minutes to give up on an address where nothing listens."""
+def _check_somebody_listens(address: str, named: str) -> None:
+    """Ray itself takes minutes to give up on an address where nothing listens. `named` says where the user gave it."""
     if address in ("local", "auto"):
         return
     parts = urlsplit(address if "://" in address else f"//{address}")
@@ -180,14 +181,14 @@ def _check_somebody_listens(address: str) -> None:
     except ValueError:
         host, port = None, None
     if host is None or port is None:
-        raise UserError(f"--address {address}: is no address; write HOST:PORT, ray://HOST:PORT or auto")
+        raise UserError(f"{named}: is no address; write HOST:PORT, ray://HOST:PORT or auto")
     try:
         with socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_SECONDS) as connection:
             answer = b"" if os.environ.get("RAY_USE_TLS") == "1" else _first_http2_frame(connection)
     except OSError as error:
-        raise UserError(f"--address {address}: nobody answers there: {error}") from error
+        raise UserError(f"{named}: nobody answers there: {error}") from error
     if answer and answer[3:4] != HTTP2_SETTINGS_TYPE:
-        raise UserError(f"--address {address}: what answers there is no Ray cluster")
+        raise UserError(f"{named}: what answers there is no Ray cluster")
 
 
 def _first_http2_frame(connection: socket.socket) -> bytes:
