@@ -195,7 +195,7 @@ FRAGMENTS = st.sampled_from(
         ),
         *(
             "blocks: {network: {kind: mlp, width: 2147483647}}",
-            "blocks: {network: {kind: mlp, depth: 1000}}",
+            "blocks: {network: {kind: mlp, depth: 20}}",
             "blocks: {network: {kind: small-conv, channels: [2147483647, 2147483647]}}",
         ),
         *(
@@ -270,7 +270,7 @@ def _train(case: Case, file: bytes | None, settings: list[str]) -> None:
 
 
 FEW_AND_MANY = pytest.mark.parametrize(
-    "examples", [pytest.param(30, id="few"), pytest.param(500, id="many", marks=pytest.mark.slow)]
+    "examples", [pytest.param(25, id="few"), pytest.param(500, id="many", marks=pytest.mark.slow)]
 )
 
 
