@@ -50,7 +50,7 @@ from noprop_dist.storage.merge import merge_runs
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.trust import check_networks, check_settings, remember
 from noprop_dist.training.device import choose_device
-from noprop_dist.training.footprint import Footprint, block_footprint
+from noprop_dist.training.footprint import Footprint, block_footprints
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.progress import RunProgress
 from noprop_dist.training.setup import check, go_on, prepare
@@ -188,7 +188,7 @@ def plan(config: RunConfig, run_dir: str | None = None) -> PlannedRun:
     if run_dir is not None:
         RunDirectory(run_dir).check_unused()
     run_plan, data = check(config)
-    footprints = {t: block_footprint(run_plan, t) for t in config.blocks.trained()}
+    footprints = block_footprints(run_plan)
     placement = drawing = None
     if config.engine.kind == "ray":
         placement = place_run(config, _resources(config))
