@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -17,6 +18,8 @@ from noprop_dist.errors import UserError
 from noprop_dist.files import local_path, open_file
 
 CHANNELS = (1, 3)
+OTHER_SCALE = 20
+"""Splits whose largest values differ by more than this factor are hardly scaled alike: 0…1 and 0…255."""
 MOST_DEFLATED = 1032
 """A byte of a .npz file stands for no more of an array: deflate cannot do better."""
 
@@ -51,6 +54,7 @@ def _load(arrays: "_Arrays", settings: DataSettings, keep: Keep) -> DataSet:
     }
     if unused := [name for name in arrays.names if name[:2] not in ("x_", "y_") or name[2:] not in parts]:
         notes.append(f"{arrays.file}: left out are the arrays {', '.join(unused[:4])}{', …' * (len(unused) > 4)}")
+    notes += _other_scales(parts, arrays.file)
     notes += without_effect(settings, ["validation" if part == "val" else part for part in parts])
     classes, names = _classes(parts["train"].labels, settings.classes, arrays.file, notes)
     numbered = {part: _numbered(split, classes, f"{arrays.file}: y_{part}") for part, split in parts.items()}
@@ -98,6 +102,20 @@ class _Arrays:
         with self.archive.open(member) as opened:
             array: NDArray[Any] = np.lib.format.read_array(opened, allow_pickle=False)
         return array
+
+
+def _other_scales(parts: Mapping[str, Split], file: Path) -> list[str]:
+    """A line for each split whose values are hardly scaled as those of the training samples are."""
+    values = {f"x_{part}": np.asarray(split.inputs) for part, split in parts.items()}
+    ends = {name: (float(x.min()), float(x.max())) for name, x in values.items()}
+    largest = {name: max(map(abs, each)) for name, each in ends.items()}
+    low, high = ends["x_train"]
+    return [
+        f"{file}: {name} lies between {least:.4g} and {most:.4g}, x_train between {low:.4g} and {high:.4g}: are they "
+        "scaled alike?"
+        for name, (least, most) in ends.items()
+        if not largest["x_train"] / OTHER_SCALE <= largest[name] <= largest["x_train"] * OTHER_SCALE
+    ]
 
 
 def _split(arrays: _Arrays, part: str, notes: list[str]) -> Split:

@@ -494,6 +494,14 @@ def test_arrays_that_do_not_say_what_they_are_are_refused(tmp_path, arrays, mess
         load_npz(tmp_path / "d.npz", **({"x_train": np.zeros((60, 2))} | arrays))
 
 
+def test_a_test_set_of_another_scale_is_told(tmp_path):
+    x = RANDOM.random((60, 2))
+    (told,) = load_npz(tmp_path / "d.npz", x_train=x, y_train=LABELS, x_test=x * 255, y_test=LABELS).notes
+    assert "x_test lies between" in told
+    assert told.endswith("are they scaled alike?")
+    assert not load_npz(tmp_path / "e.npz", x_train=x, y_train=LABELS, x_test=x - 1, y_test=LABELS).notes
+
+
 def test_given_validation_arrays_are_the_validation_set_and_other_arrays_are_told(tmp_path):
     x = RANDOM.random((60, 2))
     data = load_npz(tmp_path / "d.npz", x_train=x, y_train=LABELS, x_val=x[:9], y_val=LABELS[:9], mean=x[0])
