@@ -5,6 +5,7 @@ every function raises an OSError whose text is one line that names the file and 
 """
 
 import os
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -19,14 +20,14 @@ from noprop_dist.config.effect import without_effect
 from noprop_dist.config.layers import idle_settings
 from noprop_dist.config.schema import DataSettings, RunConfig
 from noprop_dist.data.dataset import DataFacts, DataSet
-from noprop_dist.data.image_file import read_image
+from noprop_dist.data.image_file import image_kind, lost_of, read_image
 from noprop_dist.data.inputs import Keep, MappedInputs
 from noprop_dist.data.load import check_same_data, load_again, load_data
 from noprop_dist.data.packed import pack as pack_data
 from noprop_dist.engines.core.drawing import Drawing, who_draws
 from noprop_dist.engines.core.placement import Placement, Resources, check_room, place_run
 from noprop_dist.errors import TrainingError, UserError
-from noprop_dist.files import local_path
+from noprop_dist.files import have_a_home, local_path
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.inference.evaluation import (
     BlockEvaluation,
@@ -49,7 +50,7 @@ from noprop_dist.storage.merge import merge_runs
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.trust import check_networks, check_settings, remember
 from noprop_dist.training.device import choose_device
-from noprop_dist.training.footprint import Footprint, block_footprint
+from noprop_dist.training.footprint import Footprint, block_footprints
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.progress import RunProgress
 from noprop_dist.training.setup import check, go_on, prepare
@@ -77,8 +78,8 @@ class Watcher:
 
 
 def default_run_dir(config: RunConfig) -> str:
-    """A new folder under runs/, named after the data and the time."""
-    return f"runs/{config.data.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    """A new folder under runs/, named after the data and the time; two that start in one second do not meet."""
+    return f"runs/{config.data.name}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
 def train(
@@ -97,7 +98,7 @@ def train(
         UserError: configuration, data or run directory cannot be used; nothing was written.
         TrainingError: a stage could not be trained to its end; names it and the cause.
     """
-    directory, config = RunDirectory(run_dir or default_run_dir(config)), _located(config)
+    directory, config = RunDirectory(default_run_dir(config) if run_dir is None else run_dir), _located(config)
     if or_resume and directory.holds_run:
         check_same_run(directory, config)
         remember(config)
@@ -187,7 +188,7 @@ def plan(config: RunConfig, run_dir: str | None = None) -> PlannedRun:
     if run_dir is not None:
         RunDirectory(run_dir).check_unused()
     run_plan, data = check(config)
-    footprints = {t: block_footprint(run_plan, t) for t in config.blocks.trained()}
+    footprints = block_footprints(run_plan)
     placement = drawing = None
     if config.engine.kind == "ray":
         placement = place_run(config, _resources(config))
@@ -295,7 +296,14 @@ def _idle_root(config: RunConfig, data_root: str | None) -> tuple[str, ...]:
     return () if data_root is None else tuple(without_effect(config, {"data": {"root": data_root}}))
 
 
-def predict(run: TrainedRun, images: Sequence[Path], sampler: Sampler = "mean", passes: int = 1) -> list[Prediction]:
+def predict(
+    run: TrainedRun,
+    images: Sequence[Path],
+    sampler: Sampler = "mean",
+    passes: int = 1,
+    *,
+    warn: Callable[[str], None] = _silent,
+) -> list[Prediction]:
     """Classify image files, each by itself.
 
     Args:
@@ -303,6 +311,7 @@ def predict(run: TrainedRun, images: Sequence[Path], sampler: Sampler = "mean", 
         images: files in any format that Pillow reads; resized to what the network takes.
         sampler: `stochastic` or `mean`.
         passes: of the reverse process, averaged.
+        warn: told what of a picture is not looked at.
 
     Raises:
         UserError: the run was not trained on images, or a file is no image.
@@ -316,6 +325,9 @@ def predict(run: TrainedRun, images: Sequence[Path], sampler: Sampler = "mean", 
             "file's white; predict takes networks that were trained on uint8 images"
         )
     pixels = [read_image(local_path(file), channels=shape[0], size=(shape[1], shape[2])) for file in images]
+    for file in images:
+        for loss in lost_of(image_kind(local_path(file)), channels=shape[0]):
+            warn(f"{file}: {loss}")
     return [predict_image(run.network, image, sampler, passes) for image in pixels]
 
 
@@ -492,6 +504,7 @@ def _train_sequentially(
 def _train_on_ray(
     config: RunConfig, directory: RunDirectory, resume: bool, watcher: Watcher, trusted: bool
 ) -> RunOutcome:
+    have_a_home()
     from noprop_dist.baseline.coordinator import EndToEndCoordinator
     from noprop_dist.engines.ray.cluster import is_remote
     from noprop_dist.engines.ray.coordinator import Coordinator

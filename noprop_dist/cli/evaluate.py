@@ -9,7 +9,7 @@ from rich.table import Table
 
 from noprop_dist import api
 from noprop_dist.cli.options import checked_sampler, warn, working
-from noprop_dist.cli.terminal import Terminal
+from noprop_dist.cli.terminal import FittingTable, Terminal
 from noprop_dist.inference.evaluation import BlockEvaluation, Evaluation, ObjectiveTerms
 from noprop_dist.printable import printable
 
@@ -49,7 +49,7 @@ def show_predictions(
     chosen = checked_sampler(sampler, passes)
     run = api.load(run_dir, trust_code=trust_code)
     warn(run.warnings)
-    predictions = api.predict(run, images, chosen, passes)
+    predictions = api.predict(run, images, chosen, passes, warn=lambda line: warn([line]))
     if as_json:
         rows = zip(images, predictions, strict=True)
         print(json.dumps([{"image": str(i), "class": p.class_name, "probability": p.probability} for i, p in rows]))
@@ -68,7 +68,7 @@ def _summary(result: Evaluation, step: int) -> str:
 
 
 def _block_table(blocks: Sequence[BlockEvaluation], terms: ObjectiveTerms | None) -> Table:
-    table = Table(title="accuracy of the parts, and their terms of Eq. 8", title_justify="left")
+    table = FittingTable(title="accuracy of the parts, and their terms of Eq. 8", title_justify="left")
     for column in ("block t", "chain: nearest to z_t", "chain: class of û_t", "block alone", "denoising term (nats)"):
         table.add_column(column, justify="right")
     for block in blocks:

@@ -47,6 +47,16 @@ def image_kind(file: Path) -> ImageKind:
         raise _unreadable(file, error) from error
 
 
+def lost_of(kind: ImageKind, channels: int) -> list[str]:
+    """What is lost of an image that is read with so many channels, for people."""
+    losses = {
+        "is in colour, and is read as grey": channels == 1 and not kind.grey,
+        "is transparent, which is left out": kind.transparent,
+        "holds several pictures, of which the first is read": kind.animated,
+    }
+    return [loss for loss, is_so in losses.items() if is_so]
+
+
 def read_image(file: Path, channels: int | None = None, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
     """Read an image as (C, H, W) uint8, turned as its EXIF orientation says; transparency is left out.
 

@@ -14,6 +14,7 @@ from noprop_dist.errors import UserError
 from noprop_dist.inference.evaluation import evaluate_blocks
 from noprop_dist.inference.load import TrainedRun
 from noprop_dist.plan import RunPlan
+from noprop_dist.printable import without_secrets
 from noprop_dist.records import EmbeddingUpdated, Evaluated, ObjectiveMeasured, Record, RoundDone
 from noprop_dist.report import plots
 from noprop_dist.report.page import html_page
@@ -82,7 +83,7 @@ def _page(directory: RunDirectory, plan: RunPlan, metrics: list[Record], pngs: l
         pictures=pngs,
         facts=_facts(plan, metrics, manifest),
         fingerprints={entry.name: entry.sha256 for entry in manifest.stages},
-        config=to_yaml(plan.config),
+        config=without_secrets(to_yaml(plan.config)),
     )
 
 

@@ -59,6 +59,8 @@ class Store:
         except OBJECT_STORE_ERRORS as error:
             reason = f"is no path or URI that can be opened: {error}".replace(root, str(self))
             raise UserError(f"{self}: {reason}") from None
+        if not path.strip("/") and not isinstance(files, fs.LocalFileSystem):
+            raise UserError(f"{self}: is no path or URI that can be opened: it names no bucket")
         self._files = LocalFiles(path) if isinstance(files, fs.LocalFileSystem) else ObjectFiles(files, path)
 
     def __str__(self) -> str:
@@ -161,6 +163,8 @@ def _absolute(root: str) -> str:
     Raises:
         UserError: no path can be so: a name is too long, links lead to themselves, or there is no home for ~.
     """
+    if not root:
+        raise UserError("the run directory has no name: the path is empty")
     path = Path(os.path.realpath(local_path(root)))
     try:
         with suppress(FileNotFoundError, NotADirectoryError, PermissionError):

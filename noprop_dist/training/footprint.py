@@ -27,6 +27,19 @@ class Footprint:
     activations: int
 
 
+def block_footprints(plan: RunPlan) -> dict[int, Footprint]:
+    """Of every block that is trained. Blocks of the same network are measured once: there may be thousands."""
+    measured: list[tuple[object, Footprint]] = []
+    footprints = {}
+    for t in plan.config.blocks.trained():
+        settings = plan.config.blocks.network_of(t)
+        known = next((each for network, each in measured if network == settings), None)
+        footprints[t] = known or block_footprint(plan, t)
+        if known is None:
+            measured.append((settings, footprints[t]))
+    return footprints
+
+
 def block_footprint(plan: RunPlan, block: int) -> Footprint:
     """Build a block on the CPU and run one forward pass of a whole batch."""
     network = plan.block_network(block)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import ray
@@ -117,3 +118,33 @@ with stop_signals(print) as request:
 def test_signals_are_still_ours_once_ray_is_connected(address):
     """Ray's own handler, which ends a process at once, had taken the place of ours."""
     subprocess.run([sys.executable, "-c", CONNECT, address], check=True, timeout=100)
+
+
+def children(pid):
+    """(pid, command) of all processes below one, from Linux's own list."""
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        yield int(child), Path(f"/proc/{child}/cmdline").read_text()
+        yield from children(child)
+
+
+def test_a_run_whose_own_ray_has_died_ends_with_the_command_that_goes_on(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    settings = ["--set", "training.max_steps=100000", "--set", "blocks.count=1", "--set", "metrics.port=0"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "noprop_dist", "train", *settings, "--run-dir", "run"],
+        cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True,
+    ) as driver:  # fmt: skip
+        try:
+            deadline = time.monotonic() + 120
+            while not (tmp_path / "run" / "checkpoints").exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+            (raylet,) = (pid for pid, command in children(driver.pid) if "raylet/raylet" in command.split("\0")[0])
+            os.kill(raylet, signal.SIGKILL)
+            told = driver.communicate(timeout=60)[1]
+        finally:
+            driver.kill()
+    assert driver.returncode == 1
+    assert "the Ray cluster is gone" in told
+    assert f"`noprop-dist resume {tmp_path}/run` continues the run" in told
+    assert "Traceback" not in told

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from noprop_dist.api import default_run_dir
 from noprop_dist.cli.app import main
+from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.load import load_data
 
 SMALL = ["--set", "blocks.count=3", "--set", "blocks.network={kind: mlp, width: 16, depth: 1}",
@@ -40,6 +42,7 @@ def test_train_prints_the_run_directory(run_dir, tmp_path):
 def test_a_run_directory_is_made_up_where_none_is_given(noprop, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert noprop("train", *SMALL).startswith(str(tmp_path / "runs" / "digits-"))
+    assert default_run_dir(RunConfig()) != default_run_dir(RunConfig()), "two may start in the same second"
 
 
 def test_inspect_tells_configuration_steps_metrics_and_fingerprints(noprop, run_dir):
@@ -79,6 +82,18 @@ def test_predict_tells_class_and_probability_of_images(noprop, run_dir, tmp_path
     assert all(row["class"] in "0123456789" and 0 < row["probability"] <= 1 for row in rows)
     assert rows[1:2] == json.loads(noprop("predict", run_dir, files[1], "--json")), "images do not meet each other"
     assert "0.png: " in noprop("predict", run_dir, files[0])
+
+
+def test_predict_tells_what_of_a_picture_it_does_not_look_at(run_dir, tmp_path, capsys):
+    first, other = (Image.new("RGBA", (8, 8), (value, 0, 0, value)) for value in (10, 200))
+    first.save(tmp_path / "film.png", save_all=True, append_images=[other])
+    Image.new("L", (8, 8)).save(tmp_path / "plain.png")
+    with pytest.raises(SystemExit):
+        main(["predict", run_dir, str(tmp_path / "film.png"), str(tmp_path / "plain.png")])
+    told = capsys.readouterr().err
+    for loss in ("is in colour, and is read as grey", "is transparent, which is left out", "holds several pictures"):
+        assert f"film.png: {loss}" in told
+    assert "plain.png" not in told
 
 
 def test_report_writes_a_page_that_needs_nothing_else_and_plots(noprop, run_dir, tmp_path):

@@ -225,10 +225,10 @@ def test_new_records_are_read_from_where_the_last_reading_ended(tmp_path):
 
 def test_settings_that_a_resume_changed_are_kept_and_repeated_by_manifests(small_run):
     directory = small_run("checkpoint.every_steps=6")
-    directory.add_changes(["training.learning_rate=0.01"], {"block-01": 6, "classifier": 6})
-    change = SettingChange("training.learning_rate=0.01", {"block-01": 6, "classifier": 6})
+    directory.add_changes(["classifier.learning_rate=0.01"], {"block-01": 6, "classifier": 6})
+    change = SettingChange("classifier.learning_rate=0.01", {"block-01": 6, "classifier": 6})
     assert directory.changes() == [change]
-    assert directory.config().training.learning_rate == 0.01
+    assert directory.config().classifier.learning_rate == 0.01
     writer = CheckpointWriter(directory.checkpoints, [ONE], T, (20,), 9, directory.changes())
     writer.add(snapshot_at(20))
     assert directory.checkpoints.manifest(20).changes == (change,)
@@ -481,3 +481,12 @@ def test_a_run_begins_in_no_folder_that_holds_a_part_of_another(small_config, tm
     with pytest.raises(UserError, match=f"holds {name} but no config.yaml, so a part of a run"):
         api.train(small_config("engine.kind=sequential"), str(tmp_path / "run"))
     assert [each.name for each in (tmp_path / "run").iterdir()] == [name]
+
+
+def test_a_tilde_is_the_home_wherever_a_run_directory_is_named(small_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    small_run()
+    assert RunDirectory("~/run").holds_run
+    assert api.merge("~/merged", ["~/run"]).directory == str(tmp_path / "merged")
+    with pytest.raises(UserError, match="the home that ~ stands for cannot be found"):
+        RunDirectory("~nobody-of-this-name/run")

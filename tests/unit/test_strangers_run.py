@@ -12,6 +12,7 @@ import pytest
 from pyarrow import ArrowInvalid, fs
 
 from noprop_dist import api
+from noprop_dist.cli.inspect import show_run
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.models import custom
 from noprop_dist.models.custom import SENT_FOLDER, locate, never_import_from
@@ -367,12 +368,39 @@ def test_an_option_of_a_uri_is_shown_where_it_is_known_to_be_no_secret():
     assert without_secrets(uri) == "abfs://account/run?scheme=https"
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("s3:/AKIAKEY:sec/ret@bucket/x: no file", "s3:/bucket/x: no file"),
+        ("s3:////AKIAKEY:secret@bucket/x", "s3:////bucket/x"),
+        ("s3://AKIAKEY:secret: no @", "s3:// no @"),
+        ("s3://AKIAKEY:secret/and more", "s3:// more"),
+        ("https:/host/d.npz?sig=secret", "https:/host/d.npz"),
+        *[(plain, plain) for plain in ("http://host:8265: nobody", "http://[::1]:80/x", "ray://10.0.0.1:10001.",
+                                       "/data/exp:/lr:0.1/run", "C:/x:y", "file:///a:b/c", "s3://bucket/a:b/c")],
+    ],
+)  # fmt: skip
+def test_a_uri_that_is_written_wrong_shows_no_secret_either(text, shown):
+    assert without_secrets(text) == shown
+
+
 @pytest.mark.parametrize("kind", [UserError, TrainingError])
 def test_no_error_shows_a_secret(kind):
     assert str(kind(f"{SECRET}: slow; again {SECRET}, http://host:8265/jobs")) == (
         "s3://bucket/runs/one?region=eu-west-1&scheme=https: slow; again "
         "s3://bucket/runs/one?region=eu-west-1&scheme=https, http://host:8265/jobs"
     )
+
+
+def test_a_secret_in_a_setting_is_in_no_report_and_no_json(small_run, capsys):
+    directory = small_run()
+    config = Path(directory.root, "config.yaml")
+    config.write_text(config.read_text().replace("address: null", f"address: {SECRET}"))
+    api.report(directory.root)
+    show_run(directory.root, as_json=True)
+    shown = Path(directory.root, "report.html").read_text() + capsys.readouterr().out
+    assert shown.count("s3://bucket/runs/one") == 2
+    assert not {word for word in ("AKIAKEY", "sec%2Fret") if word in shown}
 
 
 def test_a_folder_in_a_command_is_quoted(tmp_path):
