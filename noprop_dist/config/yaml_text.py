@@ -50,12 +50,16 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def flatten_mapping(self, node: Any) -> None:
-        """Of several mappings under `<<`, the first that has a key gives its value; PyYAML 6.0.4 takes the last."""
-        own = sum(key.tag != MERGE for key, _ in node.value)
-        super().flatten_mapping(node)
-        merged = node.value[: len(node.value) - own]
-        first = {_meant(pair[0]): pair for pair in reversed(merged)}
-        node.value[: len(merged)] = first.values()
+        """Put in what stands under `<<`: the first of several mappings that has a key gives its value.
+
+        Written out, because releases of PyYAML take the first or the last.
+        """
+        merged: dict[Any, Any] = {}
+        for mapping in (each for key, value in node.value if key.tag == MERGE for each in _mappings(value)):
+            self.flatten_mapping(mapping)
+            for pair in mapping.value:
+                merged.setdefault(_meant(pair[0]), pair)
+        node.value = [*merged.values(), *(pair for pair in node.value if pair[0].tag != MERGE)]
 
 
 class _Dumper(yaml.SafeDumper):
@@ -77,6 +81,15 @@ def _meant(key: yaml.Node) -> Any:
         return key
     text = key.value
     return _number(text) if re.fullmatch(INT, text) and len(text) <= MAX_DIGITS else text
+
+
+def _mappings(merged: yaml.Node) -> list[yaml.MappingNode]:
+    """Those under one `<<`: one, or a list of several."""
+    mappings: list[Any] = merged.value if isinstance(merged, yaml.SequenceNode) else [merged]
+    for each in mappings:
+        if not isinstance(each, yaml.MappingNode):
+            raise yaml.MarkedYAMLError(problem="<< takes a mapping or a list of mappings", problem_mark=each.start_mark)
+    return mappings
 
 
 def _number(text: str) -> int:

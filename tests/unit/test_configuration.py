@@ -162,6 +162,8 @@ def test_a_key_that_is_written_in_two_ways_stands_twice(text):
 def test_the_first_of_several_merged_mappings_goes_before_and_what_is_there_before_all():
     text = "training: {<<: [{max_steps: 3, epochs: 4}, {max_steps: 5, seed: 6}], epochs: 7}"
     assert parse_yaml(text, "here") == {"training": {"max_steps": 3, "epochs": 7, "seed": 6}}
+    with pytest.raises(UserError, match="line 1, column 17: << takes a mapping or a list of mappings"):
+        parse_yaml("training: {<<: [3]}", "here")
 
 
 @pytest.mark.parametrize("setting", ["blocks.networks.²=3", "blocks.only=²", f"blocks.training.{'1' * 5000}.x=1"])
