@@ -5,6 +5,7 @@ every function raises an OSError whose text is one line that names the file and 
 """
 
 import os
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -26,7 +27,7 @@ from noprop_dist.data.packed import pack as pack_data
 from noprop_dist.engines.core.drawing import Drawing, who_draws
 from noprop_dist.engines.core.placement import Placement, Resources, check_room, place_run
 from noprop_dist.errors import TrainingError, UserError
-from noprop_dist.files import local_path
+from noprop_dist.files import have_a_home, local_path
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.inference.evaluation import (
     BlockEvaluation,
@@ -77,8 +78,8 @@ class Watcher:
 
 
 def default_run_dir(config: RunConfig) -> str:
-    """A new folder under runs/, named after the data and the time."""
-    return f"runs/{config.data.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    """A new folder under runs/, named after the data and the time; two that start in one second do not meet."""
+    return f"runs/{config.data.name}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
 def train(
@@ -97,7 +98,7 @@ def train(
         UserError: configuration, data or run directory cannot be used; nothing was written.
         TrainingError: a stage could not be trained to its end; names it and the cause.
     """
-    directory, config = RunDirectory(run_dir or default_run_dir(config)), _located(config)
+    directory, config = RunDirectory(default_run_dir(config) if run_dir is None else run_dir), _located(config)
     if or_resume and directory.holds_run:
         check_same_run(directory, config)
         remember(config)
@@ -492,6 +493,7 @@ def _train_sequentially(
 def _train_on_ray(
     config: RunConfig, directory: RunDirectory, resume: bool, watcher: Watcher, trusted: bool
 ) -> RunOutcome:
+    have_a_home()
     from noprop_dist.baseline.coordinator import EndToEndCoordinator
     from noprop_dist.engines.ray.cluster import is_remote
     from noprop_dist.engines.ray.coordinator import Coordinator

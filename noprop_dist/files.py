@@ -55,3 +55,12 @@ def parse_json(content: bytes | str) -> Any:
         return json.loads(content)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def have_a_home() -> None:
+    """Let this process and those that it starts have a home, for Ray's libraries fail on import without one.
+
+    A user who has none (`docker run --user 12345`) gets what Debian gives to such users: a folder that is not there.
+    """
+    if os.path.expanduser("~") == "~":  # noqa: PTH111 (pathlib raises where there is none)
+        os.environ["HOME"] = "/nonexistent"

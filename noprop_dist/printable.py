@@ -5,8 +5,10 @@ import unicodedata
 from collections.abc import Iterator
 
 URI = re.compile(
-    r"""(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]*://)
-        (?P<user>[^/?#\s'"`@]*@ | [^/?#\s'"`@:]+:[^\s'"`]*@)?  # a secret key may hold slashes
+    r"""(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]*:/+)  # one slash where a URI was taken for a path
+        (?P<user>[^/?#\s'"`@]*@ | [^/?#\s'"`@:]+:[^\s'"`]*@  # a secret key may hold slashes
+            | (?<=://)[^/?#\s'"`@:[]+:(?=[^/?#\s'"`]*[^/?#\s'"`\d:.,;)])[^\s'"`]*  # the @ was left out: it is no port
+        )?
         (?P<place>[^?#\s'"`]*)
         (?P<query>[?#][^\s'"`]*?(?=[.,:;)]*(?:[\s'"`]|$)))?  # what ends a sentence is none of it""",
     re.VERBOSE,
@@ -29,7 +31,7 @@ def printable(text: str, keep: str = "") -> str:
 
 def without_secrets(text: str) -> str:
     """Text whose URIs have lost user, password and every option that may be a secret."""
-    return URI.sub(_masked, text) if "://" in text else text
+    return URI.sub(_masked, text) if ":/" in text else text
 
 
 def has_secrets(uri: str) -> bool:

@@ -1,6 +1,8 @@
 """The commands of `noprop-dist`, and how their errors reach the user."""
 
+import os
 import platform
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +11,7 @@ import typer
 
 from noprop_dist.cli.bench import bench_app
 from noprop_dist.cli.job import job_app
-from noprop_dist.cli.terminal import Terminal, shown
+from noprop_dist.cli.terminal import Terminal, print_anywhere, shown
 from noprop_dist.config.layers import PRESETS
 from noprop_dist.errors import TrainingError, UserError
 
@@ -77,7 +79,7 @@ def train(
     set_: Set = None,
     engine: Engine = None,
     run_dir: Annotated[
-        str | None, typer.Option(help="Where the run is kept: a path or URI. Default: runs/NAME-DATE-TIME.")
+        str | None, typer.Option(help="Where the run is kept: a path or URI. Default: runs/DATA-DATE-TIME-RANDOM.")
     ] = None,
     address: Address = None,
     method: Method = None,
@@ -224,11 +226,24 @@ def report(run_dir: RunDir, data_root: DataRoot = None, trust_code: TrustCode = 
     write_report(run_dir, data_root, trust_code)
 
 
+def _flush_output() -> None:
+    """Write what is buffered while an error can still be told."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
 def main(arguments: list[str] | None = None) -> Any:
     """Run one command: exit code 0, 2 for what the user can mend, 1 for a run that failed, 130 for Ctrl-C."""
+    print_anywhere()
     errors = Terminal(stderr=True)
     try:
-        app(args=arguments)
+        try:
+            app(args=arguments)
+        finally:
+            _flush_output()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer goes nowhere
+        raise SystemExit(1) from None
     except (UserError, OSError) as error:  # storage that does not answer, is full or refuses the user
         errors.print(f"noprop-dist: {error}", style="red")
         raise SystemExit(2) from None

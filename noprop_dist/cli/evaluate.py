@@ -9,7 +9,7 @@ from rich.table import Table
 
 from noprop_dist import api
 from noprop_dist.cli.options import checked_sampler, warn, working
-from noprop_dist.cli.terminal import Terminal
+from noprop_dist.cli.terminal import FittingTable, Terminal
 from noprop_dist.inference.evaluation import BlockEvaluation, Evaluation, ObjectiveTerms
 from noprop_dist.printable import printable
 
@@ -68,7 +68,7 @@ def _summary(result: Evaluation, step: int) -> str:
 
 
 def _block_table(blocks: Sequence[BlockEvaluation], terms: ObjectiveTerms | None) -> Table:
-    table = Table(title="accuracy of the parts, and their terms of Eq. 8", title_justify="left")
+    table = FittingTable(title="accuracy of the parts, and their terms of Eq. 8", title_justify="left")
     for column in ("block t", "chain: nearest to z_t", "chain: class of û_t", "block alone", "denoising term (nats)"):
         table.add_column(column, justify="right")
     for block in blocks:

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from noprop_dist import api
 from noprop_dist.cli.options import warn
-from noprop_dist.cli.terminal import Terminal
+from noprop_dist.cli.terminal import FittingTable, Terminal
 from noprop_dist.config.layers import to_yaml
 from noprop_dist.records import Record, RoundDone
 from noprop_dist.report.summary import LatestMetrics
@@ -34,14 +34,13 @@ def show_run(run_dir: str, as_json: bool) -> None:
         print(json.dumps(whole))
         return
     console.print(to_yaml(config))
-    # A fingerprint that is cut off is of no use, so it may be wider than the terminal.
-    console.print(_table(manifest, metrics), width=max(console.width, 100), crop=False)
+    console.print(_table(manifest, metrics))
     for each in metrics.evaluations:
         console.print(f"{each.split} ({each.sampler}): {each.accuracy:.2%} after {each.step} steps")
 
 
 def _table(manifest: Manifest, metrics: LatestMetrics) -> Table:
-    table = Table(title=f"checkpoint of step {manifest.step}", title_justify="left")
+    table = FittingTable(title=f"checkpoint of step {manifest.step}", title_justify="left")
     for column in ("", "step", "loss", "sha256 of the weights"):
         table.add_column(column)
     for entry in manifest.stages:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from noprop_dist.cli.terminal import Terminal
+from noprop_dist.cli.terminal import FittingTable, Terminal
 from noprop_dist.engines.ray.token import use_token_if_there_is_one
 from noprop_dist.errors import UserError
+from noprop_dist.files import local_path
 from noprop_dist.printable import printable
 
 if TYPE_CHECKING:  # Ray is imported once the token is known
@@ -50,10 +50,11 @@ def submit(
     """Start a command on the cluster, show what it writes, and end with its exit code."""
     from noprop_dist.engines.ray.jobs import Jobs
 
-    if working_dir is not None and not working_dir.is_dir():
+    folder = None if working_dir is None else local_path(working_dir)
+    if folder is not None and not folder.is_dir():
         raise UserError(f"--working-dir {working_dir}: is no folder")
     jobs = Jobs(_known(address))
-    job = jobs.submit(arguments, working_dir, install)
+    job = jobs.submit(arguments, folder, install)
     if detach:
         messages.print(f"follow it: noprop-dist job follow --address {jobs.address} {job}")
         print(job)
@@ -84,7 +85,7 @@ def list_jobs(address: Address = None) -> None:
     """All jobs that the cluster knows, the newest first."""
     from noprop_dist.engines.ray.jobs import Jobs
 
-    table = Table("job", "status", "command")
+    table = FittingTable("job", "status", "command")
     for row in Jobs(_known(address)).all():
         table.add_row(*row)
     Terminal(soft_wrap=False).print(table)

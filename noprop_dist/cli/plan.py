@@ -4,7 +4,7 @@ from rich.table import Table
 
 from noprop_dist import api
 from noprop_dist.cli.options import warn
-from noprop_dist.cli.terminal import Terminal
+from noprop_dist.cli.terminal import FittingTable, Terminal
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.engines.core.drawing import Drawing
 from noprop_dist.engines.core.placement import Placement, WorkerPlace
@@ -77,7 +77,7 @@ def _print_arithmetic(plan: RunPlan) -> None:
 
 
 def _worker_table(placement: Placement, footprints: dict[int, Footprint]) -> Table:
-    table = Table()
+    table = FittingTable()
     for column in ("worker", "blocks", "device", "threads", "cores", "parameters", "memory"):
         table.add_column(column, justify="left" if column in ("blocks", "device") else "right")
     for number, worker in enumerate(placement.workers, start=1):

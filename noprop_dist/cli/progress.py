@@ -19,6 +19,7 @@ LINE_SECONDS = 10.0
 """Without a terminal, at most one line in so many seconds, and one for every piece of news."""
 
 NEWS_LINES = 4
+NARROW = 60
 MAX_ROWS = 32
 """More stages than this are shown as a summary: a terminal is only so high."""
 
@@ -37,9 +38,8 @@ class ProgressView(Protocol):
 
 
 @contextmanager
-def progress_view() -> Iterator[ProgressView]:
-    """The view that fits standard error."""
-    console = Terminal(stderr=True)
+def progress_view(console: Terminal) -> Iterator[ProgressView]:
+    """The view that fits a console."""
     if not console.is_terminal:
         yield LineView(console)
         return
@@ -63,7 +63,7 @@ class TableView:
 
     def show(self, progress: RunProgress) -> None:
         """Redraw."""
-        self._live.update(progress_table(progress))
+        self._live.update(progress_table(progress, self._live.console.width))
 
 
 class LineView:
@@ -109,15 +109,17 @@ def progress_line(progress: RunProgress) -> str:
     return f"{done}, {progress.block_steps_per_second:.0f} block-steps/s{loss}, {_left(progress)}"
 
 
-def progress_table(progress: RunProgress) -> Group:
-    """The whole picture: a row per stage, a bar, and the latest news."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("", "step", "loss", "block-steps/s", "state"):
-        table.add_column(column, justify="right" if column in ("step", "loss", "block-steps/s") else "left")
+def progress_table(progress: RunProgress, width: int = 80) -> Group:
+    """The whole picture: a row per stage, a bar, and the latest news; a narrow terminal gets no rates of stages."""
+    wide = width >= NARROW
+    table = Table(box=None, pad_edge=False, padding=(0, 1))
+    for column in ("", "step", "loss", *(["block-steps/s"] if wide else []), "state"):
+        table.add_column(column, justify="left" if column in ("", "state") else "right", overflow="fold")
     for stage in progress.stages if len(progress.stages) <= MAX_ROWS else progress.stages[-1:]:
         loss = "" if stage.loss is None else f"{stage.loss:.4g}"
         rate = f"{stage.steps_per_second:.1f}" if stage.state == "training" else ""
-        table.add_row(stage.stage.name, f"{stage.step}/{progress.total_steps}", loss, rate, stage.state)
+        rates = [rate] if wide else []
+        table.add_row(stage.stage.name, f"{stage.step}/{progress.total_steps}", loss, *rates, stage.state)
     bar = Padding(ProgressBar(total=1.0, completed=progress.fraction, width=60), 0)  # a bare bar ends without a newline
     news = Text(shown("\n".join(progress.news[-NEWS_LINES:])), style="dim")
     return Group(table, bar, Text(progress_line(progress)), news)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 class StopRequest:
     """Whether, and by which signal, this process was asked to stop."""
@@ -21,6 +23,8 @@ class StopRequest:
 @contextmanager
 def stop_signals(say: Callable[[str], None]) -> Iterator[StopRequest]:
     """Turn the signals into a `StopRequest` within a `with`. Outside the main thread none arrives.
+
+    A signal that this process was started to ignore, as `nohup` has it, stays ignored.
 
     Args:
         say: told when the first signal comes.
@@ -40,7 +44,8 @@ def stop_signals(say: Callable[[str], None]) -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    heeded = [number for number in ASKING if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in heeded}
     try:
         yield request
     finally:

@@ -10,6 +10,7 @@ from rich.table import Table
 from noprop_dist.bench.harness import Cell, columns
 from noprop_dist.cli.terminal import Terminal
 from noprop_dist.errors import UserError
+from noprop_dist.files import local_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,14 +55,14 @@ def check_plot(plot: Path | None) -> None:
     Raises:
         UserError: its folder is not there.
     """
-    if plot is not None and not plot.parent.is_dir():
+    if plot is not None and not local_path(plot).parent.is_dir():
         raise UserError(f"--plot {plot}: there is no folder {plot.parent}")
 
 
 def draw(plot: Path | None, figure_of: "Callable[[Measured], Figure]", measured: Measured) -> None:
     """Draw what was measured into a PNG file, if `plot` is given."""
     if plot is not None:
-        figure_of(measured).savefig(plot, dpi=110)
+        figure_of(measured).savefig(local_path(plot), dpi=110)
 
 
 def _cell(value: Cell) -> str:

@@ -1,6 +1,8 @@
 """`train` and `resume`: a run with its progress on standard error, and its directory on standard output."""
 
 import json
+import signal
+import sys
 from collections.abc import Callable, Sequence
 
 from rich.table import Table
@@ -10,20 +12,18 @@ from noprop_dist.api import Watcher
 from noprop_dist.cli.options import address_setting
 from noprop_dist.cli.progress import progress_view
 from noprop_dist.cli.stop_signals import stop_signals
-from noprop_dist.cli.terminal import Terminal, shown
+from noprop_dist.cli.terminal import FittingTable, LastingOutput, Terminal, shown
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.training.messages import RunOutcome
-
-messages = Terminal(stderr=True)
 
 
 def start_run(config: RunConfig, run_dir: str | None, or_resume: bool = False) -> None:
     """Train, and print the run directory."""
     if or_resume and run_dir is None:
         raise UserError("--or-resume: takes --run-dir, where the run may be already")
-    where = run_dir or api.default_run_dir(config)
+    where = api.default_run_dir(config) if run_dir is None else run_dir
     outcome = watched(where, lambda watcher: api.train(config, where, or_resume=or_resume, watcher=watcher))
     print(shown(outcome.directory))
 
@@ -41,13 +41,23 @@ def resume_run(
 def watched(run_dir: str, train: Callable[[Watcher], RunOutcome]) -> RunOutcome:
     """Train with progress and results on standard error; signals snapshot the run and end it.
 
+    So does a pipe that nobody reads any more, as if SIGPIPE had come.
+
     Raises:
         SystemExit: the run was stopped by a signal, 128 + its number.
         TrainingError: it could not be trained to its end.
     """
-    with progress_view() as view, stop_signals(view.say) as request:
+    output = LastingOutput(sys.stderr)
+    messages = Terminal(file=output)
+    with progress_view(messages) as view, stop_signals(view.say) as request:
+
+        def stopped() -> bool:
+            if output.reader_is_gone and request.signal is None:
+                request.signal = signal.SIGPIPE
+            return request()
+
         try:
-            outcome = train(Watcher(view.show, view.say, request, view.warn))
+            outcome = train(Watcher(view.show, view.say, stopped, view.warn))
         except KeyboardInterrupt:
             raise TrainingError(f"stopped; {api.resume_command(run_dir)} continues the run") from None
     if outcome.evaluation is not None:
@@ -59,7 +69,7 @@ def watched(run_dir: str, train: Callable[[Watcher], RunOutcome]) -> RunOutcome:
 
 
 def _results(evaluation: CheckpointEvaluation) -> Table:
-    table = Table(title=f"after {evaluation.step} steps", title_justify="left")
+    table = FittingTable(title=f"after {evaluation.step} steps", title_justify="left")
     for column in ("split", "sampler", "samples", "accuracy", "nearest embedding"):
         table.add_column(column, justify="left" if column in ("split", "sampler") else "right")
     for split, result in evaluation.results:

@@ -461,7 +461,7 @@ class MetricsSettings(Settings):
         description="0 is any free port, null is no endpoint; a taken port moves to a free one",
     )
     host: KeepsBits[str] = Field(
-        "127.0.0.1", description="the address to listen on; 0.0.0.0 is every network of the node"
+        "127.0.0.1", description="the name or address to listen on, IPv4 or IPv6; 0.0.0.0 is every network of the node"
     )
     discovery: KeepsBits[str | None] = Field(
         None, description="a folder for Prometheus's file_sd_configs, where a file tells of this run's endpoint"

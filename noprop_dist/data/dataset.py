@@ -224,9 +224,9 @@ def assemble(
         mean=mean,
         std=std,
         samples={"train": len(train), "validation": len(validation), "test": len(test)},
-        sha256=_sha256(train),
+        sha256=fingerprint(train),
         dtype=str(train.inputs.dtype),
-        test_sha256=_sha256(test),
+        test_sha256=fingerprint(test),
     )
     lacking = [_classes_without_samples(part, split.labels, class_names) for part, split in parts.items()]
     return DataSet(facts, train, HeldOut(validation, test), (*notes, *filter(None, lacking)))
@@ -257,7 +257,8 @@ def check_labels(split: Split, classes: int, where: str) -> None:
         raise UserError(f"{where}: label {split.labels[sample]} of sample {sample} is outside 0..{classes - 1}")
 
 
-def _sha256(split: Split) -> str:
+def fingerprint(split: Split) -> str:
+    """SHA-256 of samples and labels."""
     digest = hashlib.sha256()
     for chunk in chunks(split.inputs):
         digest.update(chunk.tobytes())

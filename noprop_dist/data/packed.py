@@ -9,19 +9,24 @@ mapped file allows and a stream of shards does not. All processes of a node shar
 are in its memory once, however many blocks it trains.
 """
 
+import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from noprop_dist.data.dataset import DataFacts, DataSet, HeldOut, Split, check_labels
+from noprop_dist.data.dataset import DataFacts, DataSet, HeldOut, Split, check_labels, fingerprint
 from noprop_dist.data.inputs import Inputs, Keep, MappedInputs, chunks
 from noprop_dist.errors import UserError
 from noprop_dist.files import local_path, open_file, parse_json
 
 FACTS, LAYOUT = "packed.json", 1
+READ_WHOLE_BYTES = 2**30
+"""Of a larger split, only `ROWS_CHECKED` samples are compared with what was packed: to read all takes minutes."""
+ROWS_CHECKED = 1024
 SPLITS = ("train", "validation", "test")
 
 
@@ -36,31 +41,42 @@ def pack(load: Callable[[Keep], DataSet], folder: Path, on_progress: Callable[[s
     Raises:
         UserError: the folder exists, or cannot be written, or `load` raises it.
     """
-    if folder.exists():
+    if os.path.lexists(folder):
         raise UserError(f"{folder}: is there already; pack into a folder that is not")
+
+    def keep(split: str, inputs: Inputs) -> MappedInputs:
+        try:
+            return _write(staging / f"{split}.npy", split, inputs, on_progress)
+        except OSError as error:  # here, for `load` takes it for an error of reading
+            raise UserError(f"{folder}: cannot be written: {error.strerror}") from error
+
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as scratch:
             staging = Path(scratch) / "packed"
             staging.mkdir()
-            data = load(lambda split, inputs: _write(staging / f"{split}.npy", split, inputs, on_progress))
-            for name, split in zip(SPLITS, (data.train, data.held_out.validation, data.held_out.test), strict=True):
+            data = load(keep)
+            splits = dict(zip(SPLITS, (data.train, data.held_out.validation, data.held_out.test), strict=True))
+            for name, split in splits.items():
                 np.save(staging / f"{name}-labels.npy", split.labels)
-            (staging / FACTS).write_text(json.dumps({"layout": LAYOUT, "facts": data.facts.to_json()}, indent=1))
+            rows = {name: _some_rows(split) for name, split in splits.items()}
+            described = {"layout": LAYOUT, "facts": data.facts.to_json(), "rows": rows}
+            (staging / FACTS).write_text(json.dumps(described, indent=1))
             staging.rename(folder)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written: {error}") from error
+        raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from error
     return data.facts
 
 
 def _write(file: Path, split: str, inputs: Inputs, on_progress: Callable[[str, int, int], None]) -> MappedInputs:
-    mapped = np.lib.format.open_memmap(file, "w+", inputs.dtype, inputs.shape)
     done = 0
-    for chunk in chunks(inputs):
-        mapped[done : done + len(chunk)] = chunk
-        done += len(chunk)
-        on_progress(split, done, len(inputs))
-    mapped.flush()
+    with file.open("xb") as opened:  # not mapped: a full disk would end the process without a word
+        layout = {"descr": np.lib.format.dtype_to_descr(np.dtype(inputs.dtype)), "fortran_order": False}
+        np.lib.format.write_array_header_1_0(opened, {**layout, "shape": tuple(inputs.shape)})
+        for chunk in chunks(inputs):
+            opened.write(np.ascontiguousarray(chunk).data)
+            done += len(chunk)
+            on_progress(split, done, len(inputs))
     return MappedInputs(str(file))
 
 
@@ -85,8 +101,34 @@ def load_packed(root: str) -> DataSet:
         facts = DataFacts.from_json(described.get("facts"))
     except ValueError as error:
         raise UserError(f"data.root={folder}: {FACTS} is damaged: {error}") from error
-    train, validation, test = (_split(folder, name, facts) for name in SPLITS)
-    return DataSet(facts, train, HeldOut(validation, test))
+    splits = {name: _split(folder, name, facts) for name in SPLITS}
+    for name, split in splits.items():
+        _check_as_packed(folder, name, split, facts, described.get("rows"))
+    return DataSet(facts, splits["train"], HeldOut(splits["validation"], splits["test"]))
+
+
+def _check_as_packed(folder: Path, name: str, split: Split, facts: DataFacts, rows: object) -> None:
+    """Check that a split is the one that was packed.
+
+    Raises:
+        UserError: it is not.
+    """
+    whole = {"train": facts.sha256, "test": facts.test_sha256}.get(name, "")
+    if whole and split.inputs.nbytes <= READ_WHOLE_BYTES:
+        holds = fingerprint(split) == whole
+    else:  # data that was packed earlier has no `rows`
+        holds = not isinstance(rows, dict) or rows.get(name) in (None, _some_rows(split))
+    if not holds:
+        raise UserError(
+            f"data.root={folder}: {name}.npy or its labels are not what was packed: their fingerprint in {FACTS} is "
+            "another; pack the data again"
+        )
+
+
+def _some_rows(split: Split) -> str:
+    """The fingerprint of evenly spaced samples, and of all labels."""
+    chosen = np.unique(np.linspace(0, len(split) - 1, ROWS_CHECKED).astype(np.int64))
+    return hashlib.sha256(np.ascontiguousarray(split.inputs[chosen]).tobytes() + split.labels.tobytes()).hexdigest()
 
 
 def _split(folder: Path, name: str, facts: DataFacts) -> Split:

@@ -5,20 +5,20 @@ It is the oracle: the Ray engine's weights must have the same bits.
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from noprop_dist.data.dataset import DataSet
 from noprop_dist.errors import TrainingError
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation, evaluate_checkpoint
 from noprop_dist.inference.load import assemble_network
-from noprop_dist.records import News
+from noprop_dist.records import News, StageFailed
 from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import must_fit
 from noprop_dist.training.batch_stream import Round, RoundKey
 from noprop_dist.training.embedding import EmbeddingTrainer
 from noprop_dist.training.finite import NonFiniteError
-from noprop_dist.training.messages import RoundReport
+from noprop_dist.training.messages import RoundReport, StageFailure
 from noprop_dist.training.progress import ProgressBoard, RunProgress
 from noprop_dist.training.rounds import train_round
 from noprop_dist.training.run_log import RunLog
@@ -49,7 +49,8 @@ def train_sequentially(
         The figures of the last checkpoint; None if nothing was evaluated, or the run was stopped.
 
     Raises:
-        TrainingError: the loss or weights of a stage are no longer finite; names it, the step and the likely cause.
+        TrainingError: the loss or weights of a stage are no longer finite, or its network failed; names it, the step
+            and the cause.
     """
     run = _Run(setup, data, directory, on_progress, stopped)
     for checkpoint in setup.plan.checkpoint_steps:
@@ -57,7 +58,7 @@ def train_sequentially(
             for trainer in run.trainers:  # Algorithm 1: for t = 1, …, T, and then p̂_out
                 with run.saving(trainer, end):
                     for batches in run.batches(trainer.stage, end):  # for each mini-batch, several in a round
-                        run.trained(train_round(trainer, batches, stopped))
+                        run.trained(run.train(trainer, batches))
             run.make_next_version(end)
         if stopped():
             return None
@@ -138,6 +139,29 @@ class _Run:
         self._log.add(report.record())
         self._tell(report.stage, report.loss)
 
+    def train(self, trainer: StageTrainer, batches: Round) -> RoundReport | None:
+        """Do the steps of a round; None if it was stopped before the first.
+
+        Raises:
+            TrainingError: the loss became infinite or NaN, or the network failed.
+        """
+        with self._blamed(trainer.stage):
+            return train_round(trainer, batches, self._stopped)
+
+    @contextmanager
+    def _blamed(self, stage: Stage) -> Iterator[None]:
+        """Make a `TrainingError` of whatever a stage raises: its network may be a user's."""
+        try:
+            yield
+        except (Exception, SystemExit) as error:
+            failure = StageFailure.of(stage, self._done[stage], error)
+            self._log.add(StageFailed(stage=stage, step=failure.step, cause=failure.cause, trace=failure.trace))
+            with suppress(OSError):
+                self._log.flush()
+            name = "W_embed" if stage == EMBEDDING else stage.name
+            cause = error if isinstance(error, NonFiniteError) else f"{failure.cause}, after {self._done[stage]} steps"
+            raise TrainingError(f"{name} was stopped: {cause}") from error
+
     @contextmanager
     def saving(self, trainer: StageTrainer | EmbeddingTrainer, end: int) -> Iterator[None]:
         """Snapshot a stage after what is done within the `with`, if it stands at a checkpoint or was stopped.
@@ -147,16 +171,14 @@ class _Run:
         """
         stage = trainer.stage
         begun = self._done[stage]
-        try:
-            yield
-            # With a learned W_embed, a stage cannot go on from a step that the others have no snapshot of.
-            wanted = end in self._setup.plan.checkpoint_steps or (self._stopped() and self._exchange is None)
-            if wanted and self._done[stage] > begun:
-                self._log.flush()  # no snapshot without the records of the steps that lead to it
-                self._checkpoints.add(trainer.snapshot())
-        except NonFiniteError as error:
-            name = "W_embed" if stage == EMBEDDING else stage.name
-            raise TrainingError(f"{name} was stopped: {error}") from error
+        yield
+        # With a learned W_embed, a stage cannot go on from a step that the others have no snapshot of.
+        wanted = end in self._setup.plan.checkpoint_steps or (self._stopped() and self._exchange is None)
+        if wanted and self._done[stage] > begun:
+            self._log.flush()  # no snapshot without the records of the steps that lead to it
+            with self._blamed(stage):
+                snapshot = trainer.snapshot()
+            self._checkpoints.add(snapshot)
 
     def make_next_version(self, end: int) -> None:
         """Make the version of W_embed that follows at step `end`, if W_embed is learned."""
@@ -166,7 +188,8 @@ class _Run:
         if update is None:
             return  # stopped on the way
         with self.saving(self._owner, end):
-            version, report = self._owner.apply(update)
+            with self._blamed(EMBEDDING):
+                version, report = self._owner.apply(update)
             self._exchange.publish(version)
             self._exchange.forget_before(end)
             self._done[EMBEDDING] = end

@@ -3,9 +3,10 @@
 import json
 import os
 import re
-from pathlib import Path
+from contextlib import suppress
 
 from noprop_dist.errors import UserError
+from noprop_dist.files import local_path
 
 
 class DiscoveryFile:
@@ -24,7 +25,7 @@ class DiscoveryFile:
     """
 
     def __init__(self, folder: str, run: str, target: str) -> None:
-        self._file = Path(folder) / f"noprop-{re.sub(r'[^A-Za-z0-9._-]', '_', run)}.json"
+        self._file = local_path(folder) / f"noprop-{re.sub(r'[^A-Za-z0-9._-]', '_', run)}.json"
         content = json.dumps([{"targets": [target], "labels": {"job": "noprop"}}])
         part = self._file.with_suffix(f".{os.getpid()}.part")  # Prometheus reads *.json
         try:
@@ -36,4 +37,5 @@ class DiscoveryFile:
 
     def remove(self) -> None:
         """Remove the file, before the endpoint ends."""
-        self._file.unlink(missing_ok=True)
+        with suppress(OSError):  # it may be gone, or its folder read-only by now
+            self._file.unlink()

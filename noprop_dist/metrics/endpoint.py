@@ -1,6 +1,7 @@
 """A small HTTP server: /metrics for Prometheus, /healthz and /readyz for whatever restarts the process."""
 
 import errno
+import socket
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +20,7 @@ class Endpoint:
 
     Args:
         registry: what /metrics shows.
-        host: address to listen on.
+        host: name or address to listen on, IPv4 or IPv6; "" is every address.
         port: 0 is any free one.
         healthy: asked by /healthz.
         ready: asked by /readyz.
@@ -38,12 +39,11 @@ class Endpoint:
     ) -> None:
         handler = _handler(registry, {"/healthz": healthy, "/readyz": ready})
         try:
-            self._server = ThreadingHTTPServer((host, port), handler)
+            self._server = _Server(host, port, handler)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise UserError(f"metrics.host={host}: cannot be listened on: {error}") from error
-            self._server = ThreadingHTTPServer((host, 0), handler)
-        self._server.daemon_threads = True
+            self._server = _Server(host, 0, handler)
         self.port = self._server.server_port
         serve = partial(self._server.serve_forever, STOP_POLL_SECONDS)
         self._thread = threading.Thread(target=serve, name="metrics", daemon=True)
@@ -56,9 +56,21 @@ class Endpoint:
         self._thread.join(timeout=CLOSE_TIMEOUT_SECONDS)
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        self.address_family, address = found[0][0], found[0][4]
+        super().__init__((str(address[0]), port), handler)
+
+
 def _handler(registry: CollectorRegistry, checks: dict[str, Callable[[], bool]]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = CLOSE_TIMEOUT_SECONDS  # of a client that says nothing
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
 
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
@@ -76,7 +88,8 @@ def _handler(registry: CollectorRegistry, checks: dict[str, Callable[[], bool]])
             self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            if self.command != "HEAD":
+                self.wfile.write(body)
 
         def version_string(self) -> str:
             return "noprop"

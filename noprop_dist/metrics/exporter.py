@@ -63,8 +63,8 @@ class MetricsExporter:
         self._last_turn = time.monotonic()
         self._endpoint = Endpoint(self._registry, settings.host, settings.port, self._healthy, lambda: self._trains)
         reached_at = node_address or socket.gethostname() if settings.host in ANY_ADDRESS else settings.host
-        self.address = f"http://{reached_at}:{self._endpoint.port}/metrics"
-        target = f"{reached_at}:{self._endpoint.port}"
+        target = f"{f'[{reached_at}]' if ':' in reached_at else reached_at}:{self._endpoint.port}"
+        self.address = f"http://{target}/metrics"
         try:
             self._discovery = DiscoveryFile(settings.discovery, run, target) if settings.discovery else None
         except UserError:

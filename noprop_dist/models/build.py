@@ -62,7 +62,7 @@ def check_network(network: nn.Module, shapes: Shapes, name: str) -> None:
     try:
         with torch.no_grad(), seeded_aside(0):
             logits = network(x, z)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(
             f"{name}: the network cannot take samples of shape {shapes.input_shape} with z of size "
             f"{shapes.embedding_dim}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

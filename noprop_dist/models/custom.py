@@ -41,7 +41,7 @@ def custom_network(path: str, shapes: Shapes, arguments: Mapping[str, Any]) -> n
     module_name, class_name = _parts(path)
     try:
         network_class = getattr(importlib.import_module(module_name), class_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"{FIELD}: {path!r} cannot be imported: {type(error).__name__}: {error}") from error
     if not (isinstance(network_class, type) and issubclass(network_class, nn.Module)):
         raise UserError(f"{FIELD}: {path!r} is no torch.nn.Module class")
@@ -52,7 +52,7 @@ def custom_network(path: str, shapes: Shapes, arguments: Mapping[str, Any]) -> n
             embedding_dim=shapes.embedding_dim,
             **arguments,
         )
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"{FIELD}: {path!r} could not be built: {type(error).__name__}: {error}") from error
 
 

@@ -18,7 +18,8 @@ from noprop_dist.stages import Stage
 
 Identity = Mapping[str, Any]
 """Dotted key of a setting, or one of `SAMPLES`, → plain value; a long value is replaced by its fingerprint."""
-SAMPLES = "samples.shape", "samples.classes", "samples.sha256"
+SAMPLES = "samples.shape", "samples.classes", "samples.sha256", "samples.dtype", "samples.mean", "samples.std"
+ADDED_LATER = SAMPLES[3:]
 LONG = 120
 OF_ONE_BLOCK = re.compile(r"blocks\.(?:networks|training)\.(\d+)\.")
 DEFAULTS = what_changes_bits(RunConfig())
@@ -30,7 +31,8 @@ class OtherRunError(UserError):
 
 def identity_of(config: RunConfig, facts: DataFacts) -> Identity:
     """The identity of a run that begins with a configuration, on samples of these facts."""
-    samples = dict(zip(SAMPLES, (facts.input_shape, facts.class_names, facts.sha256), strict=True))
+    values = facts.input_shape, facts.class_names, facts.sha256, facts.dtype, facts.mean, facts.std
+    samples = dict(zip(SAMPLES, values, strict=True))
     return {key: _short(value) for key, value in {**what_changes_bits(config), **samples}.items()}
 
 
@@ -57,7 +59,7 @@ def check_run(what: str, written: Identity, own: Identity) -> None:
     """
     for key in dict.fromkeys([*own, *written]):
         then = written.get(key, DEFAULTS.get(key))
-        if then != own.get(key):
+        if then != own.get(key) and (key in written or key not in ADDED_LATER):
             raise OtherRunError(
                 f"{what} was trained with {key}={shown(then)}, and this run has {key}={shown(own.get(key))} "
                 f"({'data.json' if key in SAMPLES else 'config.yaml'}): it is of another run, or that file was edited"

@@ -1,5 +1,6 @@
 """Files below one local folder. No symbolic link below it is followed, for a run directory may be a stranger's."""
 
+import errno
 import os
 import shutil
 import stat
@@ -58,9 +59,14 @@ class LocalFiles:
             with suppress(FileNotFoundError):
                 os.unlink(partial, dir_fd=folder)
             fresh = os.O_WRONLY | os.O_CREAT | os.O_EXCL  # never a file that is there already under another name, too
-            with open(os.open(partial, fresh, 0o666, dir_fd=folder), "wb") as file:  # noqa: PTH123 (a descriptor)
-                file.write(content)
-            os.replace(partial, last, src_dir_fd=folder, dst_dir_fd=folder)
+            try:
+                with open(os.open(partial, fresh, 0o666, dir_fd=folder), "wb") as file:  # noqa: PTH123 (a descriptor)
+                    file.write(content)
+                os.replace(partial, last, src_dir_fd=folder, dst_dir_fd=folder)
+            except OSError:
+                with suppress(OSError):  # a full disk has no room for what nobody will read
+                    os.unlink(partial, dir_fd=folder)
+                raise
 
     def append(self, name: str, content: bytes) -> None:
         """Append all or nothing: a full disk takes the first part of what it is given."""
@@ -91,6 +97,12 @@ class LocalFiles:
         with self._folder_of(name, make=True):
             pass
 
+    def _make_root(self) -> None:
+        try:
+            os.makedirs(self.root, exist_ok=True)  # noqa: PTH103
+        except FileExistsError as error:
+            raise NotADirectoryError(errno.ENOTDIR, "there is a file of this name", self.root) from error
+
     def open(self, name: str, flags: int) -> int:
         """A descriptor of a regular file; its folder is made where the flags create the file."""
         with self._folder_of(name, make=bool(flags & os.O_CREAT)) as (folder, last):
@@ -109,7 +121,7 @@ class LocalFiles:
         """A descriptor of the folder that a file lies in, opened part by part, and the last part of its name."""
         *folders, last = checked_parts(name)
         if make:
-            os.makedirs(self.root, exist_ok=True)  # noqa: PTH103
+            self._make_root()
         descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
         try:
             for folder in folders:

@@ -19,6 +19,7 @@ from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
+from noprop_dist.config.bits import OF_SINGLE_STAGES
 from noprop_dist.config.layers import merge, setting_layer, to_yaml, validated
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.config.yaml_text import parse_yaml
@@ -215,9 +216,13 @@ class RunDirectory:
         if not self._store.exists(CHANGES):
             return []
         try:
-            return list(map(SettingChange.from_json, parse_json(self._store.read(CHANGES))))
+            changes = list(map(SettingChange.from_json, parse_json(self._store.read(CHANGES))))
+            foreign = [each.setting for each in changes if not OF_SINGLE_STAGES.fullmatch(each.setting.split("=")[0])]
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{self}: changes.json cannot be read: {error}") from error
+        if foreign:
+            raise UserError(f"{self}: changes.json has {foreign[0]}, which no resume may change: the file was edited")
+        return changes
 
     def add_changes(self, settings: Sequence[str], from_step: Mapping[str, int]) -> None:
         """Write down settings that hold from now on.

@@ -117,7 +117,7 @@ def from_files(name: str, weights: bytes, optimizer: bytes) -> Snapshot:
         arrays, optimizer_arrays = load(weights), load(optimizer)
         facts = _metadata(optimizer)
         return Snapshot(stage_of(facts, name), int(facts["step"]), arrays, optimizer_arrays, facts["settings"])
-    except (SafetensorError, KeyError) as error:
+    except (SafetensorError, KeyError, ValueError) as error:
         raise ValueError(f"no snapshot: {error}") from error
 
 
@@ -141,7 +141,7 @@ def stage_of(facts: Mapping[str, Any], name: str) -> Stage:
     kind = facts.get("kind", named.kind)
     stage = block(int(facts["stage"])) if kind == "block" else NOT_BLOCKS[kind]
     if stage != named:
-        raise ValueError(f"no snapshot of {named.name}: it says that it is of {stage.name}")
+        raise ValueError(f"it says that it is of {stage.name}")
     return stage
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from pyarrow import fs
 
 from noprop_dist.errors import UserError
+from noprop_dist.files import local_path
 from noprop_dist.printable import has_secrets, printable, without_secrets
 from noprop_dist.storage.local_files import LocalFiles, RefusedPathError
 from noprop_dist.storage.object_files import OBJECT_STORE_ERRORS, ObjectFiles, open_uri
@@ -58,6 +59,8 @@ class Store:
         except OBJECT_STORE_ERRORS as error:
             reason = f"is no path or URI that can be opened: {error}".replace(root, str(self))
             raise UserError(f"{self}: {reason}") from None
+        if not path.strip("/") and not isinstance(files, fs.LocalFileSystem):
+            raise UserError(f"{self}: is no path or URI that can be opened: it names no bucket")
         self._files = LocalFiles(path) if isinstance(files, fs.LocalFileSystem) else ObjectFiles(files, path)
 
     def __str__(self) -> str:
@@ -158,13 +161,14 @@ def _absolute(root: str) -> str:
     """A local path from the root of the file system, without links.
 
     Raises:
-        UserError: no path can be so: a name is too long, or links lead to themselves.
+        UserError: no path can be so: a name is too long, links lead to themselves, or there is no home for ~.
     """
+    if not root:
+        raise UserError("the run directory has no name: the path is empty")
+    path = Path(os.path.realpath(local_path(root)))
     try:
-        path = Path(root).expanduser().resolve()
         with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-            path.lstat()
-    except (OSError, RuntimeError) as error:
-        reason = "its links lead to themselves" if isinstance(error, RuntimeError) else error.strerror
-        raise UserError(f"{printable(root)}: is no path that can be opened: {reason}") from None
+            path.stat()
+    except OSError as error:
+        raise UserError(f"{printable(root)}: is no path that can be opened: {error.strerror}") from None
     return str(path)

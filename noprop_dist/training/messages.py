@@ -135,7 +135,7 @@ class StageFailure:
     Attributes:
         stage: that failed.
         step: 0-based step at which it failed, or the first of its round if that is not known.
-        cause: "TypeOfError: message".
+        cause: "TypeOfError: message", one line.
         trace: the worker's traceback, for the log.
     """
 
@@ -145,10 +145,11 @@ class StageFailure:
     trace: str
 
     @staticmethod
-    def of(stage: Stage, step: int, error: Exception) -> "StageFailure":
+    def of(stage: Stage, step: int, error: BaseException) -> "StageFailure":
         """The failure that an exception means."""
         trace = "".join(traceback.format_exception(error))
-        return StageFailure(stage, getattr(error, "step", step), f"{type(error).__name__}: {error}", trace)
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
+        return StageFailure(stage, getattr(error, "step", step), cause, trace)
 
 
 @dataclass(frozen=True)

@@ -376,6 +376,21 @@ def test_storage_that_fails_for_a_while_costs_nothing(fingerprints):
     assert "the run directory can be written again" in news
 
 
+def test_storage_that_does_not_answer_is_told_and_waited_for(fingerprints):
+    world = HashingWorld(small_plan())
+    world.at(START_SECONDS + 0.5, lambda: setattr(world, "store_seconds", 60))
+    world.at(START_SECONDS + 5, lambda: setattr(world, "store_seconds", 0.01))
+    check_whole(world, world.train(), fingerprints)
+    told = [r.text for r in world.records_of(News) if "has not answered for 10 s" in r.text]
+    assert len(told) == 1
+
+
+def test_storage_that_never_answers_ends_the_run_after_the_time_that_is_set():
+    world = HashingWorld(small_plan("checkpoint.storage_timeout_seconds=100"))
+    world.store_seconds = 10_000
+    assert "did not answer for checkpoint.storage_timeout_seconds=100" in world.train().error
+
+
 def test_storage_that_fails_for_good_ends_the_run_after_the_time_that_is_set():
     world = HashingWorld(small_plan("checkpoint.storage_timeout_seconds=100"))
     world.store_fails = True

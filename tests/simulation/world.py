@@ -72,6 +72,7 @@ class World:
         self.records_flushed = 0
         self.seen = []
         self.store_fails = False
+        self.store_seconds = STORE_SECONDS
         self.step_seconds = {}
         self.evaluation_seconds = 0.001
         self.no_room_for = set()
@@ -159,7 +160,7 @@ class World:
             case c.CallActor(process=process):
                 self._call(process, command)
             case c.UseStorage(task):
-                self.at(STORE_SECONDS, lambda: [self._store(task)])
+                self.at(self.store_seconds, lambda: [self._store(task)])
             case c.Log(record):
                 self.log(record)
             case c.AskCluster():

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from noprop_dist.api import default_run_dir
 from noprop_dist.cli.app import main
+from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.load import load_data
 
 SMALL = ["--set", "blocks.count=3", "--set", "blocks.network={kind: mlp, width: 16, depth: 1}",
@@ -40,6 +42,7 @@ def test_train_prints_the_run_directory(run_dir, tmp_path):
 def test_a_run_directory_is_made_up_where_none_is_given(noprop, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert noprop("train", *SMALL).startswith(str(tmp_path / "runs" / "digits-"))
+    assert default_run_dir(RunConfig()) != default_run_dir(RunConfig()), "two may start in the same second"
 
 
 def test_inspect_tells_configuration_steps_metrics_and_fingerprints(noprop, run_dir):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -233,3 +234,31 @@ def test_a_record_that_comes_twice_or_is_missing_miscounts_no_steps(export):
     for record in (round_done(0), round_done(0), round_done(32), round_done(16)):
         exporter.record(record)
     assert scrape(exporter)["noprop_block_steps_total", *BLOCK] == 48
+
+
+@pytest.mark.parametrize(("host", "shown"), [("::1", "[::1]"), ("localhost", "localhost"), ("::", "127.0.0.1")])
+def test_the_endpoint_listens_on_names_and_on_ipv6(export, host, shown):
+    if host == "::1" and not socket.has_ipv6:
+        pytest.skip("this machine has no IPv6")
+    exporter = export(host=host)
+    assert exporter.address.startswith(f"http://{shown}:")
+    assert "noprop_run_info" in get(exporter)
+
+
+def test_head_is_answered_without_a_body(export):
+    with urllib.request.urlopen(urllib.request.Request(export().address, method="HEAD"), timeout=5) as answer:
+        assert (answer.status, answer.read()) == (200, b"")
+        assert int(answer.headers["Content-Length"]) > 1000
+
+
+def test_a_discovery_file_that_is_gone_or_locked_does_not_spoil_the_end(export, tmp_path, monkeypatch):
+    exporter = export(discovery=str(tmp_path / "targets"))
+    (file,) = (tmp_path / "targets").iterdir()
+    file.unlink()
+    exporter.close()
+
+
+def test_the_discovery_folder_may_be_in_the_home(export, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    export(discovery="~/targets")
+    assert list((tmp_path / "targets").iterdir())

@@ -25,3 +25,7 @@ def test_an_answer_ends_a_silence():
     heartbeat.answered(10.0)
     assert heartbeat.word(17.0) is None
     assert "has not answered for 8 s" in heartbeat.word(18.0)
+
+
+def test_a_coordinator_may_start_though_workers_are_wanted_at_once():
+    assert not Heartbeat(start_seconds=0.1, silence_seconds=60, now=0.0).is_over(59.0)

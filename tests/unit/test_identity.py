@@ -1,5 +1,6 @@
 """A run goes on, and is measured, with its own settings, data and snapshots; all else is refused, both sides named."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -153,6 +154,39 @@ def test_an_edited_data_json_is_refused(train):
     edit(part / "data.json", facts.sha256, "0" * 64)
     with pytest.raises(UserError, match=r"samples.sha256=.*, and this run has samples.sha256=0.* \(data.json\)"):
         api.resume(str(part))
+
+
+@pytest.mark.parametrize("key", ["mean", "std"])
+def test_an_edited_normalisation_is_refused_by_whatever_uses_it(train, key):
+    run = train("run", last=None)
+    facts = json.loads((run / "data.json").read_text())
+    (run / "data.json").write_text(json.dumps(facts | {key: [value + 1 for value in facts[key]]}))
+    for use in (api.load, api.report, api.resume):
+        with pytest.raises(UserError, match=rf"was trained with samples.{key}=.*data.json"):
+            use(str(run))
+
+
+@pytest.mark.parametrize("setting", ["seed=7", "training.batch_size=8", "blocks.network.width=9"])
+def test_changes_that_no_resume_makes_are_refused(train, setting):
+    part = train("part")
+    (part / "changes.json").write_text(json.dumps([{"setting": setting, "from_step": {}}]))
+    with pytest.raises(UserError, match=f"changes.json has {setting}, which no resume may change"):
+        api.resume(str(part))
+
+
+def test_a_snapshot_of_another_block_is_not_taken_for_this_one(train):
+    whole, part = train("whole", last=None), train("part")
+    folder = part / "checkpoints/step-00000004"
+    entry = json.loads((folder / "block-01.json").read_text())
+    for suffix in (".safetensors", ".optimizer.safetensors"):
+        shutil.copy(folder / f"block-02{suffix}", folder / f"block-01{suffix}")
+        content = (folder / f"block-01{suffix}").read_bytes()
+        entry["files"][f"block-01{suffix}"] = hashlib.sha256(content).hexdigest()
+    (folder / "block-01.json").write_text(json.dumps(entry))
+    api.resume(str(part))
+    told = [record.text for record in RunDirectory(str(part)).metrics() if isinstance(record, News)]
+    assert "block-01 of step 4 is no snapshot: it says that it is of block 2; the one before it is used" in str(told)
+    assert fingerprints(part) == fingerprints(whole)
 
 
 def test_a_run_is_found_from_other_folders_and_its_data_may_move(train, tmp_path, monkeypatch):

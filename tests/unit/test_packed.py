@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from noprop_dist.cli.app import app
 from noprop_dist.config.schema import DataSettings
 from noprop_dist.data import inputs as inputs_module
+from noprop_dist.data import packed as packed_module
 from noprop_dist.data.inputs import MappedInputs
 from noprop_dist.data.load import load_data
 from noprop_dist.data.packed import pack
@@ -144,3 +145,14 @@ def test_damaged_facts_of_a_run_are_told_in_one_sentence(small_run):
         with pytest.raises(UserError, match="data.json cannot be read") as refused:
             run.facts()
         assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("whole", [2**30, 0])
+@pytest.mark.parametrize("name", ["train", "test", "train-labels", "test-labels"])
+def test_packed_samples_that_were_replaced_are_refused(tmp_path, monkeypatch, name, whole):
+    monkeypatch.setattr(packed_module, "READ_WHOLE_BYTES", whole)
+    packed(tmp_path / "packed")
+    file = tmp_path / "packed" / f"{name}.npy"
+    np.save(file, np.load(file)[::-1])
+    with pytest.raises(UserError, match=f"{name.removesuffix('-labels')}.npy or its labels are not what was packed"):
+        load_data(DataSettings(name="packed", root=str(tmp_path / "packed")))

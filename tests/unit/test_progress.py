@@ -5,6 +5,7 @@ import io
 from rich.console import Console
 
 from noprop_dist.cli import progress as view
+from noprop_dist.cli.terminal import Terminal
 from noprop_dist.stages import CLASSIFIER, NETWORK, block
 from noprop_dist.training.progress import (
     NEWS_KEPT,
@@ -96,11 +97,17 @@ def test_logs_get_news_at_once_and_progress_now_and_then(monkeypatch):
     assert console.file.getvalue().endswith("started again\n"), "a new coordinator tells anew"
 
 
-def test_the_view_fits_the_output(monkeypatch):
-    with view.progress_view() as plain:
+def test_the_view_fits_the_output():
+    with view.progress_view(Terminal(file=io.StringIO())) as plain:
         assert isinstance(plain, view.LineView)
-    monkeypatch.setattr(view, "Terminal", lambda **_: Console(file=io.StringIO(), force_terminal=True, width=100))
-    with view.progress_view() as live:
+    with view.progress_view(Terminal(file=io.StringIO(), force_terminal=True, width=100)) as live:
         live.say("starting")
         live.show(progress())
         assert isinstance(live, view.TableView)
+
+
+def test_the_table_fits_a_narrow_terminal():
+    console = Console(file=io.StringIO(), width=40)
+    console.print(view.progress_table(progress(), 40))
+    assert max(map(len, console.file.getvalue().splitlines())) <= 40
+    assert "…" not in console.file.getvalue()

@@ -1,15 +1,18 @@
 """The sequential engine: checkpoints, resuming, and runs of single blocks."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+import torch
 
+from noprop_dist.api import train
 from noprop_dist.data.load import load_data
 from noprop_dist.engines.sequential import train_sequentially
-from noprop_dist.errors import UserError
+from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.inference.load import assemble_network
 from noprop_dist.plan import RunPlan
-from noprop_dist.records import Evaluated, News, RoundDone
+from noprop_dist.records import Evaluated, News, RoundDone, StageFailed
 from noprop_dist.stages import block
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.device import choose_device
@@ -128,3 +131,30 @@ def test_augmented_training_is_repeatable(small_run):
 def test_the_data_of_a_run_can_be_told_apart(small_run):
     directory = small_run()
     assert directory.facts() == load_data(directory.config().data).facts
+
+
+class Failing(torch.nn.Module):
+    """A user's network that fails in training, in a way of its own."""
+
+    error: ClassVar[type[BaseException]] = ValueError
+
+    def __init__(self, input_shape, classes, embedding_dim):
+        super().__init__()
+        self.linear = torch.nn.Linear(embedding_dim, classes)
+
+    def forward(self, x, z):
+        if self.training:
+            raise self.error("a user's\nmistake")
+        return self.linear(z)
+
+
+@pytest.mark.parametrize("error", [ValueError, OSError, SystemExit])
+def test_a_network_that_fails_is_told_in_one_line_and_its_traceback_is_kept(small_config, tmp_path, monkeypatch, error):
+    monkeypatch.setattr(Failing, "error", error)
+    config = small_config("engine.kind=sequential", f"blocks.network={{kind: custom, path: '{__name__}:Failing'}}")
+    with pytest.raises(
+        TrainingError, match=f"^block 1 was stopped: {error.__name__}: a user's mistake, after 0 steps$"
+    ):
+        train(config, str(tmp_path / "run"))
+    (failed,) = [each for each in RunDirectory(str(tmp_path / "run")).metrics() if isinstance(each, StageFailed)]
+    assert "in forward" in failed.trace

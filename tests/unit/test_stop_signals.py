@@ -41,3 +41,14 @@ def test_outside_the_main_thread_no_signal_is_taken():
     thread.start()
     thread.join()
     assert inside == [(before, False)]
+
+
+def test_a_signal_that_nohup_has_switched_off_stays_so():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_signals(lambda _: None) as request:
+            signal.raise_signal(signal.SIGHUP)
+            assert not request()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

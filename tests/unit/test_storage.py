@@ -225,10 +225,10 @@ def test_new_records_are_read_from_where_the_last_reading_ended(tmp_path):
 
 def test_settings_that_a_resume_changed_are_kept_and_repeated_by_manifests(small_run):
     directory = small_run("checkpoint.every_steps=6")
-    directory.add_changes(["training.learning_rate=0.01"], {"block-01": 6, "classifier": 6})
-    change = SettingChange("training.learning_rate=0.01", {"block-01": 6, "classifier": 6})
+    directory.add_changes(["classifier.learning_rate=0.01"], {"block-01": 6, "classifier": 6})
+    change = SettingChange("classifier.learning_rate=0.01", {"block-01": 6, "classifier": 6})
     assert directory.changes() == [change]
-    assert directory.config().training.learning_rate == 0.01
+    assert directory.config().classifier.learning_rate == 0.01
     writer = CheckpointWriter(directory.checkpoints, [ONE], T, (20,), 9, directory.changes())
     writer.add(snapshot_at(20))
     assert directory.checkpoints.manifest(20).changes == (change,)

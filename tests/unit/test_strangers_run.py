@@ -367,6 +367,22 @@ def test_an_option_of_a_uri_is_shown_where_it_is_known_to_be_no_secret():
     assert without_secrets(uri) == "abfs://account/run?scheme=https"
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("s3:/AKIAKEY:sec/ret@bucket/x: no file", "s3:/bucket/x: no file"),
+        ("s3:////AKIAKEY:secret@bucket/x", "s3:////bucket/x"),
+        ("s3://AKIAKEY:secret: no @", "s3:// no @"),
+        ("s3://AKIAKEY:secret/and more", "s3:// more"),
+        ("https:/host/d.npz?sig=secret", "https:/host/d.npz"),
+        *[(plain, plain) for plain in ("http://host:8265: nobody", "http://[::1]:80/x", "ray://10.0.0.1:10001.",
+                                       "/data/exp:/lr:0.1/run", "C:/x:y", "file:///a:b/c", "s3://bucket/a:b/c")],
+    ],
+)  # fmt: skip
+def test_a_uri_that_is_written_wrong_shows_no_secret_either(text, shown):
+    assert without_secrets(text) == shown
+
+
 @pytest.mark.parametrize("kind", [UserError, TrainingError])
 def test_no_error_shows_a_secret(kind):
     assert str(kind(f"{SECRET}: slow; again {SECRET}, http://host:8265/jobs")) == (

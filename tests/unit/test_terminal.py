@@ -1,13 +1,19 @@
 """What names of files and classes do to a terminal: nothing."""
 
+import errno
 import io
+import os
+import signal
 
 import pytest
 from rich.table import Table
 
+from noprop_dist.cli.app import main
 from noprop_dist.cli.progress import LineView, progress_view
-from noprop_dist.cli.terminal import Terminal
+from noprop_dist.cli.terminal import FittingTable, Terminal
+from noprop_dist.cli.training import watched
 from noprop_dist.printable import printable
+from noprop_dist.training.messages import RunOutcome
 
 NAMES = ["[/b] run", "[red]x", ":dog:", "exp[lr=1e-3]", "größe 日本"]
 
@@ -36,13 +42,80 @@ def test_what_a_terminal_would_obey_or_cannot_encode_is_written_out(name, shown)
 
 
 def test_progress_lines_are_text_and_show_no_secret(capsys):
-    with progress_view() as view:
+    with progress_view(Terminal(stderr=True)) as view:
         assert isinstance(view, LineView)
         view.say("run directory: /[/b]\x1b s3://KEY:SECRET@bucket/run")
     assert capsys.readouterr().err == "run directory: /[/b]\\x1b s3://bucket/run\n"
 
 
-def printed(what: object) -> str:
-    terminal = Terminal(file=io.StringIO(), width=60)
+def printed(what: object, width: int = 60) -> str:
+    terminal = Terminal(file=io.StringIO(), width=width)
     terminal.print(what)
     return terminal.file.getvalue()
+
+
+class Failing(io.StringIO):
+    """A stream that cannot be written any more."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def write(self, _):
+        raise OSError(self.number, os.strerror(self.number))
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_a_training_outlives_a_terminal_that_is_gone_and_a_log_on_a_full_disk(monkeypatch, number):
+    monkeypatch.setattr("sys.stderr", Failing(number))
+
+    def train(watcher):
+        watcher.say("starting Ray")
+        return RunOutcome("run", 12, None, stopped=watcher.stopped())
+
+    assert not watched("run", train).stopped
+
+
+def test_a_training_whose_reader_has_gone_is_saved_and_ends_as_by_a_signal(monkeypatch):
+    monkeypatch.setattr("sys.stderr", Failing(errno.EPIPE))
+
+    def train(watcher):
+        watcher.say("starting Ray")
+        return RunOutcome("run", 12, None, stopped=watcher.stopped())
+
+    with pytest.raises(SystemExit) as end:
+        watched("run", train)
+    assert end.value.code == 128 + signal.SIGPIPE
+
+
+def test_what_a_terminal_cannot_encode_is_written_out_on_standard_output(monkeypatch):
+    output = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", output)
+    with pytest.raises(SystemExit):
+        main(["inspect", "größe"])
+    Terminal().print("û …")
+    output.flush()
+    assert output.buffer.getvalue() == b"\\xfb \\u2026\n"
+
+
+def two_rows():
+    table = FittingTable(title="checkpoint of step 2")
+    for column in ("", "sha256 of the weights"):
+        table.add_column(column)
+    table.add_row("block 1", "0123456789abcdef" * 4)
+    table.add_row("classifier", "fedcba9876543210" * 4)
+    return table
+
+
+def test_a_table_that_does_not_fit_is_a_list_and_loses_nothing():
+    lines = printed(two_rows(), width=40).splitlines()
+    assert max(map(len, lines)) <= 40
+    assert lines[:2] == ["checkpoint of step 2", "block 1"]
+    assert "".join(lines[3:5]) == "0123456789abcdef" * 4
+
+
+def test_in_a_pipe_no_fingerprint_is_cut(monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    terminal = Terminal(file=io.StringIO())
+    terminal.print(two_rows())
+    assert f"│ {'0123456789abcdef' * 4} │" in terminal.file.getvalue()

@@ -153,3 +153,33 @@ def test_a_name_of_300_characters_is_told_once(refusal, tmp_path):
     ):
         pass
     assert str(refused.value).count("x" * 300) == 1
+
+
+def test_a_full_disk_keeps_nothing_half_written(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    store = Store(str(tmp_path))
+    store.write("file", b"before")
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(StorageError, match="file: No space left on device"):
+        store.write("file", b"after")
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+    assert store.read("file") == b"before"
+
+
+def test_a_full_disk_is_what_pack_tells_and_not_that_data_cannot_be_read(refusal, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("noprop_dist.data.packed.np.lib.format.write_array_header_1_0", full)
+    assert refusal("pack", tmp_path / "out").endswith("/out: cannot be written: No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_directory_is_no_file_and_has_a_name(refusal, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    said = refusal("train", "--engine", "sequential", "--run-dir", tmp_path / "file")
+    assert "there is a file of this name" in said
+    for command in (["train", "--run-dir", ""], ["inspect", ""], ["merge", "", "a"]):
+        assert "the path is empty" in refusal(*command)

@@ -56,6 +56,7 @@ from noprop_dist.training.messages import EmbeddingReport, RoundReport, StageFai
 from noprop_dist.training.progress import RunProgress, run_progress
 
 CLUSTER_EVERY_SECONDS = 2.0
+SLOW_STORAGE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Run:
         self._began_at, self._asked_cluster_at = now, now
         self._no_worker_since: float | None = now
         self._error: str | None = None  # ends the run, once all that is here is written
-        self._ended = False
+        self._ended = self._storage_is_slow = False
         self._add_workers(placement)
         for index, place in enumerate(placement.workers, start=1):
             for t in place.blocks:
@@ -119,6 +120,7 @@ class Run:
         for event in events:
             self._handle(event, now)
         recovery.lose_silent_actors(self._parts, now)
+        self._watch_storage(now)
         if not self._ended:
             if self._stopping.requested:
                 self._wind_down(now)
@@ -259,6 +261,25 @@ class Run:
                 "once it can, `noprop-dist resume` continues the run"
             )
         self._parts.snapshots.failed(now)
+
+    def _watch_storage(self, now: float) -> None:
+        """Tell of storage that does not answer, and end a run that has waited for it too long."""
+        since = self._parts.snapshots.under_way_since
+        if since is None:
+            self._storage_is_slow = False
+            return
+        timeout = self._plan.config.checkpoint.storage_timeout_seconds
+        if now - since > SLOW_STORAGE_SECONDS and not self._storage_is_slow:
+            self._storage_is_slow = True
+            self.journal.tell(
+                f"the run directory has not answered for {SLOW_STORAGE_SECONDS:.0f} s; training goes on, and a stage "
+                "with two unwritten snapshots waits"
+            )
+        if now - since > timeout and not self._stopping.requested:
+            self._end(
+                f"the run directory did not answer for checkpoint.storage_timeout_seconds={timeout:g}; "
+                "once it does, `noprop-dist resume` continues the run"
+            )
 
     # What may be done
 

@@ -24,15 +24,19 @@ class Snapshots:
         outbox: where commands are appended.
         newest: snapshots that the run begins with.
         now: monotonic seconds.
+
+    Attributes:
+        under_way_since: when the task under way began; None if there is none.
+        failing_since: when the storage first failed of late; None if it did not.
     """
 
     def __init__(self, outbox: list[Command], newest: Mapping[Stage, Snapshot], now: float) -> None:
         self._outbox = outbox
         self._newest = dict(newest)
         self._tasks: deque[StorageTask] = deque()
-        self._under_way = False
         self._flushed_at = now
         self._retry_at, self._retry_seconds = now, FIRST_RETRY_SECONDS
+        self.under_way_since: float | None = None
         self.failing_since: float | None = None
 
     def add(self, snapshot: Snapshot) -> None:
@@ -72,13 +76,13 @@ class Snapshots:
         """Begin with the next task, if none is under way."""
         if not self._tasks and now - self._flushed_at > FLUSH_SECONDS:
             self.flush()
-        if self._tasks and not self._under_way and now >= self._retry_at:
-            self._under_way = True
+        if self._tasks and self.under_way_since is None and now >= self._retry_at:
+            self.under_way_since = now
             self._outbox.append(UseStorage(self._tasks[0]))
 
     def done(self, event: StorageDone, now: float) -> int | None:
         """The task under way is done; return the step of the checkpoint that it completed, if it did."""
-        self._under_way = False
+        self.under_way_since = None
         self._flushed_at = now
         self.failing_since, self._retry_seconds = None, FIRST_RETRY_SECONDS
         task = self._tasks.popleft()
@@ -93,7 +97,7 @@ class Snapshots:
 
     def failed(self, now: float) -> None:
         """The task under way failed; it is tried again later."""
-        self._under_way = False
+        self.under_way_since = None
         if self.failing_since is None:
             self.failing_since = now
         self._retry_at = now + self._retry_seconds
@@ -102,7 +106,7 @@ class Snapshots:
 
     def _drop_overtaken(self) -> None:
         """Of every stage keep only the newest unwritten snapshot, and the one that is being written."""
-        under_way = self._tasks[0] if self._under_way else None
+        under_way = None if self.under_way_since is None else self._tasks[0]
         self._tasks = deque(
             task
             for task in self._tasks

@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import ray
@@ -19,6 +20,8 @@ from noprop_dist.errors import UserError
 from noprop_dist.models.custom import SENT_FOLDER
 
 CONNECT_TIMEOUT_SECONDS = 3.0
+SOCKET_BYTES = 107 - len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
+"""Of the folder in which Ray makes its sockets: their paths may have 107 bytes."""
 HTTP2_SETTINGS_TYPE = b"\x04"
 
 
@@ -30,22 +33,24 @@ def ray_session(address: str | None) -> Iterator[None]:
         address: of a running cluster; without it $RAY_ADDRESS, and without that a Ray of our own.
 
     Raises:
-        UserError: nobody answers at the address.
+        UserError: nobody answers at the address, or Ray cannot be started here.
+        SystemExit: SIGTERM came while Ray was being started, 143.
     """
     if ray.is_initialized() and address is None:
         yield
         return
     address = _resolved(address)
-    own = {"include_dashboard": False, **_fewer_cores()} if address == "local" else {}
+    own = {"include_dashboard": False, **_fewer_cores(), **_own_folder()} if address == "local" else {}
     _check_somebody_listens(address)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         with _own_signal_handlers():
             job_config = _WorkingDirectoryLast(_py_driver_sys_path=_sent_folders())
             ray.init(address=address, job_config=job_config, log_to_driver=False, logging_level=logging.ERROR, **own)
-    except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray has no class of its own for it; a slow start is a plain Exception
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"--address {address}: no Ray cluster could be reached there: {reason}") from error
+        what = "Ray could not be started on this machine" if own else f"--address {address}: no Ray cluster is there"
+        raise UserError(f"{what}: {reason}") from error
     try:
         yield
     finally:
@@ -71,13 +76,17 @@ def _sent_folders() -> list[str]:
 
 @contextmanager
 def _own_signal_handlers() -> Iterator[None]:
-    """Keep our signal handlers: `ray.init` puts one in their place that ends the process at once."""
+    """Keep our signal handlers: `ray.init` puts one in their place that ends the process with a code of its own."""
     ours = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    yield
-    if threading.current_thread() is threading.main_thread():
-        for number, handler in ours.items():
-            if callable(handler):
-                signal.signal(number, handler)
+    try:
+        yield
+    except SystemExit as end:
+        raise SystemExit(128 + end.code if end.code == signal.SIGTERM else end.code) from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in ours.items():
+                if callable(handler) or handler == signal.SIG_IGN:
+                    signal.signal(number, handler)
 
 
 def is_remote(address: str | None) -> bool:
@@ -102,6 +111,18 @@ def _fewer_cores() -> dict[str, int]:
     """What a Ray of our own is told of the cores; it knows of quotas, but not of affinity."""
     cores = usable_cores()
     return {"num_cpus": cores} if cores < (os.cpu_count() or 1) else {}
+
+
+def _own_folder() -> dict[str, str]:
+    """What a Ray of our own is told of its folder: that of TMPDIR, as usual, or /tmp where it cannot be used."""
+    wanted = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    for folder in (Path(wanted).absolute(), Path("/tmp")):
+        if len(os.fsencode(folder)) <= SOCKET_BYTES and os.access(folder, os.W_OK | os.X_OK):
+            return {"_temp_dir": str(folder / "ray")}
+    raise UserError(
+        f"TMPDIR={wanted}: neither there nor in /tmp can Ray make its sockets; set RAY_TMPDIR to a folder that can be "
+        f"written and whose path has at most {SOCKET_BYTES} bytes"
+    )
 
 
 def cluster_answers(seconds: float) -> bool:

@@ -5,6 +5,7 @@ Training goes on while a thread writes in the run directory, one task at a time.
 
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 
 from noprop_dist.engines.core.commands import (
     AskCluster,
@@ -120,7 +121,8 @@ class StorageThread:
 
     def close(self, timeout_seconds: float) -> None:
         """Give the task under way up to `timeout_seconds`, and write what is left of the log if that is possible."""
-        self._thread.submit(self._flush_quietly).exception(timeout_seconds)
+        with suppress(TimeoutError):
+            self._thread.submit(self._flush_quietly).exception(timeout_seconds)
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _flush_quietly(self) -> None:

@@ -2,19 +2,21 @@
 
 FIRST_WORD_SECONDS = 8.0
 NEXT_WORD_SECONDS = 30.0
+LEAST_START_SECONDS = 60.0
+"""A process that imports torch on a loaded machine takes so long, however soon the run's first worker is wanted."""
 
 
 class Heartbeat:
     """The answers of one coordinator to its driver.
 
     Args:
-        start_seconds: that it may take to answer for the first time.
+        start_seconds: that it may take to answer for the first time, if that is more than the least.
         silence_seconds: that it may be silent after that.
         now: monotonic seconds.
     """
 
     def __init__(self, start_seconds: float, silence_seconds: float, now: float) -> None:
-        self._allowed_seconds = start_seconds
+        self._allowed_seconds = max(start_seconds, LEAST_START_SECONDS)
         self._silence_seconds = silence_seconds
         self._heard_at = now
         self._speak_at = now + FIRST_WORD_SECONDS

@@ -1,7 +1,6 @@
 """The token of a Ray cluster. This module does not import Ray, which reads its settings when it is imported."""
 
 import os
-from pathlib import Path
 
 TOKEN_FILE = "~/.ray/auth_token"
 PLACES = f"RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or {TOKEN_FILE}"
@@ -14,5 +13,5 @@ def use_token_if_there_is_one() -> None:
     Call this before the first import of Ray.
     """
     named = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
-    if named or Path(TOKEN_FILE).expanduser().exists():
+    if named or os.path.exists(os.path.expanduser(TOKEN_FILE)):  # noqa: PTH110, PTH111 (these need no home)
         os.environ.setdefault("RAY_AUTH_MODE", "token")

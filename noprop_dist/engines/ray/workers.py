@@ -69,7 +69,7 @@ class StageWorker:
                 trainer.restore(snapshot)
         except WORKER_ERRORS:
             raise
-        except Exception as error:  # whatever a network may raise belongs to this stage alone
+        except (Exception, SystemExit) as error:  # whatever a network may raise belongs to this stage alone
             return StageFailure.of(stage, 0 if snapshot is None else snapshot.step, error)
         self._trainers[stage] = trainer
         return None
@@ -107,7 +107,7 @@ class StageWorker:
             return do(trainer)
         except WORKER_ERRORS:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             del self._trainers[stage]
             return StageFailure.of(stage, step, error)
 

@@ -1,0 +1,93 @@
+"""How a Ray of our own is started: where it makes its sockets, what ends its start, and what is said of it."""
+
+import os
+import signal
+
+import pytest
+
+from noprop_dist.engines.ray import cluster
+from noprop_dist.engines.ray.token import use_token_if_there_is_one
+from noprop_dist.errors import UserError
+
+
+@pytest.fixture
+def started(monkeypatch, tmp_path):
+    """Starts a Ray, which does what it is told in place of starting; returns the options that it was given."""
+
+    def start(instead=lambda: None):
+        given = {}
+
+        def init(**options):
+            given.update(options)
+            instead()
+
+        monkeypatch.setattr(cluster.ray, "init", init)
+        monkeypatch.setattr(cluster.ray, "shutdown", lambda: None)
+        monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
+        with cluster.ray_session("local"):
+            return given
+
+    for name in ("RAY_TMPDIR", "TMPDIR"):
+        monkeypatch.delenv(name, raising=False)
+    return start
+
+
+def test_its_folder_is_that_of_tmpdir(started, monkeypatch):
+    assert started()["_temp_dir"] == "/tmp/ray"
+    monkeypatch.setenv("TMPDIR", "/var/tmp")
+    assert started()["_temp_dir"] == "/var/tmp/ray"
+
+
+@pytest.mark.parametrize("folder", ["/proc/nonexistent", "long"])
+def test_a_tmpdir_that_is_missing_or_too_long_for_sockets_is_left_alone(started, monkeypatch, tmp_path, folder):
+    long = tmp_path / ("scratch-" * 8)
+    long.mkdir()
+    monkeypatch.setenv("TMPDIR", str(long) if folder == "long" else folder)
+    assert started()["_temp_dir"] == "/tmp/ray"
+    assert (
+        len(f"{'x' * cluster.SOCKET_BYTES}/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store") == 107
+    )
+
+
+def test_where_no_folder_takes_its_sockets_one_sentence_says_what_would(started, monkeypatch):
+    monkeypatch.setenv("TMPDIR", "/proc/nonexistent")
+    monkeypatch.setattr(cluster.os, "access", lambda *_: False)
+    with pytest.raises(UserError, match="TMPDIR=/proc/nonexistent: .* set RAY_TMPDIR to a folder .* at most 39 bytes"):
+        started()
+
+
+@pytest.mark.parametrize("error", [Exception, OSError, TimeoutError])
+def test_a_start_that_fails_is_one_sentence(started, error):
+    def fail():
+        raise error("The current node timed out during startup.\nMore of it.")
+
+    with pytest.raises(
+        UserError, match="^Ray could not be started on this machine: The current node timed .* startup.$"
+    ):
+        started(fail)
+
+
+def test_sigterm_while_it_starts_ends_with_143_and_leaves_our_handlers(started):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def terminated():  # as Ray's own handler does it
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise SystemExit(int(signal.SIGTERM))
+
+    ours = signal.signal(signal.SIGTERM, lambda *_: None)
+    mine = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as end:
+            started(terminated)
+        assert end.value.code == 143
+        assert signal.getsignal(signal.SIGTERM) == mine
+    finally:
+        signal.signal(signal.SIGTERM, ours or before)
+
+
+def test_a_user_without_a_home_has_no_token(monkeypatch):
+    for name in ("HOME", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as where there is no passwd entry, either
+    use_token_if_there_is_one()
+    assert "RAY_AUTH_MODE" not in os.environ
