@@ -141,7 +141,7 @@ def stage_of(facts: Mapping[str, Any], name: str) -> Stage:
     kind = facts.get("kind", named.kind)
     stage = block(int(facts["stage"])) if kind == "block" else NOT_BLOCKS[kind]
     if stage != named:
-        raise ValueError(f"no snapshot of {named.name}: it says that it is of {stage.name}")
+        raise ValueError(f"it says that it is of {stage.name}")
     return stage
 
 

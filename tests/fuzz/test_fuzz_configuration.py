@@ -270,7 +270,7 @@ def _train(case: Case, file: bytes | None, settings: list[str]) -> None:
 
 
 FEW_AND_MANY = pytest.mark.parametrize(
-    "examples", [pytest.param(25, id="few"), pytest.param(300, id="many", marks=pytest.mark.slow)]
+    "examples", [pytest.param(25, id="few"), pytest.param(200, id="many", marks=pytest.mark.slow)]
 )
 
 
@@ -281,7 +281,7 @@ def test_settings_are_taken_or_refused_in_one_sentence(examples: int) -> None:
 
 @pytest.mark.slow
 def test_what_a_plan_takes_is_trained_or_refused_in_one_sentence() -> None:
-    search(_train, 60, file=st.none() | FILES, settings=st.lists(ARGUMENTS | NOT_UTF8, max_size=4))
+    search(_train, 40, file=st.none() | FILES, settings=st.lists(ARGUMENTS | NOT_UTF8, max_size=4))
 
 
 def _of_options(case: Case, options: list[str]) -> None:
@@ -319,4 +319,4 @@ def test_options_are_taken_or_refused_in_one_sentence() -> None:
         ]
     )
     text = TEXTS.map(lambda text: text.replace("\0", "").encode(errors="replace").decode())
-    search(_of_options, 60, options=st.lists(words | text | ARGUMENTS | NOT_UTF8, max_size=6))
+    search(_of_options, 40, options=st.lists(words | text | ARGUMENTS | NOT_UTF8, max_size=6))

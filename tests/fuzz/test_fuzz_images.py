@@ -183,7 +183,7 @@ def trained(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, s
     return {"grey": str(runs / "whole"), "colour": str(root / "run")}
 
 
-@pytest.mark.parametrize("examples", [pytest.param(25, id="few"), pytest.param(300, id="many", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [pytest.param(25, id="few"), pytest.param(200, id="many", marks=pytest.mark.slow)])
 def test_a_picture_is_classified_or_refused_in_one_sentence(trained: dict[str, str], examples: int) -> None:
     def attempt(case: Case, run: str, pictures: list[tuple[str, bytes]], kind: str | None, as_json: bool) -> None:
         names = []
@@ -231,7 +231,7 @@ EXTRAS = st.lists(
 )
 
 
-@pytest.mark.parametrize("examples", [pytest.param(12, id="few"), pytest.param(150, id="many", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [pytest.param(12, id="few"), pytest.param(100, id="many", marks=pytest.mark.slow)])
 def test_a_folder_of_images_is_learned_from_or_refused_in_one_sentence(examples: int) -> None:
     plain = [_image("PNG", "L", (4, 4), seed, "") for seed in range(6)]
 

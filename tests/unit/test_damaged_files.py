@@ -116,7 +116,7 @@ def test_a_snapshot_under_the_name_of_another_block_is_refused(run: Path) -> Non
         (run / STEP / f"block-01{suffix}").write_bytes(content)
         manifest["stages"][0]["files"][f"block-01{suffix}"] = hashlib.sha256(content).hexdigest()
     (run / STEP / "manifest.json").write_text(json.dumps(manifest))
-    told = "block-01 of step 12 is no snapshot of block 1: it says that it is of block 2"
+    told = "block-01 of step 12 is no snapshot: it says that it is of block 2"
     with pytest.raises(UserError, match=told):
         api.load(str(run))
 
