@@ -117,7 +117,7 @@ def from_files(name: str, weights: bytes, optimizer: bytes) -> Snapshot:
         arrays, optimizer_arrays = load(weights), load(optimizer)
         facts = _metadata(optimizer)
         return Snapshot(stage_of(facts, name), int(facts["step"]), arrays, optimizer_arrays, facts["settings"])
-    except (SafetensorError, KeyError) as error:
+    except (SafetensorError, KeyError, ValueError) as error:
         raise ValueError(f"no snapshot: {error}") from error
 
 

@@ -159,6 +159,7 @@ HOLD = "import sys, time\nfrom noprop_dist.storage.run_directory import RunDirec
        "with RunDirectory(sys.argv[1]).only_writer():\n    print('mine', flush=True)\n    time.sleep(60)\n"  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_second_writer_is_refused_and_a_dead_one_keeps_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "WAIT_SECONDS", 0.5)
     owner = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
@@ -173,6 +174,7 @@ def test_a_second_writer_is_refused_and_a_dead_one_keeps_nothing(tmp_path, monke
         pass
 
 
+@pytest.mark.slow
 def test_a_lease_in_an_object_store_ends_once_its_owner_does_not_renew_it(tmp_path, monkeypatch):
     monkeypatch.setattr(Store, "is_local", False)
     monkeypatch.setattr(lock, "LEASE_SECONDS", 1.5)

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from noprop_dist.config.layers import load_config
 from noprop_dist.engines.sequential import train_sequentially
 from noprop_dist.storage.run_directory import RunDirectory
@@ -23,6 +25,7 @@ def example(name):
     return module
 
 
+@pytest.mark.slow
 def test_an_example_explains_itself():
     told = subprocess.run(
         [sys.executable, EXAMPLES / "algorithm1.py", "--help"], capture_output=True, text=True, timeout=60, check=True

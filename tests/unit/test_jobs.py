@@ -78,13 +78,13 @@ def test_after_a_broken_connection_a_log_goes_on_where_it_was(server):
 
 
 def test_a_connection_that_breaks_after_a_long_time_is_tried_for_as_long_as_any_other(server, monkeypatch):
-    monkeypatch.setattr(jobs, "LOST_SECONDS", 0.2)
+    monkeypatch.setattr(jobs, "LOST_SECONDS", 0.05)
     whole = server.tail_job_logs
 
     async def held_for_longer(job):
         async for part in whole(job):
             yield part
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.1)
 
     server.tail_job_logs = held_for_longer
     done = run("follow", "--address", "cluster:8265", "job-1")

@@ -416,6 +416,7 @@ def test_no_name_is_a_formula_in_a_picture(name):
     figure.savefig(io.BytesIO(), format="png")
 
 
+@pytest.mark.slow
 def test_files_of_the_working_directory_take_no_modules_place(tmp_path, small_run):
     small_run(name="gift")
     gift = tmp_path / "gift"
