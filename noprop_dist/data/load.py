@@ -44,7 +44,7 @@ def _load(settings: DataSettings, keep: Keep) -> DataSet:
 
 
 def load_again(settings: DataSettings, trained_on: DataFacts, run: str, root: str | None = None) -> DataSet:
-    """Load the data set that a run was trained on, which may have moved.
+    """Load the data set that a run was trained on, which may have moved. Nothing is downloaded to where the run says.
 
     Args:
         settings: of the run's data.
@@ -55,7 +55,8 @@ def load_again(settings: DataSettings, trained_on: DataFacts, run: str, root: st
     Raises:
         UserError: it cannot be read, or is another one.
     """
-    settings = settings if root is None else settings.model_copy(update={"root": root})
+    elsewhere = {"download": settings.download and settings.root is None} if root is None else {"root": root}
+    settings = settings.model_copy(update=elsewhere)
     try:
         data = load_data(settings)
     except UserError as error:

@@ -17,12 +17,21 @@ from noprop_dist.files import local_path
 Moments = tuple[tuple[float, ...], tuple[float, ...]]
 
 CLASSES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
+FOLDERS = {**CLASSES, "cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
+"""Where torchvision puts each of them, below its root."""
 MOMENTS: dict[str, Moments] = {
     "mnist": ((0.1307,), (0.3081,)),
     "fashion-mnist": ((0.2860,), (0.3530,)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
 }
+
+
+def would_download(settings: DataSettings) -> bool:
+    """Return True if loading the data would write below `data.root`, which the settings name."""
+    if settings.root is None or not settings.download or settings.name not in FOLDERS:
+        return False
+    return not (local_path(settings.root) / FOLDERS[settings.name]).exists()
 
 
 def load_torchvision(settings: DataSettings, keep: Keep = in_memory) -> DataSet:
@@ -39,7 +48,7 @@ def load_torchvision(settings: DataSettings, keep: Keep = in_memory) -> DataSet:
         except Exception as error:  # torchvision raises many kinds, for missing, broken and unreachable files
             raise UserError(
                 f"data.root={root}: {name} is not there as torchvision lays it out, or a file of it is broken"
-                f"{', and downloading it failed' if settings.download else ' (data.download is off)'}: "
+                f"{', and downloading it failed' if settings.download else ', and it is not to be downloaded'}: "
                 f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
             ) from error
     names = tuple(str(label) for label in training.classes)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from noprop_dist.config.schema import CustomNetwork, RunConfig
+from noprop_dist.data.torchvision_sets import would_download
 from noprop_dist.errors import UserError
 from noprop_dist.models.custom import locate, never_import_from
 from noprop_dist.storage.run_directory import RunDirectory
@@ -94,6 +95,8 @@ def _settings(config: RunConfig) -> Iterator[dict[str, str]]:
         yield {"engine.address": config.engine.address}
     if config.metrics.discovery is not None:
         yield {"metrics.discovery": str(config.metrics.discovery)}
+    if config.data.root is not None and would_download(config.data):
+        yield {"data.root": config.data.root}
 
 
 def _refusal(directory: RunDirectory, what: str, otherwise: str = "") -> UserError:

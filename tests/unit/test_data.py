@@ -114,7 +114,7 @@ def test_cifar_comes_as_channels_first(tmp_path, monkeypatch):
 
 
 def test_missing_and_truncated_files_are_told_with_their_root(tmp_path):
-    with pytest.raises(UserError, match=f"data.root={tmp_path / 'none'}: mnist is not there .*download is off"):
+    with pytest.raises(UserError, match=f"data.root={tmp_path / 'none'}: mnist is not there .*not to be downloaded"):
         load_data(DataSettings(name="mnist", root=str(tmp_path / "none"), download=False))
     root = write_mnist(tmp_path)
     file = root / "MNIST/raw/train-images-idx3-ubyte.gz"

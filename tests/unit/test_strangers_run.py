@@ -13,6 +13,7 @@ from pyarrow import ArrowInvalid, fs
 
 from noprop_dist import api
 from noprop_dist.cli.inspect import show_run
+from noprop_dist.data.load import load_again
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.models import custom
 from noprop_dist.models.custom import SENT_FOLDER, locate, never_import_from
@@ -26,6 +27,7 @@ from noprop_dist.storage.lock import LOCK
 from noprop_dist.storage.object_files import ObjectFiles
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.store import StorageError, Store
+from noprop_dist.storage.trust import check_settings
 
 NETWORK = """
 import pathlib, torch
@@ -196,6 +198,20 @@ def test_resume_takes_neither_a_cluster_nor_a_folder_from_a_strangers_run(small_
 
 
 NAMES = ["../../victim", "/etc/passwd", "block-01/../../x", "", "manifest", "block-", "block-1²", 3, None]
+
+
+def test_nothing_is_downloaded_to_where_a_strangers_run_says(small_run, tmp_path):
+    run, root = small_run(), tmp_path / "elsewhere"
+    config = Path(run.root) / "config.yaml"
+    config.write_text(config.read_text().replace("name: digits", "name: mnist").replace("root: null", f"root: {root}"))
+    assert run.config().data.download
+    with pytest.raises(UserError, match="it is not to be downloaded"):
+        load_again(run.config().data, run.facts(), str(run))
+    with pytest.raises(UserError, match=f"resuming it would use data.root={root}, which no `train` on this machine"):
+        check_settings(run.config(), run, [])
+    check_settings(run.config(), run, [f"data.root={root}"])
+    (root / "MNIST").mkdir(parents=True)
+    check_settings(run.config(), run, [])
 
 
 @pytest.mark.parametrize("name", NAMES)
