@@ -6,7 +6,8 @@ every function raises an OSError whose text is one line that names the file and 
 
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -48,7 +49,7 @@ from noprop_dist.storage.checkpoints import Manifest
 from noprop_dist.storage.identity import OtherRunError
 from noprop_dist.storage.merge import merge_runs
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.storage.trust import check_networks, check_settings, remember
+from noprop_dist.storage.trust import check_networks, check_settings, own_networks, remember
 from noprop_dist.training.device import choose_device
 from noprop_dist.training.footprint import Footprint, block_footprints
 from noprop_dist.training.messages import RunOutcome
@@ -285,11 +286,30 @@ def evaluate(
     """
     config = run.plan.config
     test = load_again(config.data, run.plan.facts, str(run.directory), data_root).held_out.test
-    accuracy = evaluate_network(run.network, test, sampler, passes)
-    with_terms = terms and not run.plan.end_to_end
-    measured = evaluate_terms(run.network, test, config.objective.eta) if with_terms else None
-    parts = tuple(evaluate_blocks(run.network, test, sampler)) if per_block else ()
+    with _tells_failing_networks(run):
+        accuracy = evaluate_network(run.network, test, sampler, passes)
+        with_terms = terms and not run.plan.end_to_end
+        measured = evaluate_terms(run.network, test, config.objective.eta) if with_terms else None
+        parts = tuple(evaluate_blocks(run.network, test, sampler)) if per_block else ()
     return RunEvaluation(accuracy, measured, parts, run.step, _idle_root(config, data_root))
+
+
+@contextmanager
+def _tells_failing_networks(run: TrainedRun) -> Iterator[None]:
+    """Tell in one sentence that a network of the user's own fails. Where ours do, the traceback says more.
+
+    Raises:
+        UserError: as described.
+    """
+    try:
+        yield
+    except (UserError, TrainingError):
+        raise
+    except (Exception, SystemExit) as error:
+        named = ", ".join(network.path for network in own_networks(run.plan.config))
+        if not named:
+            raise
+        raise UserError(f"{run.directory}: its network {named} fails: {type(error).__name__}: {error}") from error
 
 
 def _idle_root(config: RunConfig, data_root: str | None) -> tuple[str, ...]:
@@ -328,7 +348,8 @@ def predict(
     for file in images:
         for loss in lost_of(image_kind(local_path(file)), channels=shape[0]):
             warn(f"{file}: {loss}")
-    return [predict_image(run.network, image, sampler, passes) for image in pixels]
+    with _tells_failing_networks(run):
+        return [predict_image(run.network, image, sampler, passes) for image in pixels]
 
 
 @dataclass(frozen=True)
@@ -398,7 +419,9 @@ def report(run_dir: str, data_root: str | None = None, *, trust_code: bool = Fal
     config = directory.config()
     directory.checkpoints.manifest()
     if config.blocks.only is None:
-        written = write_report(directory, load(run_dir, trust_code=trust_code), data_root)
+        run = load(run_dir, trust_code=trust_code)
+        with _tells_failing_networks(run):
+            written = write_report(directory, run, data_root)
         return replace(written, notes=_idle_root(config, data_root))
     unread = f"data.root={data_root}: no effect with blocks.only: a report on single blocks reads no data"
     return replace(write_report(directory, None), notes=() if data_root is None else (unread,))

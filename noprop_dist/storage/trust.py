@@ -37,7 +37,7 @@ def check_networks(config: RunConfig, directory: RunDirectory, trusted: bool) ->
     if directory.local_root is not None:
         never_import_from(directory.local_root)
     known = () if trusted else _known()
-    for network in _networks(config):
+    for network in own_networks(config):
         deed = _import(network)
         if not trusted and deed not in known:
             what = f"evaluating or resuming it would import {network.path} ({deed['file'] or 'which lies in no file'})"
@@ -65,7 +65,7 @@ def check_settings(config: RunConfig, directory: RunDirectory, given: Sequence[s
 def remember(config: RunConfig) -> None:
     """Note what a configuration of the user's own names. Where there is no home, nothing is noted."""
     known, deeds = _known(), [*_settings(config)]
-    for network in _networks(config):
+    for network in own_networks(config):
         with suppress(UserError):  # it can be imported on the cluster alone
             deeds.append(_import(network))
     lines = "".join(json.dumps(deed, sort_keys=True) + "\n" for deed in deeds if deed not in known)
@@ -79,7 +79,7 @@ def remember(config: RunConfig) -> None:
             opened.write(lines.encode())
 
 
-def _networks(config: RunConfig) -> list[CustomNetwork]:
+def own_networks(config: RunConfig) -> list[CustomNetwork]:
     every = (config.blocks.network_of(t) for t in range(1, config.blocks.count + 1))
     custom = [network for network in every if isinstance(network, CustomNetwork)]
     return [network for number, network in enumerate(custom) if network not in custom[:number]]

@@ -5,7 +5,9 @@ from typing import ClassVar
 
 import pytest
 import torch
+from PIL import Image
 
+from noprop_dist import api
 from noprop_dist.api import train
 from noprop_dist.data.load import load_data
 from noprop_dist.engines.sequential import train_sequentially
@@ -134,16 +136,17 @@ def test_the_data_of_a_run_can_be_told_apart(small_run):
 
 
 class Failing(torch.nn.Module):
-    """A user's network that fails in training, in a way of its own."""
+    """A user's network that fails in its own way, in training or outside of it."""
 
     error: ClassVar[type[BaseException]] = ValueError
+    in_training = True
 
     def __init__(self, input_shape, classes, embedding_dim):
         super().__init__()
         self.linear = torch.nn.Linear(embedding_dim, classes)
 
     def forward(self, x, z):
-        if self.training:
+        if self.training == self.in_training:
             raise self.error("a user's\nmistake")
         return self.linear(z)
 
@@ -158,3 +161,21 @@ def test_a_network_that_fails_is_told_in_one_line_and_its_traceback_is_kept(smal
         train(config, str(tmp_path / "run"))
     (failed,) = [each for each in RunDirectory(str(tmp_path / "run")).metrics() if isinstance(each, StageFailed)]
     assert "in forward" in failed.trace
+
+
+def test_a_network_that_fails_only_outside_of_training_is_told_in_one_line(small_config, tmp_path, monkeypatch):
+    network = f"blocks.network={{kind: custom, path: '{__name__}:Failing'}}"
+    with monkeypatch.context() as never:
+        never.setattr(Failing, "in_training", None)
+        train(small_config("engine.kind=sequential", network, "evaluation.samples=0"), str(tmp_path / "run"))
+    monkeypatch.setattr(Failing, "in_training", False)
+    picture = tmp_path / "digit.png"
+    Image.new("L", (8, 8)).save(picture)
+    run = api.load(str(tmp_path / "run"))
+    for use in (
+        lambda: api.evaluate(run),
+        lambda: api.predict(run, [picture]),
+        lambda: api.report(str(tmp_path / "run")),
+    ):
+        with pytest.raises(UserError, match=f"its network {__name__}:Failing fails: ValueError: a user's"):
+            use()
