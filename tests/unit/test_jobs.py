@@ -154,7 +154,7 @@ def test_what_is_sent_is_the_folder_without_secrets_and_a_time_to_snapshot(serve
     entrypoint, environment = server.submitted
     assert entrypoint == "python -m noprop_dist train --set 'a=b c'"
     assert environment["working_dir"] == str(ROOT)
-    assert "deploy/secrets" in environment["excludes"]
+    assert {"deploy/secrets", "data/MNIST*", "data/cifar-100-python*"} <= {*environment["excludes"]}
     assert environment["env_vars"] == {"RAY_JOB_STOP_WAIT_TIME_S": "60"}
     assert any(each.startswith("torch>=") for each in environment["pip"])
     assert any(each.startswith("torch==") for each in environment["pip"])

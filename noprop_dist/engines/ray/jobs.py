@@ -17,12 +17,15 @@ import aiohttp
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+from noprop_dist.data.torchvision_sets import FOLDERS
 from noprop_dist.engines.ray.token import PLACES
 from noprop_dist.errors import TrainingError, UserError
 
 STOP_WAIT_SECONDS = 60
 """From telling a job to stop until Ray kills it. Ray's default is three seconds, too few for the snapshots."""
 NOT_SENT = [".git", ".venv", ".*_cache", "**/__pycache__", "*.egg-info", "build", "dist", "docs", "runs", "tests"]
+DOWNLOADS = [f"data/{folder}*" for folder in FOLDERS.values()] + ["data/cifar-*.tar.gz"]
+"""What torchvision downloads by default; it may be larger than what Ray sends, and lies elsewhere on the nodes."""
 SECRETS = ["deploy/secrets", "deploy/data", ".env"]
 RETRY_SECONDS, LOST_SECONDS = 2.0, 120.0
 ANSWER_SECONDS, UPLOAD_SECONDS = 20.0, 600.0
@@ -66,7 +69,7 @@ class Jobs:
         """
         runtime_env: dict[str, Any] = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_SECONDS)}}
         if working_dir is not None:
-            runtime_env |= {"working_dir": str(working_dir), "excludes": [*NOT_SENT, *SECRETS]}
+            runtime_env |= {"working_dir": str(working_dir), "excludes": [*NOT_SENT, *DOWNLOADS, *SECRETS]}
         if install:
             runtime_env["pip"] = packages_of(working_dir or Path())
         entrypoint = shlex.join(["python", "-m", "noprop_dist", *arguments])
