@@ -49,9 +49,9 @@ def runs(data_file: Path, own_state: None, tmp_path_factory: pytest.TempPathFact
     return folder
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def no_network() -> Any:
-    """No case may wait for another machine, or change one."""
+    """No case may wait for another machine, or change one. Other tests of the same process have their network back."""
 
     def refuse(self: socket.socket, address: Any) -> NoReturn:
         raise ConnectionRefusedError(f"the test has no network, and so no {address}")
