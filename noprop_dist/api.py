@@ -401,6 +401,11 @@ def inspect(run_dir: str) -> RunContents:
         directory.checkpoints.check_run()
     except OtherRunError as error:
         warnings.append(str(error))
+    for entry in manifest.stages:
+        try:
+            directory.checkpoints.load(entry)
+        except UserError as error:
+            warnings.append(str(error))
     return RunContents(config, directory.facts(), manifest, latest_metrics(records), tuple(warnings))
 
 

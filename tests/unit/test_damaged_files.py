@@ -157,3 +157,12 @@ def test_a_lock_whose_owner_cannot_be_read_is_still_a_lock(
         with pytest.raises(UserError, match="another process is writing this run"), only_writer(store):
             pass
     assert not RunDirectory(str(tmp_path / "run")).holds_run
+
+
+def test_inspect_shows_no_damaged_weights_as_sound(run: Path) -> None:
+    assert api.inspect(str(run)).warnings == ()
+    (run / STEP / "block-02.safetensors").write_bytes(b"")
+    (run / STEP / "block-01.optimizer.safetensors").unlink()
+    missing, damaged = api.inspect(str(run)).warnings
+    assert "block-01.optimizer.safetensors of step 12 cannot be read" in missing
+    assert "block-02.safetensors of step 12 is damaged" in damaged

@@ -118,6 +118,16 @@ def test_a_network_that_swallows_everything_is_noticed_and_waited_for(server, mo
     assert "no answer within 0 s" in done.stderr.replace("\n", " ")
 
 
+@pytest.mark.parametrize("error", [BrokenPipeError(), OSError(28, "No space left on device")])
+def test_an_output_that_cannot_be_written_is_no_lost_connection(server, error):
+    def full(_):
+        raise error
+
+    with pytest.raises(type(error)) as raised:
+        jobs.Jobs("cluster:8265").follow("job-1", full, pytest.fail)
+    assert raised.value is error
+
+
 def test_what_a_job_writes_cannot_steer_the_terminal(server):
     async def hostile(_):
         yield "\x1b[2Jgone\n"

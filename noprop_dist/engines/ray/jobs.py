@@ -89,6 +89,7 @@ class Jobs:
         Raises:
             UserError: there is no such job.
             TrainingError: the server does not answer any more; the job may go on.
+            OSError: `show` raised it.
         """
         logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
         log, lost_at = _Log(show), None
@@ -97,6 +98,8 @@ class Jobs:
             try:
                 status = self._status(job)
                 asyncio.run(log.read(self._client.tail_job_logs(job), lambda: self._status(job)))
+            except _OutputError as error:
+                raise error.cause from None
             except LOST as error:
                 if lost_at is None or log.heard_at > began:
                     lost_at = time.monotonic()
@@ -167,6 +170,13 @@ class Jobs:
         raise TrainingError(f"{job} {status.value.lower()}: {details.message}")
 
 
+class _OutputError(Exception):
+    """What is read cannot be shown, which says nothing of the connection."""
+
+    def __init__(self, cause: OSError) -> None:
+        self.cause = cause
+
+
 class _Log:
     """Shows each part of a log once, although it may be read from its beginning again.
 
@@ -186,7 +196,10 @@ class _Log:
             new = part[max(0, self._shown - at) :]
             at += len(part)
             if new:
-                self._show(new)
+                try:
+                    self._show(new)
+                except OSError as error:
+                    raise _OutputError(error) from error
                 self._shown = at
 
     async def _next(self, parts: AsyncIterator[str], status: Callable[[], JobStatus]) -> str | None:
