@@ -236,7 +236,7 @@ def _of_archive(case: Case, archive: dict[str, Any], options: list[str], command
     case.run(command, *place, *settings, *[part for option in options for part in ("--set", option)])
 
 
-@pytest.mark.parametrize("examples", [pytest.param(25, id="few"), pytest.param(200, id="many", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [pytest.param(25, id="few"), pytest.param(100, id="many", marks=pytest.mark.slow)])
 def test_an_archive_is_read_or_refused_in_one_sentence(examples: int) -> None:
     search(_of_archive, examples, archive=ARCHIVES, options=OPTIONS, command=COMMANDS)
 

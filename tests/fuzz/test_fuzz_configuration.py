@@ -270,7 +270,7 @@ def _train(case: Case, file: bytes | None, settings: list[str]) -> None:
 
 
 FEW_AND_MANY = pytest.mark.parametrize(
-    "examples", [pytest.param(25, id="few"), pytest.param(200, id="many", marks=pytest.mark.slow)]
+    "examples", [pytest.param(25, id="few"), pytest.param(100, id="many", marks=pytest.mark.slow)]
 )
 
 

@@ -183,7 +183,7 @@ def trained(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, s
     return {"grey": str(runs / "whole"), "colour": str(root / "run")}
 
 
-@pytest.mark.parametrize("examples", [pytest.param(25, id="few"), pytest.param(200, id="many", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [pytest.param(25, id="few"), pytest.param(100, id="many", marks=pytest.mark.slow)])
 def test_a_picture_is_classified_or_refused_in_one_sentence(trained: dict[str, str], examples: int) -> None:
     def attempt(case: Case, run: str, pictures: list[tuple[str, bytes]], kind: str | None, as_json: bool) -> None:
         names = []

@@ -269,7 +269,7 @@ def _trains_long(run: Path) -> bool:
         return False
 
 
-@pytest.mark.parametrize("examples", [pytest.param(30, id="few"), pytest.param(250, id="many", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [pytest.param(30, id="few"), pytest.param(120, id="many", marks=pytest.mark.slow)])
 def test_a_damaged_run_is_told_in_one_sentence(try_on: Callable[..., None], examples: int) -> None:
     search(try_on, examples, **CASES, command=st.sampled_from(COMMANDS))
 
