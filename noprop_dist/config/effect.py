@@ -41,7 +41,7 @@ def dropped(config: RunConfig, layers: Sequence[Mapping[str, Any]]) -> list[str]
         config: that was made of the layers.
         layers: what the user gave, each over the one before.
     """
-    there, lines = dict(_leaves(config.model_dump())), []
+    there, lines = dict(leaves(config.model_dump())), []
     for key in dict.fromkeys(key for layer in layers for key in _dotted(layer, RunConfig().model_dump())):
         kind = f"{key.rpartition('.')[0]}.kind"
         if kind in there and key not in there:
@@ -49,10 +49,11 @@ def dropped(config: RunConfig, layers: Sequence[Mapping[str, Any]]) -> list[str]
     return lines
 
 
-def _leaves(section: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(section: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of everything in a section and those below it."""
     for name, value in section.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 

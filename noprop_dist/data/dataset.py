@@ -151,7 +151,7 @@ def split_off(split: Split, fraction: float) -> tuple[Split, Split]:
     return split.subset(np.flatnonzero(~taken)), split.subset(np.flatnonzero(taken))
 
 
-def without_effect(settings: DataSettings, given: Collection[str]) -> list[str]:
+def shares_without_effect(settings: DataSettings, given: Collection[str]) -> list[str]:
     """A line for each share that is set, of a split that the data set has itself.
 
     Args:

@@ -48,7 +48,7 @@ def image_kind(file: Path) -> ImageKind:
 
 
 def lost_of(kind: ImageKind, channels: int) -> list[str]:
-    """What is lost of an image that is read with so many channels, for people."""
+    """Say what of an image is lost when it is read with 1 (grey) or 3 (RGB) channels."""
     losses = {
         "is in colour, and is read as grey": channels == 1 and not kind.grey,
         "is transparent, which is left out": kind.transparent,

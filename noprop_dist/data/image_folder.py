@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from noprop_dist.config.schema import DataSettings
-from noprop_dist.data.dataset import DataSet, Split, assemble, split_off, without_effect
+from noprop_dist.data.dataset import DataSet, Split, assemble, shares_without_effect, split_off
 from noprop_dist.data.image_file import ImageKind, image_kind, read_image
 from noprop_dist.data.inputs import Keep, in_memory
 from noprop_dist.errors import UserError
@@ -119,7 +119,7 @@ def load_image_folder(settings: DataSettings, keep: Keep = in_memory) -> DataSet
         notes=(
             *found.notes(root),
             *_held_out(root, folders, settings),
-            *without_effect(settings, splits),
+            *shares_without_effect(settings, splits),
             *_notes(kinds, grey),
         ),
     )

@@ -55,8 +55,10 @@ def load_again(settings: DataSettings, trained_on: DataFacts, run: str, root: st
     Raises:
         UserError: it cannot be read, or is another one.
     """
-    elsewhere = {"download": settings.download and settings.root is None} if root is None else {"root": root}
-    settings = settings.model_copy(update=elsewhere)
+    if root is not None:
+        settings = settings.model_copy(update={"root": root})
+    elif settings.root is not None:
+        settings = settings.model_copy(update={"download": False})
     try:
         data = load_data(settings)
     except UserError as error:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from noprop_dist.config.schema import DataSettings
-from noprop_dist.data.dataset import DataSet, Split, assemble, split_off, without_effect
+from noprop_dist.data.dataset import DataSet, Split, assemble, shares_without_effect, split_off
 from noprop_dist.data.inputs import Keep, check_memory, in_memory
 from noprop_dist.errors import UserError
 from noprop_dist.files import local_path, open_file
@@ -55,7 +55,7 @@ def _load(arrays: "_Arrays", settings: DataSettings, keep: Keep) -> DataSet:
     if unused := [name for name in arrays.names if name[:2] not in ("x_", "y_") or name[2:] not in parts]:
         notes.append(f"{arrays.file}: left out are the arrays {', '.join(unused[:4])}{', …' * (len(unused) > 4)}")
     notes += _other_scales(parts, arrays.file)
-    notes += without_effect(settings, ["validation" if part == "val" else part for part in parts])
+    notes += shares_without_effect(settings, ["validation" if part == "val" else part for part in parts])
     classes, names = _classes(parts["train"].labels, settings.classes, arrays.file, notes)
     numbered = {part: _numbered(split, classes, f"{arrays.file}: y_{part}") for part, split in parts.items()}
     training, test = numbered["train"], numbered.get("test")

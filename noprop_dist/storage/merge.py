@@ -1,9 +1,10 @@
 """One network from blocks that were trained in different runs."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from noprop_dist.config.bits import what_changes_bits
+from noprop_dist.config.effect import leaves
 from noprop_dist.config.layers import validated
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.errors import UserError
@@ -33,7 +34,7 @@ def merge_runs(out: RunDirectory, runs: Sequence[RunDirectory]) -> list[str]:
     out.check_unused(but_unfinished=True)
     configs = [run.config() for run in runs]
     _check_agreement(runs, [what_changes_bits(config) for config in configs])  # each has blocks.only of its own
-    _check_agreement(runs, [dict(_flat(run.facts().to_json())) for run in runs])
+    _check_agreement(runs, [dict(leaves(run.facts().to_json())) for run in runs])
     manifests = [run.checkpoints.manifest() for run in runs]
     _check_agreement(runs, [{"steps trained": manifest.step} for manifest in manifests])
     blocks = configs[0].blocks.count
@@ -55,14 +56,6 @@ def _of_all_blocks(config: RunConfig) -> RunConfig:
     values = config.model_dump(mode="json")
     values["blocks"]["only"] = None
     return validated(values)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _check_agreement(runs: Sequence[RunDirectory], facts: Sequence[Mapping[str, Any]]) -> None:

@@ -23,6 +23,16 @@ from hypothesis import HealthCheck, given, settings
 
 from noprop_dist.cli.app import main
 
+TINY = [
+    *(
+        "blocks.count=2",
+        "blocks.network={kind: mlp, width: 4, depth: 1}",
+        "training.max_steps=1",
+        "training.batch_size=2",
+    ),
+    "engine.kind=sequential",
+]
+"""A run of one step on data of any size."""
 SECONDS = 5.0
 LONG = "long"
 """The profile that goes on: `pytest tests/fuzz --hypothesis-profile=long`."""

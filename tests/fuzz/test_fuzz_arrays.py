@@ -9,21 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Case, search
+from cases import TINY, Case, search
 from damage import BYTE_HOWS, HOWS, NOISE, SEEDS, STAND_INS, VALUES, change, damaged_bytes, files_below, stand_in
 from hypothesis import strategies as st
 
 from noprop_dist.cli.app import main
 
-TINY = [
-    *(
-        "blocks.count=2",
-        "blocks.network={kind: mlp, width: 4, depth: 1}",
-        "training.max_steps=1",
-        "training.batch_size=2",
-    ),
-    "engine.kind=sequential",
-]
 DTYPES = st.sampled_from(
     [
         *(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Case, search
+from cases import TINY, Case, search
 from damage import BYTE_HOWS, NOISE, SEEDS, STAND_INS, damaged_bytes, stand_in
 from hypothesis import strategies as st
 from PIL import Image
@@ -18,15 +18,6 @@ from PIL import Image
 from noprop_dist.api import train
 from noprop_dist.config.layers import load_config
 
-TINY = [
-    *(
-        "blocks.count=2",
-        "blocks.network={kind: mlp, width: 4, depth: 1}",
-        "training.max_steps=1",
-        "training.batch_size=2",
-    ),
-    "engine.kind=sequential",
-]
 FORMATS = [
     "PNG",
     "JPEG",

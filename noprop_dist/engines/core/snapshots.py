@@ -27,7 +27,7 @@ class Snapshots:
 
     Attributes:
         under_way_since: when the task under way began; None if there is none.
-        failing_since: when the storage first failed of late; None if it did not.
+        failing_since: when the storage began to fail; None while it works.
     """
 
     def __init__(self, outbox: list[Command], newest: Mapping[Stage, Snapshot], now: float) -> None:

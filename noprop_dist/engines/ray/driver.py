@@ -13,6 +13,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from noprop_dist.config.schema import EngineSettings, RunConfig
 from noprop_dist.engines.core.failure_policy import back_off_seconds, within_budget
+from noprop_dist.engines.ray.actors import ACTOR_OPTIONS
 from noprop_dist.engines.ray.cluster import cause_of_loss, cluster_answers, ray_session
 from noprop_dist.engines.ray.coordinator import Coordinator
 from noprop_dist.engines.ray.heartbeat import Heartbeat
@@ -98,9 +99,7 @@ def _actor(coordinator_class: type[Any]) -> Any:
         namespace=f"noprop-{uuid.uuid4().hex[:12]}",  # actors of one run never collide with another's
         num_cpus=0,
         max_concurrency=3,  # `progress` and `stop` are answered while `run` runs
-        max_restarts=0,
-        max_task_retries=0,
-        enable_task_events=False,  # it is asked for its progress twice a second, and Ray's GCS keeps every event
+        **ACTOR_OPTIONS,
     )
 
 

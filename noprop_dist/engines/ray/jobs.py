@@ -48,10 +48,7 @@ class Jobs:
 
     def __init__(self, address: str) -> None:
         self.address = address if "://" in address else f"http://{address}"
-        try:
-            self._client = _within(ANSWER_SECONDS, lambda: JobSubmissionClient(self.address))
-        except (AuthenticationError, OSError, RuntimeError, ValueError) as error:  # those of requests are OSErrors
-            raise _refused(self.address, error) from error
+        self._client = self._ask(lambda: JobSubmissionClient(self.address))
 
     def submit(self, arguments: Sequence[str], working_dir: Path | None, install: bool) -> str:
         """Start `python -m noprop_dist ARGUMENTS` on the cluster.
@@ -137,10 +134,14 @@ class Jobs:
         return [(each.submission_id or each.job_id or "", each.status.value, each.entrypoint) for each in found]
 
     def _ask(self, question: Callable[[], Answer], seconds: float = ANSWER_SECONDS) -> Answer:
-        """Raise a `UserError` if the server refuses to answer, or does not within so many seconds."""
+        """Return the server's answer.
+
+        Raises:
+            UserError: it refuses, or does not answer within `seconds`.
+        """
         try:
             return _within(seconds, question)
-        except (AuthenticationError, OSError, RuntimeError, ValueError) as error:
+        except (AuthenticationError, OSError, RuntimeError, ValueError) as error:  # those of requests are OSErrors
             raise _refused(self.address, error) from error
 
     def _status(self, job: str) -> JobStatus:
@@ -217,7 +218,11 @@ class _Log:
 
 
 def _within(seconds: float, question: Callable[[], Answer]) -> Answer:
-    """Return the answer; raise TimeoutError after so many seconds. The client itself would wait without an end."""
+    """Return the answer to a question. The client by itself would wait for it without an end.
+
+    Raises:
+        TimeoutError: there is none within `seconds`.
+    """
     answer = Future[Answer]()
 
     def ask() -> None:
