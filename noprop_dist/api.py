@@ -533,9 +533,7 @@ def _train_on_ray(
     config: RunConfig, directory: RunDirectory, resume: bool, watcher: Watcher, trusted: bool
 ) -> RunOutcome:
     have_a_home()
-    from noprop_dist.baseline.coordinator import EndToEndCoordinator
     from noprop_dist.engines.ray.cluster import is_remote
-    from noprop_dist.engines.ray.coordinator import Coordinator
     from noprop_dist.engines.ray.driver import train_on_ray
 
     if not is_remote(config.engine.address):
@@ -548,6 +546,22 @@ def _train_on_ray(
             check_same_data(directory.facts(), run_plan.facts, str(directory), config.data)
         watcher.say(f"run directory: {directory}")
         watcher.say("starting Ray")
-    coordinator = EndToEndCoordinator if config.method == "backprop" else Coordinator
     told = (watcher.on_progress, resume, watcher.stopped, watcher.say)
-    return train_on_ray(config, directory.root, *told, coordinator_class=coordinator, trusted=trusted)
+    return train_on_ray(config, directory.root, *told, coordinator_class=_coordinator_of(config), trusted=trusted)
+
+
+def _coordinator_of(config: RunConfig) -> type[Any]:
+    """The class of the run's coordinator. Ray Train is imported for the baseline alone.
+
+    Raises:
+        UserError: the baseline is asked for, and packages that Ray Train needs are missing.
+    """
+    if config.method != "backprop":
+        from noprop_dist.engines.ray.coordinator import Coordinator
+
+        return Coordinator
+    try:
+        from noprop_dist.baseline.coordinator import EndToEndCoordinator
+    except ImportError as error:
+        raise UserError(f"method=backprop: Ray Train cannot be imported: {error}") from error
+    return EndToEndCoordinator

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from noprop_dist import __version__
 from noprop_dist.cli.bench import bench_app
 from noprop_dist.cli.job import job_app
 from noprop_dist.cli.terminal import Terminal, print_anywhere, shown
@@ -55,8 +56,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        packages = ", ".join(f"{name} {version(name)}" for name in ("noprop-dist", "torch", "ray"))  # imports none
-        typer.echo(f"{packages}, Python {platform.python_version()}")
+        packages = [f"{name} {version(name)}" for name in ("torch", "ray")]  # imports none
+        typer.echo(", ".join([f"noprop-dist {__version__}", *packages, f"Python {platform.python_version()}"]))
         raise typer.Exit
 
 

@@ -7,11 +7,11 @@ import platform
 import socket
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 
 import torch
 from prometheus_client import CollectorRegistry
 
+from noprop_dist import __version__
 from noprop_dist.config.schema import MetricsSettings
 from noprop_dist.errors import UserError
 from noprop_dist.metrics.discovery import DiscoveryFile
@@ -117,7 +117,7 @@ class MetricsExporter:
         config = plan.config
         labels = (config.data.name, str(config.blocks.count), config.embedding.kind, config.classifier.kind)
         self._families.run.labels(self._run, *labels).set(1)
-        self._families.build.labels(version("noprop-dist"), platform.python_version(), torch.__version__).set(1)
+        self._families.build.labels(__version__, platform.python_version(), torch.__version__).set(1)
         self._families.target_steps.labels(self._run).set(plan.total_steps)
         for stage in plan.stages:
             self._families.show_zero(self._run, stage)

@@ -6,11 +6,13 @@ import socket
 import time
 import urllib.error
 import urllib.request
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from noprop_dist import __version__
 from noprop_dist.config.schema import MetricsSettings
 from noprop_dist.errors import UserError
 from noprop_dist.metrics import exporter as exporter_module
@@ -73,6 +75,14 @@ def round_done(first_step, stage=FIRST, steps=16):
 
 def ready(worker):
     return WorkerReady(worker=worker, incarnation=1, host="here", node_id="", pid=1, device="cpu")
+
+
+def test_metrics_are_served_where_the_project_was_sent_and_not_installed(export, monkeypatch):
+    def not_installed(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata.Distribution, "from_name", not_installed)
+    assert f'version="{__version__}"' in get(export())
 
 
 def test_rounds_and_figures_that_are_written_down_can_be_scraped(export, small_setup):

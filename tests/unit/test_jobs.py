@@ -173,10 +173,17 @@ def test_what_is_sent_is_the_folder_without_secrets_and_a_time_to_snapshot(serve
 
 def test_nodes_install_what_the_folder_depends_on_as_it_is_pinned(tmp_path):
     packages, pins = tmp_path / "pyproject.toml", tmp_path / "constraints.txt"
-    packages.write_text('[project]\ndependencies = ["Py_YAML>=6", "ray[train]", "numpy"]\n')
+    packages.write_text('[project]\ndependencies = ["Py_YAML>=6", "ray[default]", "numpy"]\n')
     assert jobs.packages_of(tmp_path) == ["Py_YAML>=6", "numpy"]
     pins.write_text("# torch\n--no-index\n\npy-yaml==6.0.4\nray==2.60.0\nnumpy-quaternion==1\nnumpy==2.4.6\n")
     assert jobs.packages_of(tmp_path) == ["Py_YAML>=6", "numpy", "py-yaml==6.0.4", "numpy==2.4.6"]
+
+
+def test_nodes_install_what_ray_train_needs_for_a_cluster_may_have_ray_alone(tmp_path):
+    (tmp_path / "pyproject.toml").write_text('[project]\ndependencies = ["ray[default,train]>=2.52"]\n')
+    packages = jobs.packages_of(tmp_path)
+    assert {"pandas", "tensorboardX"} <= {*packages}
+    assert not {"ray", "opencensus"} & {*packages}  # the second is of "default", which the jobs server needs itself
 
 
 def test_a_submitted_job_is_followed(server):

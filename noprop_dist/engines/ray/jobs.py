@@ -10,10 +10,12 @@ import time
 import tomllib
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
+from packaging.requirements import Requirement
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
@@ -241,20 +243,30 @@ def _within(seconds: float, question: Callable[[], Answer]) -> Answer:
 def packages_of(folder: Path) -> list[str]:
     """The dependencies in a folder's pyproject.toml, and the lines of its constraints.txt that pin them.
 
-    Ray is left out: the cluster runs its own. Pins are sent as requirements, for Ray would not notice that a file which
-    these name has changed.
+    Ray is left out: the cluster runs its own. What Ray's extras need is not: a cluster may be without them. Pins are
+    sent as requirements, for Ray would not notice that a file which these name has changed.
 
     Raises:
         UserError: there is no such pyproject.toml.
     """
     file, pins = folder / "pyproject.toml", folder / "constraints.txt"
     try:
-        dependencies = tomllib.loads(file.read_text())["project"]["dependencies"]
+        dependencies = [Requirement(each) for each in tomllib.loads(file.read_text())["project"]["dependencies"]]
         constraints = pins.read_text().splitlines() if pins.exists() else []
     except (OSError, KeyError, ValueError) as error:
         raise UserError(f"--install: {file} does not tell the packages: {error}") from error
-    wanted = {_package(each) for each in dependencies} - {"ray"}
-    return [each for each in (*dependencies, *constraints) if _package(each) in wanted]
+    extras = {extra for each in dependencies if each.name == "ray" for extra in each.extras}
+    wanted = [str(each) for each in dependencies if each.name != "ray"] + _needed_by_ray(extras - {"default"})
+    names = {_package(each) for each in wanted}
+    return wanted + [each for each in constraints if _package(each) in names]
+
+
+def _needed_by_ray(extras: set[str]) -> list[str]:
+    """What Ray's extras need. A cluster with a jobs server has those of "default" already."""
+    needed = [Requirement(each) for each in requires("ray") or () if "extra" in each]
+    return sorted(
+        {each.name for each in needed if each.marker and any(each.marker.evaluate({"extra": e}) for e in extras)}
+    )
 
 
 def _package(requirement: str) -> str:
