@@ -23,7 +23,7 @@ from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.trust import check_networks, remember
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.progress import ProgressBoard, RunProgress
-from noprop_dist.training.setup import RunSetup, go_on, prepare
+from noprop_dist.training.setup import NOTHING, Given, RunSetup, go_on, prepare
 
 POLL_SECONDS = 0.5
 RAY_TRAIN_FOLDER = "ray-train"
@@ -41,12 +41,21 @@ class EndToEndCoordinator:
         directory: of the run, on storage that this node and the first process's reach.
         resume: go on from Ray Train's last checkpoint there, if there is one.
         trusted: whether the user named the networks, or gave `--trust-code`.
+        given: what was handed over in Python.
     """
 
-    def __init__(self, config: RunConfig, directory: str, resume: bool = False, *, trusted: bool = True) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        directory: str,
+        resume: bool = False,
+        *,
+        trusted: bool = True,
+        given: Given = NOTHING,
+    ) -> None:
         self._config = config
         self._directory = RunDirectory(directory)
-        self._resume, self._trusted = resume, trusted
+        self._resume, self._trusted, self._given = resume, trusted, given
         self._watch: _Watch | None = None
         self._stop = threading.Event()
 
@@ -68,7 +77,7 @@ class EndToEndCoordinator:
         check_networks(self._config, self._directory, self._trusted)
         if not self._resume:
             remember(self._config)  # this node's user may be another one than the driver's
-        setup, data = prepare(self._config)
+        setup, data = prepare(self._config, self._given)
         with self._directory.only_writer():
             resources = cluster_resources()
             workers = processes(self._config.engine, resources, self._config.training.batch_size)

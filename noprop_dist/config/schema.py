@@ -87,8 +87,8 @@ class DataSettings(Settings):
     """The data set. Its samples have a fingerprint of their own, so the place they lie in changes no bits."""
 
     name: ChangesBits[
-        Literal["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "image-folder", "npz", "packed"]
-    ] = "digits"
+        Literal["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "image-folder", "npz", "packed", "given"]
+    ] = Field("digits", description="given: handed over in Python, `train(config, data=…)`")
     root: KeepsBits[str | None] = Field(
         None,
         description="torchvision's root folder (default: data), the image folder, the .npz file, or a packed folder",
@@ -96,7 +96,7 @@ class DataSettings(Settings):
     download: KeepsBits[bool] = Field(True, description="let torchvision download what is missing under root")
     validation_fraction: ChangesBits[float] = Field(0.1, gt=0, lt=0.5, description="held out of the training set")
     test_fraction: ChangesBits[float] = Field(
-        0.2, gt=0, lt=0.9, description="held out as test set if the data has none (image-folder, npz)"
+        0.2, gt=0, lt=0.9, description="held out as test set if the data has none (image-folder, npz, given)"
     )
     image_size: ChangesBits[int | None] = Field(
         None, ge=1, le=8192, description="image-folder: resize to this many pixels a side"
@@ -105,7 +105,10 @@ class DataSettings(Settings):
         None,
         ge=1,
         le=100_000,
-        description="npz: number of classes, labels being 0..classes−1 (default: those that the training set has)",
+        description="npz, given: number of classes, labels being 0..classes−1 (default: those of the training set)",
+    )
+    columns: KeepsBits[tuple[str, str] | None] = Field(
+        None, description="given: columns of image and label of a Hugging Face Dataset (default: found by their types)"
     )
     augment: AugmentSettings = AugmentSettings()
 
@@ -210,8 +213,15 @@ class CustomNetwork(Settings):
     arguments: ChangesBits[dict[str, Any]] = Field(default_factory=dict, description="further keyword arguments")
 
 
+class GivenNetwork(Settings):
+    """A class or function that was handed over in Python, `train(config, network=…)`; built as a custom one is."""
+
+    kind: ChangesBits[Literal["given"]] = "given"
+    name: ChangesBits[str] = Field(description="of the class or function, for people")
+
+
 NetworkSettings = Annotated[
-    PaperNetwork | SmallConvNetwork | MlpNetwork | TorchvisionNetwork | CustomNetwork,
+    PaperNetwork | SmallConvNetwork | MlpNetwork | TorchvisionNetwork | CustomNetwork | GivenNetwork,
     Field(discriminator="kind"),
 ]
 

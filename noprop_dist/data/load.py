@@ -39,6 +39,10 @@ def _load(settings: DataSettings, keep: Keep) -> DataSet:
             return load_npz(settings, keep)
         case "packed":
             return load_packed(settings.root or "")
+        case "given":
+            raise UserError(
+                "data.name=given: the data was handed over in Python and lies in no file; hand it over again (data=…)"
+            )
         case _:
             return load_torchvision(settings, keep)
 

@@ -1,9 +1,9 @@
-"""A user's own network, named by its import path."""
+"""A user's own network, named by its import path or handed over in Python."""
 
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -18,6 +18,7 @@ FIELD = "blocks.network.path"
 SENT_FOLDER = "/dev/null"
 """Before a folder on `sys.path` that is searched last, and for networks alone. Under a file there is no folder, so
 that nothing else is ever found there. So does a driver send its working directory to the processes of a cluster."""
+NetworkFactory = Callable[..., nn.Module]
 _no_code_in: set[Path] = set()
 
 
@@ -45,15 +46,49 @@ def custom_network(path: str, shapes: Shapes, arguments: Mapping[str, Any]) -> n
         raise UserError(f"{FIELD}: {path!r} cannot be imported: {type(error).__name__}: {error}") from error
     if not (isinstance(network_class, type) and issubclass(network_class, nn.Module)):
         raise UserError(f"{FIELD}: {path!r} is no torch.nn.Module class")
+    return _built(network_class, f"{FIELD}: {path!r}", shapes, arguments)
+
+
+def given_network(factory: NetworkFactory, name: str, shapes: Shapes) -> nn.Module:
+    """Build a network that was handed over in Python, as `custom_network` does.
+
+    Raises:
+        UserError: it fails, or returns no torch.nn.Module.
+    """
+    network = _built(factory, f"network {name}", shapes, {})
+    if not isinstance(network, nn.Module):
+        raise UserError(f"network {name}: returned {type(network).__name__}, a torch.nn.Module is needed")
+    return network
+
+
+def _built(factory: NetworkFactory, name: str, shapes: Shapes, arguments: Mapping[str, Any]) -> nn.Module:
     try:
-        return network_class(
+        return factory(
             input_shape=shapes.input_shape,
             classes=shapes.classes,
             embedding_dim=shapes.embedding_dim,
             **arguments,
         )
     except (Exception, SystemExit) as error:
-        raise UserError(f"{FIELD}: {path!r} could not be built: {type(error).__name__}: {error}") from error
+        raise UserError(f"{name} could not be built: {type(error).__name__}: {error}") from error
+
+
+def import_path(factory: NetworkFactory) -> str | None:
+    """The path by which every process imports a class; None for what lives in one process alone.
+
+    That is what is defined in a notebook or a main module, within a function, or is no class.
+    """
+    path = f"{getattr(factory, '__module__', None)}:{getattr(factory, '__qualname__', '')}"
+    try:
+        module, name = _parts(path)
+        found = isinstance(factory, type) and getattr(sys.modules.get(module), name, None) is factory
+        return path if found and module != "__main__" and _is_same(Path(locate(path)), _file_of(module)) else None
+    except UserError:
+        return None
+
+
+def _file_of(module: str) -> Path:
+    return Path(getattr(sys.modules[module], "__file__", None) or "")
 
 
 def locate(path: str) -> str:

@@ -53,7 +53,7 @@ def test_a_mistake_found_by_the_coordinator_is_the_users(small_config, tmp_path)
 
 def test_a_coordinator_that_is_lost_again_and_again_ends_the_run_and_says_how_to_go_on(small_config, tmp_path):
     class Dies:
-        def __init__(self, config, directory, resume, trusted):
+        def __init__(self, config, directory, resume, **_):
             self.resume = resume
 
         def run(self):

@@ -29,7 +29,7 @@ from noprop_dist.storage.trust import check_networks, remember
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.progress import RunProgress
 from noprop_dist.training.run_log import RunLog
-from noprop_dist.training.setup import RunSetup, go_on, prepare
+from noprop_dist.training.setup import NOTHING, Given, RunSetup, go_on, prepare
 
 POLL_SECONDS = 0.2
 
@@ -43,6 +43,7 @@ class Coordinator:
         resume: continue the run that lies there, if one does.
         worker_classes: of the run's workers.
         trusted: whether the user named the networks, or gave `--trust-code`.
+        given: what was handed over in Python.
     """
 
     def __init__(
@@ -52,10 +53,11 @@ class Coordinator:
         resume: bool = False,
         worker_classes: WorkerClasses | None = None,
         trusted: bool = True,
+        given: Given = NOTHING,
     ) -> None:
         self._config = config
         self._directory = RunDirectory(directory)
-        self._resume, self._trusted = resume, trusted
+        self._resume, self._trusted, self._given = resume, trusted, given
         self._worker_classes = worker_classes or WorkerClasses()
         self._run: Run | None = None
         self._stop = threading.Event()
@@ -78,7 +80,7 @@ class Coordinator:
         check_networks(self._config, self._directory, self._trusted)
         if not self._resume:
             remember(self._config)  # this node's user may be another one than the driver's
-        setup, data = prepare(self._config)
+        setup, data = prepare(self._config, self._given)
         with self._directory.only_writer(), self._exporting(setup) as exporter:
             placement = place_run(setup.config, cluster_resources())
             check_room(setup.config, placement)

@@ -22,6 +22,7 @@ from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.store import StorageError
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.progress import RunProgress
+from noprop_dist.training.setup import NOTHING, Given
 
 POLL_SECONDS = 0.5
 AFTER_GRACE_SECONDS = 10.0
@@ -38,6 +39,7 @@ def train_on_ray(
     say: Callable[[str], None] = lambda _: None,
     coordinator_class: type[Any] = Coordinator,
     trusted: bool = True,
+    given: Given = NOTHING,
 ) -> RunOutcome:
     """Run a training run on Ray to its end.
 
@@ -48,8 +50,9 @@ def train_on_ray(
         resume: continue the run that lies there.
         stopped: asked about twice a second; once it says yes, the run is snapshotted and ended.
         say: told what happens to the coordinator.
-        coordinator_class: made with (config, directory, resume, trusted=…); has `run`, `progress` and `stop`.
+        coordinator_class: made with (config, directory, resume, trusted=…, given=…); has `run`, `progress` and `stop`.
         trusted: whether the user named the networks, or gave `--trust-code`.
+        given: what was handed over in Python; it is sent to the coordinator.
 
     Raises:
         UserError: configuration, data, run directory or address cannot be used.
@@ -66,7 +69,7 @@ def train_on_ray(
 
     with ray_session(config.engine.address):
         while True:
-            coordinator = _actor(coordinator_class).remote(config, directory, resume, trusted=trusted)
+            coordinator = _actor(coordinator_class).remote(config, directory, resume, trusted=trusted, given=given)
             try:
                 return _Follower(coordinator, config.engine, watch, say).follow(stopped)
             except (RayActorError, _SilentError) as error:
