@@ -14,10 +14,12 @@ of a result, and a result is the weights of its stages, bit for bit:
 from enum import Enum
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from noprop_dist.config.refusals import sentences
 from noprop_dist.diffusion.schedule import Schedule, cosine, equal_probability, linear
+from noprop_dist.errors import UserError
 
 
 class Mark(Enum):
@@ -488,7 +490,11 @@ class MetricsSettings(Settings):
 
 
 class RunConfig(Settings):
-    """Everything that describes a run."""
+    """Everything that describes a run: `RunConfig(seed=1, blocks={"count": 5})`.
+
+    Raises:
+        UserError: a setting is not allowed; one sentence for each.
+    """
 
     seed: ChangesBits[int] = Field(0, ge=0, lt=2**63, description="of everything that is drawn at random")
     method: ChangesBits[Literal["noprop", "backprop"]] = Field(
@@ -505,6 +511,27 @@ class RunConfig(Settings):
     evaluation: EvaluationSettings = EvaluationSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     metrics: MetricsSettings = MetricsSettings()
+
+    def __init__(self, **settings: Any) -> None:
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise UserError("; ".join(sentences(type(self), error.errors()))) from error
+
+    @staticmethod
+    def preset(name: str, **settings: Any) -> "RunConfig":
+        """The configuration of a preset, with other values: `RunConfig.preset("digits", blocks={"count": 10})`.
+
+        Args:
+            name: digits, mnist, fashion-mnist, cifar10 or cifar100.
+            settings: sections as mappings; what they do not name is as in the preset.
+
+        Raises:
+            UserError: there is no such preset, or a setting is not allowed.
+        """
+        from noprop_dist.config.layers import merge, preset_layer, validated  # layers are made of this class
+
+        return validated(merge(preset_layer(name), settings))
 
     @property
     def shares_embedding(self) -> bool:

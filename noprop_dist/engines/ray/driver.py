@@ -37,6 +37,7 @@ def train_on_ray(
     resume: bool = False,
     stopped: Callable[[], bool] = lambda: False,
     say: Callable[[str], None] = lambda _: None,
+    *,
     coordinator_class: type[Any] = Coordinator,
     trusted: bool = True,
     given: Given = NOTHING,
