@@ -64,7 +64,7 @@ def preset_layer(name: str) -> Layer:
         UserError: there is no preset of that name.
     """
     if name not in PRESETS:
-        raise UserError(f"preset {name}: there is no such preset; allowed are {', '.join(PRESETS)}")
+        raise UserError(f"preset {name}: no such preset; allowed are {', '.join(PRESETS)}")
     text = (resources.files(__package__) / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
     return _parse_layer(text, f"preset {name}")
 
