@@ -44,8 +44,8 @@ from noprop_dist.plan import RunPlan
 from noprop_dist.records import Evaluated, is_damaged
 from noprop_dist.report.run_report import WrittenReport, write_report
 from noprop_dist.report.summary import LatestMetrics, latest_metrics
-from noprop_dist.stages import NETWORK
-from noprop_dist.storage.checkpoints import Manifest
+from noprop_dist.stages import NETWORK, Stage
+from noprop_dist.storage.checkpoints import Checkpoints, Manifest, SnapshotEntry
 from noprop_dist.storage.identity import OtherRunError
 from noprop_dist.storage.merge import merge_runs
 from noprop_dist.storage.run_directory import RunDirectory
@@ -377,36 +377,73 @@ def merge(out: str, runs: Sequence[str]) -> MergedRun:
 
 @dataclass(frozen=True)
 class RunContents:
-    """What a run directory holds; warnings say what is damaged, or does not belong together."""
+    """What a run directory holds.
+
+    Attributes:
+        config: of the run.
+        facts: of its data.
+        manifest: of its last checkpoint; None where none is whole yet.
+        newest: every stage's newest undamaged snapshot, from which `resume` continues; None where it has none.
+        latest: figures.
+        warnings: what is damaged, or does not belong together.
+    """
 
     config: RunConfig
     facts: DataFacts
-    manifest: Manifest
+    manifest: Manifest | None
+    newest: dict[Stage, SnapshotEntry | None]
     latest: LatestMetrics
     warnings: tuple[str, ...]
 
 
 def inspect(run_dir: str) -> RunContents:
-    """Read a run's configuration, its last checkpoint's manifest, and its latest figures.
+    """Read a run's configuration, its last checkpoint's manifest, its newest snapshots, and its latest figures.
 
     Raises:
-        UserError: there is no run, or no checkpoint yet.
+        UserError: there is no run, or what describes it is damaged.
     """
     directory = RunDirectory(run_dir)
-    config, manifest = directory.config(), directory.checkpoints.manifest(of_any_run=True)
+    config, checkpoints = directory.config(), directory.checkpoints
+    manifest = checkpoints.manifest(of_any_run=True) if checkpoints.steps() else None
+    run_plan = RunPlan(config, directory.facts())
     records, warnings = directory.metrics(), list[str]()
     if damaged := sum(map(is_damaged, records)):
         warnings.append(f"{directory}: {damaged} line(s) of metrics.jsonl are damaged; a resume sets them aside")
     try:
-        directory.checkpoints.check_run()
+        checkpoints.check_run()
     except OtherRunError as error:
         warnings.append(str(error))
-    for entry in manifest.stages:
+    for entry in () if manifest is None else manifest.stages:
         try:
-            directory.checkpoints.load(entry)
+            checkpoints.load(entry)
         except UserError as error:
             warnings.append(str(error))
-    return RunContents(config, directory.facts(), manifest, latest_metrics(records), tuple(warnings))
+    newest = _newest_entries(run_plan, checkpoints, manifest, warnings)
+    return RunContents(
+        config, run_plan.facts, manifest, newest, latest_metrics(records), tuple(dict.fromkeys(warnings))
+    )
+
+
+def _newest_entries(
+    run_plan: RunPlan, checkpoints: Checkpoints, manifest: Manifest | None, warnings: list[str]
+) -> dict[Stage, SnapshotEntry | None]:
+    """Every stage's newest undamaged snapshot; where W_embed is learned, of the steps that all stages have."""
+    newest: dict[Stage, SnapshotEntry | None] = dict.fromkeys(run_plan.stages)
+    newest |= {} if manifest is None else {entry.stage: entry for entry in manifest.stages}
+    names = {stage: stage.file(run_plan.config.blocks.count) for stage in newest}
+    saved, after = checkpoints.saved_steps(), -1 if manifest is None else manifest.step
+    steps = {stage: [step for step in saved.get(name, []) if step > after] for stage, name in names.items()}
+    if run_plan.learns_embedding:
+        common = set.intersection(*map(set, steps.values()))
+        steps = {stage: sorted(common) for stage in steps}
+    for stage, name in names.items():
+        try:
+            found, damaged = checkpoints.newest(name, steps[stage])
+        except OtherRunError as error:
+            found, damaged = None, [str(error)]
+        warnings += damaged
+        newest[stage] = newest[stage] if found is None else found[0]
+    return newest
 
 
 def report(run_dir: str, data_root: str | None = None, *, trust_code: bool = False) -> WrittenReport:
