@@ -192,13 +192,30 @@ def plan(config: RunConfig, run_dir: str | None = None) -> PlannedRun:
     footprints = block_footprints(run_plan)
     placement = drawing = None
     if config.engine.kind == "ray":
-        placement = place_run(config, _resources(config))
-        check_room(config, placement)
+        placement = _checked_placement(config)
         run_plan = replace(run_plan, on_gpu=placement.on_gpu)
         drawing = who_draws(run_plan, placement)
     inputs = data.train.inputs
     is_mapped = isinstance(inputs, MappedInputs)
     return PlannedRun(run_plan, placement, drawing, footprints, inputs.nbytes, is_mapped, data.notes)
+
+
+def _checked_placement(config: RunConfig) -> Placement:
+    """The placement of a run's blocks on the machines that it would use.
+
+    Raises:
+        UserError: they have no room for it.
+    """
+    resources = _resources(config)
+    placement = place_run(config, resources)
+    if config.method == "backprop":
+        from noprop_dist.baseline.coordinator import check_machine, processes
+        from noprop_dist.engines.ray.cluster import is_remote
+
+        (processes if is_remote(config.engine.address) else check_machine)(config, resources)
+    else:
+        check_room(config, placement, resources)
+    return placement
 
 
 def _resources(config: RunConfig) -> Resources:
@@ -580,7 +597,7 @@ def _train_on_ray(
         trusted = True  # the coordinator is on this machine
         watcher.say("checking data and networks")
         run_plan, _ = check(config)  # a mistake is told before Ray takes its seconds to start
-        check_room(config, place_run(config, _resources(config)))
+        _checked_placement(config)
         if resume:
             check_same_data(directory.facts(), run_plan.facts, str(directory), config.data)
         watcher.say(f"run directory: {directory}")
