@@ -397,7 +397,9 @@ class EngineSettings(Settings):
     max_failures: KeepsBits[int] = Field(
         8, ge=-1, lt=2**31, description="lost workers that one block may have been training on, -1 is any number"
     )
-    start_timeout_seconds: KeepsBits[Seconds] = Field(120, description="for the first worker to start")
+    start_timeout_seconds: KeepsBits[Seconds] = Field(
+        120, description="for the first worker, or the baseline's processes, to start"
+    )
     coordinator_timeout_seconds: KeepsBits[Seconds] = Field(
         60, description="without answer, before a coordinator is given up and another one goes on"
     )
