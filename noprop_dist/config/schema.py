@@ -371,7 +371,8 @@ class EngineSettings(Settings):
     )
     # The baseline's processes share every batch, as replicas_per_block do. NoProp's workers share nothing.
     workers: ChangesBaselineBits[Positive | Literal["auto"]] = Field(
-        "auto", description="block worker actors (auto: one a GPU or core); processes of the baseline"
+        "auto",
+        description="block worker actors (auto: one a GPU or core, at most 16 on each); processes of the baseline",
     )
     device: ChangesBits[Literal["auto", "cpu", "cuda"]] = Field(
         "auto", description="that networks compute on (auto: a GPU if there is one); fixes the bits"
