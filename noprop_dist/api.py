@@ -44,8 +44,8 @@ from noprop_dist.plan import RunPlan
 from noprop_dist.records import Evaluated, is_damaged
 from noprop_dist.report.run_report import WrittenReport, write_report
 from noprop_dist.report.summary import LatestMetrics, latest_metrics
-from noprop_dist.stages import NETWORK
-from noprop_dist.storage.checkpoints import Manifest
+from noprop_dist.stages import NETWORK, Stage
+from noprop_dist.storage.checkpoints import Checkpoints, Manifest, SnapshotEntry
 from noprop_dist.storage.identity import OtherRunError
 from noprop_dist.storage.merge import merge_runs
 from noprop_dist.storage.run_directory import RunDirectory
@@ -192,13 +192,30 @@ def plan(config: RunConfig, run_dir: str | None = None) -> PlannedRun:
     footprints = block_footprints(run_plan)
     placement = drawing = None
     if config.engine.kind == "ray":
-        placement = place_run(config, _resources(config))
-        check_room(config, placement)
+        placement = _checked_placement(config)
         run_plan = replace(run_plan, on_gpu=placement.on_gpu)
         drawing = who_draws(run_plan, placement)
     inputs = data.train.inputs
     is_mapped = isinstance(inputs, MappedInputs)
     return PlannedRun(run_plan, placement, drawing, footprints, inputs.nbytes, is_mapped, data.notes)
+
+
+def _checked_placement(config: RunConfig) -> Placement:
+    """The placement of a run's blocks on the machines that it would use.
+
+    Raises:
+        UserError: they have no room for it.
+    """
+    resources = _resources(config)
+    placement = place_run(config, resources)
+    if config.method == "backprop":
+        from noprop_dist.baseline.coordinator import check_machine, processes
+        from noprop_dist.engines.ray.cluster import is_remote
+
+        (processes if is_remote(config.engine.address) else check_machine)(config, resources)
+    else:
+        check_room(config, placement, resources)
+    return placement
 
 
 def _resources(config: RunConfig) -> Resources:
@@ -377,36 +394,73 @@ def merge(out: str, runs: Sequence[str]) -> MergedRun:
 
 @dataclass(frozen=True)
 class RunContents:
-    """What a run directory holds; warnings say what is damaged, or does not belong together."""
+    """What a run directory holds.
+
+    Attributes:
+        config: of the run.
+        facts: of its data.
+        manifest: of its last checkpoint; None where none is whole yet.
+        newest: every stage's newest undamaged snapshot, from which `resume` continues; None where it has none.
+        latest: figures.
+        warnings: what is damaged, or does not belong together.
+    """
 
     config: RunConfig
     facts: DataFacts
-    manifest: Manifest
+    manifest: Manifest | None
+    newest: dict[Stage, SnapshotEntry | None]
     latest: LatestMetrics
     warnings: tuple[str, ...]
 
 
 def inspect(run_dir: str) -> RunContents:
-    """Read a run's configuration, its last checkpoint's manifest, and its latest figures.
+    """Read a run's configuration, its last checkpoint's manifest, its newest snapshots, and its latest figures.
 
     Raises:
-        UserError: there is no run, or no checkpoint yet.
+        UserError: there is no run, or what describes it is damaged.
     """
     directory = RunDirectory(run_dir)
-    config, manifest = directory.config(), directory.checkpoints.manifest(of_any_run=True)
+    config, checkpoints = directory.config(), directory.checkpoints
+    manifest = checkpoints.manifest(of_any_run=True) if checkpoints.steps() else None
+    run_plan = RunPlan(config, directory.facts())
     records, warnings = directory.metrics(), list[str]()
     if damaged := sum(map(is_damaged, records)):
         warnings.append(f"{directory}: {damaged} line(s) of metrics.jsonl are damaged; a resume sets them aside")
     try:
-        directory.checkpoints.check_run()
+        checkpoints.check_run()
     except OtherRunError as error:
         warnings.append(str(error))
-    for entry in manifest.stages:
+    for entry in () if manifest is None else manifest.stages:
         try:
-            directory.checkpoints.load(entry)
+            checkpoints.load(entry)
         except UserError as error:
             warnings.append(str(error))
-    return RunContents(config, directory.facts(), manifest, latest_metrics(records), tuple(warnings))
+    newest = _newest_entries(run_plan, checkpoints, manifest, warnings)
+    return RunContents(
+        config, run_plan.facts, manifest, newest, latest_metrics(records), tuple(dict.fromkeys(warnings))
+    )
+
+
+def _newest_entries(
+    run_plan: RunPlan, checkpoints: Checkpoints, manifest: Manifest | None, warnings: list[str]
+) -> dict[Stage, SnapshotEntry | None]:
+    """Every stage's newest undamaged snapshot; where W_embed is learned, of the steps that all stages have."""
+    newest: dict[Stage, SnapshotEntry | None] = dict.fromkeys(run_plan.stages)
+    newest |= {} if manifest is None else {entry.stage: entry for entry in manifest.stages}
+    names = {stage: stage.file(run_plan.config.blocks.count) for stage in newest}
+    saved, after = checkpoints.saved_steps(), -1 if manifest is None else manifest.step
+    steps = {stage: [step for step in saved.get(name, []) if step > after] for stage, name in names.items()}
+    if run_plan.learns_embedding:
+        common = set.intersection(*map(set, steps.values()))
+        steps = {stage: sorted(common) for stage in steps}
+    for stage, name in names.items():
+        try:
+            found, damaged = checkpoints.newest(name, steps[stage])
+        except OtherRunError as error:
+            found, damaged = None, [str(error)]
+        warnings += damaged
+        newest[stage] = newest[stage] if found is None else found[0]
+    return newest
 
 
 def report(run_dir: str, data_root: str | None = None, *, trust_code: bool = False) -> WrittenReport:
@@ -541,7 +595,7 @@ def _train_on_ray(
         trusted = True  # the coordinator is on this machine
         watcher.say("checking data and networks")
         run_plan, _ = check(config)  # a mistake is told before Ray takes its seconds to start
-        check_room(config, place_run(config, _resources(config)))
+        _checked_placement(config)
         if resume:
             check_same_data(directory.facts(), run_plan.facts, str(directory), config.data)
         watcher.say(f"run directory: {directory}")

@@ -1,5 +1,6 @@
 """Each process of a Ray Train group: trains the back-propagation baseline, data-parallel."""
 
+import socket
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,8 +99,11 @@ class _Records:
         self._held_out: HeldOut = ray.get(job.held_out)
         self._log = RunLog(self._directory, {NETWORK: done})
         self._writer = job.setup.checkpoint_writer(self._directory)
-        for warning in [*self._writer.take_over()[1], *self._log.warnings]:
-            self._log.add(News(text=warning))
+        size = ray.train.get_context().get_world_size()
+        ready = f"{size} process(es) train the network, the first on {socket.gethostname()}"
+        for line in [*self._writer.take_over()[1], *self._log.warnings, ready]:
+            self._log.add(News(text=line))
+        self._log.flush()  # the coordinator waits for it
 
     def add(self, report: RoundReport, snapshot: Snapshot | None) -> None:
         """Write down a round and the snapshot after it, if there is one."""

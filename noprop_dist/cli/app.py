@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +16,9 @@ from noprop_dist.cli.job import job_app
 from noprop_dist.cli.terminal import Terminal, print_anywhere, shown
 from noprop_dist.config.layers import PRESETS
 from noprop_dist.errors import TrainingError, UserError
+
+FRAMED_COLUMNS = 72
+"""Help in frames needs so many."""
 
 app = typer.Typer(
     name="noprop-dist",
@@ -171,7 +175,7 @@ def evaluate(
     run_dir: RunDir,
     sampler: Sampler = "mean",
     passes: Annotated[int, typer.Option(help="Average over so many passes of the reverse process.")] = 1,
-    per_block: Annotated[bool, typer.Option(help="Also each block along the chain, and alone.")] = False,
+    per_block: Annotated[bool, typer.Option("--per-block", help="Also each block along the chain, and alone.")] = False,
     data_root: DataRoot = None,
     as_json: Json = False,
     trust_code: TrustCode = False,
@@ -227,6 +231,24 @@ def report(run_dir: RunDir, data_root: DataRoot = None, trust_code: TrustCode = 
     write_report(run_dir, data_root, trust_code)
 
 
+def _fitting_help() -> dict[str, int]:
+    """Let help be plain text on a narrow terminal: in a frame and three columns words would be cut off there.
+
+    Returns:
+        Options for the call of `app`.
+    """
+    columns = shutil.get_terminal_size().columns
+    app.rich_markup_mode = "rich" if columns >= FRAMED_COLUMNS else None
+    if columns >= FRAMED_COLUMNS:
+        return {}
+    for group in (app, bench_app, job_app):
+        for command in group.registered_commands:
+            command.short_help = command.callback and command.callback.__doc__  # else it is cut to one line
+        for part in group.registered_groups:
+            part.short_help = None if part.typer_instance is None else part.typer_instance.info.help
+    return {"terminal_width": columns - 1}
+
+
 def _flush_output() -> None:
     """Write what is buffered while an error can still be told."""
     if sys.stdout is not None:
@@ -239,7 +261,7 @@ def main(arguments: list[str] | None = None) -> Any:
     errors = Terminal(stderr=True)
     try:
         try:
-            app(args=arguments)
+            app(args=arguments, **_fitting_help())
         finally:
             _flush_output()
     except BrokenPipeError:

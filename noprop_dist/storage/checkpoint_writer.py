@@ -216,20 +216,23 @@ class CheckpointWriter:
         """The steps of a stage that are checkpoints, and those that wait for other stages to become checkpoints.
 
         A stage may be a whole run ahead. Of the steps that wait, the newest `num_to_keep` are kept and, of those
-        before, every 2nd, 4th, …, so that `WAITING_KEPT` are left. All stages leave out by the number of a checkpoint,
-        so what one keeps at a wide spacing the others keep, too.
+        before, every 2nd, 4th, …, so that `WAITING_KEPT` are left. The 1st, 2nd, 4th, … of the run stay beside them:
+        else the first whole checkpoint would come as late as the spacing is wide. All stages leave out by the number
+        of a checkpoint, so what one keeps at a wide spacing the others keep, too.
         """
         waiting = [step for step in self._saved[stage] if self._waits(step)]
         older, spacing = waiting[: -self._num_to_keep], 1
         while len(kept := [step for step in older if self._checkpoint_steps[step] % spacing == 0]) > WAITING_KEPT:
             spacing *= 2
+        early = (step for step in older if self._checkpoint_steps[step].bit_count() == 1)
         if spacing > self._spacing:
             self._news.append(
                 f"{stage.name} is {len(waiting)} checkpoints ahead of other stages: of those from step {older[0]} to "
-                f"{older[-1]} only one in {spacing} will be whole, the other snapshots are deleted"
+                f"{older[-1]} only one in {spacing}, and a few of the first, will be whole, the other snapshots are "
+                "deleted"
             )
             self._spacing = spacing
-        return {*self._complete, *kept, *waiting[-self._num_to_keep :]}
+        return {*self._complete, *early, *kept, *waiting[-self._num_to_keep :]}
 
     def _waits(self, step: int) -> bool:
         """Return True if a step is no checkpoint yet, and can become one."""

@@ -334,7 +334,9 @@ class Checkpoints:
         if step is None:
             steps = self.steps()
             if not steps:
-                raise UserError(f"{self._store}: holds no complete checkpoint yet")
+                raise UserError(
+                    f"{self._store}: holds no complete checkpoint yet; `noprop-dist inspect` tells how far it is"
+                )
             step = steps[-1]
         try:
             values = parse_json(self._content(step, MANIFEST))

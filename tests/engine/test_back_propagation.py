@@ -79,3 +79,23 @@ def test_numbers_that_are_not_finite_end_the_run_with_their_step(tmp_path):
     config = load_config("digits", None, [*DIGITS, "engine.workers=2", "training.learning_rate=1e30"])
     with pytest.raises(TrainingError, match=r"the network was stopped: .*step"):
         EndToEndCoordinator(config, str(tmp_path / "run")).run()
+
+
+def test_processes_that_find_no_room_are_waited_for_no_longer_than_was_set(tmp_path):
+    @ray.remote(num_cpus=2)
+    class Other:
+        def here(self):
+            return True
+
+    other = Other.remote()
+    assert ray.get(other.here.remote())
+    config = load_config("digits", None, [*DIGITS, "engine.workers=2", "engine.start_timeout_seconds=4"])
+    coordinator = EndToEndCoordinator(config, str(tmp_path / "run"))
+    try:
+        with pytest.raises(
+            TrainingError, match=r"start_timeout_seconds=4: it asks for 2 process\(es\), each with 1 core"
+        ):
+            coordinator.run()
+        assert "waiting for 2 process" in coordinator.progress().waits_for
+    finally:
+        ray.kill(other)

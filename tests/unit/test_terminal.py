@@ -7,8 +7,9 @@ import signal
 
 import pytest
 from rich.table import Table
+from typer.main import get_command
 
-from noprop_dist.cli.app import main
+from noprop_dist.cli.app import app, main
 from noprop_dist.cli.progress import LineView, progress_view
 from noprop_dist.cli.terminal import FittingTable, Terminal
 from noprop_dist.cli.training import watched
@@ -119,3 +120,22 @@ def test_in_a_pipe_no_fingerprint_is_cut(monkeypatch):
     terminal = Terminal(file=io.StringIO())
     terminal.print(two_rows())
     assert f"│ {'0123456789abcdef' * 4} │" in terminal.file.getvalue()
+
+
+def commands_of(group, *path):
+    yield path, group
+    for name, command in getattr(group, "commands", {}).items():
+        yield from commands_of(command, *path, name)
+
+
+def test_help_loses_no_word_on_a_narrow_terminal(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "40")
+    for path, command in commands_of(get_command(app)):
+        with pytest.raises(SystemExit):
+            main([*path, "--help"])
+        lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+        assert max(map(len, lines)) <= 40, path
+        text = "".join("".join(lines).split())
+        told = [command.help, *(each.help for each in command.params if getattr(each, "help", None))]
+        told += [each.help for each in getattr(command, "commands", {}).values()]
+        assert [each for each in told if "".join(each.split()) not in text] == [], path

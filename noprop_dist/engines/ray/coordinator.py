@@ -80,8 +80,9 @@ class Coordinator:
             remember(self._config)  # this node's user may be another one than the driver's
         setup, data = prepare(self._config)
         with self._directory.only_writer(), self._exporting(setup) as exporter:
-            placement = place_run(setup.config, cluster_resources())
-            check_room(setup.config, placement)
+            resources = cluster_resources()
+            placement = place_run(setup.config, resources)
+            check_room(setup.config, placement, resources)
             if self._resume and self._directory.holds_run:
                 go_on(setup.plan, self._directory)
             else:  # nothing is refused from here on: what is refused leaves no run directory behind
