@@ -14,6 +14,7 @@ from noprop_dist.config.bits import shown, what_changes_bits
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.dataset import DataFacts
 from noprop_dist.errors import UserError
+from noprop_dist.models.custom import Source
 from noprop_dist.stages import Stage
 
 Identity = Mapping[str, Any]
@@ -64,6 +65,23 @@ def check_run(what: str, written: Identity, own: Identity) -> None:
                 f"{what} was trained with {key}={shown(then)}, and this run has {key}={shown(own.get(key))} "
                 f"({'data.json' if key in SAMPLES else 'config.yaml'}): it is of another run, or that file was edited"
             )
+
+
+def other_sources(run: str, written: Mapping[str, str], now: Mapping[str, Source]) -> list[str]:
+    """A warning for each network of the user's own whose file has changed since it was trained.
+
+    Args:
+        run: whose networks they are, for people.
+        written: SHA-256 of the sources that it was trained with, by import path; files of earlier versions lack it.
+        now: the sources, by import path.
+    """
+    return [
+        f"{run}: {source.file}, which defines {path} (module {source.module}), has changed since the run was trained: "
+        f"its fingerprint was {written[path][:16]} and is {source.sha256[:16]}; what is computed now may be something "
+        "else"
+        for path, source in now.items()
+        if written.get(path, source.sha256) != source.sha256
+    ]
 
 
 def _short(value: Any) -> Any:
