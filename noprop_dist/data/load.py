@@ -86,6 +86,7 @@ def check_same_data(before: DataFacts, now: DataFacts, run: str, settings: DataS
         ("shape of a sample", before.input_shape, now.input_shape),
         ("classes", _listed(before.class_names), _listed(now.class_names)),
         ("fingerprint of the training samples", before.sha256[:16], now.sha256[:16]),
+        ("fingerprint of the validation samples", before.validation_sha256[:16], now.validation_sha256[:16]),
         ("fingerprint of the test samples", before.test_sha256[:16], now.test_sha256[:16]),
     ):
         if then and found and then != found:  # "" was not written down

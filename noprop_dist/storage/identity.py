@@ -19,7 +19,10 @@ from noprop_dist.stages import Stage
 
 Identity = Mapping[str, Any]
 """Dotted key of a setting, or one of `SAMPLES`, → plain value; a long value is replaced by its fingerprint."""
-SAMPLES = "samples.shape", "samples.classes", "samples.sha256", "samples.dtype", "samples.mean", "samples.std"
+SAMPLES = (
+    *("samples.shape", "samples.classes", "samples.sha256", "samples.dtype", "samples.mean", "samples.std"),
+    *("samples.test_sha256", "samples.validation_sha256"),
+)
 ADDED_LATER = SAMPLES[3:]
 LONG = 120
 OF_ONE_BLOCK = re.compile(r"blocks\.(?:networks|training)\.(\d+)\.")
@@ -32,7 +35,10 @@ class OtherRunError(UserError):
 
 def identity_of(config: RunConfig, facts: DataFacts) -> Identity:
     """The identity of a run that begins with a configuration, on samples of these facts."""
-    values = facts.input_shape, facts.class_names, facts.sha256, facts.dtype, facts.mean, facts.std
+    values = (
+        *(facts.input_shape, facts.class_names, facts.sha256, facts.dtype, facts.mean, facts.std),
+        *(facts.test_sha256, facts.validation_sha256),
+    )
     samples = dict(zip(SAMPLES, values, strict=True))
     return {key: _short(value) for key, value in {**what_changes_bits(config), **samples}.items()}
 

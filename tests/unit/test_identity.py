@@ -147,6 +147,24 @@ def test_other_test_samples_are_refused_though_the_training_samples_are_the_same
         api.evaluate(run)
 
 
+def test_other_validation_samples_are_refused_for_checkpoints_are_compared_by_them(train):
+    held_out = {"x_val": np.zeros((8, 6)), "y_val": np.zeros(8, np.int64)}
+    write_data("d.npz", **held_out)
+    part = train("part")
+    write_data("d.npz", **{**held_out, "y_val": np.ones(8, np.int64)})
+    with pytest.raises(UserError, match="fingerprint of the validation samples"):
+        api.resume(str(part))
+
+
+@pytest.mark.parametrize("key", ["test_sha256", "validation_sha256"])
+def test_a_fingerprint_of_held_out_samples_is_not_erased_from_data_json(train, key):
+    part = train("part")
+    facts = json.loads((part / "data.json").read_text())
+    (part / "data.json").write_text(json.dumps(facts | {key: ""}))
+    with pytest.raises(UserError, match=rf"was trained with samples.{key}=.*data.json"):
+        api.load(str(part))
+
+
 def test_an_edited_data_json_is_refused(train):
     part = train("part")
     write_data("d.npz", seed=1)
