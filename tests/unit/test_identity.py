@@ -184,6 +184,23 @@ def test_an_edited_normalisation_is_refused_by_whatever_uses_it(train, key):
             use(str(run))
 
 
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        ("mean", lambda values: [value + 1 for value in values], "says that the mean of the samples is .*, and it is"),
+        ("std", lambda values: [value * 2 for value in values], "says that the deviation of the samples is"),
+        ("samples", lambda values: {**values, "train": 9}, "numbers of samples 9 train, .* there and 1.. train, "),
+    ],
+)
+def test_a_data_json_that_was_edited_before_the_first_snapshot_is_refused(train, key, change, message):
+    part = train("part")
+    shutil.rmtree(part / "checkpoints")
+    facts = json.loads((part / "data.json").read_text())
+    (part / "data.json").write_text(json.dumps(facts | {key: change(facts[key])}))
+    with pytest.raises(UserError, match=message):
+        api.resume(str(part))
+
+
 @pytest.mark.parametrize("setting", ["seed=7", "training.batch_size=8", "blocks.network.width=9"])
 def test_changes_that_no_resume_makes_are_refused(train, setting):
     part = train("part")
