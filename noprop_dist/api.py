@@ -46,7 +46,7 @@ from noprop_dist.report.run_report import WrittenReport, write_report
 from noprop_dist.report.summary import LatestMetrics, latest_metrics
 from noprop_dist.stages import NETWORK, Stage
 from noprop_dist.storage.checkpoints import Checkpoints, Manifest, SnapshotEntry
-from noprop_dist.storage.identity import OtherRunError
+from noprop_dist.storage.identity import OtherRunError, other_sources
 from noprop_dist.storage.merge import merge_runs
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.trust import check_networks, check_settings, own_networks, remember
@@ -256,8 +256,10 @@ def load(run_dir: str, device: str = "auto", *, trust_code: bool = False) -> Tra
     else:
         network = assemble_network(run_plan, snapshots, chosen)
     step = next(iter(snapshots.values())).step
-    told = tuple(f"{each}; the one before it is used" for each in warnings)
-    return TrainedRun(directory, run_plan, network, step, told)
+    told = [f"{each}; the one before it is used" for each in warnings]
+    for entry in directory.checkpoints.manifest(step).stages:
+        told += other_sources(str(directory), entry.trained_with, run_plan.sources(entry.stage))
+    return TrainedRun(directory, run_plan, network, step, tuple(dict.fromkeys(told)))
 
 
 @dataclass(frozen=True)
@@ -481,7 +483,7 @@ def report(run_dir: str, data_root: str | None = None, *, trust_code: bool = Fal
         run = load(run_dir, trust_code=trust_code)
         with _tells_failing_networks(run):
             written = write_report(directory, run, data_root)
-        return replace(written, notes=_idle_root(config, data_root))
+        return replace(written, notes=(*run.warnings, *_idle_root(config, data_root)))
     unread = f"data.root={data_root}: no effect with blocks.only: a report on single blocks reads no data"
     return replace(write_report(directory, None), notes=() if data_root is None else (unread,))
 

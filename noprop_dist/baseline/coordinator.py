@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -13,22 +13,19 @@ from ray.train.torch import TorchTrainer
 
 from noprop_dist.baseline.worker import EndToEndJob, train_end_to_end
 from noprop_dist.config.schema import RunConfig
-from noprop_dist.data.dataset import DataSet
 from noprop_dist.engines.core.placement import Resources, check_sharing, ray_share, room, uses_gpus
 from noprop_dist.engines.ray.cluster import cluster_resources
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.records import RoundDone, StageFailed
 from noprop_dist.stages import NETWORK
-from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.storage.run_directory import RAY_TRAIN_FOLDER, RunDirectory
 from noprop_dist.storage.trust import check_networks, remember
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.progress import ProgressBoard, RunProgress
 from noprop_dist.training.setup import RunSetup, go_on, prepare
 
 POLL_SECONDS = 0.5
-RAY_TRAIN_FOLDER = "ray-train"
-"""In the run directory: Ray Train's own checkpoints, from which it goes on by itself."""
 
 
 class EndToEndCoordinator:
@@ -40,7 +37,7 @@ class EndToEndCoordinator:
     Args:
         config: of the run; its method is backprop.
         directory: of the run, on storage that this node and the first process's reach.
-        resume: go on from Ray Train's last checkpoint there, if there is one.
+        resume: go on from the newest snapshot there, if there is one.
         trusted: whether the user named the networks, or gave `--trust-code`.
     """
 
@@ -56,7 +53,7 @@ class EndToEndCoordinator:
         return self._watch.progress() if self._watch is not None else None
 
     def stop(self) -> None:
-        """Let `run` return; the run goes on from Ray Train's last checkpoint."""
+        """Let `run` return; the run goes on from its newest snapshot."""
         self._stop.set()
 
     def run(self) -> RunOutcome:
@@ -78,8 +75,11 @@ class EndToEndCoordinator:
                 go_on(setup.plan, self._directory)
             else:
                 self._directory.create(self._config, setup.plan.facts)
-            trainer = _trainer(setup, data, self._directory, resources, workers)
-            self._watch = watch = _Watch(setup, self._directory, _asked_for(trainer))
+            snapshots, warnings = setup.checkpoint_writer(self._directory).take_over()
+            self._directory.without_ray_train()
+            job = EndToEndJob(setup, self._directory.root, *map(ray.put, (data.train, data.held_out, snapshots)))
+            trainer = _trainer(job, resources, workers)
+            self._watch = watch = _Watch(setup, self._directory, _asked_for(trainer), warnings)
             with _fitting(trainer) as (thread, outcome):
                 while thread.is_alive() and not self._stop.is_set():
                     thread.join(POLL_SECONDS)
@@ -127,15 +127,13 @@ def check_machine(config: RunConfig, resources: Resources) -> None:
         )
 
 
-def _trainer(
-    setup: RunSetup, data: DataSet, directory: RunDirectory, resources: Resources, workers: int
-) -> TorchTrainer:
-    engine = setup.config.engine
+def _trainer(job: EndToEndJob, resources: Resources, workers: int) -> TorchTrainer:
+    config = job.setup.config
+    engine = config.engine
     cpus = min(float(engine.threads_per_worker), resources.cpus / workers)
-    place = directory.root
     return TorchTrainer(
         train_end_to_end,
-        train_loop_config={"job": EndToEndJob(setup, place, ray.put(data.train), ray.put(data.held_out))},
+        train_loop_config={"job": job},
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers,
             use_gpu=uses_gpus(engine, resources),
@@ -143,8 +141,8 @@ def _trainer(
         ),
         run_config=ray.train.RunConfig(
             name=RAY_TRAIN_FOLDER,
-            storage_path=place,
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=setup.config.checkpoint.num_to_keep),
+            storage_path=job.directory,
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=config.checkpoint.num_to_keep),
             failure_config=ray.train.FailureConfig(max_failures=engine.max_failures),
         ),
     )
@@ -189,7 +187,7 @@ class _Watch:
         step: steps that the network has done.
     """
 
-    def __init__(self, setup: RunSetup, directory: RunDirectory, asked_for: str) -> None:
+    def __init__(self, setup: RunSetup, directory: RunDirectory, asked_for: str, warnings: Sequence[str]) -> None:
         self._directory, self._engine, self._asked_for = directory, setup.config.engine, asked_for
         self._reading = threading.Lock()
         self._offset, self._started = 0, False
@@ -197,6 +195,8 @@ class _Watch:
         self._started = False  # what is there already is of an earlier process
         self._began = time.monotonic()
         self._board = ProgressBoard({NETWORK: self.step}, setup.plan.total_steps, self._began)
+        for warning in warnings:
+            self._board.news.tell(warning)
         self._board.news.tell(f"waiting for room for {asked_for}, and starting them")
 
     def progress(self) -> RunProgress:

@@ -53,6 +53,7 @@ class DataFacts:
         sha256: fingerprint of the training split.
         dtype: of its values; of runs before this was kept, uint8 is taken for granted.
         test_sha256: fingerprint of the test split; empty in older files.
+        validation_sha256: likewise.
     """
 
     name: str
@@ -64,6 +65,7 @@ class DataFacts:
     sha256: str
     dtype: str = "uint8"
     test_sha256: str = ""
+    validation_sha256: str = ""
 
     @property
     def classes(self) -> int:
@@ -227,6 +229,7 @@ def assemble(
         sha256=fingerprint(train),
         dtype=str(train.inputs.dtype),
         test_sha256=fingerprint(test),
+        validation_sha256=fingerprint(validation),
     )
     lacking = [_classes_without_samples(part, split.labels, class_names) for part, split in parts.items()]
     return DataSet(facts, train, HeldOut(validation, test), (*notes, *filter(None, lacking)))

@@ -113,7 +113,7 @@ def _check_as_packed(folder: Path, name: str, split: Split, facts: DataFacts, ro
     Raises:
         UserError: it is not.
     """
-    whole = {"train": facts.sha256, "test": facts.test_sha256}.get(name, "")
+    whole = {"train": facts.sha256, "validation": facts.validation_sha256, "test": facts.test_sha256}[name]
     if whole and split.inputs.nbytes <= READ_WHOLE_BYTES:
         holds = fingerprint(split) == whole
     else:  # data that was packed earlier has no `rows`

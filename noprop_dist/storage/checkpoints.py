@@ -45,7 +45,8 @@ class SnapshotEntry:
         step: optimiser steps done.
         sha256: fingerprint of the weights; see `weights_sha256`.
         files: SHA-256 of each file, by name.
-        trained_with: what bits depend on beside the settings; see `bits_software`. Empty if that is not known.
+        trained_with: what bits depend on beside the settings: what `bits_software` says, and the SHA-256 of the
+            source of a user's own network, by import path. Empty if that is not known.
     """
 
     stage: Stage

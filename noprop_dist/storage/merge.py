@@ -82,10 +82,26 @@ def _choose(runs: Sequence[RunDirectory], manifests: Sequence[Manifest], blocks:
             if entry.stage != CLASSIFIER:
                 raise UserError(f"these runs cannot be merged: {entry.name} differs between {before} and {run}")
             warnings.append(f"the classifiers of {before} and {run} differ in bits; the former is taken")
+    warnings += _other_sources(chosen)
     missing = [str(t) for t in range(1, blocks + 1) if block(t) not in chosen]
     if missing:
         raise UserError(f"these runs cannot be merged: block(s) {', '.join(missing)} are in none of them")
     return [chosen[stage] for stage in sorted(chosen)], warnings
+
+
+def _other_sources(chosen: Mapping[Stage, Chosen]) -> list[str]:
+    """A warning for each network of the users' own whose file was another in one run than in another."""
+    first: dict[str, tuple[RunDirectory, str]] = {}
+    warnings = []
+    for run, entry in chosen.values():
+        for path, sha256 in entry.trained_with.items():
+            before, then = first.setdefault(path, (run, sha256))
+            if ":" in path and then != sha256:
+                warnings.append(
+                    f"the file that defines {path} was another when {run} was trained than when {before} was: its "
+                    f"fingerprint was {sha256[:16]} there and {then[:16]} here"
+                )
+    return list(dict.fromkeys(warnings))
 
 
 def _rounds_of(run: RunDirectory, chosen: Sequence[Chosen]) -> list[RoundDone]:

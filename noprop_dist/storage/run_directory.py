@@ -7,6 +7,7 @@ metrics.jsonl        one record a line, see `noprop_dist.records`; during a run 
 metrics.bad.jsonl    lines that were taken out of it, if any: damaged ones, and rounds that were there twice
 run.lock             held by the one process that writes here, see `lock`
 checkpoints/         see `checkpoints`
+ray-train/           Ray Train's own checkpoints, made anew by each process that trains the baseline
 merge.unfinished     there while a merge writes
 """
 
@@ -43,6 +44,7 @@ from noprop_dist.storage.lock import LOCK, only_writer
 from noprop_dist.storage.store import StorageError, Store
 
 METRICS, SET_ASIDE = "metrics.jsonl", "metrics.bad.jsonl"
+RAY_TRAIN_FOLDER = "ray-train"
 CONFIG, CHANGES, UNFINISHED = "config.yaml", "changes.json", "merge.unfinished"
 
 
@@ -128,7 +130,7 @@ class RunDirectory:
             raise UserError(
                 f"{self}: already holds a run; {self.resume_command} continues it, another folder starts a new one"
             )
-        left = ["checkpoints"] if self._store.names("checkpoints") else []
+        left = [name for name in ("checkpoints", RAY_TRAIN_FOLDER) if self._store.names(name)]
         left += [name for name in (CHANGES, METRICS) if self._store.exists(name)]
         if left:
             raise UserError(f"{self}: holds {left[0]} but no config.yaml, so a part of a run; give another folder")
@@ -147,6 +149,14 @@ class RunDirectory:
         self._store.write(UNFINISHED, b"")
         yield
         self._store.delete(UNFINISHED)
+
+    def without_ray_train(self) -> None:
+        """Delete what Ray Train has left: it would go on from any snapshot, and delete any folder, that is named there.
+
+        Raises:
+            OSError: it cannot be deleted, or is a link.
+        """
+        self._store.delete_folder(RAY_TRAIN_FOLDER)
 
     def must_stay(self) -> None:
         """From here on write only while the run is there as it is now.

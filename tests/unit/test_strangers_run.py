@@ -331,6 +331,27 @@ def test_no_name_leads_out_of_the_root(tmp_path, name, deed):
     assert [file.name for file in tmp_path.iterdir()] == ["run"]
 
 
+def test_what_ray_train_left_is_deleted_unread_and_no_link_is_followed(small_run, tmp_path):
+    directory = small_run()
+    left = Path(directory.root, "ray-train")
+    (left / "checkpoint_1").mkdir(parents=True)
+    (left / "checkpoint_manager_snapshot.json").write_text('{"checkpoint_dir_name": "/home"}')
+    directory.without_ray_train()
+    assert not left.exists()
+    directory.without_ray_train()
+    (tmp_path / "victim").mkdir()
+    left.symlink_to(tmp_path / "victim")
+    with pytest.raises(RefusedPathError, match="ray-train is a symbolic link"):
+        directory.without_ray_train()
+    assert (tmp_path / "victim").is_dir()
+
+
+def test_a_run_begins_in_no_folder_that_holds_what_ray_train_left(tmp_path):
+    (tmp_path / "gift" / "ray-train" / "checkpoint_1").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds ray-train but no config.yaml"):
+        RunDirectory(str(tmp_path / "gift")).check_unused()
+
+
 SECRET = "s3://AKIAKEY:sec%2Fret@bucket/runs/one?region=eu-west-1&scheme=https"
 
 
