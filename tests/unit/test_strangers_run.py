@@ -9,6 +9,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
+import yaml
 from pyarrow import ArrowInvalid, fs
 
 from noprop_dist import api
@@ -185,16 +186,25 @@ def test_without_a_home_runs_are_trained_and_looked_at_with_trust(small_config, 
         assert api.load("run", trust_code=True).network is not None
 
 
-@pytest.mark.parametrize("setting", ["engine.address=evil:6379", "metrics.discovery=/etc/prometheus"])
-def test_resume_takes_neither_a_cluster_nor_a_folder_from_a_strangers_run(small_run, small_config, setting):
+@pytest.mark.parametrize(
+    ("setting", "usual"),
+    [
+        ("engine.address=evil:6379", "null"),
+        ("metrics.discovery=/etc/prometheus", "null"),
+        ("metrics.host=0.0.0.0", "127.0.0.1"),
+    ],
+)
+def test_resume_takes_no_cluster_folder_or_open_port_from_a_strangers_run(small_run, setting, usual):
     directory = small_run()
     config = Path(directory.root, "config.yaml")
     section, key, value = *setting.partition("=")[0].split("."), setting.partition("=")[2]
-    config.write_text(config.read_text().replace(f"  {key}: null", f"  {key}: {value}"))
-    assert f"{key}: {value}" in config.read_text(), section
+    values = yaml.safe_load(config.read_text())
+    values[section][key] = value
+    values["metrics"]["port"] = 0
+    config.write_text(yaml.safe_dump(values))
     with pytest.raises(UserError, match=f"would use {setting}.*--trust-code"):
         api.resume(directory.root)
-    api.resume(directory.root, [f"{section}.{key}=null"])
+    api.resume(directory.root, [f"{section}.{key}={usual}"])
 
 
 NAMES = ["../../victim", "/etc/passwd", "block-01/../../x", "", "manifest", "block-", "block-1²", 3, None]
