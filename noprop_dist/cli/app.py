@@ -11,7 +11,7 @@ import typer
 
 from noprop_dist.cli.bench import bench_app
 from noprop_dist.cli.job import job_app
-from noprop_dist.cli.terminal import Terminal, print_anywhere, shown
+from noprop_dist.cli.terminal import LastingOutput, Terminal, shown, standard_streams
 from noprop_dist.config.layers import PRESETS
 from noprop_dist.errors import TrainingError, UserError
 
@@ -226,21 +226,12 @@ def report(run_dir: RunDir, data_root: DataRoot = None, trust_code: TrustCode = 
     write_report(run_dir, data_root, trust_code)
 
 
-def _flush_output() -> None:
-    """Write what is buffered while an error can still be told."""
-    if sys.stdout is not None:
-        sys.stdout.flush()
-
-
 def main(arguments: list[str] | None = None) -> Any:
     """Run one command: exit code 0, 2 for what the user can mend, 1 for a run that failed, 130 for Ctrl-C."""
-    print_anywhere()
-    errors = Terminal(stderr=True)
+    errors = Terminal(file=LastingOutput.of(sys.stderr))
     try:
-        try:
+        with standard_streams():
             app(args=arguments)
-        finally:
-            _flush_output()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer goes nowhere
         raise SystemExit(1) from None
