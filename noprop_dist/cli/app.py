@@ -213,7 +213,7 @@ def merge(
     from noprop_dist import api
     from noprop_dist.cli.options import warn
 
-    merged = api.merge(out, runs)
+    merged = api.merge(out, runs, say=lambda line: warn([line]))
     warn(merged.warnings)
     print(shown(merged.directory))
 

@@ -39,7 +39,7 @@ from noprop_dist.records import (
 from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.checkpoints import Checkpoints, SettingChange
 from noprop_dist.storage.identity import Identity, identity_of
-from noprop_dist.storage.lock import LOCK, only_writer
+from noprop_dist.storage.lock import LOCK, Say, only_writer
 from noprop_dist.storage.store import StorageError, Store
 
 METRICS, SET_ASIDE = "metrics.jsonl", "metrics.bad.jsonl"
@@ -97,14 +97,17 @@ class RunDirectory:
             self._identity = identity_of(self._config([]), self.facts())
         return self._identity
 
-    def only_writer(self) -> AbstractContextManager[None]:
+    def only_writer(self, say: Say = lambda _: None) -> AbstractContextManager[None]:
         """A `with` in which no other process writes here.
+
+        Args:
+            say: told whom this waits for, and how long at most.
 
         Raises:
             UserError: another process writes here, or the directory cannot be written at all.
         """
         self._store.before_writing(lambda: None)  # this process may be another writer than before
-        return only_writer(self._store)
+        return only_writer(self._store, say)
 
     @property
     def holds_run(self) -> bool:
