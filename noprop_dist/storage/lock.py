@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from noprop_dist.errors import UserError
-from noprop_dist.files import parse_json
+from noprop_dist.files import JsonObject, parse_json
 from noprop_dist.printable import printable
 from noprop_dist.storage.store import StorageError, Store
 
@@ -194,7 +194,7 @@ def _in_use(store: Store, content: bytes) -> UserError:
 def _who(content: bytes) -> str:
     """The process that wrote a lock; anybody may have written something else there."""
     try:
-        owner = parse_json(content)
+        owner = parse_json(content, JsonObject)
         return printable(f"process {owner['pid']:d} on {owner['host']:.253}")
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, TypeError):
         return "another process"

@@ -25,7 +25,7 @@ from noprop_dist.config.schema import RunConfig
 from noprop_dist.config.yaml_text import parse_yaml
 from noprop_dist.data.dataset import DataFacts
 from noprop_dist.errors import UserError
-from noprop_dist.files import parse_json
+from noprop_dist.files import JsonObject, parse_json
 from noprop_dist.records import (
     EmbeddingUpdated,
     Record,
@@ -219,9 +219,9 @@ class RunDirectory:
         if not self._store.exists(CHANGES):
             return []
         try:
-            changes = list(map(SettingChange.from_json, parse_json(self._store.read(CHANGES))))
+            changes = list(map(SettingChange.from_json, parse_json(self._store.read(CHANGES), list)))
             foreign = [each.setting for each in changes if not OF_SINGLE_STAGES.fullmatch(each.setting.split("=")[0])]
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (OSError, ValueError) as error:
             raise UserError(f"{self}: changes.json cannot be read: {error}") from error
         if foreign:
             raise UserError(f"{self}: changes.json has {foreign[0]}, which no resume may change: the file was edited")
@@ -247,8 +247,8 @@ class RunDirectory:
             UserError: the file is missing or damaged.
         """
         try:
-            return DataFacts.from_json(parse_json(self._store.read("data.json")))
-        except (OSError, ValueError, TypeError) as error:
+            return DataFacts.from_json(parse_json(self._store.read("data.json"), JsonObject))
+        except (OSError, ValueError) as error:
             raise UserError(f"{self}: data.json cannot be read: {error}") from error
 
     def append_metrics(self, records: Sequence[Record]) -> None:
