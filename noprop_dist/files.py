@@ -6,6 +6,8 @@ import stat
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+from pydantic import TypeAdapter, ValidationError
+
 from noprop_dist.errors import UserError
 
 
@@ -52,6 +54,7 @@ class JsonObject(dict[str, Any]):
         raise ValueError(f"{key} is missing")
 
 
+Kind = TypeVar("Kind")
 Form = TypeVar("Form", JsonObject, list[Any])
 FORMS: dict[type, str] = {
     **{JsonObject: "an object", list: "a list", str: "a text"},
@@ -90,6 +93,21 @@ def json_form(value: Any, form: type[Form], what: str) -> Form:
     if not isinstance(value, form):
         raise ValueError(f"{what} is {FORMS[type(value)]}, not {FORMS[form]}")
     return value
+
+
+def from_json(kind: type[Kind], values: object) -> Kind:
+    """A dataclass whose fields a JSON document has.
+
+    Raises:
+        ValueError: a field is missing, or of another type; names the first.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = first["msg"].replace("dictionary", "object")
+        where = ".".join(map(str, first["loc"])) or "it"
+        raise ValueError(f"{where}: {what[:1].lower()}{what[1:]}") from error
 
 
 def have_a_home() -> None:
