@@ -379,18 +379,19 @@ class MergedRun:
     warnings: tuple[str, ...]
 
 
-def merge(out: str, runs: Sequence[str]) -> MergedRun:
+def merge(out: str, runs: Sequence[str], say: Callable[[str], None] = _silent) -> MergedRun:
     """Assemble one network from blocks that were trained in different runs.
 
     Args:
         out: the new run directory.
         runs: that each trained some of the blocks (`blocks.only`).
+        say: told what is waited for.
 
     Raises:
         UserError: the runs do not fit each other, a block is missing, or `out` holds a run.
     """
     directory = RunDirectory(out)
-    warnings = merge_runs(directory, [RunDirectory(run) for run in runs])
+    warnings = merge_runs(directory, [RunDirectory(run) for run in runs], say)
     return MergedRun(directory.link, tuple(warnings))
 
 
@@ -566,7 +567,7 @@ def _train_sequentially(
     for note in data.notes:
         watcher.warn(note)
     choose_device(config.engine.device)
-    with directory.only_writer():
+    with directory.only_writer(watcher.say):
         if resume:
             go_on(setup.plan, directory)
         else:
@@ -600,6 +601,8 @@ def _train_on_ray(
         _checked_placement(config)
         if resume:
             check_same_data(directory.facts(), run_plan.facts, str(directory), config.data)
+        with directory.only_writer(watcher.say):
+            pass  # so is a run directory that another process writes, or that nobody can
         watcher.say(f"run directory: {directory}")
         watcher.say("starting Ray")
     told = (watcher.on_progress, resume, watcher.stopped, watcher.say)

@@ -46,11 +46,12 @@ class EndToEndCoordinator:
         self._directory = RunDirectory(directory)
         self._resume, self._trusted = resume, trusted
         self._watch: _Watch | None = None
+        self._waits_for: str | None = None
         self._stop = threading.Event()
 
-    def progress(self) -> RunProgress | None:
-        """The progress table; None until the data is loaded."""
-        return self._watch.progress() if self._watch is not None else None
+    def progress(self) -> RunProgress | str | None:
+        """The progress table; before there is one, what the run waits for, if it does."""
+        return self._watch.progress() if self._watch is not None else self._waits_for
 
     def stop(self) -> None:
         """Let `run` return; the run goes on from its newest snapshot."""
@@ -68,7 +69,7 @@ class EndToEndCoordinator:
         if not self._resume:
             remember(self._config)  # this node's user may be another one than the driver's
         setup, data = prepare(self._config)
-        with self._directory.only_writer():
+        with self._directory.only_writer(self._wait_for):
             resources = cluster_resources()
             workers = processes(self._config, resources)
             if self._resume and self._directory.holds_run:
@@ -94,6 +95,9 @@ class EndToEndCoordinator:
             causes = [record.cause for record in records if isinstance(record, StageFailed)]
             raise TrainingError(f"the network was stopped: {causes[-1]}")
         return RunOutcome(self._directory.link, setup.plan.total_steps, CheckpointEvaluation.last_of(records))
+
+    def _wait_for(self, what: str) -> None:
+        self._waits_for = what
 
 
 def processes(config: RunConfig, resources: Resources) -> int:

@@ -13,7 +13,7 @@ import typer
 from noprop_dist import __version__
 from noprop_dist.cli.bench import bench_app
 from noprop_dist.cli.job import job_app
-from noprop_dist.cli.terminal import Terminal, print_anywhere, shown
+from noprop_dist.cli.terminal import LastingOutput, Terminal, shown, standard_streams
 from noprop_dist.config.layers import PRESETS
 from noprop_dist.errors import TrainingError, UserError
 
@@ -218,7 +218,7 @@ def merge(
     from noprop_dist import api
     from noprop_dist.cli.options import warn
 
-    merged = api.merge(out, runs)
+    merged = api.merge(out, runs, say=lambda line: warn([line]))
     warn(merged.warnings)
     print(shown(merged.directory))
 
@@ -249,21 +249,12 @@ def _fitting_help() -> dict[str, int]:
     return {"terminal_width": columns - 1}
 
 
-def _flush_output() -> None:
-    """Write what is buffered while an error can still be told."""
-    if sys.stdout is not None:
-        sys.stdout.flush()
-
-
 def main(arguments: list[str] | None = None) -> Any:
     """Run one command: exit code 0, 2 for what the user can mend, 1 for a run that failed, 130 for Ctrl-C."""
-    print_anywhere()
-    errors = Terminal(stderr=True)
+    errors = Terminal(file=LastingOutput.of(sys.stderr))
     try:
-        try:
+        with standard_streams():
             app(args=arguments, **_fitting_help())
-        finally:
-            _flush_output()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer goes nowhere
         raise SystemExit(1) from None

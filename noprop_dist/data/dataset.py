@@ -8,11 +8,11 @@ from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
 
 from noprop_dist.config.schema import DataSettings
 from noprop_dist.data.inputs import Inputs, Keep, check_memory, chunks, in_memory
 from noprop_dist.errors import UserError
+from noprop_dist.files import from_json
 from noprop_dist.models.shapes import Shapes
 from noprop_dist.random_streams import Purpose, stream
 
@@ -83,12 +83,7 @@ class DataFacts:
         Raises:
             ValueError: these are no facts of a data set.
         """
-        try:
-            facts = TypeAdapter(DataFacts).validate_python(values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "facts of the data set"
-            raise ValueError(f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}") from error
+        facts = from_json(DataFacts, values)
         facts._check_sizes()
         return facts
 

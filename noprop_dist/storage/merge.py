@@ -11,18 +11,20 @@ from noprop_dist.errors import UserError
 from noprop_dist.records import RoundDone
 from noprop_dist.stages import CLASSIFIER, Stage, block
 from noprop_dist.storage.checkpoints import Manifest, SnapshotEntry
+from noprop_dist.storage.lock import Say
 from noprop_dist.storage.run_directory import RunDirectory
 
 Chosen = tuple[RunDirectory, SnapshotEntry]
 """A snapshot, and the run that it is taken from."""
 
 
-def merge_runs(out: RunDirectory, runs: Sequence[RunDirectory]) -> list[str]:
+def merge_runs(out: RunDirectory, runs: Sequence[RunDirectory], say: Say = lambda _: None) -> list[str]:
     """Assemble the last checkpoints of several runs into a new run directory.
 
     Args:
         out: the new one.
         runs: each trained some of the blocks (`blocks.only`) of the same configuration.
+        say: told what is waited for.
 
     Returns:
         Warnings.
@@ -39,7 +41,7 @@ def merge_runs(out: RunDirectory, runs: Sequence[RunDirectory]) -> list[str]:
     _check_agreement(runs, [{"steps trained": manifest.step} for manifest in manifests])
     blocks = configs[0].blocks.count
     chosen, warnings = _choose(runs, manifests, blocks)
-    with out.only_writer(), out.unfinished():
+    with out.only_writer(say), out.unfinished():
         out.create(_of_all_blocks(configs[0]), runs[0].facts())
         entries = [_copied(out, run, entry, blocks) for run, entry in chosen]
         out.append_metrics([record for run in runs for record in _rounds_of(run, chosen)])

@@ -26,7 +26,7 @@ from noprop_dist.config.schema import RunConfig
 from noprop_dist.config.yaml_text import parse_yaml
 from noprop_dist.data.dataset import DataFacts
 from noprop_dist.errors import UserError
-from noprop_dist.files import parse_json
+from noprop_dist.files import JsonObject, parse_json
 from noprop_dist.records import (
     EmbeddingUpdated,
     Record,
@@ -40,7 +40,7 @@ from noprop_dist.records import (
 from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.checkpoints import Checkpoints, SettingChange
 from noprop_dist.storage.identity import Identity, identity_of
-from noprop_dist.storage.lock import LOCK, only_writer
+from noprop_dist.storage.lock import LOCK, Say, only_writer
 from noprop_dist.storage.store import StorageError, Store
 
 METRICS, SET_ASIDE = "metrics.jsonl", "metrics.bad.jsonl"
@@ -99,14 +99,17 @@ class RunDirectory:
             self._identity = identity_of(self._config([]), self.facts())
         return self._identity
 
-    def only_writer(self) -> AbstractContextManager[None]:
+    def only_writer(self, say: Say = lambda _: None) -> AbstractContextManager[None]:
         """A `with` in which no other process writes here.
+
+        Args:
+            say: told whom this waits for, and how long at most.
 
         Raises:
             UserError: another process writes here, or the directory cannot be written at all.
         """
         self._store.before_writing(lambda: None)  # this process may be another writer than before
-        return only_writer(self._store)
+        return only_writer(self._store, say)
 
     @property
     def holds_run(self) -> bool:
@@ -226,9 +229,9 @@ class RunDirectory:
         if not self._store.exists(CHANGES):
             return []
         try:
-            changes = list(map(SettingChange.from_json, parse_json(self._store.read(CHANGES))))
+            changes = list(map(SettingChange.from_json, parse_json(self._store.read(CHANGES), list)))
             foreign = [each.setting for each in changes if not OF_SINGLE_STAGES.fullmatch(each.setting.split("=")[0])]
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (OSError, ValueError) as error:
             raise UserError(f"{self}: changes.json cannot be read: {error}") from error
         if foreign:
             raise UserError(f"{self}: changes.json has {foreign[0]}, which no resume may change: the file was edited")
@@ -254,8 +257,8 @@ class RunDirectory:
             UserError: the file is missing or damaged.
         """
         try:
-            return DataFacts.from_json(parse_json(self._store.read("data.json")))
-        except (OSError, ValueError, TypeError) as error:
+            return DataFacts.from_json(parse_json(self._store.read("data.json"), JsonObject))
+        except (OSError, ValueError) as error:
             raise UserError(f"{self}: data.json cannot be read: {error}") from error
 
     def append_metrics(self, records: Sequence[Record]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from noprop_dist.config.schema import CustomNetwork, MetricsSettings, RunConfig
 from noprop_dist.data.torchvision_sets import would_download
 from noprop_dist.errors import UserError
+from noprop_dist.files import JsonObject, parse_json
 from noprop_dist.models.custom import locate, never_import_from
 from noprop_dist.storage.run_directory import RunDirectory
 
@@ -134,4 +135,4 @@ def _known() -> list[Any]:
 
 def _read(line: bytes) -> Iterator[Any]:
     with suppress(ValueError):  # a line that was cut off
-        yield json.loads(line)
+        yield parse_json(line, JsonObject)

@@ -55,7 +55,7 @@ def of_no_known_run(run: Path) -> None:
 )
 def test_an_entry_of_other_types_is_refused(run: Path, key: str, value: object) -> None:
     edit(run / STEP / "manifest.json", lambda manifest: manifest["stages"][0].update({key: value}))
-    with pytest.raises(UserError, match="the manifest of step 12 cannot be read"):
+    with pytest.raises(UserError, match="manifest.json of step 12 cannot be read"):
         api.inspect(str(run))
 
 
@@ -72,7 +72,7 @@ def test_an_entry_of_other_types_is_refused(run: Path, key: str, value: object) 
 )
 def test_a_manifest_of_other_types_is_refused(run: Path, key: str, value: object) -> None:
     edit(run / STEP / "manifest.json", lambda manifest: manifest.update({key: value}))
-    with pytest.raises(UserError, match="the manifest of step 12 cannot be read"):
+    with pytest.raises(UserError, match="manifest.json of step 12 cannot be read"):
         api.inspect(str(run))
 
 

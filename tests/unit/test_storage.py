@@ -99,7 +99,7 @@ def test_a_truncated_manifest_is_told(tmp_path):
     directory = RunDirectory(str(tmp_path))
     CheckpointWriter(directory.checkpoints, [ONE], T, (5, 10), 2).add(snapshot_at(5))
     (tmp_path / "checkpoints/step-00000005/manifest.json").write_text('{"step": 5, "sta')
-    with pytest.raises(UserError, match="the manifest of step 5 cannot be read"):
+    with pytest.raises(UserError, match="manifest.json of step 5 cannot be read"):
         directory.checkpoints.load_all()
 
 
@@ -270,7 +270,7 @@ def test_an_entry_of_an_unknown_kind_of_stage_is_refused(tmp_path):
     CheckpointWriter(directory.checkpoints, [ONE], T, (5,), 2).add(snapshot_at(5))
     manifest = tmp_path / "checkpoints/step-00000005/manifest.json"
     manifest.write_text(manifest.read_text().replace('"kind": "block"', '"kind": "adapter"'))
-    with pytest.raises(UserError, match="the manifest of step 5 cannot be read: 'adapter'"):
+    with pytest.raises(UserError, match="manifest.json of step 5 cannot be read: it says that it is of adapter"):
         directory.checkpoints.manifest()
 
 

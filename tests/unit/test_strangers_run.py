@@ -16,6 +16,7 @@ from noprop_dist import api
 from noprop_dist.cli.inspect import show_run
 from noprop_dist.data.load import load_again
 from noprop_dist.errors import TrainingError, UserError
+from noprop_dist.files import JsonObject
 from noprop_dist.models import custom
 from noprop_dist.models.custom import SENT_FOLDER, locate, never_import_from
 from noprop_dist.printable import without_secrets
@@ -229,16 +230,16 @@ def test_a_manifest_names_no_files_but_those_of_stages(small_run, name):
     directory = small_run()
     entry = directory.checkpoints.manifest().stages[0].to_json(3)
     with pytest.raises(ValueError, match="no name of a stage's files"):
-        SnapshotEntry.from_json({**entry, "name": name})
+        SnapshotEntry.from_json(JsonObject({**entry, "name": name}))
 
 
 @pytest.mark.parametrize("step", ["../../x", -1, 1.5, True, None, 10**30])
 def test_a_manifest_knows_no_step_but_a_number(small_run, step):
     manifest = small_run().checkpoints.manifest()
     with pytest.raises(ValueError, match="no number of steps"):
-        Manifest.from_json({**manifest.to_json(3), "step": step})
+        Manifest.from_json(JsonObject({**manifest.to_json(3), "step": step}))
     with pytest.raises(ValueError, match="no number of steps"):
-        SnapshotEntry.from_json({**manifest.stages[0].to_json(3), "step": step})
+        SnapshotEntry.from_json(JsonObject({**manifest.stages[0].to_json(3), "step": step}))
 
 
 def test_folders_and_entries_of_other_names_are_passed_over(small_run):
