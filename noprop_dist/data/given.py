@@ -45,8 +45,10 @@ class GivenData:
     def names(self) -> Sequence[str]:
         return list(self.arrays)
 
+    def kind(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        return self.arrays[name].shape, self.arrays[name].dtype
+
     def read(self, name: str) -> NDArray[Any]:
-        """See `data.npz.Arrays`."""
         if name not in self.arrays:
             raise UserError(f"data: has no array {name}; it holds {', '.join(self.arrays) or 'nothing'}")
         return self.arrays[name]

@@ -64,6 +64,9 @@ class Arrays(Protocol):
     @property
     def names(self) -> Sequence[str]: ...
 
+    def kind(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Shape and dtype of an array that is there."""
+
     def read(self, name: str) -> NDArray[Any]:
         """An array.
 
@@ -82,6 +85,8 @@ def load_arrays(arrays: Arrays, settings: DataSettings, keep: Keep = in_memory) 
     given = {name[2:] for name in arrays.names if name[:2] in ("x_", "y_")}
     wanted: list[str] = [part for part in ("train", "val", "test") if part == "train" or part in given]
     parts = {part: _split(arrays, part, notes) for part in wanted}
+    for part in parts:
+        _check_alike(arrays, parts, part)
     if unused := [name for name in arrays.names if name[:2] not in ("x_", "y_") or name[2:] not in parts]:
         notes.append(f"{source}: left out are the arrays {', '.join(unused[:4])}{', …' * (len(unused) > 4)}")
     notes += _other_scales(parts, source)
@@ -114,6 +119,14 @@ class _ArchivedArrays:
     def names(self) -> list[str]:
         return [name.removesuffix(".npy") for name in self.archive.namelist()]
 
+    def kind(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Shape and dtype of an array that is there."""
+        with self.archive.open(f"{name}.npy") as opened:
+            version = np.lib.format.read_magic(opened)
+            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = header(opened)
+        return shape, dtype
+
     def read(self, name: str) -> NDArray[Any]:
         """An array.
 
@@ -122,11 +135,7 @@ class _ArchivedArrays:
         """
         if name not in self.names:
             raise UserError(f"{self.file}: has no array {name}; it holds {', '.join(self.names) or 'nothing'}")
-        member = self.archive.getinfo(f"{name}.npy")
-        with self.archive.open(member) as opened:
-            version = np.lib.format.read_magic(opened)
-            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = header(opened)
+        member, (shape, dtype) = self.archive.getinfo(f"{name}.npy"), self.kind(name)
         if dtype.hasobject:
             raise UserError(f"{self.file}: {name} holds Python objects, arrays of plain numbers are needed")
         nbytes = prod(shape) * dtype.itemsize
@@ -136,6 +145,21 @@ class _ArchivedArrays:
         with self.archive.open(member) as opened:
             array: NDArray[Any] = np.lib.format.read_array(opened, allow_pickle=False)
         return array
+
+
+def _check_alike(arrays: Arrays, parts: Mapping[str, Split], part: str) -> None:
+    """Refuse samples of a split that are not of the kind of the training samples.
+
+    Raises:
+        UserError: names both arrays, what they are, and what to do.
+    """
+    train, other = parts["train"].inputs, parts[part].inputs
+    if train.dtype == other.dtype and train.shape[1:] == other.shape[1:]:
+        return
+    kinds = {name: arrays.kind(name) for name in ("x_train", f"x_{part}")}
+    found = ", ".join(f"{name} is {dtype} of shape {shape}" for name, (shape, dtype) in kinds.items())
+    kind, shape = "as uint8 from 0 to 255, or both as floats of one scale", "with samples of one shape"
+    raise UserError(f"{arrays.source}: {found}; save both {shape if train.dtype == other.dtype else kind}")
 
 
 def _other_scales(parts: Mapping[str, Split], source: str) -> list[str]:
