@@ -4,16 +4,18 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from noprop_dist.errors import TrainingError
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
+from noprop_dist.plan import RunPlan
 from noprop_dist.records import Evaluated, ObjectiveMeasured, Record, RoundDone, StageFailed
 from noprop_dist.stages import Stage
 from noprop_dist.storage.run_directory import RunDirectory
 
 if TYPE_CHECKING:
-    import pandas
+    import pandas  # type: ignore[import-untyped]
 
     from noprop_dist.inference.classifier import NoPropClassifier
 
@@ -45,26 +47,49 @@ class Result:
 
     Attributes:
         path: of the run directory.
+        step: that every stage has reached.
         stopped: whether the run was asked to stop before its end; `resume` continues it.
-        error: why the run ended before its end; None where nothing failed.
+        evaluation: the accuracies of the last checkpoint that was measured; None where nothing was.
     """
 
     path: str
+    step: int
     stopped: bool = False
-    error: TrainingError | None = None
-    _records: Sequence[Record] = field(default=(), repr=False)
-    _steps: Sequence[int] = field(default=(), repr=False)
+    evaluation: CheckpointEvaluation | None = None
+    _root: str = field(default="", repr=False)
 
     @staticmethod
-    def of(directory: RunDirectory, stopped: bool = False) -> "Result":
-        """The result of what lies in a run directory."""
-        records = directory.metrics()
-        return Result(directory.link, stopped, _error(records), records, directory.checkpoints.steps())
+    def from_path(path: str | Path) -> "Result":
+        """The result of the run that a run directory holds.
+
+        Raises:
+            UserError: there is no run.
+        """
+        directory = RunDirectory(str(path))
+        total_steps = RunPlan(directory.config(), directory.facts()).total_steps
+        steps = directory.checkpoints.steps()
+        step = steps[-1] if steps else 0
+        evaluation = CheckpointEvaluation.last_of(directory.metrics())
+        return Result(directory.link, step, step < total_steps, evaluation, directory.root)
 
     @cached_property
+    def _directory(self) -> RunDirectory:
+        return RunDirectory(self._root or self.path)
+
+    @cached_property
+    def _records(self) -> Sequence[Record]:
+        return self._directory.metrics()
+
+    @property
+    def error(self) -> TrainingError | None:
+        """Why a stage ended before its end; None where none did, or it was mended since."""
+        return _error(self._records)
+
+    @property
     def metrics(self) -> Metrics:
-        """The figures of the last checkpoint that was measured, as the last row of `metrics_dataframe`."""
-        return _rows(self._records)[-1] if _rows(self._records) else {}
+        """The figures of the last checkpoint that was measured: the last row of `metrics_dataframe`."""
+        rows = _rows(self._records)
+        return rows[-1] if rows else {}
 
     @property
     def metrics_dataframe(self) -> "pandas.DataFrame":
@@ -81,18 +106,14 @@ class Result:
     @property
     def checkpoint(self) -> Checkpoint | None:
         """The last checkpoint; None where none is whole yet."""
-        return Checkpoint(self.path, self._steps[-1]) if self._steps else None
+        steps = self._directory.checkpoints.steps()
+        return Checkpoint(self.path, steps[-1]) if steps else None
 
     @property
     def best_checkpoints(self) -> list[tuple[Checkpoint, Metrics]]:
         """The checkpoints that the run directory keeps, each with its figures, the oldest first."""
         by_step = {row["step"]: row for row in _rows(self._records)}
-        return [(Checkpoint(self.path, step), by_step.get(step, {})) for step in self._steps]
-
-    @property
-    def evaluation(self) -> CheckpointEvaluation | None:
-        """The accuracies of the last checkpoint that was measured; None where nothing was."""
-        return CheckpointEvaluation.last_of(self._records)
+        return [(Checkpoint(self.path, step), by_step.get(step, {})) for step in self._directory.checkpoints.steps()]
 
 
 def _error(records: Sequence[Record]) -> TrainingError | None:

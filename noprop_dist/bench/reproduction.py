@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from noprop_dist import api
-from noprop_dist.api import Watcher
+from noprop_dist.api import Result, Watcher
 from noprop_dist.config.layers import load_config
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.load import load_data
@@ -17,7 +17,6 @@ from noprop_dist.report.paper_table import NAMES, PAPER, Cell, markdown, table_r
 from noprop_dist.report.summary import busy_seconds, of_kind
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.store import Store
-from noprop_dist.training.messages import RunOutcome
 
 PASSES = 5
 EMBEDDINGS = {
@@ -27,7 +26,7 @@ EMBEDDINGS = {
 }
 Cells = dict[tuple[str, str], list[Cell]]
 """By method and embedding; one for each seed."""
-Watched = Callable[[str, Callable[[Watcher], RunOutcome]], RunOutcome]
+Watched = Callable[[str, Callable[[Watcher], Result]], Result]
 """Runs a training in a run directory and shows its progress."""
 
 
@@ -87,7 +86,7 @@ def _cell(config: RunConfig, directory: RunDirectory, watched: Watched) -> Cell:
 
 
 def _measure(run_dir: str) -> Cell:
-    run = api.load(run_dir)
+    run = api.open_run(run_dir)
     test = load_data(run.plan.config.data).held_out.test
     mean = evaluate(run.network, test, "mean").accuracy
     passes = [evaluate(run.network, test, "stochastic", first_pass=i).accuracy for i in range(PASSES)]

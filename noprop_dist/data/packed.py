@@ -80,6 +80,11 @@ def _write(file: Path, split: str, inputs: Inputs, on_progress: Callable[[str, i
     return MappedInputs(str(file))
 
 
+def is_packed(folder: Path) -> bool:
+    """Return True if a folder holds a packed data set."""
+    return (folder / FACTS).is_file()
+
+
 def load_packed(root: str) -> DataSet:
     """Map a packed data set.
 

@@ -4,7 +4,9 @@ import hashlib
 import importlib
 import inspect
 import os
+import site
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -92,16 +94,26 @@ def import_path(factory: NetworkFactory) -> str | None:
     That is what is defined in a notebook or a main module, within a function, or is no class.
     """
     path = f"{getattr(factory, '__module__', None)}:{getattr(factory, '__qualname__', '')}"
+    if path.startswith("__main__:"):
+        return None
     try:
         module, name = _parts(path)
-        found = isinstance(factory, type) and getattr(sys.modules.get(module), name, None) is factory
-        return path if found and module != "__main__" and _is_same(Path(locate(path)), _file_of(module)) else None
     except UserError:
         return None
+    loaded = sys.modules.get(module)
+    found = isinstance(factory, type) and getattr(loaded, name, None) is factory
+    file = getattr(loaded, "__file__", None)
+    here = file is not None and _lies_in(file, Path(os.getcwd()))  # noqa: PTH109
+    return path if found and (here or is_installed(file)) else None
 
 
-def _file_of(module: str) -> Path:
-    return Path(getattr(sys.modules[module], "__file__", None) or "")
+def is_installed(file: str | None) -> bool:
+    """Return True if the file of a module is one of Python's own, installed, or on PYTHONPATH."""
+    if file is None:
+        return True
+    paths = [sysconfig.get_path("stdlib"), *site.getsitepackages(), site.getusersitepackages()]
+    paths += filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    return any(_lies_in(file, Path(folder)) for folder in paths)
 
 
 def source_of(path: str) -> Source | None:

@@ -104,7 +104,7 @@ def test_weights_that_fit_no_network_of_the_run_are_told(run: Path) -> None:
     of_no_known_run(run)
     told = "the snapshot of block 1 at step 12 does not fit the run's network and optimiser: .*size mismatch"
     with pytest.raises(UserError, match=told):
-        api.load(str(run))
+        api.open_run(str(run))
     (run / STEP / "manifest.json").unlink()
     with pytest.raises(UserError, match=told):
         api.resume(str(run), ["engine.kind=sequential", "evaluation.samples=9"])
@@ -120,7 +120,7 @@ def test_a_snapshot_under_the_name_of_another_block_is_refused(run: Path) -> Non
     (run / STEP / "manifest.json").write_text(json.dumps(manifest))
     told = "block-01 of step 12 is no snapshot: it says that it is of block 2"
     with pytest.raises(UserError, match=told):
-        api.load(str(run))
+        api.open_run(str(run))
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_an_edited_setting_that_changes_bits_is_refused(train, before, after, me
         api.resume(str(part))
     if manifests:
         with pytest.raises(UserError, match=message):
-            api.load(str(part))
+            api.open_run(str(part))
 
 
 def test_an_edited_setting_that_changes_no_bits_is_fine(train):
@@ -119,7 +119,7 @@ def test_other_data_is_refused_and_both_fingerprints_are_named(train):
     with pytest.raises(UserError, match=message):
         api.resume(str(part))
     with pytest.raises(UserError, match=message):
-        api.evaluate(api.load(str(part)))
+        api.evaluate(api.open_run(str(part)))
     assert message.partition(":")[0]
     assert "was trained on other data than" in api.report(str(part)).left_out
 
@@ -132,7 +132,7 @@ def test_other_data_is_refused_and_both_fingerprints_are_named(train):
     ],
 )
 def test_data_of_another_shape_or_with_other_classes_is_refused(train, changed, message):
-    run = api.load(str(train("part")))
+    run = api.open_run(str(train("part")))
     write_data("d.npz", **changed)
     with pytest.raises(UserError, match=message):
         api.evaluate(run)
@@ -141,7 +141,7 @@ def test_data_of_another_shape_or_with_other_classes_is_refused(train, changed, 
 def test_other_test_samples_are_refused_though_the_training_samples_are_the_same(tmp_path, train):
     tests = {"x_test": np.zeros((8, 6)), "y_test": np.zeros(8, np.int64)}
     write_data("d.npz", **tests)
-    run = api.load(str(train("part")))
+    run = api.open_run(str(train("part")))
     write_data("d.npz", **{**tests, "y_test": np.ones(8, np.int64)})
     with pytest.raises(UserError, match="fingerprint of the test samples"):
         api.evaluate(run)
@@ -162,7 +162,7 @@ def test_a_fingerprint_of_held_out_samples_is_not_erased_from_data_json(train, k
     facts = json.loads((part / "data.json").read_text())
     (part / "data.json").write_text(json.dumps(facts | {key: ""}))
     with pytest.raises(UserError, match=rf"was trained with samples.{key}=.*data.json"):
-        api.load(str(part))
+        api.open_run(str(part))
 
 
 def test_an_edited_data_json_is_refused(train):
@@ -229,11 +229,11 @@ def test_a_run_is_found_from_other_folders_and_its_data_may_move(train, tmp_path
     assert RunDirectory(str(part)).config().data.root == str(tmp_path / "d.npz")
     (tmp_path / "away").mkdir()
     monkeypatch.chdir(tmp_path / "away")
-    accuracy = api.evaluate(api.load(str(whole))).accuracy
+    accuracy = api.evaluate(api.open_run(str(whole))).accuracy
     (tmp_path / "d.npz").rename(tmp_path / "away" / "moved.npz")
     with pytest.raises(UserError, match="there is no such file; if the data of .*whole has moved, --data-root says"):
-        api.evaluate(api.load(str(whole)))
-    assert api.evaluate(api.load(str(whole)), data_root="moved.npz").accuracy == accuracy
+        api.evaluate(api.open_run(str(whole)))
+    assert api.evaluate(api.open_run(str(whole)), data_root="moved.npz").accuracy == accuracy
     assert api.report(str(whole), "moved.npz").left_out is None
     api.resume(str(part), ["data.root=moved.npz"])
     assert fingerprints(part) == fingerprints(whole)
@@ -264,7 +264,7 @@ def test_a_run_of_an_earlier_version_has_no_identity_and_gets_one_as_it_goes_on(
         values = json.loads(file.read_text())
         file.write_text(json.dumps({key: value for key, value in values.items() if key not in ("run", "trained_with")}))
     edit(part / "data.json", RunDirectory(str(part)).facts().test_sha256, "")
-    api.evaluate(api.load(str(part)))
+    api.evaluate(api.open_run(str(part)))
     api.resume(str(part))
     folder = part / "checkpoints/step-00000012"
     assert json.loads((folder / "block-01.json").read_text())["run"]["seed"] == 0

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from noprop_dist import api
+from noprop_dist.api import Result
 from noprop_dist.baseline.trainer import end_to_end_trainer
 from noprop_dist.cli.app import main
 from noprop_dist.stages import NETWORK
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.batch_stream import RoundKey
-from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.replicas import ALONE
 from noprop_dist.training.rounds import train_round
 from noprop_dist.training.setup import prepare
@@ -32,7 +32,7 @@ def trained_end_to_end(config, folder):
     report = train_round(trainer, setup.batch_stream(data.train.labels).round(RoundKey(NETWORK, 0, 8)))
     directory.append_metrics([replace(report.record(), time=time.time())])
     setup.checkpoint_writer(directory).add(trainer.snapshot())
-    return RunOutcome(folder, 8, None)
+    return Result(folder, 8)
 
 
 @pytest.fixture

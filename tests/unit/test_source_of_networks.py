@@ -54,19 +54,19 @@ def edit(tmp_path):
 
 def test_a_changed_file_is_told_once_with_both_fingerprints_by_whatever_imports_it(train, edit):
     run = train("run")
-    assert api.load("run").warnings == ()
+    assert api.open_run("run").warnings == ()
     before = source_of("outer_net:Net")
     edit()
     after = source_of("outer_net:Net")
     assert before.module == after.module == "inner_net"
-    (told,) = api.load("run").warnings
+    (told,) = api.open_run("run").warnings
     assert f"{before.file}, which defines outer_net:Net (module inner_net), has changed since" in told
     assert f"was {before.sha256[:16]} and is {after.sha256[:16]}" in told
     assert api.report("run").notes == (told,)
     shutil.rmtree(run / STEP)
     api.resume("run")
     assert [each.text for each in RunDirectory("run").metrics() if isinstance(each, News)].count(told) == 1
-    assert api.load("run").warnings == (), "the steps after it were trained with what is there now"
+    assert api.open_run("run").warnings == (), "the steps after it were trained with what is there now"
 
 
 def test_parts_that_were_trained_with_other_files_are_told_by_merge(train, edit):
@@ -75,7 +75,7 @@ def test_parts_that_were_trained_with_other_files_are_told_by_merge(train, edit)
     train("second", "blocks.only=2-3")
     (told,) = [each for each in api.merge("out", ["first", "second"]).warnings if "outer_net:Net" in each]
     assert "the file that defines outer_net:Net was another when" in told
-    (told,) = api.load("out").warnings
+    (told,) = api.open_run("out").warnings
     assert "inner_net.py, which defines outer_net:Net" in told
 
 
@@ -92,7 +92,7 @@ def test_runs_of_earlier_versions_say_nothing_of_their_networks_files(train, edi
     for file in (run / STEP).glob("*.json"):
         file.write_text(file.read_text().replace('"outer_net:Net": "', '"of another kind": "'))
     edit()
-    assert api.load("run").warnings == ()
+    assert api.open_run("run").warnings == ()
 
 
 @pytest.mark.parametrize("value", [None, 5, ["x"]])
@@ -103,7 +103,7 @@ def test_a_fingerprint_of_another_type_is_damage(train, value):
     (run / STEP / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="manifest of step 12 cannot be read"):
         api.inspect("run")
-    assert "manifest of step 12 cannot be read" in api.load("run").warnings[0]
+    assert "manifest of step 12 cannot be read" in api.open_run("run").warnings[0]
 
 
 def test_what_lies_in_no_file_has_no_source(monkeypatch):

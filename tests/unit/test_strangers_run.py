@@ -151,7 +151,7 @@ def test_a_network_that_this_machine_did_not_train_with_takes_trust(trained, sta
 
 
 def test_a_network_that_this_machine_trained_with_takes_none(trained, standing_in):
-    assert api.load("run").network.facts.classes == 10
+    assert api.open_run("run").network.facts.classes == 10
     (note,) = (standing_in / "state" / "noprop-dist").iterdir()
     assert note.stat().st_mode & 0o077 == 0
 
@@ -163,14 +163,14 @@ def test_trust_ends_where_the_file_or_the_arguments_are_others(trained, standing
     monkeypatch.delitem(sys.modules, trained)
     monkeypatch.chdir(standing_in / "gift")
     with pytest.raises(UserError, match="--trust-code"):
-        api.load("run")
+        api.open_run("run")
 
 
 def test_what_others_can_write_is_no_note_of_this_user(trained, standing_in):
     (note,) = (standing_in / "state" / "noprop-dist").iterdir()
     note.chmod(0o666)
     with pytest.raises(UserError, match="--trust-code"):
-        api.load("run")
+        api.open_run("run")
 
 
 def test_without_a_home_runs_are_trained_and_looked_at_with_trust(small_config, module, monkeypatch):
@@ -183,8 +183,8 @@ def test_without_a_home_runs_are_trained_and_looked_at_with_trust(small_config, 
         without.setattr(Path, "expanduser", lambda path: homeless(path) if str(path).startswith("~") else path)
         api.train(small_config("engine.kind=sequential", network), "run")
         with pytest.raises(UserError, match="--trust-code"):
-            api.load("run")
-        assert api.load("run", trust_code=True).network is not None
+            api.open_run("run")
+        assert api.open_run("run", trust_code=True).network is not None
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,12 @@ import pytest
 from rich.table import Table
 from typer.main import get_command
 
+from noprop_dist.api import Result
 from noprop_dist.cli.app import app, main
 from noprop_dist.cli.progress import LineView, progress_view
 from noprop_dist.cli.terminal import FittingTable, Terminal
 from noprop_dist.cli.training import watched
 from noprop_dist.printable import printable
-from noprop_dist.training.messages import RunOutcome
 
 NAMES = ["[/b] run", "[red]x", ":dog:", "exp[lr=1e-3]", "größe 日本"]
 
@@ -77,7 +77,7 @@ def test_a_training_outlives_a_terminal_that_is_gone_and_a_log_on_a_full_disk(mo
 
     def train(watcher):
         watcher.say("starting Ray")
-        return RunOutcome("run", 12, None, stopped=watcher.stopped())
+        return Result("run", 12, stopped=watcher.stopped())
 
     assert not watched("run", train).stopped
 
@@ -87,7 +87,7 @@ def test_a_training_whose_reader_has_gone_is_saved_and_ends_as_by_a_signal(monke
 
     def train(watcher):
         watcher.say("starting Ray")
-        return RunOutcome("run", 12, None, stopped=watcher.stopped())
+        return Result("run", 12, stopped=watcher.stopped())
 
     with pytest.raises(SystemExit) as end:
         watched("run", train)

@@ -3,6 +3,8 @@
 The driver keeps no state: all that a run knows lies in its run directory.
 """
 
+import functools
+import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -18,6 +20,7 @@ from noprop_dist.engines.ray.cluster import cause_of_loss, cluster_answers, ray_
 from noprop_dist.engines.ray.coordinator import Coordinator
 from noprop_dist.engines.ray.heartbeat import Heartbeat
 from noprop_dist.errors import TrainingError, UserError
+from noprop_dist.models.custom import is_installed
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.store import StorageError
 from noprop_dist.training.messages import RunOutcome
@@ -68,6 +71,7 @@ def train_on_ray(
             losses, trusted = 0, True  # a coordinator on another node need not know the networks
         on_progress(progress)
 
+    _send_by_value(given)
     with ray_session(config.engine.address):
         while True:
             coordinator = _actor(coordinator_class).remote(config, directory, resume, trusted=trusted, given=given)
@@ -87,6 +91,14 @@ def train_on_ray(
                 time.sleep(back_off_seconds(losses - 1))
             finally:
                 ray.kill(coordinator)
+
+
+def _send_by_value(given: Given) -> None:
+    """Let the code of a network travel with it where a worker could not import it."""
+    factory = given.network.func if isinstance(given.network, functools.partial) else given.network
+    module = sys.modules.get(getattr(factory, "__module__", None) or "")
+    if module is not None and module.__name__ != "__main__" and not is_installed(module.__file__):
+        ray.cloudpickle.register_pickle_by_value(module)
 
 
 class _SilentError(Exception):
