@@ -104,7 +104,7 @@ def test_the_snapshot_of_another_run_is_refused(train):
 def test_the_checkpoint_of_another_run_is_refused_by_whatever_reads_it(train):
     part, other = train("part"), train("other", "blocks.networks.2={kind: mlp, width: 8, depth: 2}", last=8)
     shutil.copytree(other / "checkpoints/step-00000008", part / "checkpoints/step-00000008")
-    for read in (api.load, api.report, api.resume):
+    for read in (api.open_run, api.report, api.resume):
         with pytest.raises(UserError, match="of step 8 was trained with blocks.networks.2.kind=mlp, and this run has"):
             read(str(part))
     (warning,) = api.inspect(str(part)).warnings
@@ -179,7 +179,7 @@ def test_an_edited_normalisation_is_refused_by_whatever_uses_it(train, key):
     run = train("run", last=None)
     facts = json.loads((run / "data.json").read_text())
     (run / "data.json").write_text(json.dumps(facts | {key: [value + 1 for value in facts[key]]}))
-    for use in (api.load, api.report, api.resume):
+    for use in (api.open_run, api.report, api.resume):
         with pytest.raises(UserError, match=rf"was trained with samples.{key}=.*data.json"):
             use(str(run))
 

@@ -136,7 +136,7 @@ def trained(small_config, module, standing_in):
     return module
 
 
-@pytest.mark.parametrize("use", [api.load, api.report, api.resume])
+@pytest.mark.parametrize("use", [api.open_run, api.report, api.resume])
 def test_a_network_that_this_machine_did_not_train_with_takes_trust(trained, standing_in, monkeypatch, use):
     monkeypatch.setenv("XDG_STATE_HOME", str(standing_in / "of another user"))
     monkeypatch.delitem(sys.modules, trained)
