@@ -30,6 +30,7 @@ from noprop_dist.engines.core.placement import Placement, Resources, check_room,
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.files import have_a_home, local_path
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
+from noprop_dist.inference.classifier import NoPropClassifier
 from noprop_dist.inference.evaluation import (
     BlockEvaluation,
     Evaluation,
@@ -38,7 +39,8 @@ from noprop_dist.inference.evaluation import (
     evaluate_terms,
 )
 from noprop_dist.inference.evaluation import evaluate as evaluate_network
-from noprop_dist.inference.load import TrainedRun, assemble_network
+from noprop_dist.inference.export import Exported, export_classifier
+from noprop_dist.inference.load import TrainedRun, assemble_network, classifier_of, load_snapshots
 from noprop_dist.inference.network import Prediction, Sampler, predict_image
 from noprop_dist.plan import RunPlan
 from noprop_dist.records import Evaluated, is_damaged
@@ -216,12 +218,13 @@ def resume_command(run_dir: str) -> str:
     return RunDirectory(run_dir).resume_command
 
 
-def load(run_dir: str, device: str = "auto", *, trust_code: bool = False) -> TrainedRun:
-    """Load the network of a run's last undamaged checkpoint.
+def load(run_dir: str, device: str = "auto", *, checkpoint: str | int = "last", trust_code: bool = False) -> TrainedRun:
+    """Load the network of one of a run's checkpoints.
 
     Args:
         run_dir: that holds the run.
         device: "cpu", "cuda", or "auto": a GPU if there is one, else all cores.
+        checkpoint: "last" undamaged one, "best" by its validation accuracy, or the one of a step.
         trust_code: import networks that the run names by import path, though no `train` on this machine named them.
 
     Raises:
@@ -232,15 +235,75 @@ def load(run_dir: str, device: str = "auto", *, trust_code: bool = False) -> Tra
     run_plan = RunPlan(directory.config(), directory.facts())
     check_networks(run_plan.config, directory, trust_code)
     torch.set_num_threads(os.cpu_count() or 1)
-    snapshots, warnings = directory.checkpoints.load_last_whole()
+    snapshots, warnings = load_snapshots(directory, checkpoint)
     chosen = choose_device(device)
     if run_plan.end_to_end:
         network = assemble_end_to_end(run_plan, snapshots[NETWORK], chosen)
     else:
         network = assemble_network(run_plan, snapshots, chosen)
     step = next(iter(snapshots.values())).step
-    told = tuple(f"{each}; the one before it is used" for each in warnings)
-    return TrainedRun(directory, run_plan, network, step, told)
+    return TrainedRun(directory, run_plan, network, step, warnings)
+
+
+def load_classifier(
+    run_dir: str,
+    checkpoint: str | int = "last",
+    *,
+    sampler: Sampler = "mean",
+    passes: int = 1,
+    seed: int | None = None,
+    device: str = "auto",
+    trust_code: bool = False,
+) -> NoPropClassifier:
+    """Load one of a run's checkpoints as a torch module.
+
+    Args:
+        run_dir: that holds the run.
+        checkpoint: see `load`.
+        sampler: `mean` (no noise on the way) or `stochastic` (Eq. 3).
+        passes: of the reverse process, averaged.
+        seed: of z_0 and ε; by default the run's.
+        device: see `load`.
+        trust_code: see `load`.
+
+    Raises:
+        UserError: as of `load`, or sampler, passes or seed are not allowed.
+    """
+    run = load(run_dir, device, checkpoint=checkpoint, trust_code=trust_code)
+    return classifier_of(run, sampler, passes, seed)
+
+
+def export(
+    run_dir: str,
+    format: str,  # noqa: A002
+    out: str | Path,
+    checkpoint: str | int = "last",
+    *,
+    sampler: Sampler = "mean",
+    passes: int = 1,
+    seed: int | None = None,
+    noise: str = "stored",
+    trust_code: bool = False,
+) -> Exported:
+    """Write one of a run's checkpoints as one file or folder for other programs.
+
+    Args:
+        run_dir: that holds the run.
+        format: see `inference.export`.
+        out: a new file, or a new folder for safetensors.
+        checkpoint: see `load`.
+        sampler: see `load_classifier`.
+        passes: see `load_classifier`.
+        seed: see `load_classifier`.
+        noise: `stored` in it, or an `input` of the graph.
+        trust_code: see `load`.
+
+    Raises:
+        UserError: as of `load_classifier` and `inference.export.export_classifier`.
+    """
+    run = load(run_dir, "cpu", checkpoint=checkpoint, trust_code=trust_code)
+    exported = export_classifier(classifier_of(run, sampler, passes, seed), format, out, noise)
+    return replace(exported, warnings=run.warnings)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from torch import nn
 from noprop_dist.config import schema
 from noprop_dist.errors import UserError
 from noprop_dist.models.classifier import LinearClassifier, RadialClassifier
-from noprop_dist.models.custom import custom_network
+from noprop_dist.models.custom import NetworkFactory, custom_network
 from noprop_dist.models.mlp import MlpNetwork
 from noprop_dist.models.paper import PaperNetwork
 from noprop_dist.models.shapes import Shapes
@@ -15,21 +15,29 @@ from noprop_dist.models.torchvision_backbone import TorchvisionNetwork
 from noprop_dist.torch_random import seeded_aside
 
 
-def build_network(settings: schema.NetworkSettings, shapes: Shapes, initial_seed: int) -> nn.Module:
+def build_network(
+    settings: schema.NetworkSettings, shapes: Shapes, initial_seed: int, factory: NetworkFactory | None = None
+) -> nn.Module:
     """A block's network on the CPU, its weights drawn from `initial_seed` alone.
+
+    Args:
+        settings: of the network.
+        shapes: that it has to fit.
+        initial_seed: of its weights.
+        factory: builds a custom network in place of the class that its path names.
 
     Raises:
         UserError: the network cannot take the data (size, channels), or a custom class cannot be built.
     """
     try:
         with seeded_aside(initial_seed):
-            return _construct(settings, shapes)
+            return _construct(settings, shapes, factory)
     except (RuntimeError, MemoryError) as error:  # what torch raises where memory is not enough
         reason = str(error).splitlines()[0] if str(error) else "there is not enough memory"
         raise UserError(f"blocks.network: {settings.kind} cannot be built in these sizes: {reason}") from error
 
 
-def _construct(settings: schema.NetworkSettings, shapes: Shapes) -> nn.Module:
+def _construct(settings: schema.NetworkSettings, shapes: Shapes, factory: NetworkFactory | None) -> nn.Module:
     match settings:
         case schema.PaperNetwork():
             return PaperNetwork(shapes, settings.dropout, settings.dropout_unit == "channel")
@@ -40,7 +48,7 @@ def _construct(settings: schema.NetworkSettings, shapes: Shapes) -> nn.Module:
         case schema.TorchvisionNetwork():
             return TorchvisionNetwork(shapes, settings.backbone, settings.width)
         case schema.CustomNetwork():
-            return custom_network(settings.path, shapes, settings.arguments)
+            return custom_network(settings.path, shapes, settings.arguments, factory)
 
 
 def build_classifier(settings: schema.ClassifierSettings, shapes: Shapes, initial_seed: int) -> nn.Module:

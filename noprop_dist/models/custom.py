@@ -3,7 +3,7 @@
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -18,6 +18,8 @@ FIELD = "blocks.network.path"
 SENT_FOLDER = "/dev/null"
 """Before a folder on `sys.path` that is searched last, and for networks alone. Under a file there is no folder, so
 that nothing else is ever found there. So does a driver send its working directory to the processes of a cluster."""
+NetworkFactory = Callable[..., nn.Module]
+"""A class or a function that makes a block's network of `input_shape`, `classes`, `embedding_dim` and the arguments."""
 _no_code_in: set[Path] = set()
 
 
@@ -26,17 +28,36 @@ def never_import_from(folder: Path) -> None:
     _no_code_in.add(folder)
 
 
-def custom_network(path: str, shapes: Shapes, arguments: Mapping[str, Any]) -> nn.Module:
+def custom_network(
+    path: str, shapes: Shapes, arguments: Mapping[str, Any], factory: NetworkFactory | None = None
+) -> nn.Module:
     """Build the class at `path` as Class(input_shape=…, classes=…, embedding_dim=…, **arguments).
 
     Args:
         path: "package.module:Class".
         shapes: handed to the class as keyword arguments.
         arguments: further keyword arguments.
+        factory: builds it in place of the class at `path`, which is then not imported.
 
     Raises:
         UserError: the path does not import, is no torch.nn.Module, or its constructor fails.
     """
+    build = _imported(path) if factory is None else factory
+    try:
+        network = build(
+            input_shape=shapes.input_shape,
+            classes=shapes.classes,
+            embedding_dim=shapes.embedding_dim,
+            **arguments,
+        )
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{FIELD}: {path!r} could not be built: {type(error).__name__}: {error}") from error
+    if not isinstance(network, nn.Module):
+        raise UserError(f"{FIELD}: what was built for {path!r} is a {type(network).__name__}, no torch.nn.Module")
+    return network
+
+
+def _imported(path: str) -> NetworkFactory:
     locate(path)
     module_name, class_name = _parts(path)
     try:
@@ -45,15 +66,7 @@ def custom_network(path: str, shapes: Shapes, arguments: Mapping[str, Any]) -> n
         raise UserError(f"{FIELD}: {path!r} cannot be imported: {type(error).__name__}: {error}") from error
     if not (isinstance(network_class, type) and issubclass(network_class, nn.Module)):
         raise UserError(f"{FIELD}: {path!r} is no torch.nn.Module class")
-    try:
-        return network_class(
-            input_shape=shapes.input_shape,
-            classes=shapes.classes,
-            embedding_dim=shapes.embedding_dim,
-            **arguments,
-        )
-    except (Exception, SystemExit) as error:
-        raise UserError(f"{FIELD}: {path!r} could not be built: {type(error).__name__}: {error}") from error
+    return network_class
 
 
 def locate(path: str) -> str:
