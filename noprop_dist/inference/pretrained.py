@@ -174,7 +174,7 @@ def pretrained_folder(name: str, revision: str | None = None) -> Path:
         return local_path(name)
     if not HUB_ID.fullmatch(name):
         raise UserError(f"{name}: there is no such folder, and it is no name of a repository (owner/name)")
-    with _hub(f"{name}: there is no such folder, and to look for it on the Hugging Face Hub") as hub:
+    with _hub(f"{name}: there is no such folder, and a download from the Hugging Face Hub") as hub:
         return Path(hub.snapshot_download(name, revision=revision, allow_patterns=[CONFIG, WEIGHTS, CARD]))
 
 
@@ -184,23 +184,23 @@ def push(folder: Path, repository: str, private: bool | None) -> str:
     Raises:
         UserError: the hub cannot be reached, or refuses it.
     """
-    with _hub(f"push_to_hub={repository}: to upload it") as hub:
+    with _hub(f"push_to_hub={repository}: an upload to the Hugging Face Hub") as hub:
         made = hub.create_repo(repository, private=private, exist_ok=True)
         hub.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload a NoProp classifier")
         return str(made)
 
 
 @contextmanager
-def _hub(purpose: str) -> Iterator[Any]:
+def _hub(action: str) -> Iterator[Any]:
     try:
         import huggingface_hub
     except ImportError as error:
-        raise UserError(f"{purpose}, huggingface_hub is needed: pip install noprop-dist[hub]") from error
+        raise UserError(f"{action} needs huggingface_hub: pip install noprop-dist[hub]") from error
     try:
         yield huggingface_hub
     except (OSError, ValueError, RuntimeError) as error:  # all that its own errors are
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{purpose} fails: {reason[:400]}") from error
+        raise UserError(f"{action} fails: {reason[:400]}") from error
 
 
 def _config(folder: Path) -> PretrainedConfig:
@@ -224,9 +224,11 @@ def _config(folder: Path) -> PretrainedConfig:
 
 
 def _check_trust(folder: Path, config: PretrainedConfig, network: NetworkFactory | None, trust_code: bool) -> None:
-    never_import_from(folder)
     named = {each.path for each in _networks(config) if isinstance(each, schema.CustomNetwork)}
-    if named and network is None and not trust_code:
+    if not named or network is not None:
+        return
+    never_import_from(folder)
+    if not trust_code:
         raise UserError(
             f"{folder}: its blocks are of a class of somebody's own, {', '.join(sorted(named)[:3])}; hand it over as "
             "network=…, or let it be imported with trust_code=True"

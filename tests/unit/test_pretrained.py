@@ -163,6 +163,48 @@ def test_a_machine_without_ray_reads_a_folder(folder, tmp_path):
     assert python(WITHOUT_RAY, folder, folder=tmp_path).strip() == str(expected.tolist())
 
 
+# --- the Hugging Face Hub --------------------------------------------------------------------------------------------
+
+BY_THE_HUB = """
+import os, sys, torch
+from hub import hub
+with hub() as address:
+    os.environ.update(HF_ENDPOINT=address, HF_HOME=sys.argv[1], HF_TOKEN="hf_x", HF_HUB_DISABLE_PROGRESS_BARS="1")
+    from untrained import MLP, images_for, untrained
+    from noprop_dist.errors import UserError
+    from noprop_dist.inference.classifier import NoPropClassifier
+    classifier = untrained(MLP)
+    classifier.save_pretrained(sys.argv[1] + "/saved", push_to_hub="me/model")
+    images = images_for(classifier, 3)
+    assert torch.equal(NoPropClassifier.from_pretrained("me/model")(images), classifier(images))
+    try:
+        NoPropClassifier.from_pretrained("me/none")
+    except UserError as error:
+        print(error)
+try:
+    classifier.save_pretrained(sys.argv[1] + "/kept", push_to_hub="me/model")
+except UserError as error:
+    print(error)
+assert os.path.exists(sys.argv[1] + "/kept/config.json")
+"""
+
+
+@pytest.mark.slow
+def test_a_classifier_goes_to_the_hub_and_comes_back(tmp_path):
+    pytest.importorskip("huggingface_hub")
+    missing, unreachable = python(BY_THE_HUB, tmp_path, folder=tmp_path).splitlines()
+    assert missing.startswith("me/none: there is no such folder, and a download from the Hugging Face Hub fails: ")
+    assert unreachable.startswith("push_to_hub=me/model: an upload to the Hugging Face Hub fails: ")
+
+
+def test_the_package_for_the_hub_is_named_where_it_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match=r"me/model: there is no such folder, .* pip install noprop-dist\[hub\]"):
+        NoPropClassifier.from_pretrained("me/model")
+    with pytest.raises(UserError, match=r"push_to_hub=me/model: .* pip install noprop-dist\[hub\]"):
+        untrained(MLP).save_pretrained(tmp_path / "x", push_to_hub="me/model")
+
+
 # --- damaged and hostile folders -------------------------------------------------------------------------------------
 
 DELETE = object()
