@@ -9,6 +9,7 @@
 The graphs take `images`, as many as there are, of the dtype that the run was trained on, and give `log_probabilities`.
 """
 
+import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -106,7 +107,7 @@ def _told(format: str) -> Iterator[None]:  # noqa: A002
             yield
     except (UserError, OSError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         first = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(f"format {format}: this network cannot be exported: {first[:400]}") from error
 
@@ -142,8 +143,9 @@ def _batch_is_any(samples: tuple[Tensor, ...]) -> tuple[dict[int, Any], ...]:
 
 def _write_program(classifier: NoPropClassifier, samples: tuple[Tensor, ...], file: Path) -> None:
     program = torch.export.export(classifier, samples, dynamic_shapes=_batch_is_any(samples), strict=False)
-    with file.open("wb") as opened:
-        torch.export.save(program, opened, extra_files={"config.json": json.dumps(classifier.config())})
+    content = io.BytesIO()
+    torch.export.save(program, content, extra_files={"config.json": json.dumps(classifier.config())})
+    file.write_bytes(content.getbuffer())
 
 
 def _read_program(file: Path) -> Callable[..., Tensor]:
@@ -170,7 +172,7 @@ def _write_onnx(classifier: NoPropClassifier, samples: tuple[Tensor, ...], file:
     )
     assert program is not None
     program.model.metadata_props["config.json"] = json.dumps(classifier.config())
-    program.save(file, external_data=False)
+    file.write_bytes(program.model_proto.SerializeToString())
 
 
 def _read_onnx(file: Path) -> Callable[..., Tensor] | None:

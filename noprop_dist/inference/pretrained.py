@@ -198,7 +198,7 @@ def _hub(action: str) -> Iterator[Any]:
         raise UserError(f"{action} needs huggingface_hub: pip install noprop-dist[hub]") from error
     try:
         yield huggingface_hub
-    except (OSError, ValueError, RuntimeError) as error:  # all that its own errors are
+    except Exception as error:  # those of its HTTP library have no base in common
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{action} fails: {reason[:400]}") from error
 

@@ -100,6 +100,14 @@ def test_weights_that_blocks_share_are_saved(tmp_path):
     assert torch.equal(read(images), classifier(images))
 
 
+def test_convolutions_are_laid_out_as_those_of_a_run(tmp_path):
+    """On a CPU others take twice the time."""
+    folder = untrained(*NETWORKS["paper"]).save_pretrained(tmp_path / "model")
+    weights = [each for each in NoPropClassifier.from_pretrained(folder).parameters() if each.dim() == 4]
+    assert len(weights) == 9
+    assert all(each.is_contiguous(memory_format=torch.channels_last) for each in weights)
+
+
 def test_nothing_is_overwritten(folder, tmp_path):
     before = (folder / "config.json").read_bytes()
     with pytest.raises(UserError, match="is there already, and nothing is overwritten"):
