@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from noprop_dist.data.image_file import image_kind, lost_of, read_image
 from noprop_dist.data.load import load_again
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.files import local_path
+from noprop_dist.inference.classifier import NoPropClassifier
 from noprop_dist.inference.evaluation import (
     BlockEvaluation,
     Evaluation,
@@ -24,8 +25,10 @@ from noprop_dist.inference.evaluation import (
     evaluate_terms,
 )
 from noprop_dist.inference.evaluation import evaluate as evaluate_network
-from noprop_dist.inference.load import TrainedRun, assemble_network
+from noprop_dist.inference.export import Exported, export_classifier
+from noprop_dist.inference.load import TrainedRun, assemble_network, classifier_of, load_snapshots
 from noprop_dist.inference.network import Prediction, Sampler, predict_image
+from noprop_dist.models.custom import NetworkFactory
 from noprop_dist.plan import RunPlan
 from noprop_dist.stages import NETWORK
 from noprop_dist.storage.identity import other_sources
@@ -34,33 +37,105 @@ from noprop_dist.storage.trust import check_networks, own_networks
 from noprop_dist.training.device import choose_device
 
 
-def open_run(run_dir: str, device: str = "auto", *, trust_code: bool = False) -> TrainedRun:
-    """Load the network of a run's last undamaged checkpoint.
+def open_run(
+    run_dir: str | Path,
+    device: str = "auto",
+    *,
+    checkpoint: str | int = "last",
+    network: NetworkFactory | None = None,
+    trust_code: bool = False,
+) -> TrainedRun:
+    """Load the network of one of a run's checkpoints.
 
     Args:
         run_dir: that holds the run.
         device: "cpu", "cuda", or "auto": a GPU if there is one, else all cores.
+        checkpoint: "last" undamaged one, "best" by its validation accuracy, or the one of a step.
+        network: what was handed over to `train`, if it was.
         trust_code: import networks that the run names by import path, though no `train` on this machine named them.
 
     Raises:
         UserError: there is no checkpoint, or a block is missing (the run trained `blocks.only` some); or a network
             is neither known nor trusted, or lies in the run directory.
     """
-    directory = RunDirectory(run_dir)
-    run_plan = RunPlan(directory.config(), directory.facts())
+    directory = RunDirectory(str(run_dir))
+    run_plan = RunPlan(directory.config(), directory.facts(), given_network=network)
     check_networks(run_plan.config, directory, trust_code)
     torch.set_num_threads(os.cpu_count() or 1)
-    snapshots, warnings = directory.checkpoints.load_last_whole()
+    snapshots, warnings = load_snapshots(directory, checkpoint)
     chosen = choose_device(device)
     if run_plan.end_to_end:
-        network = assemble_end_to_end(run_plan, snapshots[NETWORK], chosen)
+        assembled = assemble_end_to_end(run_plan, snapshots[NETWORK], chosen)
     else:
-        network = assemble_network(run_plan, snapshots, chosen)
+        assembled = assemble_network(run_plan, snapshots, chosen)
     step = next(iter(snapshots.values())).step
-    told = [f"{each}; the one before it is used" for each in warnings]
+    told = list(warnings)
     for entry in directory.checkpoints.manifest(step).stages:
         told += other_sources(str(directory), entry.trained_with, run_plan.sources(entry.stage))
-    return TrainedRun(directory, run_plan, network, step, tuple(dict.fromkeys(told)))
+    return TrainedRun(directory, run_plan, assembled, step, tuple(dict.fromkeys(told)))
+
+
+def load(
+    run_dir: str,
+    checkpoint: str | int = "last",
+    *,
+    network: NetworkFactory | None = None,
+    sampler: Sampler = "mean",
+    passes: int = 1,
+    seed: int | None = None,
+    device: str = "auto",
+    trust_code: bool = False,
+) -> NoPropClassifier:
+    """Load one of a run's checkpoints as a torch module.
+
+    Args:
+        run_dir: that holds the run.
+        checkpoint: see `open_run`.
+        network: see `open_run`.
+        sampler: `mean` (no noise on the way) or `stochastic` (Eq. 3).
+        passes: of the reverse process, averaged.
+        seed: of z_0 and ε; by default the run's.
+        device: see `open_run`.
+        trust_code: see `open_run`.
+
+    Raises:
+        UserError: as of `open_run`, or sampler, passes or seed are not allowed.
+    """
+    run = open_run(run_dir, device, checkpoint=checkpoint, network=network, trust_code=trust_code)
+    return classifier_of(run, sampler, passes, seed)
+
+
+def export(
+    run_dir: str,
+    format: str,  # noqa: A002
+    out: str | Path,
+    checkpoint: str | int = "last",
+    *,
+    sampler: Sampler = "mean",
+    passes: int = 1,
+    seed: int | None = None,
+    noise: str = "stored",
+    trust_code: bool = False,
+) -> Exported:
+    """Write one of a run's checkpoints as one file or folder for other programs.
+
+    Args:
+        run_dir: that holds the run.
+        format: see `inference.export`.
+        out: a new file, or a new folder for safetensors.
+        checkpoint: see `open_run`.
+        sampler: see `load`.
+        passes: see `load`.
+        seed: see `load`.
+        noise: `stored` in it, or an `input` of the graph.
+        trust_code: see `open_run`.
+
+    Raises:
+        UserError: as of `load` and `inference.export.export_classifier`.
+    """
+    run = open_run(run_dir, "cpu", checkpoint=checkpoint, trust_code=trust_code)
+    exported = export_classifier(classifier_of(run, sampler, passes, seed), format, out, noise)
+    return replace(exported, warnings=run.warnings)
 
 
 @dataclass(frozen=True)

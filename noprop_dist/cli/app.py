@@ -202,6 +202,37 @@ def predict(
 
 
 @app.command()
+def export(
+    run_dir: RunDir,
+    format_: Annotated[str, typer.Option("--format", help="torch-export, onnx or safetensors.", metavar="NAME")],
+    out: Annotated[str, typer.Option(help="A new file; for safetensors a new folder.", metavar="PATH")],
+    *,
+    checkpoint: Annotated[str, typer.Option(help="last, best (by validation accuracy) or a step.")] = "last",
+    sampler: Sampler = "mean",
+    passes: Annotated[int, typer.Option(help="Average over so many passes of the reverse process.")] = 1,
+    noise: Annotated[str, typer.Option(help="stored in it, or an input of the graph.", metavar="NAME")] = "stored",
+    seed: Annotated[
+        int | None, typer.Option(help="Of the noise that is stored. Default: the run's.", show_default=False)
+    ] = None,
+    trust_code: TrustCode = False,
+) -> None:
+    """The whole network as one file for other programs, normalisation and noise in it; prints where it is."""
+    from noprop_dist.cli.export import write_export
+
+    write_export(
+        run_dir,
+        format_,
+        out,
+        checkpoint,
+        sampler=sampler,
+        passes=passes,
+        seed=seed,
+        noise=noise,
+        trust_code=trust_code,
+    )
+
+
+@app.command()
 def inspect(run_dir: RunDir, as_json: Json = False) -> None:
     """Configuration, steps, metrics and the fingerprint of every block's weights."""
     from noprop_dist.cli.inspect import show_run

@@ -57,6 +57,13 @@ class NoPropNetwork:
         """Where it computes."""
         return self.embedding.device
 
+    @property
+    def coefficients(self) -> Tensor:
+        """a_t, b_t and s_t of z_t = a_t û_t(z_{t-1}, x) + b_t z_{t-1} + s_t ε_t for t = 1..T, (T, 3) float32."""
+        schedule = self.schedule
+        links = [(schedule.a(t), schedule.b(t), schedule.c(t) ** 0.5) for t in range(1, schedule.T + 1)]
+        return torch.tensor(links, device=self.device)
+
     def noise(self, samples: int, t: int, pass_: int, batch: int) -> Tensor:
         """z_0 (t = 0) or ε_t for one batch of samples in one pass, (samples, d); the same at every call."""
         generator = stream(self.seed, Purpose.EVALUATION, stage=t, epoch=pass_, step=batch)
