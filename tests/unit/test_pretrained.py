@@ -396,7 +396,7 @@ def test_a_class_that_is_another_than_the_trained_one_is_told(own):
         NoPropClassifier.from_pretrained(own, network=Other)
     with pytest.raises(UserError, match="'untrained:OwnNetwork' could not be built: TypeError"):
         NoPropClassifier.from_pretrained(own, network=nn.Linear)
-    with pytest.raises(UserError, match="what was built for 'untrained:OwnNetwork' is a dict"):
+    with pytest.raises(UserError, match="'untrained:OwnNetwork': what was built is dict"):
         NoPropClassifier.from_pretrained(own, network=dict)
 
 
