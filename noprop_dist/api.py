@@ -34,10 +34,9 @@ from noprop_dist.inference.evaluation import (
     BlockEvaluation,
     Evaluation,
     ObjectiveTerms,
-    evaluate_blocks,
-    evaluate_terms,
+    Passes,
+    measure,
 )
-from noprop_dist.inference.evaluation import evaluate as evaluate_network
 from noprop_dist.inference.load import TrainedRun, assemble_network
 from noprop_dist.inference.network import Prediction, Sampler, predict_image
 from noprop_dist.plan import RunPlan
@@ -50,7 +49,7 @@ from noprop_dist.storage.identity import OtherRunError
 from noprop_dist.storage.merge import merge_runs
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.trust import check_networks, check_settings, own_networks, remember
-from noprop_dist.training.device import choose_device
+from noprop_dist.training.device import choose_device, keep_freed_memory
 from noprop_dist.training.footprint import Footprint, block_footprints
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.progress import RunProgress
@@ -234,6 +233,8 @@ def load(run_dir: str, device: str = "auto", *, trust_code: bool = False) -> Tra
     torch.set_num_threads(os.cpu_count() or 1)
     snapshots, warnings = directory.checkpoints.load_last_whole()
     chosen = choose_device(device)
+    if chosen.type == "cpu":
+        keep_freed_memory()
     if run_plan.end_to_end:
         network = assemble_end_to_end(run_plan, snapshots[NETWORK], chosen)
     else:
@@ -287,11 +288,11 @@ def evaluate(
     config = run.plan.config
     test = load_again(config.data, run.plan.facts, str(run.directory), data_root).held_out.test
     with _tells_failing_networks(run):
-        accuracy = evaluate_network(run.network, test, sampler, passes)
-        with_terms = terms and not run.plan.end_to_end
-        measured = evaluate_terms(run.network, test, config.objective.eta) if with_terms else None
-        parts = tuple(evaluate_blocks(run.network, test, sampler)) if per_block else ()
-    return RunEvaluation(accuracy, measured, parts, run.step, _idle_root(config, data_root))
+        eta = config.objective.eta if terms and not run.plan.end_to_end else None
+        parts = sampler if per_block else None
+        measured = measure(run.network, test, [Passes(sampler, passes)], eta=eta, blocks=parts)
+    (accuracy,), idle = measured.accuracies, _idle_root(config, data_root)
+    return RunEvaluation(accuracy, measured.terms, measured.per_block, run.step, idle)
 
 
 @contextmanager

@@ -47,7 +47,13 @@ class EndToEndChain(NoPropNetwork):
 
     alpha: Tensor
 
-    def chain(self, x: Tensor, sampler: Sampler, pass_: int = 0, batch: int = 0) -> Iterator[Link]:  # noqa: ARG002
+    def chain(
+        self,
+        x: Tensor,
+        sampler: Sampler,  # noqa: ARG002
+        pass_: int = 0,
+        batch: int | None = 0,
+    ) -> Iterator[Link]:
         """The chain from z_0 ~ N(0, I), one link at a time."""
         return end_to_end_chain(self.blocks, self.alpha, self.embedding, x, self.noise(len(x), 0, pass_, batch))
 
