@@ -21,10 +21,10 @@ from noprop_dist.config.effect import without_effect
 from noprop_dist.config.layers import idle_settings
 from noprop_dist.config.schema import DataSettings, RunConfig
 from noprop_dist.data.dataset import DataFacts, DataSet
-from noprop_dist.data.image_file import image_kind, lost_of, read_image
 from noprop_dist.data.inputs import Keep, MappedInputs
 from noprop_dist.data.load import check_same_data, load_again, load_data
 from noprop_dist.data.packed import pack as pack_data
+from noprop_dist.data.unlabelled import FewLines, find_samples
 from noprop_dist.engines.core.drawing import Drawing, who_draws
 from noprop_dist.engines.core.placement import Placement, Resources, check_room, place_run
 from noprop_dist.errors import TrainingError, UserError
@@ -38,7 +38,9 @@ from noprop_dist.inference.evaluation import (
     measure,
 )
 from noprop_dist.inference.load import TrainedRun, assemble_network
-from noprop_dist.inference.network import Prediction, Sampler, predict_image
+from noprop_dist.inference.network import Prediction, Sampler
+from noprop_dist.inference.predictions import Written, answers, write_predictions
+from noprop_dist.inference.predictions_file import PredictionsFile
 from noprop_dist.plan import RunPlan
 from noprop_dist.records import Evaluated, is_damaged
 from noprop_dist.report.run_report import WrittenReport, write_report
@@ -325,32 +327,66 @@ def predict(
     *,
     warn: Callable[[str], None] = _silent,
 ) -> list[Prediction]:
-    """Classify image files, each by itself.
+    """Classify samples, each by itself.
 
     Args:
-        run: from `load`, trained on images.
-        images: files in any format that Pillow reads; resized to what the network takes.
+        run: from `load`.
+        images: image files in any format that Pillow reads, resized to what the network takes, and folders of them; or
+            one .npz file or packed data set, see `find_samples`.
         sampler: `stochastic` or `mean`.
         passes: of the reverse process, averaged.
-        warn: told what of a picture is not looked at.
+        warn: told what is left out, or not looked at.
 
     Raises:
-        UserError: the run was not trained on images, or a file is no image.
+        UserError: the run was trained on other samples, or a file is no image.
     """
-    shape, dtype = run.plan.facts.input_shape, run.plan.facts.dtype
-    if len(shape) != 3 or shape[0] not in (1, 3):
-        raise UserError(f"{run.directory}: was trained on samples of shape {shape}, not on images (grey or RGB)")
-    if dtype != "uint8":
-        raise UserError(
-            f"{run.directory}: was trained on {dtype} pixels, and nothing tells which of their values is a picture "
-            "file's white; predict takes networks that were trained on uint8 images"
-        )
-    pixels = [read_image(local_path(file), channels=shape[0], size=(shape[1], shape[2])) for file in images]
-    for file in images:
-        for loss in lost_of(image_kind(local_path(file)), channels=shape[0]):
-            warn(f"{file}: {loss}")
+    told = FewLines(warn)
+    source = find_samples(images, run.plan.facts, str(run.directory), told)
+    found: list[Prediction] = []
     with _tells_failing_networks(run):
-        return [predict_image(run.network, image, sampler, passes) for image in pixels]
+        for each in answers(run.network, source, sampler, passes, batch=1):
+            for error in each.unreadable.values():
+                raise error
+            found.append(Prediction.of(each.probabilities[0], run.network, source.name(each.rows.start)))
+    told.end()
+    return found
+
+
+def predict_into(
+    run: TrainedRun,
+    images: Sequence[Path],
+    out: Path,
+    sampler: Sampler = "mean",
+    passes: int = 1,
+    *,
+    warn: Callable[[str], None] = _silent,
+    on_progress: Callable[[int, int], None] = lambda _done, _of: None,
+) -> Written:
+    """Classify samples, many at a time, into a CSV or Parquet file of classes and all probabilities.
+
+    Images that cannot be read are told and left out. Where an earlier call was interrupted, it goes on from there.
+
+    Args:
+        run: as of `predict`.
+        images: likewise.
+        out: ends in .csv or .parquet; appears once it is whole.
+        sampler: as of `predict`.
+        passes: likewise.
+        warn: likewise.
+        on_progress: told (samples done, samples in all).
+
+    Raises:
+        UserError: as of `predict`, or `out` cannot be written or holds other predictions.
+    """
+    told = FewLines(warn)
+    source = find_samples(images, run.plan.facts, str(run.directory), told)
+    of = {"network": run.fingerprint(), "step": run.step, "sampler": sampler, "passes": passes}
+    of |= {"number of images": len(source), "images": source.identity()}
+    file = PredictionsFile(out, of, run.plan.facts.class_names)
+    with _tells_failing_networks(run):
+        written = write_predictions(run.network, source, file, sampler, passes, told, on_progress)
+    told.end()
+    return written
 
 
 @dataclass(frozen=True)

@@ -118,10 +118,23 @@ class NoPropNetwork:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable class of a picture, and its probability."""
+    """The most probable class of a picture, and its probability.
+
+    Attributes:
+        class_name: of the class.
+        probability: of it.
+        image: the path of the picture, or the number of a sample among others.
+    """
 
     class_name: str
     probability: float
+    image: str = ""
+
+    @staticmethod
+    def of(probabilities: NDArray[np.float32], network: NoPropNetwork, image: str = "") -> "Prediction":
+        """The prediction that a network's probabilities (m,) stand for."""
+        label = int(probabilities.argmax())
+        return Prediction(network.facts.class_names[label], float(probabilities[label]), image)
 
 
 @torch.no_grad()
@@ -135,5 +148,4 @@ def predict_image(network: NoPropNetwork, image: NDArray[np.uint8], sampler: Sam
         passes: of the reverse process, averaged.
     """
     x = Samples(image[None], network.facts, network.device).batch(np.zeros(1, dtype=np.int64))
-    probability, label = network.decide(x, sampler, passes).probabilities[0].max(dim=-1)
-    return Prediction(network.facts.class_names[int(label)], float(probability))
+    return Prediction.of(network.decide(x, sampler, passes).probabilities[0].cpu().numpy(), network)
