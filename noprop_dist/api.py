@@ -236,7 +236,7 @@ def load(run_dir: str, device: str = "auto", *, trust_code: bool = False) -> Tra
     snapshots, warnings = directory.checkpoints.load_last_whole()
     chosen = choose_device(device)
     if chosen.type == "cpu":
-        keep_freed_memory()
+        keep_freed_memory(of_any_size=True)
     if run_plan.end_to_end:
         network = assemble_end_to_end(run_plan, snapshots[NETWORK], chosen)
     else:

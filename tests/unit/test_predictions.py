@@ -310,3 +310,10 @@ def test_an_interruption_says_how_to_go_on(trained, images, tmp_path, monkeypatc
     monkeypatch.setattr(api, "predict_into", interrupted)
     noprop("predict", trained["run"], images, "--out", tmp_path / "out.csv", code=130)
     assert f"interrupted; the same command goes on with {tmp_path}/out.csv" in capsys.readouterr().err
+
+
+def test_predicting_is_measured_against_bare_forward_passes(trained, images, capsys):
+    noprop("bench", "predict", trained["run"], images, "--repeats", "2", "--json", code=0)
+    result = json.loads(capsys.readouterr().out)
+    assert [row["side"] for row in result["rows"]] == ["predict --out", "bare forward passes"]
+    assert result["ratio"] == result["rows"][0]["median"] / result["rows"][1]["median"]
