@@ -189,16 +189,34 @@ def evaluate(
 @app.command()
 def predict(
     run_dir: RunDir,
-    images: Annotated[list[Path], typer.Argument(help="Image files, light on dark where the training data are.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Image files, light on dark where the training data are, or folders of them; or one data.npz "
+            "(array x, else x_test) or packed data set (its test split).",
+            metavar="FILE|FOLDER...",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write classes and all probabilities to a .csv or .parquet file; the same command goes on with one "
+            "that was interrupted.",
+            show_default=False,
+        ),
+    ] = None,
     sampler: Sampler = "mean",
     passes: Annotated[int, typer.Option(help="Average over so many passes of the reverse process.")] = 1,
     as_json: Json = False,
     trust_code: TrustCode = False,
 ) -> None:
-    """Class and probability of image files."""
-    from noprop_dist.cli.evaluate import show_predictions
+    """Class and probability of images, on standard output or in a file."""
+    from noprop_dist.cli.predict import show_predictions, write_predictions
 
-    show_predictions(run_dir, images, sampler, passes, as_json, trust_code)
+    if out is None:
+        show_predictions(run_dir, images, sampler, passes, as_json, trust_code)
+    else:
+        write_predictions(run_dir, images, out, sampler, passes, as_json, trust_code)
 
 
 @app.command()

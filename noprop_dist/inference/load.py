@@ -1,5 +1,7 @@
 """Assembles the snapshots of all stages into a network that classifies: a trained run."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +37,12 @@ class TrainedRun:
     network: NoPropNetwork
     step: int
     warnings: tuple[str, ...] = ()
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all that its answers depend on: the weights of all stages, and the run's identity."""
+        weights = {entry.name: entry.sha256 for entry in self.directory.checkpoints.manifest(self.step).stages}
+        text = json.dumps([weights, self.directory.identity()], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def load_snapshots(

@@ -1,21 +1,84 @@
-"""The part of a block's network that sees the image alone.
+"""The image path of a block apart from the rest: what depends on x alone, so that several passes can share it."""
 
-A network may have `image_features(x) -> Tensor` and `logits(features, z) -> (B, m)`, with
-`forward(x, z) == logits(image_features(x), z)` bit for bit. Then several z need the features of an image only once.
-"""
+from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
-def image_features(block: nn.Module, x: Tensor) -> Tensor:
-    """What a block's `logits` takes in place of x: the network's own image features, else x itself."""
-    return block.image_features(x) if _is_split(block) else x  # type: ignore[operator]
+class TwoPathNetwork(nn.Module):
+    """A block's network whose paths of image and z meet in a head.
+
+    A subclass has `image_path`, `label_path` and `head`, or other `image_features` and `logits`. Where it keeps this
+    `forward`, whoever needs the logits of one x for several z computes the image features once.
+    """
+
+    image_path: nn.Module
+    label_path: nn.Module
+    head: nn.Module
+
+    def image_features(self, x: Tensor) -> Tensor:
+        """x (B, …) → what of the network depends on x alone, (B, …)."""
+        features: Tensor = self.image_path(x)
+        return features
+
+    def logits(self, features: Tensor, z: Tensor) -> Tensor:
+        """(image features (B, …), z (B, d)) → logits (B, m)."""
+        logits: Tensor = self.head(torch.cat([features, self.label_path(z)], dim=1))
+        return logits
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        """(x (B, …), z (B, d)) → logits (B, m)."""
+        return self.logits(self.image_features(x), z)
 
 
-def logits(block: nn.Module, features: Tensor, z: Tensor) -> Tensor:
-    """(features of B samples, z (B, d)) → logits (B, m)."""
-    return block.logits(features, z) if _is_split(block) else block(features, z)  # type: ignore[operator,no-any-return]
+def image_features(block: Any, x: Tensor) -> Tensor:
+    """What of a block depends on x alone; x itself if the block does not tell its paths apart.
+
+    Args:
+        block: a function from (x, z) to logits, such as a network of any kind.
+        x: normalised samples, (B, …).
+    """
+    return block.image_features(x) if _has_two_paths(block) else x
 
 
-def _is_split(block: nn.Module) -> bool:
-    return hasattr(block, "image_features") and hasattr(block, "logits")
+def logits(block: Any, features: Tensor, z: Tensor) -> Tensor:
+    """What `block(x, z)` returns, bit for bit, from `image_features(block, x)` and z (B, d): logits (B, m)."""
+    result: Tensor = block.logits(features, z) if _has_two_paths(block) else block(features, z)
+    return result
+
+
+def sharing_features(blocks: Sequence[Any]) -> tuple[nn.Module, ...]:
+    """The blocks of one network, whose image features are computed once for calls that follow each other.
+
+    They remember the features of the last block and x. So chains share them that go side by side, all through block t
+    before one goes on to block t + 1, and memory holds the features of one block.
+    """
+    last = _LastFeatures()
+    return tuple(_Remembering(block, last) for block in blocks)
+
+
+def _has_two_paths(block: Any) -> bool:
+    """Return True if features and logits make up its forward. A subclass with another forward may do anything."""
+    return isinstance(block, TwoPathNetwork) and type(block).forward is TwoPathNetwork.forward
+
+
+class _LastFeatures:
+    def __init__(self) -> None:
+        self._block: Any = None
+        self._x = self._features = torch.empty(0)
+
+    def of(self, block: Any, x: Tensor) -> Tensor:
+        if self._block is not block or self._x is not x:
+            self._block, self._x, self._features = block, x, image_features(block, x)
+        return self._features
+
+
+class _Remembering(nn.Module):
+    def __init__(self, block: Any, last: _LastFeatures) -> None:
+        super().__init__()
+        self._block, self._last = block, last
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        return logits(self._block, self._last.of(self._block, x), z)
