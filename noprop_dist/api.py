@@ -54,7 +54,7 @@ from noprop_dist.training.device import choose_device
 from noprop_dist.training.footprint import Footprint, block_footprints
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.progress import RunProgress
-from noprop_dist.training.setup import check, go_on, prepare
+from noprop_dist.training.setup import check, check_length, go_on, prepare
 
 
 def _silent(_: Any) -> None:
@@ -116,8 +116,8 @@ def resume(
 
     Args:
         run_dir: that holds the run.
-        settings: `key=value`; what changes no bits (`data.root` for data that has moved), and how single stages are
-            trained from here on.
+        settings: `key=value`; what changes no bits (`data.root` for data that has moved), how single stages are
+            trained from here on, and how long the run is (`training.epochs=20`), finished or not.
         watcher: told how far the run is.
         trust_code: see `load`; holds for the cluster that the run names, too.
 
@@ -464,7 +464,10 @@ def pack(
 def _continue(config: RunConfig, directory: RunDirectory, watcher: Watcher, trusted: bool = True) -> RunOutcome:
     directory.checkpoints.check_run()
     run_plan = RunPlan(config, directory.facts())
-    if _is_finished(directory, run_plan):
+    other_length = check_length(run_plan, directory)
+    if other_length is not None:
+        watcher.say(other_length)
+    elif _is_finished(directory, run_plan):
         watcher.say("the run is finished: all steps are done")
         evaluation = CheckpointEvaluation.last_of(directory.metrics())
         return RunOutcome(directory.link, run_plan.total_steps, evaluation)
@@ -480,8 +483,8 @@ def _is_finished(directory: RunDirectory, run_plan: RunPlan) -> bool:
         directory.checkpoints.load_all(step)
     except UserError:
         return False  # it is missing or damaged: both engines make it anew from what is left
-    measured = any(isinstance(record, Evaluated) and record.final for record in directory.metrics())
-    return step >= run_plan.total_steps and (measured or not run_plan.evaluates)
+    finals = [record.step for record in directory.metrics() if isinstance(record, Evaluated) and record.final]
+    return step >= run_plan.total_steps and (run_plan.total_steps in finals or not run_plan.evaluates)
 
 
 def _train(

@@ -106,8 +106,8 @@ class _Records:
         self._log.add(report.record())
         if snapshot is not None and snapshot.step in self._setup.plan.checkpoint_steps:
             self._writer.add(snapshot)
-            if self._setup.plan.evaluates and not self._log.evaluated(snapshot.step):
-                plan = self._setup.plan
+            plan, final = self._setup.plan, snapshot.step == self._setup.plan.total_steps
+            if plan.evaluates and not self._log.evaluated(snapshot.step, final=final):
                 network = assemble_end_to_end(plan, snapshot, self._device)
                 figures = evaluate_checkpoint(network, plan, self._held_out, snapshot.step)
                 for record in figures.records():

@@ -198,8 +198,8 @@ class _Run:
 
     def finish_checkpoint(self, checkpoint: int) -> None:
         """Measure a checkpoint that is whole, unless an earlier process did; delete what is superseded."""
-        whole = checkpoint in self._checkpoints.complete_steps
-        if whole and self._setup.plan.evaluates and not self._log.evaluated(checkpoint):
+        plan, whole = self._setup.plan, checkpoint in self._checkpoints.complete_steps
+        if whole and plan.evaluates and not self._log.evaluated(checkpoint, final=checkpoint == plan.total_steps):
             self._measure(checkpoint)
         self._checkpoints.prune(up_to=checkpoint)
 

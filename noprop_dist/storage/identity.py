@@ -1,7 +1,7 @@
 """What a run is: the settings that change its bits, and its samples. Snapshots and manifests say of which run they are.
 
-Settings are those that the run began with. What a `resume` changes for single stages stands in changes.json and is
-repeated by manifests; it makes no other run.
+Settings are those that the run began with. What a `resume` changes (single stages, how long the run is) stands in
+changes.json and is repeated by manifests; it makes no other run.
 """
 
 import hashlib

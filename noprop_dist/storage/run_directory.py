@@ -1,7 +1,7 @@
 """One run on disk.
 
 config.yaml          the whole configuration
-changes.json         settings that a `resume` changed for single stages, if any
+changes.json         settings that a `resume` changed: of single stages, or how long the run is
 data.json            facts of the data set (shape, classes, normalisation)
 metrics.jsonl        one record a line, see `noprop_dist.records`; during a run `training.run_log` writes it
 metrics.bad.jsonl    lines that were taken out of it, if any: damaged ones, and rounds that were there twice
@@ -19,7 +19,7 @@ from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
-from noprop_dist.config.bits import OF_SINGLE_STAGES
+from noprop_dist.config.bits import may_change
 from noprop_dist.config.layers import merge, setting_layer, to_yaml, validated
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.config.yaml_text import parse_yaml
@@ -208,7 +208,7 @@ class RunDirectory:
             raise UserError(f"{self}: config.yaml cannot be read: {error}") from error
 
     def changes(self) -> list[SettingChange]:
-        """Settings that a `resume` changed for single stages.
+        """Settings that a `resume` changed: of single stages, or how long the run is.
 
         Raises:
             UserError: the file is damaged.
@@ -217,7 +217,7 @@ class RunDirectory:
             return []
         try:
             changes = list(map(SettingChange.from_json, parse_json(self._store.read(CHANGES))))
-            foreign = [each.setting for each in changes if not OF_SINGLE_STAGES.fullmatch(each.setting.split("=")[0])]
+            foreign = [each.setting for each in changes if not may_change(each.setting.split("=")[0])]
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{self}: changes.json cannot be read: {error}") from error
         if foreign:

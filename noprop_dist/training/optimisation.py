@@ -26,6 +26,9 @@ from noprop_dist.training.finite import check_weights
 LEARNING_RATES = ("lr", "initial_lr", "max_lr", "min_lr", "base_lrs", "_last_lr")
 """Names of learning rates in the state of torch's optimisers and schedules."""
 
+LENGTHS = "T_max", "total_steps"
+"""Names of the length of a cosine and of a one-cycle schedule in their state."""
+
 OF_THE_PROCESS = ("params", "fused", "capturable")
 """Settings of an optimiser that depend on where it runs; a snapshot may come from another device."""
 
@@ -58,9 +61,12 @@ class Optimisation:
         self.steps_done = 0
         self._average_ = average_
         self._learning_rate = learning_rate
+        self._settings, self._total_steps = settings, total_steps
         self._weight_decay = settings.weight_decay
         self._gradient_clip = settings.gradient_clip
-        self._optimizer = _optimizer(_groups(module, learning_rate, own_rates), settings)
+        groups = _groups(module, learning_rate, own_rates)
+        self._first_rates = [group["lr"] for group in groups]
+        self._optimizer = _optimizer(groups, settings)
         self._scheduler = _scheduler(self._optimizer, settings.lr_schedule, total_steps)
         device = next(module.parameters()).device
         self._rates = [torch.tensor(group["lr"], device=device) for group in self._optimizer.param_groups]
@@ -141,7 +147,9 @@ class Optimisation:
             raise ValueError(f"a snapshot of {snapshot.stage.name} cannot restore {self.stage.name}")
         self.module.load_state_dict(to_tensors(snapshot.weights))
         settings = json.loads(snapshot.settings)
-        if settings["learning_rate"] != self._learning_rate:
+        if self._scheduler is not None and _lengths(settings["schedule"]) != _lengths(self._scheduler.state_dict()):
+            settings |= self._as_in_a_run_of_this_length(settings["schedule"]["last_epoch"])
+        elif settings["learning_rate"] != self._learning_rate:
             settings = _scaled(settings, self._learning_rate / settings["learning_rate"])
         present = self._optimizer.state_dict()["param_groups"]
         groups = [
@@ -157,6 +165,20 @@ class Optimisation:
             self._scheduler.load_state_dict(settings["schedule"])
         self._fill_rates()
         self.steps_done = snapshot.step
+
+    def _as_in_a_run_of_this_length(self, scheduled: int) -> dict[str, Any]:
+        """Groups and schedule after so many steps of a schedule of this run's length: the snapshot's was another.
+
+        Torch knows a schedule by its steps only, so they are done again, on weights that do not matter.
+        """
+        groups = [{"params": [torch.zeros(1)], "lr": rate} for rate in self._first_rates]
+        optimizer = _optimizer(groups, self._settings)
+        scheduler = _scheduler(optimizer, self._settings.lr_schedule, self._total_steps)
+        assert scheduler is not None
+        optimizer.step()  # without gradients it does nothing; torch warns where a schedule moves before the optimiser
+        for _ in range(scheduled):
+            scheduler.step()
+        return {"groups": optimizer.state_dict()["param_groups"], "schedule": scheduler.state_dict()}
 
 
 def _groups(module: nn.Module, learning_rate: float, own_rates: Mapping[str, float]) -> list[dict[str, Any]]:
@@ -196,6 +218,13 @@ def _scheduler(optimizer: Optimizer, schedule: LearningRateSchedule, total_steps
         return main
     warmup = LinearLR(optimizer, start_factor=1 / (schedule.warmup_steps + 1), total_iters=schedule.warmup_steps)
     return warmup if main is None else SequentialLR(optimizer, [warmup, main], milestones=[schedule.warmup_steps])
+
+
+def _lengths(schedule: Any) -> list[int]:
+    """How long the schedules within the state of one are, for those that depend on the length of the run."""
+    if isinstance(schedule, dict):
+        return [n for key, value in schedule.items() for n in ([value] if key in LENGTHS else _lengths(value))]
+    return [n for each in schedule for n in _lengths(each)] if isinstance(schedule, list) else []
 
 
 def _scaled(settings: Any, factor: float) -> Any:

@@ -1,5 +1,6 @@
 """Checks a configuration and its data, and builds what both engines train with: batches, trainers, checkpoints."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -8,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from noprop_dist.config.bits import changes_between
+from noprop_dist.config.bits import LENGTH, changes_between, setting_at
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.dataset import DataSet
 from noprop_dist.data.inputs import Inputs
@@ -20,6 +21,7 @@ from noprop_dist.diffusion.objective import denoising_weight
 from noprop_dist.errors import UserError
 from noprop_dist.models.build import check_network
 from noprop_dist.plan import Module, RunPlan
+from noprop_dist.records import News
 from noprop_dist.stages import CLASSIFIER, EMBEDDING, Stage, block
 from noprop_dist.storage.checkpoint_writer import CheckpointWriter
 from noprop_dist.storage.run_directory import RunDirectory
@@ -74,6 +76,7 @@ class RunSetup:
             self.config.checkpoint.num_to_keep,
             directory.changes(),
             together_at=self.plan.snapshot_steps if self.plan.learns_embedding else None,
+            sync_steps=self.plan.sync_steps,
             device="cuda" if self.plan.on_gpu else "cpu",
         )
 
@@ -220,7 +223,44 @@ def go_on(plan: RunPlan, directory: RunDirectory) -> None:
     """
     check_same_data(directory.facts(), plan.facts, str(directory), plan.config.data)
     directory.checkpoints.check_run()
+    told = check_length(plan, directory)
     changes = changes_between(directory.config(), plan.config)
     if changes:
         last = {name: steps[-1] for name, steps in directory.checkpoints.saved_steps().items()}
         directory.add_changes(changes, last)
+    if told is not None:
+        directory.append_metrics([News(text=told, time=time.time())])
+
+
+def check_length(plan: RunPlan, directory: RunDirectory) -> str | None:
+    """Check that a run can go on to a step that is another than before.
+
+    Args:
+        plan: of the run from here on.
+        directory: of the run.
+
+    Returns:
+        What the other length means for the run; None if it is as long as it was.
+
+    Raises:
+        UserError: a stage has done more steps than the run is to have.
+    """
+    before, length, schedule = (
+        RunPlan(directory.config(), plan.facts).total_steps,
+        plan.total_steps,
+        plan.config.training.lr_schedule.kind,
+    )
+    if length == before:
+        return None
+    done = max((steps[-1] for steps in directory.checkpoints.saved_steps().values()), default=0)
+    if done > length:
+        given = {key: setting_at(plan.config, key) for key in LENGTH}
+        said = next(f"{key}={value}" for key, value in reversed(given.items()) if value is not None)
+        raise UserError(f"{said}: makes {length} steps, and {directory} has done {done}; a run ends at or after those")
+    rates = (
+        f"; from here on the learning rates are those of training.lr_schedule.kind={schedule} over {length} steps, so "
+        "the weights are not those of a run that was begun with that length"
+        if schedule in ("cosine", "one-cycle")
+        else ""
+    )
+    return f"the run ends at step {length}, no longer at step {before}{rates}"

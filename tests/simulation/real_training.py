@@ -54,9 +54,12 @@ class RealWorld(World):
         done = {stage: snapshots[stage].step if stage in snapshots else 0 for stage in self.setup.plan.stages}
         self.run_log = RunLog(self.directory, done)
         self.thread = StorageThread(checkpoints, self.run_log)
-        unmeasured = [step for step in checkpoints.complete_steps if not self.run_log.evaluated(step)]
+        unmeasured = [step for step in checkpoints.complete_steps if not self._measured(step)]
         start = StartingPoint(snapshots, unmeasured, self.setup.embedding_exchange(snapshots))
         super().__init__(self.setup.plan, self._make_actor, self._write, start, cores)
+
+    def _measured(self, step):
+        return self.run_log.evaluated(step, final=step == self.setup.plan.total_steps)
 
     def log(self, record):
         super().log(record)

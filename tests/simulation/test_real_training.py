@@ -94,3 +94,12 @@ def test_a_run_resumed_on_other_workers_ends_with_the_same_bits(oracles, world, 
     assert run.train().stopped
     assert world(EMBEDDINGS[embedding], "engine.workers=1", "engine.sampling=worker").train().error is None
     check_same(tmp_path / "run", oracles / embedding)
+
+
+@pytest.mark.parametrize(("embedding", "steps"), [("onehot", 11), ("learned", 10)])
+def test_a_finished_run_that_is_made_longer_ends_with_the_same_bits(oracles, world, tmp_path, embedding, steps):
+    assert world(EMBEDDINGS[embedding], f"training.max_steps={steps}").train().evaluation.step == steps
+    end = world(EMBEDDINGS[embedding]).train()
+    assert (end.step, end.evaluation.final) == (24, True)
+    assert fingerprints(tmp_path / "run") == fingerprints(oracles / embedding)
+    assert set(steps_written(tmp_path / "run").values()) == {24}, "every step is written once"

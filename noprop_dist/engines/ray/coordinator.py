@@ -96,7 +96,7 @@ class Coordinator:
         snapshots, warnings = checkpoints.take_over()
         done = {stage: snapshots[stage].step if stage in snapshots else 0 for stage in setup.plan.stages}
         log = RunLog(self._directory, done, exporter.record if exporter else lambda _: None)
-        to_evaluate = [s for s in checkpoints.complete_steps if setup.plan.evaluates and not log.evaluated(s)]
+        to_evaluate = [step for step in checkpoints.complete_steps if _waits_for_evaluation(setup, log, step)]
         start = StartingPoint(snapshots, to_evaluate, setup.embedding_exchange(snapshots))
         self._run = run = Run(setup.plan, placement, start, time.monotonic())
         drawing = who_draws(setup.plan, placement)
@@ -142,6 +142,10 @@ class Coordinator:
             self._stop.wait(settings.linger_seconds)
         finally:
             exporter.close()
+
+
+def _waits_for_evaluation(setup: RunSetup, log: RunLog, step: int) -> bool:
+    return setup.plan.evaluates and not log.evaluated(step, final=step == setup.plan.total_steps)
 
 
 def _live(run: Run, actors: RayActors) -> Sequence[LiveStage]:
