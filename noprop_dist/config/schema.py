@@ -347,6 +347,11 @@ class TrainingSettings(Settings):
         None, gt=0, description="largest gradient norm of a block (default: none)"
     )
     lr_schedule: LearningRateSchedule = LearningRateSchedule()
+    ema_decay: ChangesBits[OpenUnit | None] = Field(
+        None,
+        description="evaluate and keep a moving average of the weights of blocks and classifier, e.g. 0.999; "
+        "training itself stays the same (default: none)",
+    )
 
     def wants_channels_last(self, on_gpu: bool) -> bool:
         """Return True if images lie in memory with all channels of a pixel side by side."""

@@ -32,8 +32,8 @@ class Snapshot:
     Attributes:
         stage: whose state it is.
         step: optimiser steps done.
-        weights: parameters and buffers by name, in their own dtypes.
-        optimizer: the optimiser's tensors, "<parameter index>.<name>".
+        weights: parameters and buffers by name, in their own dtypes; parameters are averages with `training.ema_decay`.
+        optimizer: the optimiser's tensors, "<parameter index>.<name>", and what else training goes on from.
         settings: JSON of the optimiser's parameter group and the learning-rate schedule's state.
     """
 

@@ -22,6 +22,7 @@ from noprop_dist.config.schema import LearningRateSchedule, TrainingSettings
 from noprop_dist.stages import Stage
 from noprop_dist.storage.snapshot import Arrays, Snapshot, to_arrays, to_tensors
 from noprop_dist.training.finite import check_weights
+from noprop_dist.training.weight_average import TRAINED, WeightAverage
 
 LEARNING_RATES = ("lr", "initial_lr", "max_lr", "min_lr", "base_lrs", "_last_lr")
 """Names of learning rates in the state of torch's optimisers and schedules."""
@@ -68,6 +69,8 @@ class Optimisation:
         self._first_rates = [group["lr"] for group in groups]
         self._optimizer = _optimizer(groups, settings)
         self._scheduler = _scheduler(self._optimizer, settings.lr_schedule, total_steps)
+        decay = settings.ema_decay
+        self._ema = None if decay is None else WeightAverage(module, decay)
         device = next(module.parameters()).device
         self._rates = [torch.tensor(group["lr"], device=device) for group in self._optimizer.param_groups]
 
@@ -96,6 +99,8 @@ class Optimisation:
             nn.utils.clip_grads_with_norm_(self.module.parameters(), self._gradient_clip, norm)
         with self._rates_on_device():
             self._optimizer.step()
+        if self._ema is not None:
+            self._ema.update()
         return norm
 
     def advance(self, steps: int = 1) -> None:
@@ -104,6 +109,8 @@ class Optimisation:
             self._scheduler.step()
             self._fill_rates()
         self.steps_done += steps
+        if self._ema is not None:
+            self._ema.stands_at(self.steps_done)
 
     @contextmanager
     def _rates_on_device(self) -> Iterator[None]:
@@ -122,7 +129,7 @@ class Optimisation:
             rate.fill_(group["lr"])
 
     def snapshot(self) -> Snapshot:
-        """The whole state, copied to host memory.
+        """The whole state, copied to host memory. Its weights are the average, where one is kept.
 
         Raises:
             NonFiniteError: the weights are not finite any more.
@@ -134,7 +141,12 @@ class Optimisation:
         settings = {"learning_rate": self._learning_rate, "groups": groups, "schedule": schedule}
         weights = to_arrays(self.module.state_dict())
         check_weights(self.steps_done, weights)
-        return Snapshot(self.stage, self.steps_done, weights, to_arrays(tensors), json.dumps(settings))
+        optimizer = to_arrays(tensors)
+        if self._ema is not None:
+            average = self._ema.to_arrays()
+            optimizer |= {TRAINED + name: weights[name] for name in average}
+            weights |= average
+        return Snapshot(self.stage, self.steps_done, weights, optimizer, json.dumps(settings))
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go to a snapshot of this stage, keeping the learning rate and the decay that are set now.
@@ -145,7 +157,12 @@ class Optimisation:
         """
         if snapshot.stage != self.stage:
             raise ValueError(f"a snapshot of {snapshot.stage.name} cannot restore {self.stage.name}")
-        self.module.load_state_dict(to_tensors(snapshot.weights))
+        weights = to_tensors(snapshot.weights)
+        trained = {n.removeprefix(TRAINED): array for n, array in snapshot.optimizer.items() if n.startswith(TRAINED)}
+        self.module.load_state_dict(weights | to_tensors(trained))
+        if self._ema is not None:
+            self._ema.restore(weights)
+            self._ema.stands_at(snapshot.step)
         settings = json.loads(snapshot.settings)
         if self._scheduler is not None and _lengths(settings["schedule"]) != _lengths(self._scheduler.state_dict()):
             settings |= self._as_in_a_run_of_this_length(settings["schedule"]["last_epoch"])
@@ -245,7 +262,7 @@ def _by_parameter(arrays: Arrays) -> dict[int, dict[str, Any]]:
     state: dict[int, dict[str, Any]] = {}
     for key, tensor in to_tensors(arrays).items():
         index, dot, name = key.partition(".")
-        if not dot:
-            continue  # not the optimiser's: see `EmbeddingCopy.to_arrays`
+        if not dot or index.startswith(TRAINED):
+            continue  # not the optimiser's: see `EmbeddingCopy.to_arrays` and `Optimisation.snapshot`
         state.setdefault(int(index), {})[name] = tensor
     return state

@@ -123,7 +123,9 @@ class RunSetup:
         """The trainer of a learned W_embed at step 0."""
         table, rate = EmbeddingTable(self.embedding), self.config.embedding.learning_rate
         versions = -(-self.plan.total_steps // self.plan.sync_steps)
-        return EmbeddingTrainer(table, Optimisation(EMBEDDING, table, self.config.training, rate, versions))
+        # Every stage trains against the newest version, so what is kept of it is no average.
+        settings = self.config.training.model_copy(update={"ema_decay": None})
+        return EmbeddingTrainer(table, Optimisation(EMBEDDING, table, settings, rate, versions))
 
     def embedding_exchange(self, snapshots: Mapping[Stage, Snapshot]) -> EmbeddingExchange | None:
         """The exchange of versions of W_embed from where the stages stand; None if W_embed is fixed.

@@ -103,3 +103,12 @@ def test_a_finished_run_that_is_made_longer_ends_with_the_same_bits(oracles, wor
     assert (end.step, end.evaluation.final) == (24, True)
     assert fingerprints(tmp_path / "run") == fingerprints(oracles / embedding)
     assert set(steps_written(tmp_path / "run").values()) == {24}, "every step is written once"
+
+
+def test_averages_of_weights_have_the_same_bits_whatever_is_lost(small_config, world, tmp_path):
+    train(small_config(*RUN, "training.ema_decay=0.9", "engine.kind=sequential"), str(tmp_path / "oracle"))
+    run = world("training.ema_decay=0.9", "engine.round_steps=2")
+    run.at(START_SECONDS + 0.9, lambda: run.kill(SECOND))
+    assert run.train().error is None
+    assert records_of(tmp_path / "run", StageRecovered)
+    check_same(tmp_path / "run", tmp_path / "oracle")

@@ -35,6 +35,7 @@ CHANGE_BITS = [
     "training.compile=true",
     "training.learning_rate=0.01",
     "training.lr_schedule.kind=cosine",
+    "training.ema_decay=0.99",
     "engine.device=cpu",
     "engine.threads_per_worker=2",
 ]
