@@ -1,6 +1,7 @@
 """Each process of a Ray Train group: trains the back-propagation baseline, data-parallel."""
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from noprop_dist.stages import NETWORK
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import OPTIMIZER, WEIGHTS, Snapshot, from_files, to_files
 from noprop_dist.training.batch_stream import RoundKey
+from noprop_dist.training.beside import Beside, at_work
 from noprop_dist.training.finite import NonFiniteError
 from noprop_dist.training.messages import RoundReport
 from noprop_dist.training.replicas import ALONE, ReplicaGroup
@@ -66,17 +68,21 @@ def train_end_to_end(config: dict[str, EndToEndJob]) -> None:
     done = trainer.snapshot().step
     records = _Records(job, device, done) if group.rank == 0 else None
     stream = setup.batch_stream(split.labels)
+    beside = Beside(NETWORK.name)
     queue = RoundQueue(setup.plan.snapshot_steps, setup.plan.round_steps, 1, done)
     while (work := queue.next_round(unsaved_snapshots=0)) is not None:
         try:
-            report = train_round(trainer, group.share(stream.round(RoundKey(NETWORK, *work))))
+            with at_work(beside):
+                report = train_round(trainer, group.share(stream.round(RoundKey(NETWORK, *work))))
             snapshot = trainer.snapshot() if queue.at_snapshot else None
         except NonFiniteError as error:  # gradients are averaged, so all processes come here at the same step
             if records is not None:
+                records.tell(beside.take().lines)
                 records.failed(error)
             return  # after an exception Ray Train would try the same again
         assert report is not None
         if records is not None:
+            records.tell(beside.take().lines)
             records.add(report, snapshot)
         if snapshot is not None:
             _report(report, snapshot if records is not None else None, setup.config.blocks.count)
@@ -98,8 +104,12 @@ class _Records:
         self._held_out: HeldOut = ray.get(job.held_out)
         self._log = RunLog(self._directory, {NETWORK: done})
         self._writer = job.setup.checkpoint_writer(self._directory)
-        for warning in [*self._writer.take_over()[1], *self._log.warnings]:
-            self._log.add(News(text=warning))
+        self.tell([*self._writer.take_over()[1], *self._log.warnings])
+
+    def tell(self, lines: Sequence[str]) -> None:
+        """Write down lines for people."""
+        for line in lines:
+            self._log.add(News(text=line))
 
     def add(self, report: RoundReport, snapshot: Snapshot | None) -> None:
         """Write down a round and the snapshot after it, if there is one."""
