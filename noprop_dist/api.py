@@ -51,6 +51,7 @@ from noprop_dist.storage.merge import merge_runs
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.trust import check_networks, check_settings, own_networks, remember
 from noprop_dist.training.device import choose_device
+from noprop_dist.training.fine_tuning import begin, read_source
 from noprop_dist.training.footprint import Footprint, block_footprints
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.progress import RunProgress
@@ -135,12 +136,15 @@ def resume(
 
 
 def _located(config: RunConfig) -> RunConfig:
-    """The configuration with an absolute `data.root`: a run is looked at from other folders, too."""
-    root = config.data.root
-    if root is None:
-        return config
-    data = config.data.model_copy(update={"root": str(local_path(root).absolute())})
-    return config.model_copy(update={"data": data})
+    """The configuration with absolute paths: a run is looked at from other folders, too."""
+    root, source = config.data.root, config.training.init_from
+    if root is not None:
+        data = config.data.model_copy(update={"root": str(local_path(root).absolute())})
+        config = config.model_copy(update={"data": data})
+    if source is not None and "://" not in source:
+        training = config.training.model_copy(update={"init_from": str(local_path(source).absolute())})
+        config = config.model_copy(update={"training": training})
+    return config
 
 
 def check_same_run(directory: RunDirectory, config: RunConfig) -> None:
@@ -189,6 +193,7 @@ def plan(config: RunConfig, run_dir: str | None = None) -> PlannedRun:
     if run_dir is not None:
         RunDirectory(run_dir).check_unused()
     run_plan, data = check(config)
+    read_source(run_plan)
     footprints = block_footprints(run_plan)
     placement = drawing = None
     if config.engine.kind == "ray":
@@ -517,7 +522,7 @@ def _train_sequentially(
         if resume:
             go_on(setup.plan, directory)
         else:
-            directory.create(config, setup.plan.facts)
+            begin(setup.plan, directory)
         watcher.say(f"run directory: {directory}")
         try:
             evaluation = train_sequentially(setup, data, directory, watcher.on_progress, watcher.stopped)
@@ -547,6 +552,8 @@ def _train_on_ray(
         check_room(config, place_run(config, _resources(config)))
         if resume:
             check_same_data(directory.facts(), run_plan.facts, str(directory), config.data)
+        else:
+            read_source(run_plan)
         watcher.say(f"run directory: {directory}")
         watcher.say("starting Ray")
     told = (watcher.on_progress, resume, watcher.stopped, watcher.say)

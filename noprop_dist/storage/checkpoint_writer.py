@@ -28,6 +28,7 @@ class CheckpointWriter:
         together_at: if stages share a learned W_embed, the steps at which all can go on together; snapshots of other
             steps are not written. Else None.
         device: that the stages are trained on, "cpu" or "cuda".
+        begins_with: what every stage's snapshot of step 0 is from; None if a stage without a snapshot begins anew.
         sync_steps: if stages share a learned W_embed, the steps that a version of it lasts.
     """
 
@@ -42,11 +43,13 @@ class CheckpointWriter:
         together_at: Sequence[int] | None = None,
         device: str = "cpu",
         *,
+        begins_with: str | None = None,
         sync_steps: int = 1,
     ) -> None:
         self._files = files
         self._sync_steps, self._last_step = sync_steps, max(checkpoint_steps)
         self._left_behind: list[int] = []
+        self._begins_with = begins_with
         self._blocks = blocks
         self._names = {stage: stage.file(blocks) for stage in stages}
         self._checkpoint_steps = {step: number for number, step in enumerate(sorted(checkpoint_steps), start=1)}
@@ -81,6 +84,12 @@ class CheckpointWriter:
             common.difference_update(self._left_behind)
             steps = {stage: [step for step in each if step in common] for stage, each in steps.items()}
         snapshots, warnings = self._newest(steps)
+        lost = [stage.name for stage in self._names if stage not in snapshots]
+        if lost and self._begins_with is not None:
+            raise UserError(
+                f"{self._files}: no snapshot of {lost[0]} is whole, not even that of step 0 with the weights of "
+                f"{self._begins_with} ({'; '.join(warnings) or 'it is missing'}); begin a new run"
+            )
         for stage, snapshot in snapshots.items():
             self._saved[stage] = [step for step in steps[stage] if step <= snapshot.step]
         # Checkpoints may be of another cadence, or of the end of a run that is longer now.

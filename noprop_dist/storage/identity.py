@@ -20,6 +20,8 @@ Identity = Mapping[str, Any]
 """Dotted key of a setting, or one of `SAMPLES`, → plain value; a long value is replaced by its fingerprint."""
 SAMPLES = "samples.shape", "samples.classes", "samples.sha256", "samples.dtype", "samples.mean", "samples.std"
 ADDED_LATER = SAMPLES[3:]
+START = "training.init_from's weights"
+"""Key of the fingerprints of the weights that a run began with; only where it began with those of another run."""
 LONG = 120
 OF_ONE_BLOCK = re.compile(r"blocks\.(?:networks|training)\.(\d+)\.")
 DEFAULTS = what_changes_bits(RunConfig())
@@ -29,10 +31,18 @@ class OtherRunError(UserError):
     """A snapshot, or a whole checkpoint, is of another run than the one whose directory it lies in."""
 
 
-def identity_of(config: RunConfig, facts: DataFacts) -> Identity:
-    """The identity of a run that begins with a configuration, on samples of these facts."""
+def identity_of(config: RunConfig, facts: DataFacts, start: Mapping[str, str] | None = None) -> Identity:
+    """The identity of a run.
+
+    Args:
+        config: that it begins with.
+        facts: of its samples.
+        start: fingerprints of the weights that it begins with, if they are those of another run.
+    """
     values = facts.input_shape, facts.class_names, facts.sha256, facts.dtype, facts.mean, facts.std
-    samples = dict(zip(SAMPLES, values, strict=True))
+    samples: dict[str, Any] = dict(zip(SAMPLES, values, strict=True))
+    if start is not None:
+        samples[START] = hashlib.sha256(json.dumps(start, sort_keys=True).encode()).hexdigest()
     return {key: _short(value) for key, value in {**what_changes_bits(config), **samples}.items()}
 
 
@@ -62,8 +72,12 @@ def check_run(what: str, written: Identity, own: Identity) -> None:
         if then != own.get(key) and (key in written or key not in ADDED_LATER):
             raise OtherRunError(
                 f"{what} was trained with {key}={shown(then)}, and this run has {key}={shown(own.get(key))} "
-                f"({'data.json' if key in SAMPLES else 'config.yaml'}): it is of another run, or that file was edited"
+                f"({_file_of(key)}): it is of another run, or that file was edited"
             )
+
+
+def _file_of(key: str) -> str:
+    return "start.json" if key == START else "data.json" if key in SAMPLES else "config.yaml"
 
 
 def _short(value: Any) -> Any:

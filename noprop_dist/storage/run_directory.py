@@ -3,6 +3,7 @@
 config.yaml          the whole configuration
 changes.json         settings that a `resume` changed: of single stages, or how long the run is
 data.json            facts of the data set (shape, classes, normalisation)
+start.json           with training.init_from: where the first weights are from, and their fingerprints
 metrics.jsonl        one record a line, see `noprop_dist.records`; during a run `training.run_log` writes it
 metrics.bad.jsonl    lines that were taken out of it, if any: damaged ones, and rounds that were there twice
 run.lock             held by the one process that writes here, see `lock`
@@ -15,7 +16,7 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -37,13 +38,28 @@ from noprop_dist.records import (
     to_lines,
 )
 from noprop_dist.stages import EMBEDDING, Stage
-from noprop_dist.storage.checkpoints import Checkpoints, SettingChange
+from noprop_dist.storage.checkpoints import Checkpoints, SettingChange, checked_step, checked_texts
 from noprop_dist.storage.identity import Identity, identity_of
 from noprop_dist.storage.lock import LOCK, only_writer
 from noprop_dist.storage.store import StorageError, Store
 
 METRICS, SET_ASIDE = "metrics.jsonl", "metrics.bad.jsonl"
-CONFIG, CHANGES, UNFINISHED = "config.yaml", "changes.json", "merge.unfinished"
+CONFIG, CHANGES, START, UNFINISHED = "config.yaml", "changes.json", "start.json", "merge.unfinished"
+
+
+@dataclass(frozen=True)
+class StartingWeights:
+    """The weights of another run that a run begins with.
+
+    Attributes:
+        run: where they were taken from, for people.
+        step: of the checkpoint there.
+        sha256: fingerprints of all stages of that checkpoint, by their file names.
+    """
+
+    run: str
+    step: int
+    sha256: Mapping[str, str]
 
 
 class RunDirectory:
@@ -94,7 +110,8 @@ class RunDirectory:
             UserError: config.yaml or data.json is damaged.
         """
         if self._identity is None and self.holds_run:
-            self._identity = identity_of(self._config([]), self.facts())
+            start = self.start()
+            self._identity = identity_of(self._config([]), self.facts(), None if start is None else start.sha256)
         return self._identity
 
     def only_writer(self) -> AbstractContextManager[None]:
@@ -142,7 +159,7 @@ class RunDirectory:
         """
         if self._store.exists(UNFINISHED):
             self._store.delete_folder("checkpoints")
-            for name in (CONFIG, "data.json", METRICS):
+            for name in (CONFIG, "data.json", START, METRICS):
                 self._store.delete(name)
         self._store.write(UNFINISHED, b"")
         yield
@@ -173,8 +190,13 @@ class RunDirectory:
     def _owner(self) -> bytes:
         return self._store.read(LOCK).rstrip() if self._store.exists(LOCK) else b""
 
-    def create(self, config: RunConfig, facts: DataFacts) -> None:
+    def create(self, config: RunConfig, facts: DataFacts, start: StartingWeights | None = None) -> None:
         """Begin a run here.
+
+        Args:
+            config: of the run.
+            facts: of its data set.
+            start: the weights that it begins with, if they are those of another run.
 
         Raises:
             UserError: the directory already holds a run or cannot be written.
@@ -182,6 +204,8 @@ class RunDirectory:
         self.check_unused(but_unfinished=True)
         try:
             self._store.write("data.json", json.dumps(facts.to_json(), indent=1).encode())
+            if start is not None:
+                self._store.write(START, json.dumps(asdict(start), indent=1).encode())
             self._store.write(CONFIG, to_yaml(config).encode())
         except OSError as error:
             raise UserError(f"the run directory cannot be written: {error}") from error
@@ -247,6 +271,20 @@ class RunDirectory:
             return DataFacts.from_json(parse_json(self._store.read("data.json")))
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{self}: data.json cannot be read: {error}") from error
+
+    def start(self) -> StartingWeights | None:
+        """The weights of another run that this one began with; None if it began with weights of its own.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        if not self._store.exists(START):
+            return None
+        try:
+            values = parse_json(self._store.read(START))
+            return StartingWeights(str(values["run"]), checked_step(values["step"]), checked_texts(values, "sha256"))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise UserError(f"{self}: start.json cannot be read: {error}") from error
 
     def append_metrics(self, records: Sequence[Record]) -> None:
         """Append records to metrics.jsonl, all or none.

@@ -95,6 +95,8 @@ def _settings(config: RunConfig) -> Iterator[dict[str, str]]:
         yield {"engine.address": config.engine.address}
     if config.metrics.discovery is not None:
         yield {"metrics.discovery": str(config.metrics.discovery)}
+    if config.training.init_from is not None:
+        yield {"training.init_from": config.training.init_from}
     if config.data.root is not None and would_download(config.data):
         yield {"data.root": config.data.root}
 

@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import (
 
 from noprop_dist.config.schema import LearningRateSchedule, TrainingSettings
 from noprop_dist.stages import Stage
-from noprop_dist.storage.snapshot import Arrays, Snapshot, to_arrays, to_tensors
+from noprop_dist.storage.snapshot import WEIGHTS_ALONE, Arrays, Snapshot, to_arrays, to_tensors
 from noprop_dist.training.finite import check_weights
 from noprop_dist.training.weight_average import TRAINED, WeightAverage
 
@@ -163,6 +163,11 @@ class Optimisation:
         if self._ema is not None:
             self._ema.restore(weights)
             self._ema.stands_at(snapshot.step)
+        if snapshot.settings != WEIGHTS_ALONE:
+            self._restore_optimizer(snapshot)
+        self.steps_done = snapshot.step
+
+    def _restore_optimizer(self, snapshot: Snapshot) -> None:
         settings = json.loads(snapshot.settings)
         if self._scheduler is not None and _lengths(settings["schedule"]) != _lengths(self._scheduler.state_dict()):
             settings |= self._as_in_a_run_of_this_length(settings["schedule"]["last_epoch"])
@@ -181,7 +186,6 @@ class Optimisation:
         if self._scheduler is not None:
             self._scheduler.load_state_dict(settings["schedule"])
         self._fill_rates()
-        self.steps_done = snapshot.step
 
     def _as_in_a_run_of_this_length(self, scheduled: int) -> dict[str, Any]:
         """Groups and schedule after so many steps of a schedule of this run's length: the snapshot's was another.

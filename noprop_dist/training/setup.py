@@ -30,6 +30,7 @@ from noprop_dist.training.batch_stream import BatchStream
 from noprop_dist.training.device import start_computing
 from noprop_dist.training.embedding import EmbeddingCopy, EmbeddingExchange, EmbeddingTable, EmbeddingTrainer
 from noprop_dist.training.execution import execution_on
+from noprop_dist.training.fine_tuning import begin_again
 from noprop_dist.training.group_batch_norm import normalise_over_group
 from noprop_dist.training.optimisation import Optimisation
 from noprop_dist.training.replicas import ALONE, OneReplica
@@ -76,6 +77,7 @@ class RunSetup:
             self.config.checkpoint.num_to_keep,
             directory.changes(),
             together_at=self.plan.snapshot_steps if self.plan.learns_embedding else None,
+            begins_with=self.config.training.init_from,
             sync_steps=self.plan.sync_steps,
             device="cuda" if self.plan.on_gpu else "cpu",
         )
@@ -226,6 +228,7 @@ def go_on(plan: RunPlan, directory: RunDirectory) -> None:
     check_same_data(directory.facts(), plan.facts, str(directory), plan.config.data)
     directory.checkpoints.check_run()
     told = check_length(plan, directory)
+    begin_again(plan, directory)
     changes = changes_between(directory.config(), plan.config)
     if changes:
         last = {name: steps[-1] for name, steps in directory.checkpoints.saved_steps().items()}

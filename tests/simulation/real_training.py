@@ -13,6 +13,7 @@ from noprop_dist.engines.ray.actors import METHODS
 from noprop_dist.engines.ray.command_runner import StorageThread
 from noprop_dist.engines.ray.workers import BlockWorker, ClassifierWorker, Evaluator
 from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.training.fine_tuning import begin
 from noprop_dist.training.run_log import RunLog
 from noprop_dist.training.setup import prepare
 
@@ -48,7 +49,7 @@ class RealWorld(World):
         self.setup, self.data = prepare(config)
         self.directory = RunDirectory(str(folder))
         if not self.directory.holds_run:
-            self.directory.create(config, self.setup.plan.facts)
+            begin(self.setup.plan, self.directory)
         checkpoints = self.setup.checkpoint_writer(self.directory)
         snapshots, _ = checkpoints.take_over()
         done = {stage: snapshots[stage].step if stage in snapshots else 0 for stage in self.setup.plan.stages}

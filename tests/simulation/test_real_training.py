@@ -112,3 +112,14 @@ def test_averages_of_weights_have_the_same_bits_whatever_is_lost(small_config, w
     assert run.train().error is None
     assert records_of(tmp_path / "run", StageRecovered)
     check_same(tmp_path / "run", tmp_path / "oracle")
+
+
+def test_a_run_that_began_with_the_weights_of_another_ends_with_the_same_bits(oracles, small_config, world, tmp_path):
+    """Its second worker is lost before block 3 has any other snapshot."""
+    tuned = f"training.init_from={oracles / 'onehot'}"
+    train(small_config(*RUN, tuned, "engine.kind=sequential"), str(tmp_path / "oracle"))
+    run = world(tuned, "engine.round_steps=1")
+    run.at(START_SECONDS + 0.1, lambda: run.kill(SECOND))
+    assert run.train().error is None
+    assert {each.step for each in records_of(tmp_path / "run", StageRecovered)} == {0}
+    check_same(tmp_path / "run", tmp_path / "oracle")

@@ -36,6 +36,7 @@ CHANGE_BITS = [
     "training.learning_rate=0.01",
     "training.lr_schedule.kind=cosine",
     "training.ema_decay=0.99",
+    "training.init_from=elsewhere",
     "engine.device=cpu",
     "engine.threads_per_worker=2",
 ]

@@ -26,6 +26,7 @@ from noprop_dist.metrics.live import LiveStage
 from noprop_dist.records import WorkerReady
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.trust import check_networks, remember
+from noprop_dist.training.fine_tuning import begin
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.progress import RunProgress
 from noprop_dist.training.run_log import RunLog
@@ -85,7 +86,7 @@ class Coordinator:
             if self._resume and self._directory.holds_run:
                 go_on(setup.plan, self._directory)
             else:  # nothing is refused from here on: what is refused leaves no run directory behind
-                self._directory.create(setup.config, setup.plan.facts)
+                begin(setup.plan, self._directory)
             end = self._train(setup.on(placement.on_gpu), data, placement, exporter)
         if end.error is not None:
             raise TrainingError(end.error)
