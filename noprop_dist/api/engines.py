@@ -14,6 +14,7 @@ from noprop_dist.files import have_a_home
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.trust import check_networks
 from noprop_dist.training.device import choose_device
+from noprop_dist.training.fine_tuning import begin, read_source
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.setup import Given, check, go_on, prepare
 
@@ -62,7 +63,7 @@ def _train_sequentially(job: Job) -> RunOutcome:
         if job.resume:
             go_on(setup.plan, directory)
         else:
-            directory.create(job.config, setup.plan.facts)
+            begin(setup.plan, directory)
         watcher.say(f"run directory: {directory}")
         try:
             evaluation = train_sequentially(setup, data, directory, watcher.on_progress, watcher.stopped)
@@ -111,6 +112,8 @@ def _check_here(job: Job) -> None:
     checked_placement(config)
     if job.resume:
         check_same_data(directory.facts(), run_plan.facts, str(directory), config.data)
+    else:
+        read_source(run_plan)
     with directory.only_writer(watcher.say):
         pass  # another process may write it, or nobody can
     watcher.say(f"run directory: {directory}")

@@ -24,6 +24,7 @@ from noprop_dist.storage.checkpoints import Checkpoints, Manifest, SnapshotEntry
 from noprop_dist.storage.identity import OtherRunError
 from noprop_dist.storage.merge import merge_runs
 from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.training.fine_tuning import read_source
 from noprop_dist.training.footprint import Footprint, block_footprints
 from noprop_dist.training.setup import check
 
@@ -60,6 +61,7 @@ def plan(config: RunConfig, run_dir: str | None = None) -> PlannedRun:
     if run_dir is not None:
         RunDirectory(run_dir).check_unused()
     run_plan, data = check(config)
+    read_source(run_plan)
     footprints = block_footprints(run_plan)
     placement = drawing = None
     if config.engine.kind == "ray":

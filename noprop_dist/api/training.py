@@ -23,7 +23,7 @@ from noprop_dist.records import Evaluated
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.trust import check_settings, remember
 from noprop_dist.training.messages import RunOutcome
-from noprop_dist.training.setup import Given
+from noprop_dist.training.setup import Given, check_length
 
 
 def default_run_dir(config: RunConfig) -> str:
@@ -90,8 +90,8 @@ def resume(
 
     Args:
         run_dir: that holds the run.
-        settings: `key=value`; what changes no bits (`data.root` for data that has moved), and how single stages are
-            trained from here on.
+        settings: `key=value`; what changes no bits (`data.root` for data that has moved), how single stages are
+            trained from here on, and how long the run is (`training.epochs=20`), finished or not.
         data: what was handed over to `train`, if it was; of a run that names its data, None.
         network: likewise.
         address: of a running Ray cluster.
@@ -119,12 +119,15 @@ def _at(config: RunConfig, address: str | None) -> RunConfig:
 
 
 def _located(config: RunConfig) -> RunConfig:
-    """The configuration with an absolute `data.root`: a run is looked at from other folders, too."""
-    root = config.data.root
-    if root is None:
-        return config
-    data = config.data.model_copy(update={"root": str(local_path(root).absolute())})
-    return config.model_copy(update={"data": data})
+    """The configuration with absolute paths: a run is looked at from other folders, too."""
+    root, source = config.data.root, config.training.init_from
+    if root is not None:
+        data = config.data.model_copy(update={"root": str(local_path(root).absolute())})
+        config = config.model_copy(update={"data": data})
+    if source is not None and "://" not in source:
+        training = config.training.model_copy(update={"init_from": str(local_path(source).absolute())})
+        config = config.model_copy(update={"training": training})
+    return config
 
 
 def _say_what_is_needed_again(config: RunConfig, given: Given, watcher: Watcher) -> None:
@@ -151,7 +154,10 @@ def _go_on(job: Job) -> Result:
     directory = job.directory
     directory.checkpoints.check_run()
     run_plan = RunPlan(job.config, directory.facts(), given_network=job.given.network)
-    if _is_finished(directory, run_plan):
+    other_length = check_length(run_plan, directory)
+    if other_length is not None:
+        job.watcher.say(other_length)
+    elif _is_finished(directory, run_plan):
         job.watcher.say("the run is finished: all steps are done")
         evaluation = CheckpointEvaluation.last_of(directory.metrics())
         return _result(directory, RunOutcome(directory.link, run_plan.total_steps, evaluation))
@@ -171,5 +177,5 @@ def _is_finished(directory: RunDirectory, run_plan: RunPlan) -> bool:
         directory.checkpoints.load_all(step)
     except UserError:
         return False  # it is missing or damaged: both engines make it anew from what is left
-    measured = any(isinstance(record, Evaluated) and record.final for record in directory.metrics())
-    return step >= run_plan.total_steps and (measured or not run_plan.evaluates)
+    finals = [record.step for record in directory.metrics() if isinstance(record, Evaluated) and record.final]
+    return step >= run_plan.total_steps and (run_plan.total_steps in finals or not run_plan.evaluates)

@@ -107,7 +107,8 @@ def resume(
         list[str] | None,
         typer.Option(
             "--set",
-            help="A setting that changes no bits; blocks.training.N.* and learning rates of stages hold from here on.",
+            help="A setting that changes no bits; blocks.training.N.* and learning rates of stages hold from here on; "
+            "training.epochs or training.max_steps: how long the run is, finished or not.",
         ),
     ] = None,
     address: Address = None,

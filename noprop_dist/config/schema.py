@@ -20,6 +20,7 @@ from pydantic_core import PydanticCustomError
 from noprop_dist.config.refusals import sentences
 from noprop_dist.diffusion.schedule import Schedule, cosine, equal_probability, linear
 from noprop_dist.errors import UserError
+from noprop_dist.printable import has_secrets
 
 
 class Mark(Enum):
@@ -359,6 +360,24 @@ class TrainingSettings(Settings):
         None, gt=0, description="largest gradient norm of a block (default: none)"
     )
     lr_schedule: LearningRateSchedule = LearningRateSchedule()
+    init_from: ChangesBits[str | None] = Field(
+        None,
+        description="a run directory, path or URI: begin with the weights of its last checkpoint (default: none)",
+    )
+    ema_decay: ChangesBits[OpenUnit | None] = Field(
+        None,
+        description="evaluate and keep a moving average of the weights of blocks and classifier, e.g. 0.999; "
+        "training itself stays the same (default: none)",
+    )
+
+    @field_validator("init_from")
+    @classmethod
+    def _no_secret_is_shown(cls, value: str | None) -> str | None:
+        if value is not None and has_secrets(value):
+            raise ValueError(
+                "carries a secret that config.yaml would show; leave it out, and give credentials by the environment"
+            )
+        return value
 
     def wants_channels_last(self, on_gpu: bool) -> bool:
         """Return True if images lie in memory with all channels of a pixel side by side."""
@@ -593,6 +612,8 @@ class RunConfig(Settings):
             raise ValueError("blocks.only is not allowed with method=backprop, which trains all blocks end to end")
         if self.method == "backprop" and self.blocks.training:
             raise ValueError("blocks.training is not allowed with method=backprop, which has one optimiser for all")
+        if self.method == "backprop" and self.training.init_from is not None:
+            raise ValueError("training.init_from is not allowed with method=backprop, which begins anew")
         if self.method == "backprop" and self.engine.kind == "sequential":
             raise ValueError("engine.kind=sequential is not allowed with method=backprop, which Ray Train runs")
         return self

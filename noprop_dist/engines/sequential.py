@@ -16,6 +16,7 @@ from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import must_fit
 from noprop_dist.training.batch_stream import Round, RoundKey
+from noprop_dist.training.beside import Beside, at_work
 from noprop_dist.training.embedding import EmbeddingTrainer
 from noprop_dist.training.finite import NonFiniteError
 from noprop_dist.training.messages import RoundReport, StageFailure
@@ -97,6 +98,7 @@ class _Run:
         warnings = self._resume()
         self._log = RunLog(directory, self._done)
         self._board = ProgressBoard(self._done, setup.plan.total_steps, time.monotonic())
+        self._beside: dict[Stage, Beside] = {}
         self.last_evaluation: CheckpointEvaluation | None = None
         for warning in [*warnings, *self._log.warnings]:
             self._board.news.tell(warning)
@@ -145,8 +147,19 @@ class _Run:
         Raises:
             TrainingError: the loss became infinite or NaN, or the network failed.
         """
-        with self._blamed(trainer.stage):
+        with self._blamed(trainer.stage), self._heard(trainer.stage):
             return train_round(trainer, batches, self._stopped)
+
+    @contextmanager
+    def _heard(self, stage: Stage) -> Iterator[None]:
+        """Write down what a stage's network prints within the `with`. People see it in the terminal, too."""
+        beside = self._beside.setdefault(stage, Beside(stage.name))
+        try:
+            with at_work(beside):
+                yield
+        finally:
+            for line in beside.take().lines:
+                self._log.add(News(text=line))
 
     @contextmanager
     def _blamed(self, stage: Stage) -> Iterator[None]:
@@ -198,8 +211,8 @@ class _Run:
 
     def finish_checkpoint(self, checkpoint: int) -> None:
         """Measure a checkpoint that is whole, unless an earlier process did; delete what is superseded."""
-        whole = checkpoint in self._checkpoints.complete_steps
-        if whole and self._setup.plan.evaluates and not self._log.evaluated(checkpoint):
+        plan, whole = self._setup.plan, checkpoint in self._checkpoints.complete_steps
+        if whole and plan.evaluates and not self._log.evaluated(checkpoint, final=checkpoint == plan.total_steps):
             self._measure(checkpoint)
         self._checkpoints.prune(up_to=checkpoint)
 

@@ -98,6 +98,8 @@ def _settings(config: RunConfig) -> Iterator[dict[str, str]]:
         yield {"metrics.discovery": str(config.metrics.discovery)}
     if config.metrics.port is not None and config.metrics.host != MetricsSettings().host:
         yield {"metrics.host": config.metrics.host}
+    if config.training.init_from is not None:
+        yield {"training.init_from": config.training.init_from}
     if config.data.root is not None and would_download(config.data):
         yield {"data.root": config.data.root}
 

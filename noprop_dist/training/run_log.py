@@ -38,19 +38,24 @@ class RunLog:
         before, self.warnings = directory.forget_rounds_after(done)
         for record in before:
             listen(record)
-        self._evaluated = {record.step for record in before if isinstance(record, Evaluated)}
+        self._evaluated = {(record.step, record.final) for record in before if isinstance(record, Evaluated)}
 
     def add(self, record: Record) -> None:
         """Buffer a record, with the present time."""
         record = replace(record, time=time.time())
         if isinstance(record, Evaluated):
-            self._evaluated.add(record.step)
+            self._evaluated.add((record.step, record.final))
         self._buffer.append(record)
         self._listen(record)
 
-    def evaluated(self, step: int) -> bool:
-        """Return True if the accuracy of the checkpoint of `step` is written down."""
-        return step in self._evaluated
+    def evaluated(self, step: int, *, final: bool) -> bool:
+        """Return True if the accuracy of the checkpoint of `step` is written down.
+
+        Args:
+            step: of the checkpoint.
+            final: whether it has to be measured as the last one of the run, on the whole test set.
+        """
+        return (step, True) in self._evaluated or (not final and (step, False) in self._evaluated)
 
     def flush(self) -> None:
         """Append the buffered records to metrics.jsonl; may be called from another thread.

@@ -13,6 +13,7 @@ from noprop_dist.engines.ray.actors import METHODS
 from noprop_dist.engines.ray.command_runner import StorageThread
 from noprop_dist.engines.ray.workers import BlockWorker, ClassifierWorker, Evaluator
 from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.training.fine_tuning import begin
 from noprop_dist.training.run_log import RunLog
 from noprop_dist.training.setup import prepare
 
@@ -48,15 +49,18 @@ class RealWorld(World):
         self.setup, self.data = prepare(config)
         self.directory = RunDirectory(str(folder))
         if not self.directory.holds_run:
-            self.directory.create(config, self.setup.plan.facts)
+            begin(self.setup.plan, self.directory)
         checkpoints = self.setup.checkpoint_writer(self.directory)
         snapshots, _ = checkpoints.take_over()
         done = {stage: snapshots[stage].step if stage in snapshots else 0 for stage in self.setup.plan.stages}
         self.run_log = RunLog(self.directory, done)
         self.thread = StorageThread(checkpoints, self.run_log)
-        unmeasured = [step for step in checkpoints.complete_steps if not self.run_log.evaluated(step)]
+        unmeasured = [step for step in checkpoints.complete_steps if not self._measured(step)]
         start = StartingPoint(snapshots, unmeasured, self.setup.embedding_exchange(snapshots))
         super().__init__(self.setup.plan, self._make_actor, self._write, start, cores)
+
+    def _measured(self, step):
+        return self.run_log.evaluated(step, final=step == self.setup.plan.total_steps)
 
     def log(self, record):
         super().log(record)

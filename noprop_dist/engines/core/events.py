@@ -16,6 +16,13 @@ class Replied:
 
 
 @dataclass(frozen=True)
+class Heard:
+    """What networks printed, logged or warned in a worker; each line names its stage."""
+
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class ActorLost:
     """A process is gone.
 
@@ -65,4 +72,4 @@ class StopRequested:
     """Snapshot every stage where it stands, and end."""
 
 
-Event = Replied | ActorLost | StorageDone | StorageFailed | ClusterSeen | StopRequested
+Event = Replied | Heard | ActorLost | StorageDone | StorageFailed | ClusterSeen | StopRequested

@@ -34,6 +34,7 @@ from noprop_dist.engines.core.events import (
     ActorLost,
     ClusterSeen,
     Event,
+    Heard,
     Replied,
     StopRequested,
     StorageDone,
@@ -158,6 +159,8 @@ class Run:
             case Replied(call, value):
                 for answer in self._parts.pool.answered(call, value, now):
                     self._answered(answer, now)
+            case Heard(lines):
+                self.journal.tell(*lines)
             case ActorLost(process, cause, constructor_raised):
                 slot = self._parts.pool.slots[process.slot]
                 if slot.process == process and not isinstance(slot.state, Absent | GivenUp):

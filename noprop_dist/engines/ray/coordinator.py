@@ -26,6 +26,7 @@ from noprop_dist.metrics.live import LiveStage
 from noprop_dist.records import WorkerReady
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.trust import check_networks, remember
+from noprop_dist.training.fine_tuning import begin
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.progress import RunProgress
 from noprop_dist.training.run_log import RunLog
@@ -89,7 +90,7 @@ class Coordinator:
             if self._resume and self._directory.holds_run:
                 go_on(setup.plan, self._directory)
             else:  # nothing is refused from here on: what is refused leaves no run directory behind
-                self._directory.create(setup.config, setup.plan.facts)
+                begin(setup.plan, self._directory)
             end = self._train(setup.on(placement.on_gpu), data, placement, exporter)
         if end.error is not None:
             raise TrainingError(end.error)
@@ -103,7 +104,7 @@ class Coordinator:
         snapshots, warnings = checkpoints.take_over()
         done = {stage: snapshots[stage].step if stage in snapshots else 0 for stage in setup.plan.stages}
         log = RunLog(self._directory, done, exporter.record if exporter else lambda _: None)
-        to_evaluate = [s for s in checkpoints.complete_steps if setup.plan.evaluates and not log.evaluated(s)]
+        to_evaluate = [step for step in checkpoints.complete_steps if _waits_for_evaluation(setup, log, step)]
         start = StartingPoint(snapshots, to_evaluate, setup.embedding_exchange(snapshots))
         self._run = run = Run(setup.plan, placement, start, time.monotonic())
         drawing = who_draws(setup.plan, placement)
@@ -149,6 +150,10 @@ class Coordinator:
             self._stop.wait(settings.linger_seconds)
         finally:
             exporter.close()
+
+
+def _waits_for_evaluation(setup: RunSetup, log: RunLog, step: int) -> bool:
+    return setup.plan.evaluates and not log.evaluated(step, final=step == setup.plan.total_steps)
 
 
 def _live(run: Run, actors: RayActors) -> Sequence[LiveStage]:
