@@ -195,7 +195,7 @@ def predict(
         typer.Argument(
             help="Image files, light on dark where the training data are, or folders of them; or one data.npz "
             "(array x, else x_test) or packed data set (its test split).",
-            metavar="FILE|FOLDER...",
+            metavar="IMAGES",
         ),
     ],
     out: Annotated[
