@@ -33,8 +33,9 @@ from noprop_dist.training.execution import execution_on
 from noprop_dist.training.fine_tuning import begin_again
 from noprop_dist.training.group_batch_norm import normalise_over_group
 from noprop_dist.training.optimisation import Optimisation
+from noprop_dist.training.profiling import ProfiledTrainer
 from noprop_dist.training.replicas import ALONE, OneReplica
-from noprop_dist.training.trainers import BlockTrainer, ClassifierTrainer
+from noprop_dist.training.trainers import BlockTrainer, ClassifierTrainer, StageTrainer
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,15 @@ class RunSetup:
         """The training split on a device, augmented if the settings say so."""
         return Samples(inputs, self.plan.facts, device, self.plan.augmentation())
 
-    def block_trainer(self, t: int, samples: Samples, device: torch.device, group: OneReplica = ALONE) -> BlockTrainer:
+    def block_trainer(self, t: int, samples: Samples, device: torch.device, group: OneReplica = ALONE) -> StageTrainer:
         """The trainer of block t (of one replica of it) at step 0, on samples that lie on the same device."""
+        trainer, wanted = self._block_trainer(t, samples, device, group), self.config.engine.profile
+        if wanted is None or wanted.block != t or group.rank > 0:
+            return trainer
+        file = f"profile/{block(t).file(self.config.blocks.count)}.json.gz"
+        return ProfiledTrainer(trainer, file, wanted.steps, self.plan.total_steps)
+
+    def _block_trainer(self, t: int, samples: Samples, device: torch.device, group: OneReplica) -> BlockTrainer:
         training, stage = self.config.training_of(t), block(t)
         network = self.for_training(self.plan.block_network(t), device)
         network = normalise_over_group(network, group) if group.size > 1 else network
