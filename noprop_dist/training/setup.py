@@ -258,22 +258,21 @@ def check_length(plan: RunPlan, directory: RunDirectory) -> str | None:
     Raises:
         UserError: a stage has done more steps than the run is to have.
     """
-    before, length, schedule = (
-        RunPlan(directory.config(), plan.facts).total_steps,
-        plan.total_steps,
-        plan.config.training.lr_schedule.kind,
-    )
+    before, length = RunPlan(directory.config(), plan.facts).total_steps, plan.total_steps
     if length == before:
         return None
     done = max((steps[-1] for steps in directory.checkpoints.saved_steps().values()), default=0)
     if done > length:
-        given = {key: setting_at(plan.config, key) for key in LENGTH}
-        said = next(f"{key}={value}" for key, value in reversed(given.items()) if value is not None)
-        raise UserError(f"{said}: makes {length} steps, and {directory} has done {done}; a run ends at or after those")
-    rates = (
-        f"; from here on the learning rates are those of training.lr_schedule.kind={schedule} over {length} steps, so "
-        "the weights are not those of a run that was begun with that length"
-        if schedule in ("cosine", "one-cycle")
-        else ""
+        key = LENGTH[plan.config.training.max_steps is not None]
+        raise UserError(
+            f"{key}={setting_at(plan.config, key)}: makes {length} steps, and {directory} has done {done}; "
+            "a run ends at or after those"
+        )
+    schedule = plan.config.training.lr_schedule.kind
+    told = f"the run ends at step {length}, no longer at step {before}"
+    if schedule not in ("cosine", "one-cycle"):
+        return told
+    return (
+        f"{told}; from here on the learning rates are those of training.lr_schedule.kind={schedule} over {length} "
+        "steps, so the weights are not those of a run that was begun with that length"
     )
-    return f"the run ends at step {length}, no longer at step {before}{rates}"
