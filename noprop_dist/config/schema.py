@@ -393,6 +393,13 @@ class TrainingSettings(Settings):
 # --- where and how a run goes ----------------------------------------------------------------------------------------
 
 
+class ProfileSettings(Settings):
+    """Profile some steps of one block with torch's profiler."""
+
+    block: KeepsBits[Positive] = Field(description="number of the block")
+    steps: KeepsBits[int] = Field(20, ge=1, le=200, description="steps to profile, after the first few of a process")
+
+
 class EngineSettings(Settings):
     """Where and how the blocks are run. Only the device and its threads change bits: they order the sums."""
 
@@ -446,6 +453,9 @@ class EngineSettings(Settings):
     )
     stall_timeout_seconds: KeepsBits[Seconds] = Field(
         1800, description="the same before a worker's first round is done"
+    )
+    profile: ProfileSettings | None = Field(
+        None, description="{block: 3, steps: 20} writes a trace of them into profile/ (default: none)"
     )
     grace_seconds: KeepsBits[Seconds] = Field(
         30, description="for snapshots after SIGTERM or Ctrl-C; a second Ctrl-C ends at once"
@@ -636,6 +646,14 @@ class RunConfig(Settings):
                 f"training.replicas_per_block={replicas} needs engine.kind=ray and method=noprop; the baseline has "
                 "engine.workers for its processes"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _profiled_block_is_trained(self) -> "RunConfig":
+        profile, trained = self.engine.profile, self.blocks.trained()
+        if profile is not None and profile.block not in trained:
+            blocks = "those of blocks.only" if self.blocks.only is not None else f"1..{self.blocks.count}"
+            raise ValueError(f"engine.profile.block={profile.block}: there is no such block; blocks are {blocks}")
         return self
 
     @model_validator(mode="after")

@@ -99,6 +99,7 @@ class _Run:
         self._log = RunLog(directory, self._done)
         self._board = ProgressBoard(self._done, setup.plan.total_steps, time.monotonic())
         self._beside: dict[Stage, Beside] = {}
+        self._files: dict[str, bytes] = {}
         self.last_evaluation: CheckpointEvaluation | None = None
         for warning in [*warnings, *self._log.warnings]:
             self._board.news.tell(warning)
@@ -140,6 +141,8 @@ class _Run:
             self._exchange.gather(report.stage, report.steps_done, report.embedding_gradient)
         self._log.add(report.record())
         self._tell(report.stage, report.loss)
+        while self._files:
+            self._directory.write_file(*self._files.popitem())
 
     def train(self, trainer: StageTrainer, batches: Round) -> RoundReport | None:
         """Do the steps of a round; None if it was stopped before the first.
@@ -158,8 +161,10 @@ class _Run:
             with at_work(beside):
                 yield
         finally:
-            for line in beside.take().lines:
+            left = beside.take()
+            for line in left.lines:
                 self._log.add(News(text=line))
+            self._files |= left.files
 
     @contextmanager
     def _blamed(self, stage: Stage) -> Iterator[None]:

@@ -178,6 +178,13 @@ def at_work(beside: Beside) -> Iterator[None]:
         _AT_WORK.end(before)
 
 
+def say(line: str) -> None:
+    """Tell people a line, with the name of the stage that is at work in this thread, as if its network had said it."""
+    listener = _AT_WORK.listener()
+    if listener is not None:
+        listener.hear(f"{line}\n")
+
+
 def leave_file(name: str, content: bytes) -> None:
     """Leave a file with the stage that is at work in this thread; without one it is dropped."""
     listener = _AT_WORK.listener()

@@ -82,9 +82,12 @@ def read_source(plan: RunPlan) -> Source | None:
     if root is None:
         return None
     run = RunDirectory(root)
-    there = RunPlan(run.config(), run.facts())
+    try:
+        there = RunPlan(run.config(), run.facts())
+        snapshots, warnings = run.checkpoints.load_last_whole()
+    except UserError as error:
+        raise UserError(f"training.init_from: {error}") from error
     _check_same_parts(run, there, plan)
-    snapshots, warnings = run.checkpoints.load_last_whole()
     for stage in plan.stages:
         _check_fits(run, stage, snapshots, plan)
     blocks, step = plan.config.blocks.count, next(iter(snapshots.values())).step

@@ -35,8 +35,9 @@ from noprop_dist.training.execution import execution_on
 from noprop_dist.training.fine_tuning import begin_again
 from noprop_dist.training.group_batch_norm import normalise_over_group
 from noprop_dist.training.optimisation import Optimisation
+from noprop_dist.training.profiling import ProfiledTrainer
 from noprop_dist.training.replicas import ALONE, OneReplica
-from noprop_dist.training.trainers import BlockTrainer, ClassifierTrainer
+from noprop_dist.training.trainers import BlockTrainer, ClassifierTrainer, StageTrainer
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,15 @@ class RunSetup:
         """The training split on a device, augmented if the settings say so."""
         return Samples(inputs, self.plan.facts, device, self.plan.augmentation())
 
-    def block_trainer(self, t: int, samples: Samples, device: torch.device, group: OneReplica = ALONE) -> BlockTrainer:
+    def block_trainer(self, t: int, samples: Samples, device: torch.device, group: OneReplica = ALONE) -> StageTrainer:
         """The trainer of block t (of one replica of it) at step 0, on samples that lie on the same device."""
+        trainer, wanted = self._block_trainer(t, samples, device, group), self.config.engine.profile
+        if wanted is None or wanted.block != t or group.rank > 0:
+            return trainer
+        file = f"profile/{block(t).file(self.config.blocks.count)}.json.gz"
+        return ProfiledTrainer(trainer, file, wanted.steps, self.plan.total_steps)
+
+    def _block_trainer(self, t: int, samples: Samples, device: torch.device, group: OneReplica) -> BlockTrainer:
         training, stage = self.config.training_of(t), block(t)
         network = self.for_training(self.plan.block_network(t), device)
         network = normalise_over_group(network, group) if group.size > 1 else network
@@ -273,22 +281,21 @@ def check_length(plan: RunPlan, directory: RunDirectory) -> str | None:
     Raises:
         UserError: a stage has done more steps than the run is to have.
     """
-    before, length, schedule = (
-        RunPlan(directory.config(), plan.facts).total_steps,
-        plan.total_steps,
-        plan.config.training.lr_schedule.kind,
-    )
+    before, length = RunPlan(directory.config(), plan.facts).total_steps, plan.total_steps
     if length == before:
         return None
     done = max((steps[-1] for steps in directory.checkpoints.saved_steps().values()), default=0)
     if done > length:
-        given = {key: setting_at(plan.config, key) for key in LENGTH}
-        said = next(f"{key}={value}" for key, value in reversed(given.items()) if value is not None)
-        raise UserError(f"{said}: makes {length} steps, and {directory} has done {done}; a run ends at or after those")
-    rates = (
-        f"; from here on the learning rates are those of training.lr_schedule.kind={schedule} over {length} steps, so "
-        "the weights are not those of a run that was begun with that length"
-        if schedule in ("cosine", "one-cycle")
-        else ""
+        key = LENGTH[plan.config.training.max_steps is not None]
+        raise UserError(
+            f"{key}={setting_at(plan.config, key)}: makes {length} steps, and {directory} has done {done}; "
+            "a run ends at or after those"
+        )
+    schedule = plan.config.training.lr_schedule.kind
+    told = f"the run ends at step {length}, no longer at step {before}"
+    if schedule not in ("cosine", "one-cycle"):
+        return told
+    return (
+        f"{told}; from here on the learning rates are those of training.lr_schedule.kind={schedule} over {length} "
+        "steps, so the weights are not those of a run that was begun with that length"
     )
-    return f"the run ends at step {length}, no longer at step {before}{rates}"

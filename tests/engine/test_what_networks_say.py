@@ -33,7 +33,8 @@ class Talking(nn.Module):
 
 def test_what_a_network_prints_logs_and_warns_reaches_the_log_with_its_block(small_config, run_here, tmp_path):
     talking = f"blocks.networks.2={{kind: custom, path: '{__name__}:Talking'}}"
-    config = small_config(talking, "training.max_steps=60", "engine.workers=1", "evaluation.samples=16")
+    config = small_config(talking, "training.max_steps=60", "engine.workers=1", "evaluation.samples=16",
+                          "engine.profile={block: 1, steps: 3}")  # fmt: skip
     assert run_here(config, str(tmp_path / "run")).step == 60
     said = [record.text for record in records_of(tmp_path / "run", News)]
     of_block = [text.removeprefix("block 2: ") for text in said if text.startswith("block 2: ")]
@@ -42,4 +43,6 @@ def test_what_a_network_prints_logs_and_warns_reaches_the_log_with_its_block(sma
     assert "evaluator: measured" in said
     assert 15 <= of_block.count("again and again") < 30
     assert [text for text in of_block if text.startswith("says more than is kept")]
-    assert not [text for text in said if text.startswith(("block 1", "block 3", "classifier"))], "others say nothing"
+    assert "block 1: the profile of steps 6 to 8 is in profile/block-01.json.gz" in said
+    assert (tmp_path / "run/profile/block-01.json.gz").stat().st_size > 0
+    assert not [text for text in said if text.startswith(("block 3", "classifier"))], "others say nothing"

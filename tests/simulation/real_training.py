@@ -54,7 +54,7 @@ class RealWorld(World):
         snapshots, _ = checkpoints.take_over()
         done = {stage: snapshots[stage].step if stage in snapshots else 0 for stage in self.setup.plan.stages}
         self.run_log = RunLog(self.directory, done)
-        self.thread = StorageThread(checkpoints, self.run_log)
+        self.thread = StorageThread(checkpoints, self.run_log, self.directory)
         unmeasured = [step for step in checkpoints.complete_steps if not self._measured(step)]
         start = StartingPoint(snapshots, unmeasured, self.setup.embedding_exchange(snapshots))
         super().__init__(self.setup.plan, self._make_actor, self._write, start, cores)

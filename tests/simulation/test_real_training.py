@@ -123,3 +123,9 @@ def test_a_run_that_began_with_the_weights_of_another_ends_with_the_same_bits(or
     assert run.train().error is None
     assert {each.step for each in records_of(tmp_path / "run", StageRecovered)} == {0}
     check_same(tmp_path / "run", tmp_path / "oracle")
+
+
+def test_a_profile_comes_back_from_a_worker_and_changes_no_bit(oracles, world, tmp_path):
+    assert world("engine.profile={block: 3, steps: 2}", "engine.round_steps=4").train().error is None
+    assert (tmp_path / "run/profile/block-03.json.gz").stat().st_size > 0
+    check_same(tmp_path / "run", oracles / "onehot")

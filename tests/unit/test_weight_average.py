@@ -8,11 +8,17 @@ import torch
 from torch import nn
 
 from noprop_dist import api
+from noprop_dist.baseline.trainer import end_to_end_trainer
 from noprop_dist.config.schema import TrainingSettings
 from noprop_dist.records import RoundDone
-from noprop_dist.stages import EMBEDDING, block
+from noprop_dist.stages import EMBEDDING, NETWORK, block
 from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.storage.snapshot import from_files, to_files
+from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.optimisation import Optimisation
+from noprop_dist.training.replicas import ALONE
+from noprop_dist.training.rounds import train_round
+from noprop_dist.training.setup import prepare
 from noprop_dist.training.weight_average import TRAINED
 
 AVERAGED, DECAY = "training.ema_decay=0.6", 0.6
@@ -113,3 +119,27 @@ def test_a_weight_with_two_names_is_averaged_under_both_and_a_buffer_is_not_aver
     again.restore(optimisation.snapshot())
     assert same(again.snapshot().weights, weights)
     assert same(again.snapshot().optimizer, optimisation.snapshot().optimizer)
+
+
+def test_the_baseline_keeps_one_of_its_whole_network_and_goes_on_from_what_it_trained(small_config):
+    def end_to_end(*settings):
+        setup, data = prepare(small_config("method=backprop", *settings))
+        cpu, stream = torch.device("cpu"), setup.batch_stream(data.train.labels)
+        trainer = end_to_end_trainer(
+            setup, setup.training_samples(data.train.inputs, cpu), cpu, ALONE, lambda each: each
+        )
+        return trainer, lambda first, steps: train_round(trainer, stream.round(RoundKey(NETWORK, first, steps)))
+
+    plain, train_plain = end_to_end()
+    averaged, train_averaged = end_to_end(AVERAGED)
+    again, train_again = end_to_end(AVERAGED)
+    train_plain(0, 6)
+    train_averaged(0, 4)
+    again.restore(from_files("network", *to_files(averaged.snapshot(), 3).values()))
+    for train in (train_averaged, train_again):
+        train(4, 2)
+    wanted, one, other = (each.snapshot() for each in (plain, averaged, again))
+    assert same(trained(one), wanted.weights)
+    assert not same(one.weights, wanted.weights)
+    assert (one.fingerprint(), trained(one).keys()) == (other.fingerprint(), trained(other).keys())
+    assert same(trained(one), trained(other))

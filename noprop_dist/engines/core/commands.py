@@ -140,7 +140,15 @@ class FlushLog:
     """Write the log."""
 
 
-StorageTask = WriteSnapshot | Prune | FlushLog
+@dataclass(frozen=True)
+class WriteFile:
+    """Write the log, then a file by its name in the run directory."""
+
+    name: str
+    content: bytes
+
+
+StorageTask = WriteSnapshot | Prune | FlushLog | WriteFile
 
 
 @dataclass(frozen=True)

@@ -159,8 +159,10 @@ class Run:
             case Replied(call, value):
                 for answer in self._parts.pool.answered(call, value, now):
                     self._answered(answer, now)
-            case Heard(lines):
+            case Heard(lines, files):
                 self.journal.tell(*lines)
+                for name, content in files.items():
+                    self._parts.snapshots.write_file(name, content)
             case ActorLost(process, cause, constructor_raised):
                 slot = self._parts.pool.slots[process.slot]
                 if slot.process == process and not isinstance(slot.state, Absent | GivenUp):

@@ -7,7 +7,16 @@ memory stays bounded; checkpoints whose snapshots were overtaken are left out.
 from collections import deque
 from collections.abc import Mapping
 
-from noprop_dist.engines.core.commands import Command, FlushLog, Log, Prune, StorageTask, UseStorage, WriteSnapshot
+from noprop_dist.engines.core.commands import (
+    Command,
+    FlushLog,
+    Log,
+    Prune,
+    StorageTask,
+    UseStorage,
+    WriteFile,
+    WriteSnapshot,
+)
 from noprop_dist.engines.core.events import StorageDone
 from noprop_dist.records import SnapshotWritten
 from noprop_dist.stages import Stage
@@ -53,6 +62,10 @@ class Snapshots:
     def flush(self) -> None:
         """Have the log written."""
         self._tasks.append(FlushLog())
+
+    def write_file(self, name: str, content: bytes) -> None:
+        """Have a file written into the run directory."""
+        self._tasks.append(WriteFile(name, content))
 
     def newest(self, stage: Stage) -> Snapshot | None:
         """A stage's newest snapshot, written or not."""

@@ -54,6 +54,15 @@ METHODS: dict[type[Request], str] = {
 }
 """The method of an actor that answers a request; its arguments are the fields of the request."""
 
+
+def events_of(call: int, answer: Any) -> Iterator[Event]:
+    """What a worker's answer to a call means."""
+    if isinstance(answer, Accompanied):
+        yield Heard(answer.left.lines, answer.left.files)
+        answer = answer.answer
+    yield Replied(call, answer)
+
+
 ActorHandle = Any
 """Ray's actor handles and object references have no static type."""
 
@@ -161,10 +170,7 @@ class RayActors:
         except RayError as error:
             yield ActorLost(call.process, cause_of_loss(error), raised_by_constructor(error))
             return
-        if isinstance(answer, Accompanied):
-            yield Heard(answer.left.lines)
-            answer = answer.answer
-        yield Replied(call.call, answer)
+        yield from events_of(call.call, answer)
 
     def close(self) -> None:
         """End all processes."""

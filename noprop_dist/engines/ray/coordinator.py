@@ -116,7 +116,7 @@ class Coordinator:
         actors = RayActors(setup, data, self._directory.root, placement, draw, self._worker_classes)
         if exporter is not None:
             exporter.show_live(lambda: _live(run, actors))
-        runner = CommandRunner(actors, checkpoints, log)
+        runner = CommandRunner(actors, checkpoints, log, self._directory)
         try:
             return self._loop(run, runner, exporter)
         finally:
