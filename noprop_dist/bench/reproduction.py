@@ -5,18 +5,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from noprop_dist import api
-from noprop_dist.api import Watcher
+from noprop_dist.api import Result, Watcher
 from noprop_dist.config.layers import load_config
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.load import load_data
 from noprop_dist.errors import UserError
+from noprop_dist.files import JsonObject, from_json, parse_json
 from noprop_dist.inference.evaluation import evaluate
 from noprop_dist.records import RoundDone
 from noprop_dist.report.paper_table import NAMES, PAPER, Cell, markdown, table_rows
 from noprop_dist.report.summary import busy_seconds, of_kind
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.store import Store
-from noprop_dist.training.messages import RunOutcome
 
 PASSES = 5
 EMBEDDINGS = {
@@ -26,7 +26,7 @@ EMBEDDINGS = {
 }
 Cells = dict[tuple[str, str], list[Cell]]
 """By method and embedding; one for each seed."""
-Watched = Callable[[str, Callable[[Watcher], RunOutcome]], RunOutcome]
+Watched = Callable[[str, Callable[[Watcher], Result]], Result]
 """Runs a training in a run directory and shows its progress."""
 
 
@@ -73,8 +73,12 @@ def _cell(config: RunConfig, directory: RunDirectory, watched: Watched) -> Cell:
     store, results, where = Store(directory.root), "reproduced.json", directory.root
     if directory.holds_run and store.exists(results):
         api.check_same_run(directory, config)
-        found = json.loads(store.read(results))
-        return Cell(**{**found, "stochastic": tuple(found["stochastic"])})
+        try:
+            return from_json(Cell, parse_json(store.read(results), JsonObject))
+        except ValueError as error:
+            raise UserError(
+                f"{store}: {results} cannot be read: {error}; without that file the run is measured anew"
+            ) from error
     watched(where, lambda watcher: api.train(config, where, or_resume=True, watcher=watcher))
     cell = _measure(where)
     store.write(results, json.dumps(asdict(cell)).encode())
@@ -82,7 +86,7 @@ def _cell(config: RunConfig, directory: RunDirectory, watched: Watched) -> Cell:
 
 
 def _measure(run_dir: str) -> Cell:
-    run = api.load(run_dir)
+    run = api.open_run(run_dir)
     test = load_data(run.plan.config.data).held_out.test
     mean = evaluate(run.network, test, "mean").accuracy
     passes = [evaluate(run.network, test, "stochastic", first_pass=i).accuracy for i in range(PASSES)]

@@ -21,7 +21,7 @@ def show_evaluation(
 ) -> None:
     """Print the accuracy on the test set."""
     chosen = checked_sampler(sampler, passes)
-    run = api.load(run_dir, trust_code=trust_code)
+    run = api.open_run(run_dir, trust_code=trust_code)
     warn(run.warnings)
     with working("classifying the test samples"):
         result = api.evaluate(run, chosen, passes, per_block=per_block, data_root=data_root)
@@ -47,7 +47,7 @@ def show_predictions(
 ) -> None:
     """Print class and probability of each image file."""
     chosen = checked_sampler(sampler, passes)
-    run = api.load(run_dir, trust_code=trust_code)
+    run = api.open_run(run_dir, trust_code=trust_code)
     warn(run.warnings)
     predictions = api.predict(run, images, chosen, passes, warn=lambda line: warn([line]))
     if as_json:

@@ -1,6 +1,5 @@
 """Live progress: a table in a terminal, plain lines elsewhere; always on standard error."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -12,11 +11,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from noprop_dist.api import ProgressLines, RunProgress
 from noprop_dist.cli.terminal import Terminal, shown
-from noprop_dist.training.progress import RunProgress
-
-LINE_SECONDS = 10.0
-"""Without a terminal, at most one line in so many seconds, and one for every piece of news."""
 
 NEWS_LINES = 4
 NARROW = 60
@@ -71,9 +67,7 @@ class LineView:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._news_shown = 0
-        self._line = ""
-        self._last = 0.0
+        self._lines = ProgressLines(self.say)
 
     def say(self, note: str) -> None:
         """Print a note."""
@@ -85,28 +79,7 @@ class LineView:
 
     def show(self, progress: RunProgress) -> None:
         """Print news, and a line if it is time for one."""
-        now = time.monotonic()
-        told = progress.news_told
-        unseen = told - self._news_shown if told >= self._news_shown else told  # a new coordinator tells anew
-        for line in progress.news[max(0, len(progress.news) - unseen) :]:
-            self.say(line)
-        self._news_shown = told
-        line = progress_line(progress)
-        due = now - self._last >= LINE_SECONDS or progress.fraction == 1
-        if due and line != self._line:
-            self._last, self._line = now, line
-            self.say(line)
-
-
-def progress_line(progress: RunProgress) -> str:
-    """`steps 120–136 of 400, 31 %, 160 block-steps/s, loss 0.02–1.1, 20 s left`."""
-    steps = [stage.step for stage in progress.blocks]
-    losses = [stage.loss for stage in progress.blocks if stage.loss is not None]
-    loss = f", loss {min(losses):.3g}–{max(losses):.3g}" if losses else ""
-    done = f"steps {min(steps)}–{max(steps)} of {progress.total_steps}, {progress.fraction:.0%}"
-    if progress.waits_for is not None:
-        return f"{done}; {progress.waits_for}"
-    return f"{done}, {progress.block_steps_per_second:.0f} block-steps/s{loss}, {_left(progress)}"
+        self._lines.show(progress)
 
 
 def progress_table(progress: RunProgress, width: int = 80) -> Group:
@@ -122,18 +95,4 @@ def progress_table(progress: RunProgress, width: int = 80) -> Group:
         table.add_row(stage.stage.name, f"{stage.step}/{progress.total_steps}", loss, *rates, stage.state)
     bar = Padding(ProgressBar(total=1.0, completed=progress.fraction, width=60), 0)  # a bare bar ends without a newline
     news = Text(shown("\n".join(progress.news[-NEWS_LINES:])), style="dim")
-    return Group(table, bar, Text(progress_line(progress)), news)
-
-
-def _left(progress: RunProgress) -> str:
-    if progress.remaining_seconds is None:
-        return "time left unknown"
-    minutes, seconds = divmod(round(progress.remaining_seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return (
-        f"{hours} h {minutes} min left"
-        if hours
-        else f"{minutes} min {seconds} s left"
-        if minutes
-        else f"{seconds} s left"
-    )
+    return Group(table, bar, Text(progress.line()), news)

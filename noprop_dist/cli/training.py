@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from rich.table import Table
 
 from noprop_dist import api
-from noprop_dist.api import Watcher
+from noprop_dist.api import Result, Watcher
 from noprop_dist.cli.options import address_setting
 from noprop_dist.cli.progress import progress_view
 from noprop_dist.cli.stop_signals import stop_signals
@@ -16,7 +16,6 @@ from noprop_dist.cli.terminal import FittingTable, LastingOutput, Terminal, show
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
-from noprop_dist.training.messages import RunOutcome
 
 
 def start_run(config: RunConfig, run_dir: str | None, or_resume: bool = False) -> None:
@@ -25,7 +24,7 @@ def start_run(config: RunConfig, run_dir: str | None, or_resume: bool = False) -
         raise UserError("--or-resume: takes --run-dir, where the run may be already")
     where = api.default_run_dir(config) if run_dir is None else run_dir
     outcome = watched(where, lambda watcher: api.train(config, where, or_resume=or_resume, watcher=watcher))
-    print(shown(outcome.directory))
+    print(shown(outcome.path))
 
 
 def resume_run(
@@ -35,10 +34,10 @@ def resume_run(
     root = [] if data_root is None else [f"data.root={json.dumps(data_root)}"]
     changed = [*settings, *root, *address_setting(address)]
     outcome = watched(run_dir, lambda watcher: api.resume(run_dir, changed, watcher=watcher, trust_code=trust_code))
-    print(shown(outcome.directory))
+    print(shown(outcome.path))
 
 
-def watched(run_dir: str, train: Callable[[Watcher], RunOutcome]) -> RunOutcome:
+def watched(run_dir: str, train: Callable[[Watcher], Result]) -> Result:
     """Train with progress and results on standard error; signals snapshot the run and end it.
 
     So does a pipe that nobody reads any more, as if SIGPIPE had come.
@@ -47,7 +46,7 @@ def watched(run_dir: str, train: Callable[[Watcher], RunOutcome]) -> RunOutcome:
         SystemExit: the run was stopped by a signal, 128 + its number.
         TrainingError: it could not be trained to its end.
     """
-    output = LastingOutput(sys.stderr)
+    output = LastingOutput.of(sys.stderr)
     messages = Terminal(file=output)
     with progress_view(messages) as view, stop_signals(view.say) as request:
 

@@ -66,11 +66,12 @@ def _rules(config: RunConfig) -> list[tuple[str, bool, str]]:
     blocks, on_cpu = config.blocks.trained(), config.engine.device == "cpu"
     trained = "|".join(map(str, blocks))
     return [
-        (r"data\.root", name == "digits", with_name),
+        (r"data\.root", name in ("digits", "given"), with_name),
         (r"data\.download", name not in DOWNLOADED, with_name),
         (r"data\.image_size", name != "image-folder", with_name),
-        (r"data\.classes", name != "npz", with_name),
-        (r"data\.test_fraction", name not in ("image-folder", "npz"), f"{with_name}, which has a test set"),
+        (r"data\.classes", name not in ("npz", "given"), with_name),
+        (r"data\.columns", name != "given", with_name),
+        (r"data\.test_fraction", name not in ("image-folder", "npz", "given"), f"{with_name}, which has a test set"),
         (r"data\.validation_fraction", name == "packed", f"{with_name}: it was split when it was packed"),
         (r"schedule\.alpha_bar_(min|max)", config.schedule.kind == "list", "with schedule.kind=list"),
         (

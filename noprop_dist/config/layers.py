@@ -1,17 +1,15 @@
 """Makes a configuration of layers: defaults ← preset ← YAML file ← single settings."""
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
 from importlib import resources
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
-
-from pydantic import BaseModel, ValidationError
+from types import NoneType
+from typing import Any
 
 from noprop_dist.config.effect import dropped, without_effect
-from noprop_dist.config.schema import NetworkSettings, RunConfig
+from noprop_dist.config.refusals import types_at
+from noprop_dist.config.schema import RunConfig
 from noprop_dist.config.yaml_text import MAX_BYTES, parse_yaml, to_yaml_text
 from noprop_dist.errors import UserError
 from noprop_dist.files import local_path, open_file
@@ -66,7 +64,7 @@ def preset_layer(name: str) -> Layer:
         UserError: there is no preset of that name.
     """
     if name not in PRESETS:
-        raise UserError(f"--preset {name}: no such preset; allowed are {', '.join(PRESETS)}")
+        raise UserError(f"preset {name}: no such preset; allowed are {', '.join(PRESETS)}")
     text = (resources.files(__package__) / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
     return _parse_layer(text, f"preset {name}")
 
@@ -127,10 +125,7 @@ def validated(values: Mapping[str, Any]) -> RunConfig:
     Raises:
         UserError: one sentence for each value that is not allowed, with its key.
     """
-    try:
-        return RunConfig.model_validate(values)
-    except ValidationError as error:
-        raise UserError("; ".join(_sentences(error.errors()))) from error
+    return RunConfig(**{str(key): value for key, value in values.items()})
 
 
 def to_yaml(config: RunConfig) -> str:
@@ -146,97 +141,9 @@ def _parse_layer(text: str | bytes, source: str) -> Layer:
     return layer
 
 
-def _sentences(details: Sequence[Any]) -> Iterator[str]:
-    """One sentence for each setting that is refused; what a union says of each of its members is put together."""
-    by_key: dict[str, list[Any]] = {}
-    for detail in details:
-        by_key.setdefault(_key(detail), []).append(detail)
-    for key, of_key in by_key.items():
-        first, reasons = of_key[0], list(dict.fromkeys(_reason(detail) for detail in of_key))
-        if NoneType in _types_at(first["loc"]):
-            reasons.append("null")
-        refused = "" if first["type"] in _SAID_IN_FULL else f"{_shortened(first['input'])} is not allowed: "
-        yield f"{key}{': ' if key else ''}{refused}{', or '.join(reasons)}"
-
-
-def _reason(detail: Any) -> str:
-    location = detail["loc"]
-    match detail["type"]:
-        case "extra_forbidden" | "invalid_key":
-            return f"there is no such setting{_suggestion(location)}"
-        case "missing":
-            return "must be given"
-        case "value_error" | "boolean":
-            return str(detail["msg"]).removeprefix("Value error, ")
-        case "model_type" | "model_attributes_type":
-            names, value = _settings_at(location), detail["input"]
-            example = f"; write {_key(detail)}.kind={value}" if "kind" in names and isinstance(value, str) else ""
-            return f"this is a section, with the settings {', '.join(names)}{example}"
-    return str(detail["msg"][:1].lower() + detail["msg"][1:])
-
-
-def _shortened(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]} …"
-
-
-def _key(detail: Any) -> str:
-    """The dotted key of an error, without the members of unions that pydantic puts into its location."""
-    location = detail["loc"]
-    known = [part for end, part in enumerate(location, start=1) if part not in _NETWORKS and _types_at(location[:end])]
-    if detail["type"] == "boolean":  # the section tells it
-        known.append(detail["ctx"]["setting"])
-    return ".".join(map(str, [*known, *(location[-1:] if detail["type"] in _UNKNOWN else ())]))
-
-
-def _suggestion(location: tuple[Any, ...]) -> str:
-    names = _settings_at(location[:-1])
-    close = difflib.get_close_matches(str(location[-1]), names, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; allowed are {', '.join(names)}"
-
-
 def _is_text(key: str) -> bool:
-    types = _types_at(key.split("."))
+    types = types_at(RunConfig, key.split("."))
     return str in types and {str, NoneType}.issuperset(types)
 
 
-def _settings_at(location: Sequence[Any]) -> list[str]:
-    """The names of the settings of the section that stands at a location, of every kind that it may have."""
-    sections = [each for each in _types_at(location) if _is_section(each)]
-    return list(dict.fromkeys(name for section in sections for name in section.model_fields))
-
-
-def _types_at(location: Sequence[Any]) -> list[Any]:
-    """The types that the schema allows at a location; none if it has no such setting."""
-    types: list[Any] = [RunConfig]
-    for part in location:
-        if part in _NETWORKS:  # pydantic puts the kind of a network into an error's location, though it is no key
-            types = [_NETWORKS[part]]
-            continue
-        fields = [
-            each.model_fields[part].annotation for each in types if _is_section(each) and part in each.model_fields
-        ]
-        elements = [get_args(each)[get_origin(each) is dict] for each in types if get_origin(each) in (dict, tuple)]
-        types = [member for annotation in (*fields, *elements) for member in _members(annotation)]
-    return types
-
-
-def _members(annotation: Any) -> list[Any]:
-    """The types of a union, without what `Annotated` says of them."""
-    if get_origin(annotation) is Annotated:
-        return _members(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, UnionType):
-        return [member for each in get_args(annotation) for member in _members(each)]
-    return [annotation]
-
-
-def _is_section(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
-
-
 _KINDS = {list: "list", str: "text", int: "number", float: "number"}
-_UNKNOWN = ("extra_forbidden", "invalid_key")
-_SAID_IN_FULL = (*_UNKNOWN, "missing", "value_error", "boolean")
-_NETWORKS: dict[Any, type[BaseModel]] = {
-    get_args(model.model_fields["kind"].annotation)[0]: model for model in get_args(get_args(NetworkSettings)[0])
-}

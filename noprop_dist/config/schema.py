@@ -14,10 +14,12 @@ of a result, and a result is the weights of its stages, bit for bit:
 from enum import Enum
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from noprop_dist.config.refusals import sentences
 from noprop_dist.diffusion.schedule import Schedule, cosine, equal_probability, linear
+from noprop_dist.errors import UserError
 
 
 class Mark(Enum):
@@ -87,8 +89,8 @@ class DataSettings(Settings):
     """The data set. Its samples have a fingerprint of their own, so the place they lie in changes no bits."""
 
     name: ChangesBits[
-        Literal["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "image-folder", "npz", "packed"]
-    ] = "digits"
+        Literal["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "image-folder", "npz", "packed", "given"]
+    ] = Field("digits", description="given: handed over in Python, `train(config, data=…)`")
     root: KeepsBits[str | None] = Field(
         None,
         description="torchvision's root folder (default: data), the image folder, the .npz file, or a packed folder",
@@ -96,7 +98,7 @@ class DataSettings(Settings):
     download: KeepsBits[bool] = Field(True, description="let torchvision download what is missing under root")
     validation_fraction: ChangesBits[float] = Field(0.1, gt=0, lt=0.5, description="held out of the training set")
     test_fraction: ChangesBits[float] = Field(
-        0.2, gt=0, lt=0.9, description="held out as test set if the data has none (image-folder, npz)"
+        0.2, gt=0, lt=0.9, description="held out as test set if the data has none (image-folder, npz, given)"
     )
     image_size: ChangesBits[int | None] = Field(
         None, ge=1, le=8192, description="image-folder: resize to this many pixels a side"
@@ -105,7 +107,10 @@ class DataSettings(Settings):
         None,
         ge=1,
         le=100_000,
-        description="npz: number of classes, labels being 0..classes−1 (default: those that the training set has)",
+        description="npz, given: number of classes, labels being 0..classes−1 (default: those of the training set)",
+    )
+    columns: KeepsBits[tuple[str, str] | None] = Field(
+        None, description="given: columns of image and label of a Hugging Face Dataset (default: found by their types)"
     )
     augment: AugmentSettings = AugmentSettings()
 
@@ -210,8 +215,15 @@ class CustomNetwork(Settings):
     arguments: ChangesBits[dict[str, Any]] = Field(default_factory=dict, description="further keyword arguments")
 
 
+class GivenNetwork(Settings):
+    """A class or function that was handed over in Python, `train(config, network=…)`; built as a custom one is."""
+
+    kind: ChangesBits[Literal["given"]] = "given"
+    name: ChangesBits[str] = Field(description="of the class or function, for people")
+
+
 NetworkSettings = Annotated[
-    PaperNetwork | SmallConvNetwork | MlpNetwork | TorchvisionNetwork | CustomNetwork,
+    PaperNetwork | SmallConvNetwork | MlpNetwork | TorchvisionNetwork | CustomNetwork | GivenNetwork,
     Field(discriminator="kind"),
 ]
 
@@ -371,7 +383,8 @@ class EngineSettings(Settings):
     )
     # The baseline's processes share every batch, as replicas_per_block do. NoProp's workers share nothing.
     workers: ChangesBaselineBits[Positive | Literal["auto"]] = Field(
-        "auto", description="block worker actors (auto: one a GPU or core); processes of the baseline"
+        "auto",
+        description="block worker actors (auto: one a GPU or core, at most 16 on each); processes of the baseline",
     )
     device: ChangesBits[Literal["auto", "cpu", "cuda"]] = Field(
         "auto", description="that networks compute on (auto: a GPU if there is one); fixes the bits"
@@ -397,7 +410,9 @@ class EngineSettings(Settings):
     max_failures: KeepsBits[int] = Field(
         8, ge=-1, lt=2**31, description="lost workers that one block may have been training on, -1 is any number"
     )
-    start_timeout_seconds: KeepsBits[Seconds] = Field(120, description="for the first worker to start")
+    start_timeout_seconds: KeepsBits[Seconds] = Field(
+        120, description="for the first worker, or the baseline's processes, to start"
+    )
     coordinator_timeout_seconds: KeepsBits[Seconds] = Field(
         60, description="without answer, before a coordinator is given up and another one goes on"
     )
@@ -478,7 +493,11 @@ class MetricsSettings(Settings):
 
 
 class RunConfig(Settings):
-    """Everything that describes a run."""
+    """Everything that describes a run: `RunConfig(seed=1, blocks={"count": 5})`.
+
+    Raises:
+        UserError: a setting is not allowed; one sentence for each.
+    """
 
     seed: ChangesBits[int] = Field(0, ge=0, lt=2**63, description="of everything that is drawn at random")
     method: ChangesBits[Literal["noprop", "backprop"]] = Field(
@@ -495,6 +514,27 @@ class RunConfig(Settings):
     evaluation: EvaluationSettings = EvaluationSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     metrics: MetricsSettings = MetricsSettings()
+
+    def __init__(self, **settings: Any) -> None:
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise UserError("; ".join(sentences(type(self), error.errors()))) from error
+
+    @staticmethod
+    def preset(name: str, **settings: Any) -> "RunConfig":
+        """The configuration of a preset, with other values: `RunConfig.preset("digits", blocks={"count": 10})`.
+
+        Args:
+            name: digits, mnist, fashion-mnist, cifar10 or cifar100.
+            settings: sections as mappings; what they do not name is as in the preset.
+
+        Raises:
+            UserError: there is no such preset, or a setting is not allowed.
+        """
+        from noprop_dist.config.layers import merge, preset_layer, validated  # layers are made of this class
+
+        return validated(merge(preset_layer(name), settings))
 
     @property
     def shares_embedding(self) -> bool:

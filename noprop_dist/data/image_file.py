@@ -72,13 +72,23 @@ def read_image(file: Path, channels: int | None = None, size: tuple[int, int] | 
         with open_file(file) as opened, Image.open(opened) as raw:
             if raw.width * raw.height > MAX_PIXELS:
                 raise ValueError(f"{raw.width}×{raw.height} pixels are more than the {MAX_PIXELS:,} that are read")
-            image = _eight_bits(ImageOps.exif_transpose(raw), _is_sixteen_bits(raw))
-            grey = channels == 1 or (channels is None and image.mode in GREY)
-            image = image.convert("L" if grey else "RGB")
-        if size is not None and image.size != (size[1], size[0]):
-            image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+            return pixels_of(raw, channels, size)
     except Exception as error:
         raise _unreadable(file, error) from error
+
+
+def pixels_of(raw: Image.Image, channels: int | None = None, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """See `read_image`, of an image that Pillow has opened.
+
+    Raises:
+        ValueError: its scale is unknown.
+        OSError: its pixels cannot be decoded.
+    """
+    image = _eight_bits(ImageOps.exif_transpose(raw), _is_sixteen_bits(raw))
+    grey = channels == 1 or (channels is None and image.mode in GREY)
+    image = image.convert("L" if grey else "RGB")
+    if size is not None and image.size != (size[1], size[0]):
+        image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     pixels = np.array(image, dtype=np.uint8)
     return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
 

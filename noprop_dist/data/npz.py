@@ -1,12 +1,12 @@
-"""A .npz file of arrays."""
+"""Named arrays as a data set: those of a .npz file, or those that a caller holds (`data.given`)."""
 
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +37,7 @@ def load_npz(settings: DataSettings, keep: Keep = in_memory) -> DataSet:
     file = local_path(settings.root or "")
     try:
         with open_file(file) as opened, zipfile.ZipFile(opened) as archive:
-            return _load(_Arrays(archive, os.fstat(opened.fileno()).st_size, file), settings, keep)
+            return load_arrays(_ArchivedArrays(archive, os.fstat(opened.fileno()).st_size, file), settings, keep)
     except UserError:
         raise
     except FileNotFoundError as error:
@@ -47,38 +47,85 @@ def load_npz(settings: DataSettings, keep: Keep = in_memory) -> DataSet:
         raise UserError(f"data.root={file}: is no complete .npz file of plain arrays: {reason}") from error
 
 
-def _load(arrays: "_Arrays", settings: DataSettings, keep: Keep) -> DataSet:
-    notes: list[str] = []
-    parts = {
-        part: _split(arrays, part, notes) for part in ("train", "val", "test") if part == "train" or arrays.has(part)
-    }
+class Arrays(Protocol):
+    """Arrays x_train, y_train and, where there are, x_val, y_val, x_test, y_test.
+
+    Attributes:
+        source: what names them in messages.
+        class_names: of labels 0..m−1; None for the labels that y_train has.
+    """
+
+    @property
+    def source(self) -> str: ...
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None: ...
+
+    @property
+    def names(self) -> Sequence[str]: ...
+
+    def kind(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Shape and dtype of an array that is there."""
+
+    def read(self, name: str) -> NDArray[Any]:
+        """An array.
+
+        Raises:
+            UserError: there is none of that name, or it cannot be read.
+        """
+
+
+def load_arrays(arrays: Arrays, settings: DataSettings, keep: Keep = in_memory) -> DataSet:
+    """Make a data set of arrays; see `load_npz` for what they may be.
+
+    Raises:
+        UserError: an array is missing or of another kind.
+    """
+    notes, source = list[str](), arrays.source
+    given = {name[2:] for name in arrays.names if name[:2] in ("x_", "y_")}
+    wanted: list[str] = [part for part in ("train", "val", "test") if part == "train" or part in given]
+    parts = {part: _split(arrays, part, notes) for part in wanted}
+    for part in parts:
+        _check_alike(arrays, parts, part)
     if unused := [name for name in arrays.names if name[:2] not in ("x_", "y_") or name[2:] not in parts]:
-        notes.append(f"{arrays.file}: left out are the arrays {', '.join(unused[:4])}{', …' * (len(unused) > 4)}")
-    notes += _other_scales(parts, arrays.file)
+        notes.append(f"{source}: left out are the arrays {', '.join(unused[:4])}{', …' * (len(unused) > 4)}")
+    notes += _other_scales(parts, source)
     notes += shares_without_effect(settings, ["validation" if part == "val" else part for part in parts])
-    classes, names = _classes(parts["train"].labels, settings.classes, arrays.file, notes)
-    numbered = {part: _numbered(split, classes, f"{arrays.file}: y_{part}") for part, split in parts.items()}
+    classes, names = _classes(parts["train"].labels, settings.classes, arrays, notes)
+    numbered = {part: _numbered(split, classes, f"{source}: y_{part}") for part, split in parts.items()}
     training, test = numbered["train"], numbered.get("test")
     if test is None:
         training, test = split_off(training, settings.test_fraction)
     fraction, validation = settings.validation_fraction, numbered.get("val")
-    return assemble("npz", training, test, names, fraction, keep=keep, validation=validation, notes=tuple(notes))
+    return assemble(
+        settings.name, training, test, names, fraction, keep=keep, validation=validation, notes=tuple(notes)
+    )
 
 
 @dataclass(frozen=True)
-class _Arrays:
+class _ArchivedArrays:
     """The arrays of an archive, whose sizes are checked before memory is taken for them."""
 
     archive: zipfile.ZipFile
     file_bytes: int
     file: Path
+    class_names: None = None
+
+    @property
+    def source(self) -> str:
+        return str(self.file)
 
     @property
     def names(self) -> list[str]:
         return [name.removesuffix(".npy") for name in self.archive.namelist()]
 
-    def has(self, part: str) -> bool:
-        return f"x_{part}" in self.names or f"y_{part}" in self.names
+    def kind(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Shape and dtype of an array that is there."""
+        with self.archive.open(f"{name}.npy") as opened:
+            version = np.lib.format.read_magic(opened)
+            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = header(opened)
+        return shape, dtype
 
     def read(self, name: str) -> NDArray[Any]:
         """An array.
@@ -88,11 +135,7 @@ class _Arrays:
         """
         if name not in self.names:
             raise UserError(f"{self.file}: has no array {name}; it holds {', '.join(self.names) or 'nothing'}")
-        member = self.archive.getinfo(f"{name}.npy")
-        with self.archive.open(member) as opened:
-            version = np.lib.format.read_magic(opened)
-            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = header(opened)
+        member, (shape, dtype) = self.archive.getinfo(f"{name}.npy"), self.kind(name)
         if dtype.hasobject:
             raise UserError(f"{self.file}: {name} holds Python objects, arrays of plain numbers are needed")
         nbytes = prod(shape) * dtype.itemsize
@@ -104,23 +147,38 @@ class _Arrays:
         return array
 
 
-def _other_scales(parts: Mapping[str, Split], file: Path) -> list[str]:
+def _check_alike(arrays: Arrays, parts: Mapping[str, Split], part: str) -> None:
+    """Refuse samples of a split that are not of the kind of the training samples.
+
+    Raises:
+        UserError: names both arrays, what they are, and what to do.
+    """
+    train, other = parts["train"].inputs, parts[part].inputs
+    if train.dtype == other.dtype and train.shape[1:] == other.shape[1:]:
+        return
+    kinds = {name: arrays.kind(name) for name in ("x_train", f"x_{part}")}
+    found = ", ".join(f"{name} is {dtype} of shape {shape}" for name, (shape, dtype) in kinds.items())
+    kind, shape = "as uint8 from 0 to 255, or both as floats of one scale", "with samples of one shape"
+    raise UserError(f"{arrays.source}: {found}; save both {shape if train.dtype == other.dtype else kind}")
+
+
+def _other_scales(parts: Mapping[str, Split], source: str) -> list[str]:
     """A line for each split whose values are hardly scaled as those of the training samples are."""
     values = {f"x_{part}": np.asarray(split.inputs) for part, split in parts.items()}
     ends = {name: (float(x.min()), float(x.max())) for name, x in values.items()}
     largest = {name: max(map(abs, each)) for name, each in ends.items()}
     low, high = ends["x_train"]
     return [
-        f"{file}: {name} lies between {least:.4g} and {most:.4g}, x_train between {low:.4g} and {high:.4g}: are they "
+        f"{source}: {name} lies between {least:.4g} and {most:.4g}, x_train between {low:.4g} and {high:.4g}: are they "
         "scaled alike?"
         for name, (least, most) in ends.items()
         if not largest["x_train"] / OTHER_SCALE <= largest[name] <= largest["x_train"] * OTHER_SCALE
     ]
 
 
-def _split(arrays: _Arrays, part: str, notes: list[str]) -> Split:
+def _split(arrays: Arrays, part: str, notes: list[str]) -> Split:
     """One split, its labels as they are in the file."""
-    file, x_name, y_name = arrays.file, f"x_{part}", f"y_{part}"
+    file, x_name, y_name = arrays.source, f"x_{part}", f"y_{part}"
     x, y = arrays.read(x_name), arrays.read(y_name)
     if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
         raise UserError(f"{file}: {y_name} is {y.dtype} of shape {y.shape}, integers of shape (N,) are needed")
@@ -181,7 +239,7 @@ def _channels_first(x: NDArray[Any], where: str, notes: list[str]) -> NDArray[An
 
 
 def _classes(
-    labels: NDArray[np.int64], given: int | None, file: Path, notes: list[str]
+    labels: NDArray[np.int64], given: int | None, arrays: Arrays, notes: list[str]
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """The label of each class number, and its name.
 
@@ -190,15 +248,17 @@ def _classes(
     """
     if given is not None:
         return np.arange(given), tuple(map(str, range(given)))
-    classes = np.unique(labels)
+    if arrays.class_names is not None:
+        return np.arange(len(arrays.class_names)), arrays.class_names
+    classes, source = np.unique(labels), arrays.source
     if len(labels) > 1 and len(classes) > len(labels) // 2:
         raise UserError(
-            f"{file}: y_train has {len(classes):,} different labels in {len(labels):,} samples, which are ids and no "
+            f"{source}: y_train has {len(classes):,} different labels in {len(labels):,} samples, which are ids and no "
             "classes; data.classes says how many classes there are"
         )
     if classes.size and classes[-1] != len(classes) - 1 and classes[0] >= 0:
         notes.append(
-            f"{file}: y_train has {len(classes):,} different labels from {classes[0]} to {classes[-1]}, which become "
+            f"{source}: y_train has {len(classes):,} different labels from {classes[0]} to {classes[-1]}, which become "
             f"classes 0 to {len(classes) - 1} and keep their names"
         )
     return classes, tuple(map(str, classes.tolist()))

@@ -27,7 +27,7 @@ class TrainedRun:
         plan: of the run.
         network: of that checkpoint, on the device that it computes on.
         step: of that checkpoint.
-        warnings: of damaged checkpoints that were passed over.
+        warnings: of damaged checkpoints that were passed over, and of networks whose files have changed.
     """
 
     directory: RunDirectory

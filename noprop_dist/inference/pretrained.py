@@ -25,11 +25,11 @@ from torch import Tensor, nn
 from noprop_dist import __version__
 from noprop_dist.config import schema
 from noprop_dist.errors import UserError
-from noprop_dist.files import local_path, open_file, parse_json
+from noprop_dist.files import JsonObject, local_path, open_file, parse_json
 from noprop_dist.inference.model_card import model_card
 from noprop_dist.inference.network import Sampler
 from noprop_dist.models.build import build_classifier, build_network
-from noprop_dist.models.custom import NetworkFactory, never_import_from
+from noprop_dist.models.custom import NetworkFactory, given_network, never_import_from
 from noprop_dist.models.shapes import Shapes
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -209,7 +209,7 @@ def _config(folder: Path) -> PretrainedConfig:
             content = opened.read(LARGEST_CONFIG + 1)
         if len(content) > LARGEST_CONFIG:
             raise ValueError(f"it is larger than {LARGEST_CONFIG:,} bytes")
-        config = PretrainedConfig.model_validate(parse_json(content))
+        config = PretrainedConfig.model_validate(parse_json(content, JsonObject))
         if config.id2label.keys() != set(range(len(config.id2label))):
             raise ValueError("the keys of id2label are not 0..m−1")
     except FileNotFoundError as error:
@@ -224,14 +224,16 @@ def _config(folder: Path) -> PretrainedConfig:
 
 
 def _check_trust(folder: Path, config: PretrainedConfig, network: NetworkFactory | None, trust_code: bool) -> None:
+    given = {each.name for each in _networks(config) if isinstance(each, schema.GivenNetwork)}
     named = {each.path for each in _networks(config) if isinstance(each, schema.CustomNetwork)}
-    if not named or network is not None:
+    if network is not None or not (given or named):
         return
     never_import_from(folder)
-    if not trust_code:
+    if given or not trust_code:
+        classes = ", ".join(sorted(given | named)[:3])
+        otherwise = "" if given else ", or let it be imported with trust_code=True"
         raise UserError(
-            f"{folder}: its blocks are of a class of somebody's own, {', '.join(sorted(named)[:3])}; hand it over as "
-            "network=…, or let it be imported with trust_code=True"
+            f"{folder}: its blocks are of a class of somebody's own, {classes}; hand it over as network=…{otherwise}"
         )
 
 
@@ -266,8 +268,8 @@ def _build(
 
     def block(t: int) -> nn.Module:
         settings, part = config.blocks.network_of(t), f"blocks.{t - 1}"
-        build = partial(build_network, settings, shapes, 0, network)
-        return _loaded(part, parts.pop(part, {}), build, trusted=settings.kind == "custom")
+        build = partial(_network, settings, shapes, network)
+        return _loaded(part, parts.pop(part, {}), build, trusted=settings.kind in {"custom", "given"})
 
     blocks = [block(t) for t in range(1, config.blocks.count + 1)]
     build = partial(build_classifier, config.classifier, shapes, 0)
@@ -275,6 +277,12 @@ def _build(
     if parts:
         raise ValueError(f"no part of the network is called {min(parts)}")
     return blocks, classifier, buffers
+
+
+def _network(settings: schema.NetworkSettings, shapes: Shapes, network: NetworkFactory | None) -> nn.Module:
+    if network is not None and isinstance(settings, schema.CustomNetwork):
+        return given_network(partial(network, **settings.arguments), settings.path, shapes)
+    return build_network(settings, shapes, 0, network)
 
 
 def _by_part(weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

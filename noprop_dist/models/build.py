@@ -6,7 +6,7 @@ from torch import nn
 from noprop_dist.config import schema
 from noprop_dist.errors import UserError
 from noprop_dist.models.classifier import LinearClassifier, RadialClassifier
-from noprop_dist.models.custom import NetworkFactory, custom_network
+from noprop_dist.models.custom import NetworkFactory, custom_network, given_network
 from noprop_dist.models.mlp import MlpNetwork
 from noprop_dist.models.paper import PaperNetwork
 from noprop_dist.models.shapes import Shapes
@@ -16,7 +16,7 @@ from noprop_dist.torch_random import seeded_aside
 
 
 def build_network(
-    settings: schema.NetworkSettings, shapes: Shapes, initial_seed: int, factory: NetworkFactory | None = None
+    settings: schema.NetworkSettings, shapes: Shapes, initial_seed: int, given: NetworkFactory | None = None
 ) -> nn.Module:
     """A block's network on the CPU, its weights drawn from `initial_seed` alone.
 
@@ -24,20 +24,21 @@ def build_network(
         settings: of the network.
         shapes: that it has to fit.
         initial_seed: of its weights.
-        factory: builds a custom network in place of the class that its path names.
+        given: what builds it where it was handed over in Python.
 
     Raises:
-        UserError: the network cannot take the data (size, channels), or a custom class cannot be built.
+        UserError: the network cannot take the data (size, channels), or a class of the user's own cannot be built or is
+            not here.
     """
     try:
         with seeded_aside(initial_seed):
-            return _construct(settings, shapes, factory)
+            return _construct(settings, shapes, given)
     except (RuntimeError, MemoryError) as error:  # what torch raises where memory is not enough
         reason = str(error).splitlines()[0] if str(error) else "there is not enough memory"
         raise UserError(f"blocks.network: {settings.kind} cannot be built in these sizes: {reason}") from error
 
 
-def _construct(settings: schema.NetworkSettings, shapes: Shapes, factory: NetworkFactory | None) -> nn.Module:
+def _construct(settings: schema.NetworkSettings, shapes: Shapes, given: NetworkFactory | None) -> nn.Module:
     match settings:
         case schema.PaperNetwork():
             return PaperNetwork(shapes, settings.dropout, settings.dropout_unit == "channel")
@@ -48,7 +49,14 @@ def _construct(settings: schema.NetworkSettings, shapes: Shapes, factory: Networ
         case schema.TorchvisionNetwork():
             return TorchvisionNetwork(shapes, settings.backbone, settings.width)
         case schema.CustomNetwork():
-            return custom_network(settings.path, shapes, settings.arguments, factory)
+            return custom_network(settings.path, shapes, settings.arguments)
+        case schema.GivenNetwork():
+            if given is None:
+                raise UserError(
+                    f"blocks.network.kind=given: the network {settings.name} was handed over in Python and lies in no "
+                    f"run directory; hand it over again (network=…)"
+                )
+            return given_network(given, settings.name, shapes)
 
 
 def build_classifier(settings: schema.ClassifierSettings, shapes: Shapes, initial_seed: int) -> nn.Module:

@@ -1,10 +1,15 @@
-"""A user's own network, named by its import path."""
+"""A user's own network, named by its import path or handed over in Python."""
 
+import hashlib
 import importlib
+import inspect
 import os
+import site
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
@@ -19,8 +24,23 @@ SENT_FOLDER = "/dev/null"
 """Before a folder on `sys.path` that is searched last, and for networks alone. Under a file there is no folder, so
 that nothing else is ever found there. So does a driver send its working directory to the processes of a cluster."""
 NetworkFactory = Callable[..., nn.Module]
-"""A class or a function that makes a block's network of `input_shape`, `classes`, `embedding_dim` and the arguments."""
+"""Makes a block's network of `input_shape`, `classes`, `embedding_dim` and its arguments: a class or a function."""
 _no_code_in: set[Path] = set()
+
+
+@dataclass(frozen=True)
+class Source:
+    """The file of the module that defines a network's class.
+
+    Attributes:
+        module: its name; another than that of the import path where the class is imported from elsewhere.
+        file: its place.
+        sha256: of its content. What it imports in its turn is not in it.
+    """
+
+    module: str
+    file: str
+    sha256: str
 
 
 def never_import_from(folder: Path) -> None:
@@ -28,45 +48,96 @@ def never_import_from(folder: Path) -> None:
     _no_code_in.add(folder)
 
 
-def custom_network(
-    path: str, shapes: Shapes, arguments: Mapping[str, Any], factory: NetworkFactory | None = None
-) -> nn.Module:
+def custom_network(path: str, shapes: Shapes, arguments: Mapping[str, Any]) -> nn.Module:
     """Build the class at `path` as Class(input_shape=…, classes=…, embedding_dim=…, **arguments).
 
     Args:
         path: "package.module:Class".
         shapes: handed to the class as keyword arguments.
         arguments: further keyword arguments.
-        factory: builds it in place of the class at `path`, which is then not imported.
 
     Raises:
         UserError: the path does not import, is no torch.nn.Module, or its constructor fails.
     """
-    build = _imported(path) if factory is None else factory
+    network_class = _imported(path)
+    if not (isinstance(network_class, type) and issubclass(network_class, nn.Module)):
+        raise UserError(f"{FIELD}: {path!r} is no torch.nn.Module class")
+    return _built(network_class, f"{FIELD}: {path!r}", shapes, arguments)
+
+
+def given_network(factory: NetworkFactory, name: str, shapes: Shapes) -> nn.Module:
+    """Build a network that was handed over in Python, as `custom_network` does.
+
+    Raises:
+        UserError: it fails, or returns no torch.nn.Module.
+    """
+    network = _built(factory, f"network {name}", shapes, {})
+    if not isinstance(network, nn.Module):
+        raise UserError(f"network {name}: returned {type(network).__name__}, a torch.nn.Module is needed")
+    return network
+
+
+def _built(factory: NetworkFactory, name: str, shapes: Shapes, arguments: Mapping[str, Any]) -> nn.Module:
     try:
-        network = build(
+        return factory(
             input_shape=shapes.input_shape,
             classes=shapes.classes,
             embedding_dim=shapes.embedding_dim,
             **arguments,
         )
     except (Exception, SystemExit) as error:
-        raise UserError(f"{FIELD}: {path!r} could not be built: {type(error).__name__}: {error}") from error
-    if not isinstance(network, nn.Module):
-        raise UserError(f"{FIELD}: what was built for {path!r} is a {type(network).__name__}, no torch.nn.Module")
-    return network
+        raise UserError(f"{name} could not be built: {type(error).__name__}: {error}") from error
 
 
-def _imported(path: str) -> NetworkFactory:
+def import_path(factory: NetworkFactory) -> str | None:
+    """The path by which every process imports a class; None for what lives in one process alone.
+
+    That is what is defined in a notebook or a main module, within a function, or is no class.
+    """
+    path = f"{getattr(factory, '__module__', None)}:{getattr(factory, '__qualname__', '')}"
+    if path.startswith("__main__:"):
+        return None
+    try:
+        module, name = _parts(path)
+    except UserError:
+        return None
+    loaded = sys.modules.get(module)
+    found = isinstance(factory, type) and getattr(loaded, name, None) is factory
+    file = getattr(loaded, "__file__", None)
+    here = file is not None and _lies_in(file, Path(os.getcwd()))  # noqa: PTH109
+    return path if found and (here or is_installed(file)) else None
+
+
+def is_installed(file: str | None) -> bool:
+    """Return True if the file of a module is one of Python's own, installed, or on PYTHONPATH."""
+    if file is None:
+        return True
+    paths = [sysconfig.get_path("stdlib"), *site.getsitepackages(), site.getusersitepackages()]
+    paths += filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    return any(_lies_in(file, Path(folder)) for folder in paths)
+
+
+def source_of(path: str) -> Source | None:
+    """The source of the class at `path`, which is imported; None if its module has none, or it cannot be read.
+
+    Raises:
+        UserError: the path does not import.
+    """
+    module = sys.modules.get(getattr(_imported(path), "__module__", ""))
+    with suppress(OSError, TypeError):  # TypeError: of a module that is built in
+        file = inspect.getsourcefile(module) if module is not None else None
+        if module is not None and file is not None:
+            return Source(module.__name__, file, hashlib.sha256(Path(file).read_bytes()).hexdigest())
+    return None
+
+
+def _imported(path: str) -> Any:
     locate(path)
     module_name, class_name = _parts(path)
     try:
-        network_class = getattr(importlib.import_module(module_name), class_name)
+        return getattr(importlib.import_module(module_name), class_name)
     except (Exception, SystemExit) as error:
         raise UserError(f"{FIELD}: {path!r} cannot be imported: {type(error).__name__}: {error}") from error
-    if not (isinstance(network_class, type) and issubclass(network_class, nn.Module)):
-        raise UserError(f"{FIELD}: {path!r} is no torch.nn.Module class")
-    return network_class
 
 
 def locate(path: str) -> str:

@@ -58,8 +58,37 @@ class RunProgress:
 
     @property
     def fraction(self) -> float:
-        """Share of all steps that is done."""
-        return sum(row.step for row in self.stages) / (self.total_steps * len(self.stages))
+        """Share of the blocks' steps that is done: classifier and W_embed take no time beside them."""
+        return sum(row.step for row in self.blocks) / (self.total_steps * len(self.blocks))
+
+    def line(self) -> str:
+        """`31% done: slowest block at step 120, fastest at step 136 of 400; 160 block-steps/s, loss …, 20 s left`."""
+        done = f"{int(100 * self.fraction)}% done: {self._where()}"  # rounded down: 100% is the end
+        if self.waits_for is not None:
+            return f"{done}; {self.waits_for}"
+        losses = [stage.loss for stage in self.blocks if stage.loss is not None]
+        loss = f"loss {_range(f'{min(losses):.3g}', f'{max(losses):.3g}')}, " if losses else ""
+        return f"{done}; {self.block_steps_per_second:.0f} block-steps/s, {loss}{_left(self.remaining_seconds)}"
+
+    def _where(self) -> str:
+        steps, total = [stage.step for stage in self.blocks], self.total_steps
+        if min(steps) < max(steps):
+            return f"slowest block at step {min(steps)}, fastest at step {max(steps)} of {total}"
+        return f"{'all blocks at ' if len(steps) > 1 else ''}step {steps[0]} of {total}"
+
+
+def _range(least: str, most: str) -> str:
+    return least if least == most else f"{least} to {most}"
+
+
+def _left(seconds_left: float | None) -> str:
+    if seconds_left is None:
+        return "time left unknown"
+    minutes, seconds = divmod(round(seconds_left), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min left"
+    return f"{minutes} min {seconds} s left" if minutes else f"{seconds} s left"
 
 
 class StageMeter:

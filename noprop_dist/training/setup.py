@@ -11,6 +11,7 @@ from torch import Tensor
 from noprop_dist.config.bits import changes_between
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.dataset import DataSet
+from noprop_dist.data.given import GivenData
 from noprop_dist.data.inputs import Inputs
 from noprop_dist.data.load import check_same_data, load_data
 from noprop_dist.data.prototypes import prototype_indices
@@ -19,6 +20,7 @@ from noprop_dist.diffusion.embedding import onehot_embedding, random_embedding
 from noprop_dist.diffusion.objective import denoising_weight
 from noprop_dist.errors import UserError
 from noprop_dist.models.build import check_network
+from noprop_dist.models.custom import NetworkFactory
 from noprop_dist.plan import Module, RunPlan
 from noprop_dist.stages import CLASSIFIER, EMBEDDING, Stage, block
 from noprop_dist.storage.checkpoint_writer import CheckpointWriter
@@ -75,6 +77,7 @@ class RunSetup:
             directory.changes(),
             together_at=self.plan.snapshot_steps if self.plan.learns_embedding else None,
             device="cuda" if self.plan.on_gpu else "cpu",
+            sources={stage: self.plan.sources(stage) for stage in self.plan.stages},
         )
 
     def batch_stream(self, labels: NDArray[np.int64]) -> BatchStream:
@@ -146,8 +149,28 @@ class RunSetup:
         return EmbeddingCopy(self.embedding.to(device), self.config.embedding.is_learned)
 
 
-def check(config: RunConfig) -> tuple[RunPlan, DataSet]:
+@dataclass(frozen=True)
+class Given:
+    """What a caller hands over in Python, in place of names.
+
+    Attributes:
+        data: where `data.name` is `given`.
+        network: what builds networks of kind `given`.
+    """
+
+    data: GivenData | None = None
+    network: NetworkFactory | None = None
+
+
+NOTHING = Given()
+
+
+def check(config: RunConfig, given: Given = NOTHING) -> tuple[RunPlan, DataSet]:
     """Load the data and check that configuration, data and networks fit each other.
+
+    Args:
+        config: of the run.
+        given: what was handed over in Python.
 
     Returns:
         The plan of the run, and its data.
@@ -155,8 +178,8 @@ def check(config: RunConfig) -> tuple[RunPlan, DataSet]:
     Raises:
         UserError: they do not; nothing has been written or started.
     """
-    data = load_data(config.data)
-    plan = RunPlan(config, data.facts)
+    data = load_data(config.data) if given.data is None else given.data.load(config.data)
+    plan = RunPlan(config, data.facts, given_network=given.network)
     if plan.steps_per_epoch < 1:
         raise UserError(
             f"training.batch_size={config.training.batch_size} is larger than the training set of "
@@ -172,13 +195,13 @@ def check(config: RunConfig) -> tuple[RunPlan, DataSet]:
     return plan, data
 
 
-def prepare(config: RunConfig) -> tuple[RunSetup, DataSet]:
-    """Everything that training needs, checked.
+def prepare(config: RunConfig, given: Given = NOTHING) -> tuple[RunSetup, DataSet]:
+    """Everything that training needs, checked; see `check`.
 
     Raises:
         UserError: configuration, data and networks do not fit each other; nothing has been written or started.
     """
-    plan, data = check(config)
+    plan, data = check(config, given)
     return run_setup(plan, data), data
 
 

@@ -201,7 +201,7 @@ def run(sequential):
 
 
 def test_a_run_is_loaded_as_a_classifier(run):
-    classifier = api.load_classifier(str(run))
+    classifier = api.load(str(run))
     assert classifier.card["trained"]["step"] == 12
     assert classifier.class_names == tuple("0123456789")
     assert classifier.predict(images_for(classifier, 3)).shape == (3,)
@@ -217,18 +217,18 @@ def test_the_best_checkpoint_is_that_of_the_highest_validation_accuracy(run, tmp
         if line.get("split") == "validation" and "accuracy" in line:
             line["accuracy"] = 0.9 if line["step"] == best else 0.8
     (copied / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert api.load(str(copied), checkpoint="best").step == best
-    assert api.load(str(copied), checkpoint=6).step == 6
-    assert api.load(str(copied)).step == 12
+    assert api.open_run(str(copied), checkpoint="best").step == best
+    assert api.open_run(str(copied), checkpoint=6).step == 6
+    assert api.open_run(str(copied)).step == 12
 
 
 @pytest.mark.parametrize("choice", [7, "first", ""])
 def test_a_checkpoint_that_is_not_there_is_told(run, choice):
     with pytest.raises(UserError, match=f"has no checkpoint {choice}; allowed are last, best, 6, 12"):
-        api.load_classifier(str(run), choice)
+        api.load(str(run), choice)
 
 
 def test_there_is_no_best_where_nothing_was_evaluated(sequential):
     run = sequential("blocks.count=2", MLP, "training.max_steps=6", "evaluation.samples=0")
     with pytest.raises(UserError, match="checkpoint=best: none of its checkpoints was evaluated"):
-        api.load_classifier(str(run), "best")
+        api.load(str(run), "best")

@@ -145,7 +145,7 @@ def test_a_run_of_single_blocks_can_be_reported(noprop, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "--preset", "minst"], "--preset minst: no such preset"),
+        (["train", "--preset", "minst"], "preset minst: no such preset"),
         (["train", "--set", "training.batch_sise=3"], "did you mean batch_size?"),
         (["train", "--set", "training.batch_size=5000"], "larger than the training set"),
         (["train", "--set", "schedule={kind: list, alpha_bar: [0.9, 0.1]}", "--set", "blocks.count=1"], "direction"),

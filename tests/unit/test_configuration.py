@@ -142,7 +142,7 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path, content, message):
 
 
 def test_an_unknown_preset_is_refused_with_those_that_there_are():
-    with pytest.raises(UserError, match="--preset minst: no such preset; allowed are digits, mnist"):
+    with pytest.raises(UserError, match="preset minst: no such preset; allowed are digits, mnist"):
         load_config("minst", None, [])
 
 

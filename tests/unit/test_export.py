@@ -217,7 +217,7 @@ def test_the_command_exports_a_run(run, tmp_path, capsys):
     assert read.card["seed"] == 5
     assert (read.sampler, read.passes) == ("stochastic", 2)
     images = images_for(read, 3)
-    same = api.load_classifier(str(run), 6, sampler="stochastic", passes=2, seed=5, device="cpu")
+    same = api.load(str(run), 6, sampler="stochastic", passes=2, seed=5, device="cpu")
     torch.testing.assert_close(read(images), same(images), atol=1e-6, rtol=0)
 
 

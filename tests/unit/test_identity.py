@@ -81,7 +81,7 @@ def test_an_edited_setting_that_changes_bits_is_refused(train, before, after, me
         api.resume(str(part))
     if manifests:
         with pytest.raises(UserError, match=message):
-            api.load(str(part))
+            api.open_run(str(part))
 
 
 def test_an_edited_setting_that_changes_no_bits_is_fine(train):
@@ -104,7 +104,7 @@ def test_the_snapshot_of_another_run_is_refused(train):
 def test_the_checkpoint_of_another_run_is_refused_by_whatever_reads_it(train):
     part, other = train("part"), train("other", "blocks.networks.2={kind: mlp, width: 8, depth: 2}", last=8)
     shutil.copytree(other / "checkpoints/step-00000008", part / "checkpoints/step-00000008")
-    for read in (api.load, api.report, api.resume):
+    for read in (api.open_run, api.report, api.resume):
         with pytest.raises(UserError, match="of step 8 was trained with blocks.networks.2.kind=mlp, and this run has"):
             read(str(part))
     (warning,) = api.inspect(str(part)).warnings
@@ -119,7 +119,7 @@ def test_other_data_is_refused_and_both_fingerprints_are_named(train):
     with pytest.raises(UserError, match=message):
         api.resume(str(part))
     with pytest.raises(UserError, match=message):
-        api.evaluate(api.load(str(part)))
+        api.evaluate(api.open_run(str(part)))
     assert message.partition(":")[0]
     assert "was trained on other data than" in api.report(str(part)).left_out
 
@@ -132,7 +132,7 @@ def test_other_data_is_refused_and_both_fingerprints_are_named(train):
     ],
 )
 def test_data_of_another_shape_or_with_other_classes_is_refused(train, changed, message):
-    run = api.load(str(train("part")))
+    run = api.open_run(str(train("part")))
     write_data("d.npz", **changed)
     with pytest.raises(UserError, match=message):
         api.evaluate(run)
@@ -141,10 +141,28 @@ def test_data_of_another_shape_or_with_other_classes_is_refused(train, changed, 
 def test_other_test_samples_are_refused_though_the_training_samples_are_the_same(tmp_path, train):
     tests = {"x_test": np.zeros((8, 6)), "y_test": np.zeros(8, np.int64)}
     write_data("d.npz", **tests)
-    run = api.load(str(train("part")))
+    run = api.open_run(str(train("part")))
     write_data("d.npz", **{**tests, "y_test": np.ones(8, np.int64)})
     with pytest.raises(UserError, match="fingerprint of the test samples"):
         api.evaluate(run)
+
+
+def test_other_validation_samples_are_refused_for_checkpoints_are_compared_by_them(train):
+    held_out = {"x_val": np.zeros((8, 6)), "y_val": np.zeros(8, np.int64)}
+    write_data("d.npz", **held_out)
+    part = train("part")
+    write_data("d.npz", **{**held_out, "y_val": np.ones(8, np.int64)})
+    with pytest.raises(UserError, match="fingerprint of the validation samples"):
+        api.resume(str(part))
+
+
+@pytest.mark.parametrize("key", ["test_sha256", "validation_sha256"])
+def test_a_fingerprint_of_held_out_samples_is_not_erased_from_data_json(train, key):
+    part = train("part")
+    facts = json.loads((part / "data.json").read_text())
+    (part / "data.json").write_text(json.dumps(facts | {key: ""}))
+    with pytest.raises(UserError, match=rf"was trained with samples.{key}=.*data.json"):
+        api.open_run(str(part))
 
 
 def test_an_edited_data_json_is_refused(train):
@@ -161,9 +179,26 @@ def test_an_edited_normalisation_is_refused_by_whatever_uses_it(train, key):
     run = train("run", last=None)
     facts = json.loads((run / "data.json").read_text())
     (run / "data.json").write_text(json.dumps(facts | {key: [value + 1 for value in facts[key]]}))
-    for use in (api.load, api.report, api.resume):
+    for use in (api.open_run, api.report, api.resume):
         with pytest.raises(UserError, match=rf"was trained with samples.{key}=.*data.json"):
             use(str(run))
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        ("mean", lambda values: [value + 1 for value in values], "says that the mean of the samples is .*, and it is"),
+        ("std", lambda values: [value * 2 for value in values], "says that the deviation of the samples is"),
+        ("samples", lambda values: {**values, "train": 9}, "numbers of samples 9 train, .* there and 1.. train, "),
+    ],
+)
+def test_a_data_json_that_was_edited_before_the_first_snapshot_is_refused(train, key, change, message):
+    part = train("part")
+    shutil.rmtree(part / "checkpoints")
+    facts = json.loads((part / "data.json").read_text())
+    (part / "data.json").write_text(json.dumps(facts | {key: change(facts[key])}))
+    with pytest.raises(UserError, match=message):
+        api.resume(str(part))
 
 
 @pytest.mark.parametrize("setting", ["seed=7", "training.batch_size=8", "blocks.network.width=9"])
@@ -194,11 +229,11 @@ def test_a_run_is_found_from_other_folders_and_its_data_may_move(train, tmp_path
     assert RunDirectory(str(part)).config().data.root == str(tmp_path / "d.npz")
     (tmp_path / "away").mkdir()
     monkeypatch.chdir(tmp_path / "away")
-    accuracy = api.evaluate(api.load(str(whole))).accuracy
+    accuracy = api.evaluate(api.open_run(str(whole))).accuracy
     (tmp_path / "d.npz").rename(tmp_path / "away" / "moved.npz")
     with pytest.raises(UserError, match="there is no such file; if the data of .*whole has moved, --data-root says"):
-        api.evaluate(api.load(str(whole)))
-    assert api.evaluate(api.load(str(whole)), data_root="moved.npz").accuracy == accuracy
+        api.evaluate(api.open_run(str(whole)))
+    assert api.evaluate(api.open_run(str(whole)), data_root="moved.npz").accuracy == accuracy
     assert api.report(str(whole), "moved.npz").left_out is None
     api.resume(str(part), ["data.root=moved.npz"])
     assert fingerprints(part) == fingerprints(whole)
@@ -229,7 +264,7 @@ def test_a_run_of_an_earlier_version_has_no_identity_and_gets_one_as_it_goes_on(
         values = json.loads(file.read_text())
         file.write_text(json.dumps({key: value for key, value in values.items() if key not in ("run", "trained_with")}))
     edit(part / "data.json", RunDirectory(str(part)).facts().test_sha256, "")
-    api.evaluate(api.load(str(part)))
+    api.evaluate(api.open_run(str(part)))
     api.resume(str(part))
     folder = part / "checkpoints/step-00000012"
     assert json.loads((folder / "block-01.json").read_text())["run"]["seed"] == 0

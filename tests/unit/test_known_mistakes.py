@@ -7,7 +7,7 @@ import pytest
 import torch
 from single_steps import take_step
 
-from noprop_dist.api import load, train
+from noprop_dist.api import open_run, train
 from noprop_dist.config.layers import load_config
 from noprop_dist.data.dataset import Split
 from noprop_dist.data.load import load_data
@@ -26,7 +26,7 @@ def trained(tmp_path_factory):
     config = load_config("digits", None, ["engine.kind=sequential", "blocks.count=5", "training.max_steps=150"])
     folder = str(tmp_path_factory.mktemp("trained") / "run")
     train(config, folder)
-    return load(folder, "cpu").network, load_data(config.data).held_out.test
+    return open_run(folder, "cpu").network, load_data(config.data).held_out.test
 
 
 def test_no_block_is_rewarded_for_its_error():

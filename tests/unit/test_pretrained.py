@@ -387,6 +387,19 @@ def test_code_in_the_folder_is_never_run(own, trust_code, monkeypatch):
     assert not (own / "gift.ran").exists()
 
 
+def test_a_network_that_was_handed_over_in_python_is_handed_over_again(tmp_path):
+    trained = untrained(OWN)
+    network = {"kind": "given", "name": "OwnNetwork"}
+    trained.card["blocks"] = {"count": 3, "network": network, "networks": {}}
+    folder = trained.save_pretrained(tmp_path / "given")
+    with pytest.raises(UserError, match="class of somebody's own, OwnNetwork; hand it over as network=…$"):
+        NoPropClassifier.from_pretrained(folder, trust_code=True)
+    images = images_for(trained, 3)
+    assert torch.equal(
+        NoPropClassifier.from_pretrained(folder, network=partial(OwnNetwork, width=6))(images), trained(images)
+    )
+
+
 def test_a_class_that_is_another_than_the_trained_one_is_told(own):
     class Other(nn.Linear):
         def __init__(self, input_shape, classes, embedding_dim, width):
@@ -394,9 +407,9 @@ def test_a_class_that_is_another_than_the_trained_one_is_told(own):
 
     with pytest.raises(UserError, match="do not fit each other: there is no blocks.0.bias"):
         NoPropClassifier.from_pretrained(own, network=Other)
-    with pytest.raises(UserError, match="'untrained:OwnNetwork' could not be built: TypeError"):
+    with pytest.raises(UserError, match="untrained:OwnNetwork could not be built: TypeError"):
         NoPropClassifier.from_pretrained(own, network=nn.Linear)
-    with pytest.raises(UserError, match="what was built for 'untrained:OwnNetwork' is a dict"):
+    with pytest.raises(UserError, match="network untrained:OwnNetwork: returned dict"):
         NoPropClassifier.from_pretrained(own, network=dict)
 
 

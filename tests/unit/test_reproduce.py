@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from noprop_dist import api
+from noprop_dist.api import Result
 from noprop_dist.baseline.trainer import end_to_end_trainer
 from noprop_dist.cli.app import main
 from noprop_dist.stages import NETWORK
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.batch_stream import RoundKey
-from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.replicas import ALONE
 from noprop_dist.training.rounds import train_round
 from noprop_dist.training.setup import prepare
@@ -32,7 +32,7 @@ def trained_end_to_end(config, folder):
     report = train_round(trainer, setup.batch_stream(data.train.labels).round(RoundKey(NETWORK, 0, 8)))
     directory.append_metrics([replace(report.record(), time=time.time())])
     setup.checkpoint_writer(directory).add(trainer.snapshot())
-    return RunOutcome(folder, 8, None)
+    return Result(folder, 8)
 
 
 @pytest.fixture
@@ -84,3 +84,16 @@ def test_data_that_the_paper_has_no_table_of_is_refused(capsys):
     with pytest.raises(SystemExit):
         main(["reproduce", "digits"])
     assert "allowed are mnist, cifar10, cifar100" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "{}", '{"seed": 0, "stochastic": 3}', "{"])
+def test_figures_that_cannot_be_read_are_told_with_their_file(tmp_path, monkeypatch, capsys, content):
+    monkeypatch.setattr(RunDirectory, "holds_run", True)
+    monkeypatch.setattr(api, "check_same_run", lambda *_: None)
+    row = tmp_path / "backprop-onehot-seed0"
+    row.mkdir()
+    (row / "reproduced.json").write_text(content)
+    assert reproduce(tmp_path) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith(f"noprop-dist: {row}: reproduced.json cannot be read: ")
+    assert said.endswith("; without that file the run is measured anew")

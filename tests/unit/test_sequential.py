@@ -171,7 +171,7 @@ def test_a_network_that_fails_only_outside_of_training_is_told_in_one_line(small
     monkeypatch.setattr(Failing, "in_training", False)
     picture = tmp_path / "digit.png"
     Image.new("L", (8, 8)).save(picture)
-    run = api.load(str(tmp_path / "run"))
+    run = api.open_run(str(tmp_path / "run"))
     for use in (
         lambda: api.evaluate(run),
         lambda: api.predict(run, [picture]),

@@ -29,7 +29,7 @@ from noprop_dist.storage.trust import check_networks, remember
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.progress import RunProgress
 from noprop_dist.training.run_log import RunLog
-from noprop_dist.training.setup import RunSetup, go_on, prepare
+from noprop_dist.training.setup import NOTHING, Given, RunSetup, go_on, prepare
 
 POLL_SECONDS = 0.2
 
@@ -43,6 +43,7 @@ class Coordinator:
         resume: continue the run that lies there, if one does.
         worker_classes: of the run's workers.
         trusted: whether the user named the networks, or gave `--trust-code`.
+        given: what was handed over in Python.
     """
 
     def __init__(
@@ -52,17 +53,19 @@ class Coordinator:
         resume: bool = False,
         worker_classes: WorkerClasses | None = None,
         trusted: bool = True,
+        given: Given = NOTHING,
     ) -> None:
         self._config = config
         self._directory = RunDirectory(directory)
-        self._resume, self._trusted = resume, trusted
+        self._resume, self._trusted, self._given = resume, trusted, given
         self._worker_classes = worker_classes or WorkerClasses()
         self._run: Run | None = None
+        self._waits_for: str | None = None
         self._stop = threading.Event()
 
-    def progress(self) -> RunProgress | None:
-        """The progress table; None until the data is loaded."""
-        return self._run.progress(time.monotonic()) if self._run is not None else None
+    def progress(self) -> RunProgress | str | None:
+        """The progress table; before there is one, what the run waits for, if it does."""
+        return self._run.progress(time.monotonic()) if self._run is not None else self._waits_for
 
     def stop(self) -> None:
         """Snapshot every stage where it stands, and let `run` return."""
@@ -78,10 +81,11 @@ class Coordinator:
         check_networks(self._config, self._directory, self._trusted)
         if not self._resume:
             remember(self._config)  # this node's user may be another one than the driver's
-        setup, data = prepare(self._config)
-        with self._directory.only_writer(), self._exporting(setup) as exporter:
-            placement = place_run(setup.config, cluster_resources())
-            check_room(setup.config, placement)
+        setup, data = prepare(self._config, self._given)
+        with self._directory.only_writer(self._wait_for), self._exporting(setup) as exporter:
+            resources = cluster_resources()
+            placement = place_run(setup.config, resources)
+            check_room(setup.config, placement, resources)
             if self._resume and self._directory.holds_run:
                 go_on(setup.plan, self._directory)
             else:  # nothing is refused from here on: what is refused leaves no run directory behind
@@ -90,6 +94,9 @@ class Coordinator:
         if end.error is not None:
             raise TrainingError(end.error)
         return RunOutcome(self._directory.link, end.step, end.evaluation, end.stopped)
+
+    def _wait_for(self, what: str) -> None:
+        self._waits_for = what
 
     def _train(self, setup: RunSetup, data: DataSet, placement: Placement, exporter: MetricsExporter | None) -> End:
         checkpoints = setup.checkpoint_writer(self._directory)

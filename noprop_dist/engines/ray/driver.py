@@ -3,6 +3,8 @@
 The driver keeps no state: all that a run knows lies in its run directory.
 """
 
+import functools
+import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -18,10 +20,12 @@ from noprop_dist.engines.ray.cluster import cause_of_loss, cluster_answers, ray_
 from noprop_dist.engines.ray.coordinator import Coordinator
 from noprop_dist.engines.ray.heartbeat import Heartbeat
 from noprop_dist.errors import TrainingError, UserError
+from noprop_dist.models.custom import is_installed
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.store import StorageError
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.progress import RunProgress
+from noprop_dist.training.setup import NOTHING, Given
 
 POLL_SECONDS = 0.5
 AFTER_GRACE_SECONDS = 10.0
@@ -36,8 +40,10 @@ def train_on_ray(
     resume: bool = False,
     stopped: Callable[[], bool] = lambda: False,
     say: Callable[[str], None] = lambda _: None,
+    *,
     coordinator_class: type[Any] = Coordinator,
     trusted: bool = True,
+    given: Given = NOTHING,
 ) -> RunOutcome:
     """Run a training run on Ray to its end.
 
@@ -48,8 +54,9 @@ def train_on_ray(
         resume: continue the run that lies there.
         stopped: asked about twice a second; once it says yes, the run is snapshotted and ended.
         say: told what happens to the coordinator.
-        coordinator_class: made with (config, directory, resume, trusted=…); has `run`, `progress` and `stop`.
+        coordinator_class: made with (config, directory, resume, trusted=…, given=…); has `run`, `progress` and `stop`.
         trusted: whether the user named the networks, or gave `--trust-code`.
+        given: what was handed over in Python; it is sent to the coordinator.
 
     Raises:
         UserError: configuration, data, run directory or address cannot be used.
@@ -64,9 +71,10 @@ def train_on_ray(
             losses, trusted = 0, True  # a coordinator on another node need not know the networks
         on_progress(progress)
 
+    _send_by_value(given)
     with ray_session(config.engine.address):
         while True:
-            coordinator = _actor(coordinator_class).remote(config, directory, resume, trusted=trusted)
+            coordinator = _actor(coordinator_class).remote(config, directory, resume, trusted=trusted, given=given)
             try:
                 return _Follower(coordinator, config.engine, watch, say).follow(stopped)
             except (RayActorError, _SilentError) as error:
@@ -83,6 +91,14 @@ def train_on_ray(
                 time.sleep(back_off_seconds(losses - 1))
             finally:
                 ray.kill(coordinator)
+
+
+def _send_by_value(given: Given) -> None:
+    """Let the code of a network travel with it where a worker could not import it."""
+    factory = given.network.func if isinstance(given.network, functools.partial) else given.network
+    module = sys.modules.get(getattr(factory, "__module__", None) or "")
+    if module is not None and module.__name__ != "__main__" and not is_installed(module.__file__):
+        ray.cloudpickle.register_pickle_by_value(module)
 
 
 class _SilentError(Exception):
@@ -110,7 +126,7 @@ class _Follower:
         coordinator: the actor.
         engine: settings.
         on_progress: told how far the run is.
-        say: told that the coordinator does not answer.
+        say: told that the coordinator does not answer, and what it waits for.
     """
 
     def __init__(
@@ -125,6 +141,7 @@ class _Follower:
         self._on_progress = on_progress
         self._say = say
         self._asked: Any = None
+        self._told: str | None = None
         started = time.monotonic()
         self._heartbeat = Heartbeat(engine.start_timeout_seconds, engine.coordinator_timeout_seconds, started)
 
@@ -166,8 +183,11 @@ class _Follower:
         if answered:
             progress, self._asked = ray.get(self._asked), None
             self._heartbeat.answered(now)
-            if progress is not None:
+            if isinstance(progress, RunProgress):
                 self._on_progress(progress)
+            elif progress not in (None, self._told):
+                self._told = progress
+                self._say(progress)
         elif (word := self._heartbeat.word(now)) is not None:
             self._say(word)
         if self._heartbeat.is_over(now):

@@ -1,0 +1,51 @@
+"""What one can do with runs: train, resume, load, evaluate, merge. The command line is built on these functions.
+
+A run lives in a run directory: a local path, or a URI such as s3://bucket/run. Where that cannot be read or written,
+every function raises an OSError whose text is one line that names the file and the reason.
+"""
+
+from noprop_dist.api.result import Checkpoint, Result
+from noprop_dist.api.runs import (
+    MergedRun,
+    PlannedRun,
+    RunContents,
+    inspect,
+    merge,
+    pack,
+    plan,
+    report,
+    resume_command,
+)
+from noprop_dist.api.trained import RunEvaluation, evaluate, export, load, open_run, predict
+from noprop_dist.api.training import check_same_run, default_run_dir, resume, train
+from noprop_dist.api.watcher import ProgressLines, Watcher
+from noprop_dist.inference.export import Exported
+from noprop_dist.training.progress import RunProgress
+
+__all__ = [
+    "Checkpoint",
+    "Exported",
+    "MergedRun",
+    "PlannedRun",
+    "ProgressLines",
+    "Result",
+    "RunContents",
+    "RunEvaluation",
+    "RunProgress",
+    "Watcher",
+    "check_same_run",
+    "default_run_dir",
+    "evaluate",
+    "export",
+    "inspect",
+    "load",
+    "merge",
+    "open_run",
+    "pack",
+    "plan",
+    "predict",
+    "report",
+    "resume",
+    "resume_command",
+    "train",
+]

@@ -1,0 +1,71 @@
+"""Data and networks that a caller hands over in Python: what the configuration says of them, and what travels."""
+
+from pathlib import Path
+from typing import Any
+
+from noprop_dist.config.schema import CustomNetwork, DataSettings, GivenNetwork, RunConfig
+from noprop_dist.data.given import given_data
+from noprop_dist.data.packed import is_packed
+from noprop_dist.errors import UserError
+from noprop_dist.files import local_path
+from noprop_dist.models.custom import NetworkFactory, import_path
+from noprop_dist.training.setup import Given
+
+
+def handed_over(config: RunConfig, data: Any, network: NetworkFactory | None) -> tuple[RunConfig, Given]:
+    """The configuration of a run on what is handed over, and what has to travel with it.
+
+    Args:
+        config: as it was given.
+        data: see `train`; None for what the configuration names.
+        network: a class or function; None for what the configuration names.
+
+    Raises:
+        UserError: it is neither data nor a network.
+    """
+    given = Given()
+    if isinstance(data, str | Path):
+        config = _with_data(config, _named(str(data), config.data))
+    elif data is not None:
+        settings = config.data.model_copy(update={"name": "given", "root": None})
+        config, given = _with_data(config, settings), Given(given_data(data, settings.columns))
+    if network is None:
+        return config, given
+    if not callable(network):
+        raise UserError(f"network: is {type(network).__name__}; a class or a function that builds one is needed")
+    path = import_path(network)
+    name = getattr(network, "__qualname__", type(network).__name__)
+    chosen = CustomNetwork(path=path) if path else GivenNetwork(name=name)
+    config = config.model_copy(update={"blocks": config.blocks.model_copy(update={"network": chosen})})
+    return config, Given(given.data, None if path else network)
+
+
+def handed_over_again(config: RunConfig, data: Any, network: NetworkFactory | None) -> Given:
+    """What a run needs again that was handed over when it began.
+
+    Raises:
+        UserError: the run has names for it, or lacks what was handed over.
+    """
+    if data is not None and config.data.name != "given":
+        raise UserError(f"data: this run reads data.name={config.data.name}; data.root says where it lies now")
+    if network is not None and not names_given_network(config):
+        raise UserError("network: this run's networks have names in its configuration; none is handed over")
+    return Given(None if data is None else given_data(data, config.data.columns), network)
+
+
+def names_given_network(config: RunConfig) -> bool:
+    """Return True if a block has a network that was handed over in Python."""
+    every = map(config.blocks.network_of, range(1, config.blocks.count + 1))
+    return any(isinstance(network, GivenNetwork) for network in every)
+
+
+def _with_data(config: RunConfig, settings: DataSettings) -> RunConfig:
+    return config.model_copy(update={"data": settings})
+
+
+def _named(data: str, settings: DataSettings) -> DataSettings:
+    """The settings of the data set of this name, or of the file or folder at this path."""
+    place = local_path(data)
+    kind = "npz" if data.endswith(".npz") else "packed" if is_packed(place) else "image-folder"
+    names = {"name": kind, "root": data} if place.exists() else {"name": data}
+    return RunConfig(data={**settings.model_dump(exclude_unset=True, exclude={"name", "root"}), **names}).data

@@ -1,0 +1,163 @@
+"""What a run came to, in the words of Ray Train: metrics, checkpoint, path, error."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from noprop_dist.errors import TrainingError
+from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
+from noprop_dist.plan import RunPlan
+from noprop_dist.records import Evaluated, ObjectiveMeasured, Record, RoundDone, StageFailed
+from noprop_dist.stages import Stage
+from noprop_dist.storage.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    import pandas  # type: ignore[import-untyped]
+
+    from noprop_dist.inference.classifier import NoPropClassifier
+
+Metrics = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Snapshots of every block and of the classifier at the same step.
+
+    Attributes:
+        path: of the run directory.
+        step: of the snapshots.
+    """
+
+    path: str
+    step: int
+
+    def load(self, **options: Any) -> "NoPropClassifier":
+        """The network of this checkpoint; see `noprop_dist.load` for the options."""
+        from noprop_dist.api import load
+
+        return load(self.path, self.step, **options)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A run directory, and what was measured in it.
+
+    Attributes:
+        path: of the run directory.
+        step: that every stage has reached.
+        stopped: whether the run was asked to stop before its end; `resume` continues it.
+        evaluation: the accuracies of the last checkpoint that was measured; None where nothing was.
+    """
+
+    path: str
+    step: int
+    stopped: bool = False
+    evaluation: CheckpointEvaluation | None = None
+    _root: str = field(default="", repr=False)
+
+    @staticmethod
+    def from_path(path: str | Path) -> "Result":
+        """The result of the run that a run directory holds.
+
+        Raises:
+            UserError: there is no run.
+        """
+        directory = RunDirectory(str(path))
+        total_steps = RunPlan(directory.config(), directory.facts()).total_steps
+        steps = directory.checkpoints.steps()
+        step = steps[-1] if steps else 0
+        evaluation = CheckpointEvaluation.last_of(directory.metrics())
+        return Result(directory.link, step, step < total_steps, evaluation, directory.root)
+
+    @cached_property
+    def _directory(self) -> RunDirectory:
+        return RunDirectory(self._root or self.path)
+
+    @cached_property
+    def _records(self) -> Sequence[Record]:
+        return self._directory.metrics()
+
+    @property
+    def error(self) -> TrainingError | None:
+        """Why a stage ended before its end; None where none did, or it was mended since."""
+        return _error(self._records)
+
+    @property
+    def metrics(self) -> Metrics:
+        """The figures of the last checkpoint that was measured: the last row of `metrics_dataframe`."""
+        rows = _rows(self._records)
+        return rows[-1] if rows else {}
+
+    @property
+    def metrics_dataframe(self) -> "pandas.DataFrame":
+        """A row for each checkpoint that was measured.
+
+        Columns: `step`; `validation_accuracy`, `test_accuracy` and, of the last one, `test_accuracy_stochastic`
+        (fractions); `objective`, `elbo`, `cross_entropy`, `kl`, `denoising` (nats per sample, on the validation split);
+        `loss of block 1` … (mean over the steps since the row before); `time` (Unix seconds).
+        """
+        import pandas
+
+        return pandas.DataFrame(_rows(self._records))
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """The last checkpoint; None where none is whole yet."""
+        steps = self._directory.checkpoints.steps()
+        return Checkpoint(self.path, steps[-1]) if steps else None
+
+    @property
+    def best_checkpoints(self) -> list[tuple[Checkpoint, Metrics]]:
+        """The checkpoints that the run directory keeps, each with its figures, the oldest first."""
+        by_step = {row["step"]: row for row in _rows(self._records)}
+        return [(Checkpoint(self.path, step), by_step.get(step, {})) for step in self._directory.checkpoints.steps()]
+
+
+def _error(records: Sequence[Record]) -> TrainingError | None:
+    """The failure of a stage that has done no round since; a resume may have mended it."""
+    failed: dict[Stage, StageFailed] = {}
+    for record in records:
+        match record:
+            case StageFailed():
+                failed[record.stage] = record
+            case RoundDone():
+                failed.pop(record.stage, None)
+    first = next(iter(failed.values()), None)
+    return None if first is None else TrainingError(f"{first.stage.name} was stopped: {first.cause}")
+
+
+def _rows(records: Sequence[Record]) -> list[dict[str, float]]:
+    """See `Result.metrics_dataframe`."""
+    rows: dict[int, dict[str, float]] = {}
+    rounds: dict[str, list[RoundDone]] = defaultdict(list)
+    for record in records:
+        match record:
+            case RoundDone():
+                rounds[record.stage.name].append(record)
+            case Evaluated() | ObjectiveMeasured():
+                rows.setdefault(record.step, {"step": record.step}).update(_figures(record))
+    before = 0
+    for step, row in sorted(rows.items()):
+        row |= dict(_mean_losses(rounds, before, step))
+        before = step
+    return [rows[step] for step in sorted(rows)]
+
+
+def _figures(record: Evaluated | ObjectiveMeasured) -> dict[str, float]:
+    if isinstance(record, Evaluated):
+        sampler = "" if record.sampler == "mean" else f"_{record.sampler}"
+        return {f"{record.split}_accuracy{sampler}": record.accuracy, "time": record.time}
+    return {name: getattr(record, name) for name in ("objective", "elbo", "cross_entropy", "kl", "denoising")}
+
+
+def _mean_losses(rounds: Mapping[str, Sequence[RoundDone]], after: int, up_to: int) -> Iterator[tuple[str, float]]:
+    for stage, done in rounds.items():
+        within = [each for each in done if after < each.step <= up_to]
+        if within:
+            yield (
+                f"loss of {stage}",
+                sum(each.loss * each.steps for each in within) / sum(each.steps for each in within),
+            )

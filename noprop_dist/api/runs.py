@@ -1,0 +1,223 @@
+"""Plan, inspect, merge, report and pack: what one can do around training."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from noprop_dist.api.engines import checked_placement
+from noprop_dist.api.trained import idle_root, open_run, tells_failing_networks
+from noprop_dist.api.watcher import silent
+from noprop_dist.config.schema import DataSettings, RunConfig
+from noprop_dist.data.dataset import DataFacts, DataSet
+from noprop_dist.data.inputs import Keep, MappedInputs
+from noprop_dist.data.load import load_data
+from noprop_dist.data.packed import pack as pack_data
+from noprop_dist.engines.core.drawing import Drawing, who_draws
+from noprop_dist.engines.core.placement import Placement
+from noprop_dist.errors import UserError
+from noprop_dist.files import local_path
+from noprop_dist.plan import RunPlan
+from noprop_dist.records import is_damaged
+from noprop_dist.report.run_report import WrittenReport, write_report
+from noprop_dist.report.summary import LatestMetrics, latest_metrics
+from noprop_dist.stages import Stage
+from noprop_dist.storage.checkpoints import Checkpoints, Manifest, SnapshotEntry
+from noprop_dist.storage.identity import OtherRunError
+from noprop_dist.storage.merge import merge_runs
+from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.training.footprint import Footprint, block_footprints
+from noprop_dist.training.setup import check
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """What a run would do and need.
+
+    Attributes:
+        plan: of the run.
+        placement: of its blocks; None for the sequential engine.
+        drawing: who draws z; None for the sequential engine.
+        footprints: memory of each block.
+        data_bytes: of the training samples.
+        data_is_mapped: whether they are mapped from files, and not put into the object store.
+        notes: of how the data set was read.
+    """
+
+    plan: RunPlan
+    placement: Placement | None
+    drawing: Drawing | None
+    footprints: dict[int, Footprint]
+    data_bytes: int
+    data_is_mapped: bool
+    notes: tuple[str, ...]
+
+
+def plan(config: RunConfig, run_dir: str | None = None) -> PlannedRun:
+    """Check that configuration, data, networks and a new run directory can be used; start nothing.
+
+    Raises:
+        UserError: they cannot.
+    """
+    if run_dir is not None:
+        RunDirectory(run_dir).check_unused()
+    run_plan, data = check(config)
+    footprints = block_footprints(run_plan)
+    placement = drawing = None
+    if config.engine.kind == "ray":
+        placement = checked_placement(config)
+        run_plan = replace(run_plan, on_gpu=placement.on_gpu)
+        drawing = who_draws(run_plan, placement)
+    inputs = data.train.inputs
+    is_mapped = isinstance(inputs, MappedInputs)
+    return PlannedRun(run_plan, placement, drawing, footprints, inputs.nbytes, is_mapped, data.notes)
+
+
+def resume_command(run_dir: str) -> str:
+    """The command that continues a run, in backquotes and without any secret."""
+    return RunDirectory(run_dir).resume_command
+
+
+@dataclass(frozen=True)
+class MergedRun:
+    """Where a merged run lies, and warnings about its parts."""
+
+    directory: str
+    warnings: tuple[str, ...]
+
+
+def merge(out: str, runs: Sequence[str], say: Callable[[str], None] = silent) -> MergedRun:
+    """Assemble one network from blocks that were trained in different runs.
+
+    Args:
+        out: the new run directory.
+        runs: that each trained some of the blocks (`blocks.only`).
+        say: told what is waited for.
+
+    Raises:
+        UserError: the runs do not fit each other, a block is missing, or `out` holds a run.
+    """
+    directory = RunDirectory(out)
+    warnings = merge_runs(directory, [RunDirectory(run) for run in runs], say)
+    return MergedRun(directory.link, tuple(warnings))
+
+
+@dataclass(frozen=True)
+class RunContents:
+    """What a run directory holds.
+
+    Attributes:
+        config: of the run.
+        facts: of its data.
+        manifest: of its last checkpoint; None where none is whole yet.
+        newest: every stage's newest undamaged snapshot, from which `resume` continues; None where it has none.
+        latest: figures.
+        warnings: what is damaged, or does not belong together.
+    """
+
+    config: RunConfig
+    facts: DataFacts
+    manifest: Manifest | None
+    newest: dict[Stage, SnapshotEntry | None]
+    latest: LatestMetrics
+    warnings: tuple[str, ...]
+
+
+def inspect(run_dir: str) -> RunContents:
+    """Read a run's configuration, its last checkpoint's manifest, its newest snapshots, and its latest figures.
+
+    Raises:
+        UserError: there is no run, or what describes it is damaged.
+    """
+    directory = RunDirectory(run_dir)
+    config, checkpoints = directory.config(), directory.checkpoints
+    manifest = checkpoints.manifest(of_any_run=True) if checkpoints.steps() else None
+    run_plan = RunPlan(config, directory.facts())
+    records, warnings = directory.metrics(), list[str]()
+    if damaged := sum(map(is_damaged, records)):
+        warnings.append(f"{directory}: {damaged} line(s) of metrics.jsonl are damaged; a resume sets them aside")
+    try:
+        checkpoints.check_run()
+    except OtherRunError as error:
+        warnings.append(str(error))
+    for entry in () if manifest is None else manifest.stages:
+        try:
+            checkpoints.load(entry)
+        except UserError as error:
+            warnings.append(str(error))
+    newest = _newest_entries(run_plan, checkpoints, manifest, warnings)
+    return RunContents(
+        config, run_plan.facts, manifest, newest, latest_metrics(records), tuple(dict.fromkeys(warnings))
+    )
+
+
+def _newest_entries(
+    run_plan: RunPlan, checkpoints: Checkpoints, manifest: Manifest | None, warnings: list[str]
+) -> dict[Stage, SnapshotEntry | None]:
+    """Every stage's newest undamaged snapshot; where W_embed is learned, of the steps that all stages have."""
+    newest: dict[Stage, SnapshotEntry | None] = dict.fromkeys(run_plan.stages)
+    newest |= {} if manifest is None else {entry.stage: entry for entry in manifest.stages}
+    names = {stage: stage.file(run_plan.config.blocks.count) for stage in newest}
+    saved, after = checkpoints.saved_steps(), -1 if manifest is None else manifest.step
+    steps = {stage: [step for step in saved.get(name, []) if step > after] for stage, name in names.items()}
+    if run_plan.learns_embedding:
+        common = set.intersection(*map(set, steps.values()))
+        steps = {stage: sorted(common) for stage in steps}
+    for stage, name in names.items():
+        try:
+            found, damaged = checkpoints.newest(name, steps[stage])
+        except OtherRunError as error:
+            found, damaged = None, [str(error)]
+        warnings += damaged
+        newest[stage] = newest[stage] if found is None else found[0]
+    return newest
+
+
+def report(run_dir: str, data_root: str | None = None, *, trust_code: bool = False) -> WrittenReport:
+    """Write report.html and plots/*.png into a run directory.
+
+    Args:
+        run_dir: that holds the run.
+        data_root: where the data lies now, if it has moved.
+        trust_code: see `open_run`.
+
+    Raises:
+        UserError: there is no run, or no checkpoint yet; or the data is not at `data_root`; or as of `open_run`.
+    """
+    directory = RunDirectory(run_dir)
+    config = directory.config()
+    directory.checkpoints.manifest()
+    if config.blocks.only is None:
+        run = open_run(run_dir, trust_code=trust_code)
+        with tells_failing_networks(run):
+            written = write_report(directory, run, data_root)
+        return replace(written, notes=(*run.warnings, *idle_root(config, data_root)))
+    unread = f"data.root={data_root}: no effect with blocks.only: a report on single blocks reads no data"
+    return replace(write_report(directory, None), notes=() if data_root is None else (unread,))
+
+
+def pack(
+    out: str,
+    settings: DataSettings,
+    on_progress: Callable[[str, int, int], None],
+    warn: Callable[[str], None] = silent,
+) -> DataFacts:
+    """Pack a data set into files that are mapped and not read, for data that is larger than memory.
+
+    Args:
+        out: a new folder.
+        settings: of the data set.
+        on_progress: told (split, samples done, samples in all).
+        warn: told how the data set was read.
+
+    Raises:
+        UserError: it is packed already, cannot be read, or the folder cannot be written.
+    """
+    if settings.name == "packed":
+        raise UserError("data.name=packed: is packed already; name the data set that is to be packed")
+
+    def load_told(keep: Keep) -> DataSet:
+        data = load_data(settings, keep)
+        for note in data.notes:
+            warn(note)
+        return data
+
+    return pack_data(load_told, local_path(out), on_progress)

@@ -1,0 +1,175 @@
+"""Train a network, and go on with a run."""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from noprop_dist.api.engines import Job, run_job
+from noprop_dist.api.handed_over import handed_over, handed_over_again, names_given_network
+from noprop_dist.api.result import Result
+from noprop_dist.api.watcher import Watcher
+from noprop_dist.config.bits import changed_bits, continued, setting_at, shown
+from noprop_dist.config.layers import idle_settings
+from noprop_dist.config.schema import RunConfig
+from noprop_dist.errors import UserError
+from noprop_dist.files import local_path
+from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
+from noprop_dist.models.custom import NetworkFactory
+from noprop_dist.plan import RunPlan
+from noprop_dist.records import Evaluated
+from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.storage.trust import check_settings, remember
+from noprop_dist.training.messages import RunOutcome
+from noprop_dist.training.setup import Given
+
+
+def default_run_dir(config: RunConfig) -> str:
+    """A new folder under runs/, named after the data and the time; two that start in one second do not meet."""
+    return f"runs/{config.data.name}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+
+
+def train(
+    config: RunConfig,
+    run_dir: str | Path | None = None,
+    *,
+    data: Any = None,
+    network: NetworkFactory | None = None,
+    address: str | None = None,
+    or_resume: bool = False,
+    watcher: Watcher | None = None,
+) -> Result:
+    """Train a network in a new run directory.
+
+    Args:
+        config: of the run, such as `RunConfig.preset("digits", blocks={"count": 10})`.
+        run_dir: where, a path or a URI; `default_run_dir` without it.
+        data: in place of the configuration's: the name of a data set; the path of an image folder, a .npz file or a
+            packed folder; a pair (x, y) of arrays; a mapping with x_train, y_train and perhaps x_val, y_val, x_test,
+            y_test; a torch or Hugging Face Dataset; or a mapping from train, val and test to such.
+        network: of every block, in place of the configuration's: a class or function, called as
+            network(input_shape=…, classes=…, embedding_dim=…), that returns a torch.nn.Module (x, z) → logits. One that
+            no other process can import, of a notebook for example, is sent to the workers, and has to be handed over
+            again to `resume` and `load`.
+        address: of a running Ray cluster.
+        or_resume: go on with the run that `run_dir` holds already, if it is the same apart from settings that change
+            no bits.
+        watcher: told how far the run is; lines on standard error without one.
+
+    Raises:
+        UserError: configuration, data or run directory cannot be used; nothing was written.
+        TrainingError: a stage could not be trained to its end; names it and the cause.
+    """
+    watcher = watcher or Watcher.on_stderr()
+    config, given = handed_over(config, data, network)
+    config = _located(_at(config, address))
+    directory = RunDirectory(default_run_dir(config) if run_dir is None else str(run_dir))
+    if or_resume and directory.holds_run:
+        check_same_run(directory, config)
+        remember(config)
+        return _go_on(Job(config, directory, given, watcher, resume=True))
+    directory.check_unused()
+    remember(config)
+    _say_what_is_needed_again(config, given, watcher)
+    return _result(directory, run_job(Job(config, directory, given, watcher)))
+
+
+def resume(
+    run_dir: str | Path,
+    settings: Sequence[str] = (),
+    *,
+    data: Any = None,
+    network: NetworkFactory | None = None,
+    address: str | None = None,
+    watcher: Watcher | None = None,
+    trust_code: bool = False,
+) -> Result:
+    """Continue a run from the newest snapshot of every stage.
+
+    Args:
+        run_dir: that holds the run.
+        settings: `key=value`; what changes no bits (`data.root` for data that has moved), and how single stages are
+            trained from here on.
+        data: what was handed over to `train`, if it was; of a run that names its data, None.
+        network: likewise.
+        address: of a running Ray cluster.
+        watcher: told how far the run is; lines on standard error without one.
+        trust_code: see `load`; holds for the cluster that the run names, too.
+
+    Raises:
+        UserError: there is no run, a setting may not change, or data or snapshots are of another run.
+        TrainingError: as of `train`.
+    """
+    directory, watcher = RunDirectory(str(run_dir)), watcher or Watcher.on_stderr()
+    config = _located(_at(continued(directory.config(), settings), address))
+    given = handed_over_again(config, data, network)
+    if not trust_code:
+        check_settings(config, directory, [*settings, *(["engine.address=…"] if address else [])])
+    for line in idle_settings(config, settings):
+        watcher.warn(line)
+    return _go_on(Job(config, directory, given, watcher, resume=True, trusted=trust_code))
+
+
+def _at(config: RunConfig, address: str | None) -> RunConfig:
+    if address is None:
+        return config
+    return config.model_copy(update={"engine": config.engine.model_copy(update={"address": address})})
+
+
+def _located(config: RunConfig) -> RunConfig:
+    """The configuration with an absolute `data.root`: a run is looked at from other folders, too."""
+    root = config.data.root
+    if root is None:
+        return config
+    data = config.data.model_copy(update={"root": str(local_path(root).absolute())})
+    return config.model_copy(update={"data": data})
+
+
+def _say_what_is_needed_again(config: RunConfig, given: Given, watcher: Watcher) -> None:
+    needed = ["data=…"] * (given.data is not None) + ["network=…"] * names_given_network(config)
+    if needed:
+        watcher.say(f"to resume or evaluate this run, hand over again {' and '.join(needed)}: it lies in no file")
+
+
+def check_same_run(directory: RunDirectory, config: RunConfig) -> None:
+    """Check that a run directory holds a run of this configuration, apart from settings that change no bits.
+
+    Raises:
+        UserError: it holds another run; names the first difference.
+    """
+    before = directory.config()
+    changed = changed_bits(before, config)
+    if changed:
+        key = changed[0]
+        old, new = (shown(setting_at(each, key)) for each in (before, config))
+        raise UserError(f"{directory}: holds a run whose {key} is {old}, not {new}; give another folder")
+
+
+def _go_on(job: Job) -> Result:
+    directory = job.directory
+    directory.checkpoints.check_run()
+    run_plan = RunPlan(job.config, directory.facts(), given_network=job.given.network)
+    if _is_finished(directory, run_plan):
+        job.watcher.say("the run is finished: all steps are done")
+        evaluation = CheckpointEvaluation.last_of(directory.metrics())
+        return _result(directory, RunOutcome(directory.link, run_plan.total_steps, evaluation))
+    outcome = run_job(job)
+    if outcome.evaluation is None and not outcome.stopped:  # an earlier process measured the last checkpoint
+        outcome = replace(outcome, evaluation=CheckpointEvaluation.last_of(directory.metrics()))
+    return _result(directory, outcome)
+
+
+def _result(directory: RunDirectory, outcome: RunOutcome) -> Result:
+    return Result(outcome.directory, outcome.step, outcome.stopped, outcome.evaluation, directory.root)
+
+
+def _is_finished(directory: RunDirectory, run_plan: RunPlan) -> bool:
+    try:
+        step = directory.checkpoints.manifest().step
+        directory.checkpoints.load_all(step)
+    except UserError:
+        return False  # it is missing or damaged: both engines make it anew from what is left
+    measured = any(isinstance(record, Evaluated) and record.final for record in directory.metrics())
+    return step >= run_plan.total_steps and (measured or not run_plan.evaluates)

@@ -1,0 +1,105 @@
+"""Says in one sentence for each setting why it is refused, from what pydantic says of a section and its unions."""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+Section = type[BaseModel]
+_UNKNOWN = ("extra_forbidden", "invalid_key")
+_SAID_IN_FULL = (*_UNKNOWN, "missing", "value_error", "boolean")
+
+
+def sentences(root: Section, details: Sequence[Any]) -> Iterator[str]:
+    """One sentence for each setting that is refused; what a union says of each of its members is put together."""
+    by_key: dict[str, list[Any]] = {}
+    for detail in details:
+        by_key.setdefault(_key(root, detail), []).append(detail)
+    for key, of_key in by_key.items():
+        first, reasons = of_key[0], list(dict.fromkeys(_reason(root, detail) for detail in of_key))
+        if NoneType in types_at(root, first["loc"]):
+            reasons.append("null")
+        refused = "" if first["type"] in _SAID_IN_FULL else f"{_shortened(first['input'])} is not allowed: "
+        yield f"{key}{': ' if key else ''}{refused}{', or '.join(reasons)}"
+
+
+def _reason(root: Section, detail: Any) -> str:
+    location = detail["loc"]
+    match detail["type"]:
+        case "extra_forbidden" | "invalid_key":
+            return f"there is no such setting{_suggestion(root, location)}"
+        case "missing":
+            return "must be given"
+        case "value_error" | "boolean":
+            return str(detail["msg"]).removeprefix("Value error, ")
+        case "model_type" | "model_attributes_type":
+            names, value = _settings_at(root, location), detail["input"]
+            example = f"; write {_key(root, detail)}.kind={value}" if "kind" in names and isinstance(value, str) else ""
+            return f"this is a section, with the settings {', '.join(names)}{example}"
+    return str(detail["msg"][:1].lower() + detail["msg"][1:])
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]} …"
+
+
+def _key(root: Section, detail: Any) -> str:
+    """The dotted key of an error, without the members of unions that pydantic puts into its location."""
+    location = detail["loc"]
+    known = [
+        part
+        for end, part in enumerate(location)
+        if types_at(root, location[: end + 1]) and not _of_kind(part, types_at(root, location[:end]))
+    ]
+    if detail["type"] == "boolean":  # the section tells it
+        known.append(detail["ctx"]["setting"])
+    return ".".join(map(str, [*known, *(location[-1:] if detail["type"] in _UNKNOWN else ())]))
+
+
+def _suggestion(root: Section, location: tuple[Any, ...]) -> str:
+    names = _settings_at(root, location[:-1])
+    close = difflib.get_close_matches(str(location[-1]), names, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; allowed are {', '.join(names)}"
+
+
+def _settings_at(root: Section, location: Sequence[Any]) -> list[str]:
+    """The names of the settings of the section that stands at a location, of every kind that it may have."""
+    sections = [each for each in types_at(root, location) if _is_section(each)]
+    return list(dict.fromkeys(name for section in sections for name in section.model_fields))
+
+
+def types_at(root: Section, location: Sequence[Any]) -> list[Any]:
+    """The types that the schema allows at a location; none if it has no such setting."""
+    types: list[Any] = [root]
+    for part in location:
+        if of_kind := _of_kind(part, types):  # pydantic puts it into an error's location, though it is no key
+            types = of_kind
+            continue
+        fields = [
+            each.model_fields[part].annotation for each in types if _is_section(each) and part in each.model_fields
+        ]
+        elements = [get_args(each)[get_origin(each) is dict] for each in types if get_origin(each) in (dict, tuple)]
+        types = [member for annotation in (*fields, *elements) for member in _members(annotation)]
+    return types
+
+
+def _of_kind(part: Any, types: Sequence[Any]) -> list[Section]:
+    """The sections that `kind: part` chooses, where several may stand in one place."""
+    sections = [each for each in types if _is_section(each) and "kind" in each.model_fields]
+    return [each for each in sections if get_args(each.model_fields["kind"].annotation) == (part,)]
+
+
+def _members(annotation: Any) -> list[Any]:
+    """The types of a union, without what `Annotated` says of them."""
+    if get_origin(annotation) is Annotated:
+        return _members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [member for each in get_args(annotation) for member in _members(each)]
+    return [annotation]
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
