@@ -158,7 +158,7 @@ class NoRay:
             raise ModuleNotFoundError("No module named 'ray'", name="ray")
 sys.meta_path.insert(0, NoRay())
 import torch
-from noprop_dist.inference.classifier import NoPropClassifier
+from noprop_dist import NoPropClassifier
 classifier = NoPropClassifier.from_pretrained(sys.argv[1])
 print(classifier.predict(torch.zeros(2, 1, 8, 8, dtype=torch.uint8)).tolist())
 assert not any(name.split(".")[0] == "ray" for name in sys.modules)
