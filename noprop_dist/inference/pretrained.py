@@ -11,7 +11,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from noprop_dist import __version__
@@ -104,14 +104,14 @@ def write_pretrained(folder: Path, config: Mapping[str, Any], state: Mapping[str
         UserError: the folder holds something.
         OSError: it cannot be written.
     """
-    with made_whole(folder) as partial:
-        partial.mkdir()
+    with made_whole(folder) as unfinished:
+        unfinished.mkdir()
         tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
         weights = save(tensors, {"format": "pt"})
-        (partial / WEIGHTS).write_bytes(weights)
+        (unfinished / WEIGHTS).write_bytes(weights)
         facts = {**config, "weights_sha256": hashlib.sha256(weights).hexdigest()}
-        (partial / CONFIG).write_text(json.dumps(facts, indent=1) + "\n")
-        (partial / CARD).write_text(model_card(config), encoding="utf-8")
+        (unfinished / CONFIG).write_text(json.dumps(facts, indent=1) + "\n")
+        (unfinished / CARD).write_text(model_card(config), encoding="utf-8")
 
 
 @contextmanager
@@ -243,20 +243,14 @@ def _networks(config: PretrainedConfig) -> list[schema.NetworkSettings]:
 
 def _weights(file: Path, digest: str) -> dict[str, Tensor]:
     try:
-        if _sha256(file) != digest:
+        with open_file(file) as opened:
+            content = opened.read()
+        if hashlib.sha256(content).hexdigest() != digest:
             raise ValueError(f"it is damaged, or of another {CONFIG} (its checksum does not match)")
-        tensors: dict[str, Tensor] = load_file(file)
+        tensors: dict[str, Tensor] = load(content)
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{file}: cannot be read: {error}") from error
     return tensors
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with open_file(file) as opened:
-        while chunk := opened.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _build(
@@ -273,7 +267,7 @@ def _build(
 
     blocks = [block(t) for t in range(1, config.blocks.count + 1)]
     build = partial(build_classifier, config.classifier, shapes, 0)
-    classifier = _loaded("classifier", parts.pop("classifier", {}), build)
+    classifier = _loaded("classifier", parts.pop("classifier", {}), build, trusted=False)
     if parts:
         raise ValueError(f"no part of the network is called {min(parts)}")
     return blocks, classifier, buffers
@@ -313,20 +307,18 @@ def _must_fit(prefix: str, found: Mapping[str, Tensor], shapes: Mapping[str, tup
             raise ValueError(f"{prefix}{name} has shape {tuple(found[name].shape)}, the network's has {shape}")
 
 
-def _loaded(
-    part: str, weights: Mapping[str, Tensor], build: Callable[[], nn.Module], trusted: bool = False
-) -> nn.Module:
-    """A module with its weights.
+def _loaded(part: str, weights: Mapping[str, Tensor], build: Callable[[], nn.Module], trusted: bool) -> nn.Module:
+    """A module that has these tensors for its weights.
 
-    It is first built without memory, so that no configuration makes this machine allocate more than its weights have.
-    A network of a user's own may not take that; its author is trusted.
+    It is built without memory and takes the tensors as they are, so that no configuration makes this machine allocate
+    more than the file of weights has. A network of a user's own may not take that; its author is trusted.
     """
-    without_memory: AbstractContextManager[Any] = nullcontext() if trusted else torch.device("meta")
-    with without_memory:
-        shapes = {name: tuple(tensor.shape) for name, tensor in build().state_dict().items()}
-    _must_fit(f"{part}.", weights, shapes)
-    module = build()
-    module.load_state_dict(weights)
+    with torch.device("cpu" if trusted else "meta"):
+        module = build()
+    _must_fit(f"{part}.", weights, {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()})
+    if not trusted and dict(module.named_buffers()).keys() - weights.keys():
+        module = build()  # it has tensors that follow from its sizes and are in no file
+    module.load_state_dict(weights, assign=not trusted)
     return module
 
 

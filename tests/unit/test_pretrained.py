@@ -53,6 +53,17 @@ def with_weights(folder, change):
     edit(folder, lambda values: values.update(weights_sha256=hashlib.sha256(content).hexdigest()))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["swin_v2_t", "densenet121", "convnext_tiny"])
+def test_networks_with_tensors_that_are_in_no_file_are_read(backbone, tmp_path):
+    """swin_v2_t has a table of coordinates, which follows from its sizes."""
+    own = f"blocks.networks.2={{kind: torchvision, backbone: {backbone}, width: 8}}"
+    saved = untrained(MLP, own, shape=(3, 64, 64))
+    read = NoPropClassifier.from_pretrained(saved.save_pretrained(tmp_path / "model"))
+    images = images_for(saved, 2)
+    torch.testing.assert_close(read(images), saved(images), atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("name", [*NETWORKS, "torchvision", "vectors"])
 def test_a_folder_gives_the_same_classifier_again(name, tmp_path):
     settings = NETWORKS.get(name, ["blocks.network={kind: torchvision, backbone: squeezenet1_1, width: 8}"])
