@@ -11,7 +11,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from noprop_dist import __version__
 from noprop_dist.config import schema
@@ -313,13 +314,24 @@ def _loaded(part: str, weights: Mapping[str, Tensor], build: Callable[[], nn.Mod
     It is built without memory and takes the tensors as they are, so that no configuration makes this machine allocate
     more than the file of weights has. A network of a user's own may not take that; its author is trusted.
     """
-    with torch.device("cpu" if trusted else "meta"):
+    with nullcontext() if trusted else _WithoutMemory():
         module = build()
     _must_fit(f"{part}.", weights, {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()})
-    if not trusted and dict(module.named_buffers()).keys() - weights.keys():
-        module = build()  # it has tensors that follow from its sizes and are in no file
     module.load_state_dict(weights, assign=not trusted)
     return module
+
+
+class _WithoutMemory(TorchFunctionMode):
+    """A `with` in which new parameters and buffers have sizes and no memory; what networks compute with is real.
+
+    `torch.device("meta")` would take that, too, and a RegNet computes its sizes by tensors.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in {torch.empty, torch.zeros, torch.ones}:
+            kwargs = {**kwargs, "device": "meta"}
+        return func(*args, **kwargs)
 
 
 def config_of(card: Mapping[str, Any], **facts: Any) -> dict[str, Any]:

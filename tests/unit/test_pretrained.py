@@ -54,9 +54,8 @@ def with_weights(folder, change):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", ["swin_v2_t", "densenet121", "convnext_tiny"])
-def test_networks_with_tensors_that_are_in_no_file_are_read(backbone, tmp_path):
-    """swin_v2_t has a table of coordinates, which follows from its sizes."""
+@pytest.mark.parametrize("backbone", ["regnet_y_400mf", "swin_v2_t", "convnext_tiny"])
+def test_backbones_that_compute_their_sizes_are_read(backbone, tmp_path):
     own = f"blocks.networks.2={{kind: torchvision, backbone: {backbone}, width: 8}}"
     saved = untrained(MLP, own, shape=(3, 64, 64))
     read = NoPropClassifier.from_pretrained(saved.save_pretrained(tmp_path / "model"))
