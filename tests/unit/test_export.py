@@ -6,10 +6,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from test_classifier import NETWORKS
-from test_pretrained import python
 from torch import nn
-from untrained import MLP, images_for, untrained
+from untrained import MLP, NETWORKS, images_for, python, untrained
 
 from noprop_dist import api
 from noprop_dist.cli.app import main

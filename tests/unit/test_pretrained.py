@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -12,9 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_classifier import NETWORKS
 from torch import nn
-from untrained import MLP, OWN, OwnNetwork, images_for, untrained
+from untrained import MLP, NETWORKS, OWN, OwnNetwork, images_for, python, untrained
 
 from noprop_dist.errors import UserError
 from noprop_dist.inference.classifier import NoPropClassifier
@@ -146,18 +144,6 @@ except OSError as error:
 """
     assert python(code, folder=tmp_path).startswith("OSError [Errno 27] File too large")
     assert list(tmp_path.iterdir()) == []
-
-
-def python(code, *arguments, folder=None):
-    """What a program prints, in a process of its own."""
-    ended = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        **{"capture_output": True, "text": True, "cwd": folder, "timeout": 100},
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (Path(__file__).parents[2], Path(__file__).parent)))},
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
 
 
 WITHOUT_RAY = """
