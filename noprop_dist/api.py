@@ -40,6 +40,7 @@ from noprop_dist.inference.evaluation import (
 from noprop_dist.inference.evaluation import evaluate as evaluate_network
 from noprop_dist.inference.load import TrainedRun, assemble_network
 from noprop_dist.inference.network import Prediction, Sampler, predict_image
+from noprop_dist.inference.score import last_step_of
 from noprop_dist.plan import RunPlan
 from noprop_dist.records import Evaluated, is_damaged
 from noprop_dist.report.run_report import WrittenReport, write_report
@@ -50,6 +51,7 @@ from noprop_dist.storage.identity import OtherRunError
 from noprop_dist.storage.merge import merge_runs
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.trust import check_networks, check_settings, own_networks, remember
+from noprop_dist.tracking.callback import Callback
 from noprop_dist.training.device import choose_device
 from noprop_dist.training.footprint import Footprint, block_footprints
 from noprop_dist.training.messages import RunOutcome
@@ -70,12 +72,14 @@ class Watcher:
         say: told lines about what goes on around the run.
         stopped: asked about twice a second; once it says yes, every stage is snapshotted and the run ends.
         warn: told what the user should know and may not expect, such as what was left out of the data.
+        callbacks: told of every record, where the run lives; they outlive this process.
     """
 
     on_progress: Callable[[RunProgress], None] = _silent
     say: Callable[[str], None] = _silent
     stopped: Callable[[], bool] = field(default=lambda: False)
     warn: Callable[[str], None] = _silent
+    callbacks: Sequence[Callback] = ()
 
 
 def default_run_dir(config: RunConfig) -> str:
@@ -84,7 +88,12 @@ def default_run_dir(config: RunConfig) -> str:
 
 
 def train(
-    config: RunConfig, run_dir: str | None = None, *, or_resume: bool = False, watcher: Watcher | None = None
+    config: RunConfig,
+    run_dir: str | None = None,
+    *,
+    or_resume: bool = False,
+    watcher: Watcher | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> RunOutcome:
     """Train a network in a new run directory.
 
@@ -94,6 +103,7 @@ def train(
         or_resume: go on with the run that `run_dir` holds already, if it is the same apart from settings that change
             no bits.
         watcher: told how far the run is.
+        callbacks: see `Callback`.
 
     Raises:
         UserError: configuration, data or run directory cannot be used; nothing was written.
@@ -103,14 +113,23 @@ def train(
     if or_resume and directory.holds_run:
         check_same_run(directory, config)
         remember(config)
-        return _continue(config, directory, watcher or Watcher())
+        return _continue(config, directory, _watcher(watcher, callbacks))
     directory.check_unused()
     remember(config)
-    return _train(config, directory, resume=False, watcher=watcher or Watcher())
+    return _train(config, directory, resume=False, watcher=_watcher(watcher, callbacks))
+
+
+def _watcher(watcher: Watcher | None, callbacks: Sequence[Callback]) -> Watcher:
+    return replace(watcher or Watcher(), callbacks=tuple(callbacks))
 
 
 def resume(
-    run_dir: str, settings: Sequence[str] = (), *, watcher: Watcher | None = None, trust_code: bool = False
+    run_dir: str,
+    settings: Sequence[str] = (),
+    *,
+    watcher: Watcher | None = None,
+    callbacks: Sequence[Callback] = (),
+    trust_code: bool = False,
 ) -> RunOutcome:
     """Continue a run from the newest snapshot of every stage.
 
@@ -119,13 +138,14 @@ def resume(
         settings: `key=value`; what changes no bits (`data.root` for data that has moved), and how single stages are
             trained from here on.
         watcher: told how far the run is.
+        callbacks: see `Callback`.
         trust_code: see `load`; holds for the cluster that the run names, too.
 
     Raises:
         UserError: there is no run, a setting may not change, or data or snapshots are of another run.
         TrainingError: as of `train`.
     """
-    directory, watcher = RunDirectory(run_dir), watcher or Watcher()
+    directory, watcher = RunDirectory(run_dir), _watcher(watcher, callbacks)
     config = _located(continued(directory.config(), settings))
     if not trust_code:
         check_settings(config, directory, settings)
@@ -467,7 +487,7 @@ def _continue(config: RunConfig, directory: RunDirectory, watcher: Watcher, trus
     if _is_finished(directory, run_plan):
         watcher.say("the run is finished: all steps are done")
         evaluation = CheckpointEvaluation.last_of(directory.metrics())
-        return RunOutcome(directory.link, run_plan.total_steps, evaluation)
+        return RunOutcome(directory.link, last_step_of(run_plan, directory), evaluation)
     outcome = _train(config, directory, resume=True, watcher=watcher, trusted=trusted)
     if outcome.evaluation is None and not outcome.stopped:  # an earlier process measured the last checkpoint
         return replace(outcome, evaluation=CheckpointEvaluation.last_of(directory.metrics()))
@@ -480,6 +500,9 @@ def _is_finished(directory: RunDirectory, run_plan: RunPlan) -> bool:
         directory.checkpoints.load_all(step)
     except UserError:
         return False  # it is missing or damaged: both engines make it anew from what is left
+    last = last_step_of(run_plan, directory)
+    if last < run_plan.total_steps:  # it ended early, and has deleted what came after
+        return step == last and not directory.checkpoints.steps_after(last)
     measured = any(isinstance(record, Evaluated) and record.final for record in directory.metrics())
     return step >= run_plan.total_steps and (measured or not run_plan.evaluates)
 
@@ -517,7 +540,8 @@ def _train_sequentially(
             directory.create(config, setup.plan.facts)
         watcher.say(f"run directory: {directory}")
         try:
-            evaluation = train_sequentially(setup, data, directory, watcher.on_progress, watcher.stopped)
+            following = watcher.on_progress, watcher.stopped, watcher.callbacks
+            evaluation = train_sequentially(setup, data, directory, *following)
         except UserError:
             raise
         except OSError as error:
@@ -525,7 +549,7 @@ def _train_sequentially(
                 f"the run directory cannot be read or written: {error}; {directory.resume_command} continues the run"
             ) from error
     steps = directory.checkpoints.steps()
-    finished = bool(steps) and steps[-1] >= setup.plan.total_steps
+    finished = bool(steps) and steps[-1] >= last_step_of(setup.plan, directory)
     return RunOutcome(directory.link, steps[-1] if steps else 0, evaluation, stopped=not finished)
 
 
@@ -547,7 +571,8 @@ def _train_on_ray(
         watcher.say(f"run directory: {directory}")
         watcher.say("starting Ray")
     told = (watcher.on_progress, resume, watcher.stopped, watcher.say)
-    return train_on_ray(config, directory.root, *told, coordinator_class=_coordinator_of(config), trusted=trusted)
+    chosen = _coordinator_of(config)
+    return train_on_ray(config, directory.root, *told, chosen, trusted=trusted, callbacks=watcher.callbacks)
 
 
 def _coordinator_of(config: RunConfig) -> type[Any]:

@@ -101,6 +101,8 @@ def _settings(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Mark,
         if mark is not None:
             yield key, mark, list(value) if isinstance(value, tuple) else value
             continue
+        if value is None:  # a section that is left out
+            continue
         parts = (
             {key: value} if isinstance(value, BaseModel) else {f"{key}.{block}": each for block, each in value.items()}
         )

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from noprop_dist.config.bits import changes_between
+from noprop_dist.config.extras import check_extras
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.dataset import DataSet
 from noprop_dist.data.inputs import Inputs
@@ -155,6 +156,7 @@ def check(config: RunConfig) -> tuple[RunPlan, DataSet]:
     Raises:
         UserError: they do not; nothing has been written or started.
     """
+    check_extras(config)
     data = load_data(config.data)
     plan = RunPlan(config, data.facts)
     if plan.steps_per_epoch < 1:

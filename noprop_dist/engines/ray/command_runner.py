@@ -12,6 +12,7 @@ from noprop_dist.engines.core.commands import (
     CallActor,
     Command,
     End,
+    EndAt,
     FlushLog,
     GiveUpStage,
     KillActor,
@@ -113,8 +114,10 @@ class StorageThread:
         match task:
             case WriteSnapshot(snapshot):
                 complete = self._checkpoints.add(snapshot)
-            case Prune(up_to):
-                self._checkpoints.prune(up_to)
+            case Prune(up_to, best):
+                self._checkpoints.prune(up_to, best)
+            case EndAt(step, best):
+                self._checkpoints.end_at(step, best)
             case FlushLog():
                 pass
         return StorageDone(time.perf_counter() - began, complete, self._checkpoints.news())

@@ -5,7 +5,7 @@ The driver keeps no state: all that a run knows lies in its run directory.
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -14,12 +14,14 @@ from ray.exceptions import RayActorError, RayTaskError
 from noprop_dist.config.schema import EngineSettings, RunConfig
 from noprop_dist.engines.core.failure_policy import back_off_seconds, within_budget
 from noprop_dist.engines.ray.actors import ACTOR_OPTIONS
+from noprop_dist.engines.ray.callbacks import pickled
 from noprop_dist.engines.ray.cluster import cause_of_loss, cluster_answers, ray_session
 from noprop_dist.engines.ray.coordinator import Coordinator
 from noprop_dist.engines.ray.heartbeat import Heartbeat
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.store import StorageError
+from noprop_dist.tracking.callback import Callback
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.progress import RunProgress
 
@@ -37,7 +39,9 @@ def train_on_ray(
     stopped: Callable[[], bool] = lambda: False,
     say: Callable[[str], None] = lambda _: None,
     coordinator_class: type[Any] = Coordinator,
+    *,
     trusted: bool = True,
+    callbacks: Sequence[Callback] = (),
 ) -> RunOutcome:
     """Run a training run on Ray to its end.
 
@@ -48,8 +52,9 @@ def train_on_ray(
         resume: continue the run that lies there.
         stopped: asked about twice a second; once it says yes, the run is snapshotted and ended.
         say: told what happens to the coordinator.
-        coordinator_class: made with (config, directory, resume, trusted=…); has `run`, `progress` and `stop`.
+        coordinator_class: made with (config, directory, resume, trusted=…, callbacks=…); has `run`, `progress`, `stop`.
         trusted: whether the user named the networks, or gave `--trust-code`.
+        callbacks: of the user's own; each coordinator gets a copy of them as they are now.
 
     Raises:
         UserError: configuration, data, run directory or address cannot be used.
@@ -64,9 +69,11 @@ def train_on_ray(
             losses, trusted = 0, True  # a coordinator on another node need not know the networks
         on_progress(progress)
 
+    sent = pickled(callbacks)
     with ray_session(config.engine.address):
         while True:
-            coordinator = _actor(coordinator_class).remote(config, directory, resume, trusted=trusted)
+            make = _actor(coordinator_class).remote
+            coordinator = make(config, directory, resume, trusted=trusted, **{"callbacks": sent} if sent else {})
             try:
                 return _Follower(coordinator, config.engine, watch, say).follow(stopped)
             except (RayActorError, _SilentError) as error:
