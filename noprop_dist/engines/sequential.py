@@ -20,7 +20,7 @@ from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import must_fit
 from noprop_dist.tracking.callback import Callback
-from noprop_dist.tracking.host import END_SECONDS, STOP_SECONDS
+from noprop_dist.tracking.host import END_SECONDS
 from noprop_dist.tracking.trackers import callback_host, run_info
 from noprop_dist.training.batch_stream import Round, RoundKey
 from noprop_dist.training.embedding import EmbeddingTrainer
@@ -144,7 +144,7 @@ class _Run:
             self._log.add(RunEnded(step=min(self._done.values()), stopped=stopped, error=error))
             with suppress(OSError):  # if the storage fails, whoever wrote there before has told of it
                 self._log.flush()
-            for line in self._host.close(STOP_SECONDS if stopped or error is not None else END_SECONDS):
+            for line in self._host.close(self._setup.config.engine.grace_seconds if stopped else END_SECONDS):
                 self._tell_news(line)
             with suppress(OSError):
                 self._log.flush()

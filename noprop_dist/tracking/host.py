@@ -13,7 +13,7 @@ from noprop_dist.tracking.callback import Callback, RunInfo, method_for
 MOST_WAITING = 10_000
 """Records on their way to one callback. More are dropped: about 4 MB, or minutes of a fast run."""
 END_SECONDS, STOP_SECONDS = 60.0, 5.0
-"""For all callbacks together at the end of a run, and after a stop, whose grace period may be short."""
+"""For all callbacks together at the end of a run, and on Ray after a stop, when the driver waits only so long."""
 
 
 class CallbackHost:
@@ -71,7 +71,7 @@ class _Listener:
         self._callback, self._tell = callback, tell
         self._name = type(callback).__name__
         self._waiting = queue.Queue[Record](MOST_WAITING)
-        self._ends = threading.Event()
+        self._ends, self._left_behind = threading.Event(), threading.Event()
         self._told: set[str] = set()
         self._thread: threading.Thread | None = None
 
@@ -95,11 +95,12 @@ class _Listener:
             return
         self._thread.join(max(0.0, until - time.monotonic()))
         if self._thread.is_alive():
+            self._left_behind.set()  # the run may go on in this very process, with another thread
             self._tell_once("end", f"was not done {seconds:g} s after the end of the run, and is left behind")
 
     def _follow(self, run: RunInfo) -> None:
         usable = self._call("on_start", run)
-        while True:
+        while not self._left_behind.is_set():
             try:
                 record = self._waiting.get(timeout=0.1)
             except queue.Empty:

@@ -404,6 +404,8 @@ class Run:
 
     @property
     def _busy(self) -> bool:
+        if self._stopped_at is not None:
+            return False
         blocks = [stage_run for stage_run in self.stages.values() if stage_run.stage.is_block]
         if all(stage_run.stopped for stage_run in blocks) or (
             self._coupled and any(stage_run.stopped for stage_run in self.stages.values())
