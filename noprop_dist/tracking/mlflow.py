@@ -1,7 +1,10 @@
-"""MLflow: `mlflow ui --backend-store-uri sqlite:///RUN/tracking/mlflow/mlflow.db`."""
+"""MLflow: `MLFLOW_ALLOW_FILE_STORE=true mlflow ui --backend-store-uri RUN/tracking/mlflow`.
+
+A folder of plain files and no database: SQLite needs seconds to make its tables, and locks that shared folders lack.
+`mlflow migrate-filestore` brings it into one.
+"""
 
 import itertools
-import logging
 import os
 import tempfile
 import time
@@ -13,7 +16,7 @@ from noprop_dist.records import EmbeddingUpdated, Evaluated, ObjectiveMeasured, 
 from noprop_dist.tracking.callback import Callback, RunInfo
 from noprop_dist.tracking.figures import figures_of, hyper_parameters
 
-BATCH, BATCH_SECONDS = 500, 2.0
+BATCH, BATCH_SECONDS = 1000, 10.0
 """Metrics are sent so many at once, at the latest after so many seconds. MLflow takes 1000."""
 PARAMETERS_AT_ONCE = 100
 STATUS = {"stopped": "KILLED", "failed": "FAILED", "finished": "FINISHED"}
@@ -26,7 +29,7 @@ class MlflowCallback(Callback):
     not sent again, so there is one value for each record.
 
     Args:
-        tracking_uri: of an MLflow server; None is a database of the run's own, with no server and no network.
+        tracking_uri: of an MLflow server or database; None is a folder of the run's own, which needs neither.
         experiment: that the run belongs to.
     """
 
@@ -61,27 +64,18 @@ class MlflowCallback(Callback):
             self._client.set_terminated(self._id, status=STATUS[how])
 
     def _connect(self, folder: Path) -> Any:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.WARNING)
+        for setting in ("MLFLOW_DISABLE_TELEMETRY", "MLFLOW_ALLOW_FILE_STORE"):
+            os.environ.setdefault(setting, "true")
         from mlflow.tracking import MlflowClient
 
-        self._artifacts: str | None = None
-        if self._uri is not None:
-            return MlflowClient(tracking_uri=self._uri)
-        folder.mkdir(parents=True, exist_ok=True)
-        self._artifacts = (folder / "artifacts").as_uri()
-        return MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
+        return MlflowClient(tracking_uri=self._uri or folder.as_uri())
 
     def _mlflow_run(self) -> tuple[str, dict[str, set[int]]]:
         """The MLflow run of this run, and the steps that it has of each figure."""
         experiment = self._client.get_experiment_by_name(self._experiment)
-        number = (
-            self._client.create_experiment(self._experiment, artifact_location=self._artifacts)
-            if experiment is None
-            else experiment.experiment_id
-        )
-        found = self._client.search_runs([number], f"tags.`noprop.directory` = '{self._tag}'") if self._goes_on else []
+        number = self._client.create_experiment(self._experiment) if experiment is None else experiment.experiment_id
+        mine = f"tags.`noprop.directory` = '{self._tag}'"
+        found = self._client.search_runs([number], mine) if self._run.earlier else []
         if not found:
             created = self._client.create_run(number, run_name=self._run.name, tags={"noprop.directory": self._tag})
             self._log_parameters(created.info.run_id)
@@ -92,10 +86,6 @@ class MlflowCallback(Callback):
         return run.info.run_id, {
             name: {each.step for each in history(run.info.run_id, name)} for name in run.data.metrics
         }
-
-    @property
-    def _goes_on(self) -> bool:
-        return bool(self._run.earlier)
 
     @property
     def _tag(self) -> str:

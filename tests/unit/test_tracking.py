@@ -1,5 +1,7 @@
 """Callbacks and experiment trackers: what they get of a run, once each, and that they cannot harm it."""
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -8,7 +10,7 @@ from tracked import in_mlflow, in_tensorboard, in_wandb, of_the_records
 
 from noprop_dist import api
 from noprop_dist.config import extras
-from noprop_dist.config.layers import load_config
+from noprop_dist.config.layers import load_config, to_yaml
 from noprop_dist.data.dataset import DataFacts
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.plan import RunPlan
@@ -206,6 +208,7 @@ def tracked(small_config, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tracker", READERS)
 def test_a_tracker_has_one_value_for_each_record_after_a_kill_and_a_resume(tracked, tracker):
     has, expected = READERS[tracker](tracked), of_the_records(tracked)
@@ -215,6 +218,7 @@ def test_a_tracker_has_one_value_for_each_record_after_a_kill_and_a_resume(track
     assert {"loss/block-03", "gradient_norm/classifier", "accuracy/test-stochastic", "objective/elbo"} <= has.keys()
 
 
+@pytest.mark.slow
 def test_tensorboard_has_the_pictures_and_the_hyper_parameters(tracked):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -224,16 +228,38 @@ def test_tensorboard_has_the_pictures_and_the_hyper_parameters(tracked):
     assert b"blocks.network.width" in events.summary_metadata["_hparams_/experiment"].plugin_data.content
 
 
+@pytest.mark.slow
 def test_mlflow_has_the_settings_the_pictures_and_the_end(tracked):
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{tracked}/tracking/mlflow/mlflow.db")
+    client = MlflowClient(f"{(tracked / 'tracking' / 'mlflow').as_uri()}")
     (run,) = client.search_runs([client.get_experiment_by_name("noprop_dist").experiment_id])
     assert (run.info.status, run.info.run_name) == ("FINISHED", "run")
     assert (run.data.params["blocks.count"], run.data.params["training.batch_size"]) == ("3", "128")
     assert {each.path for each in client.list_artifacts(run.info.run_id)} == {"loss.png", "path.png"}
 
 
+@pytest.mark.slow
+def test_a_run_whose_process_is_killed_outright_has_one_value_for_each_record_once_it_went_on(small_config, tmp_path):
+    folder = tmp_path / "run"
+    file = tmp_path / "config.yaml"
+    file.write_text(to_yaml(small_config(*STEPWISE, "checkpoint.every_steps=50", "training.max_steps=400", ALL)))
+    command = ["train", "--config", str(file), "--run-dir", str(folder)]
+    train = subprocess.Popen([sys.executable, "-m", "noprop_dist", *command])
+    while not (folder / "metrics.jsonl").exists() or (folder / "metrics.jsonl").stat().st_size < 100_000:
+        assert train.poll() is None
+        time.sleep(0.01)
+    train.kill()
+    train.wait()
+    api.resume(str(folder))
+    expected = of_the_records(folder)
+    assert max(expected["loss/block-03"]) == 400
+    for has in (reader(folder) for reader in READERS.values()):
+        assert has.keys() == expected.keys()
+        assert all(has[name] == pytest.approx(values, rel=1e-6) for name, values in expected.items())
+
+
+@pytest.mark.slow
 def test_a_new_run_in_the_folder_of_a_deleted_one_is_a_new_mlflow_run(small_config, tmp_path):
     folder = tmp_path / "run"
     for number in range(2):

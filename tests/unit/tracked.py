@@ -35,7 +35,7 @@ def in_tensorboard(folder):
 def in_mlflow(folder):
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{folder}/tracking/mlflow/mlflow.db")
+    client = MlflowClient(f"{(folder / 'tracking' / 'mlflow').as_uri()}")
     (run,) = client.search_runs([client.get_experiment_by_name("noprop_dist").experiment_id], max_results=1)
     history = client.get_metric_history
     return once((name, each.step, each.value) for name in run.data.metrics for each in history(run.info.run_id, name))
