@@ -29,8 +29,25 @@ def new_folder(folder: Path, ours: str) -> Path:
     Args:
         folder: made if it is not there.
         ours: pattern of the names of what that was; all else stays.
+
+    Raises:
+        OSError: it cannot be made, or a link leads elsewhere, where nothing of ours is.
     """
+    check_no_link(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob(ours):
         shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
     return folder
+
+
+def check_no_link(folder: Path) -> None:
+    """Refuse a tracker's folder that is a link: a stranger's run must not make us write elsewhere.
+
+    Raises:
+        OSError: it is one, or a folder above it up to `tracking`.
+    """
+    for each in (folder, *folder.parents):
+        if each.is_symlink():
+            raise OSError(f"{each}: is a link; nothing is written through it")
+        if each.name == "tracking":
+            return

@@ -15,6 +15,7 @@ from typing import Any
 from noprop_dist.records import EmbeddingUpdated, Evaluated, ObjectiveMeasured, Record, RoundDone, RunEnded
 from noprop_dist.tracking.callback import Callback, RunInfo
 from noprop_dist.tracking.figures import figures_of, hyper_parameters
+from noprop_dist.tracking.folders import check_no_link
 
 BATCH, BATCH_SECONDS = 1000, 10.0
 """Metrics are sent so many at once, at the latest after so many seconds. MLflow takes 1000."""
@@ -54,20 +55,27 @@ class MlflowCallback(Callback):
     def on_end(self, record: RunEnded) -> None:
         self._send()
         try:
-            with tempfile.TemporaryDirectory(prefix="noprop-dist-mlflow-") as folder:
-                for name, png in self._run.pictures().items():
-                    file = Path(folder) / f"{name}.png"
-                    file.write_bytes(png)
-                    self._client.log_artifact(self._id, str(file))
+            # In a run directory that was moved, or came from somebody else, MLflow's files name another place.
+            if self._client.get_run(self._id).info.artifact_uri.startswith(self._artifacts_in):
+                self._add_pictures()
         finally:
             how = "failed" if record.error is not None else "stopped" if record.stopped else "finished"
             self._client.set_terminated(self._id, status=STATUS[how])
+
+    def _add_pictures(self) -> None:
+        with tempfile.TemporaryDirectory(prefix="noprop-dist-mlflow-") as folder:
+            for name, png in self._run.pictures().items():
+                file = Path(folder) / f"{name}.png"
+                file.write_bytes(png)
+                self._client.log_artifact(self._id, str(file))
 
     def _connect(self, folder: Path) -> Any:
         for setting in ("MLFLOW_DISABLE_TELEMETRY", "MLFLOW_ALLOW_FILE_STORE"):
             os.environ.setdefault(setting, "true")
         from mlflow.tracking import MlflowClient
 
+        self._artifacts_in = "" if self._uri else folder.as_uri()
+        check_no_link(folder)
         return MlflowClient(tracking_uri=self._uri or folder.as_uri())
 
     def _mlflow_run(self) -> tuple[str, dict[str, set[int]]]:

@@ -29,7 +29,7 @@ class WandbCallback(Callback):
         import wandb
 
         self._info, self._named = run, set[str]()
-        folder = new_folder(run.folder / "wandb", "wandb/*")
+        folder = new_folder(run.folder / "wandb" / "wandb", "*").parent  # W&B adds the second one
         quiet = wandb.Settings(
             silent=True, console="off", x_disable_stats=True, x_disable_meta=True, disable_git=True, save_code=False
         )

@@ -325,6 +325,19 @@ def test_a_tracker_that_cannot_write_is_told_and_the_run_goes_on(small_config, t
     assert told == {"TensorBoardCallback", "MlflowCallback", "WandbCallback"}
 
 
+@pytest.mark.parametrize("link", ["tracking", "tracking/tensorboard", "tracking/mlflow", "tracking/wandb/wandb"])
+def test_a_link_in_a_strangers_run_lets_no_tracker_write_or_delete_elsewhere(small_config, tmp_path, link):
+    folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    (folder / link).parent.mkdir(parents=True)
+    elsewhere.mkdir()
+    (elsewhere / "events.out.tfevents.mine").touch()
+    (folder / link).symlink_to(elsewhere)
+    api.train(small_config(*STEPWISE, ALL), str(folder))
+    assert [each.name for each in elsewhere.iterdir()] == ["events.out.tfevents.mine"]
+    news = [record.text for record in RunDirectory(str(folder)).metrics() if isinstance(record, News)]
+    assert any("is a link; nothing is written through it" in line for line in news)
+
+
 def test_checkpoints_are_told_once_even_if_a_run_goes_on(small_run):
     directory = small_run("checkpoint.every_steps=4")
     api.resume(str(directory))
