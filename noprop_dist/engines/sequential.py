@@ -108,6 +108,8 @@ class _Run:
         warnings = self._resume()
         self._host = callback_host(setup.plan, callbacks)
         self._log = RunLog(directory, self._done, self._host.record)
+        assemble = partial(assemble_network, setup.plan, device=torch.device("cpu"))
+        self._host.start(run_info(setup.plan, directory, data.held_out, assemble))
         self._board = ProgressBoard(self._done, setup.plan.total_steps, time.monotonic())
         self.last_evaluation: CheckpointEvaluation | None = None
         self._scores = scores_of(setup.plan, self._log.figures)
@@ -130,9 +132,7 @@ class _Run:
     @contextmanager
     def followed(self) -> Iterator[None]:
         """Let the callbacks follow what is done within the `with`, and tell them how it ended."""
-        plan, directory, cpu = self._setup.plan, self._directory, torch.device("cpu")
-        assemble = partial(assemble_network, plan, device=cpu)
-        self._host.start(run_info(plan, directory, self._data.held_out, assemble))
+        plan = self._setup.plan
         error: str | None = None
         try:
             yield

@@ -12,7 +12,7 @@ from noprop_dist.tracking.callback import Callback, RunInfo, method_for
 
 MOST_WAITING = 10_000
 """Records on their way to one callback. More are dropped: about 4 MB, or minutes of a fast run."""
-END_SECONDS, STOP_SECONDS = 60.0, 5.0
+END_SECONDS, STOP_SECONDS = 30.0, 5.0
 """For all callbacks together at the end of a run, and on Ray after a stop, when the driver waits only so long."""
 
 

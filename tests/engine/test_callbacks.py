@@ -7,10 +7,9 @@ import time
 import pytest
 from run_facts import fingerprints, records_of
 
+from noprop_dist.api import train
 from noprop_dist.config.layers import load_config
-from noprop_dist.engines.ray.callbacks import pickled
 from noprop_dist.engines.ray.driver import train_on_ray
-from noprop_dist.errors import UserError
 from noprop_dist.records import Evaluated, RoundDone
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.tracking.callback import Callback
@@ -47,9 +46,7 @@ def noting(file):
 def test_callbacks_and_trackers_follow_a_run_from_its_coordinator(tmp_path, method):
     file, folder = tmp_path / "notes", tmp_path / "run"
     config = load_config("digits", None, [*DIGITS, f"method={method}"])
-    from noprop_dist.api import Watcher, train
-
-    train(config, str(folder), watcher=Watcher(), callbacks=[noting(file)])
+    train(config, str(folder), callbacks=[noting(file)])
     notes = [json.loads(line) for line in file.read_text().splitlines()]
     first, *_, last = notes
     assert (first["name"], first["before"]) == ("run", 0)
@@ -83,14 +80,6 @@ def test_a_run_ends_early_at_the_same_step_and_with_the_same_bits_as_in_the_sequ
         assert fingerprints(tmp_path / "run", step) == fingerprints(oracle, step)
 
 
-def test_a_callback_that_cannot_be_sent_is_told_before_a_run_begins(tmp_path):
-    callback = noting(tmp_path / "notes")
-    callback.opened = (tmp_path / "file").open("w")
-    with pytest.raises(UserError, match="callback Noting: cannot be sent to the run's coordinator: TypeError: "):
-        pickled([callback])
-    callback.opened.close()
-
-
 def test_a_run_whose_callback_hangs_ends(tmp_path):
     class Hanging(Callback):
         def on_round(self, record):
@@ -98,8 +87,6 @@ def test_a_run_whose_callback_hangs_ends(tmp_path):
 
     began = time.monotonic()
     config = load_config("digits", None, [*DIGITS, "tracking=[]"])
-    from noprop_dist.api import train
-
     outcome = train(config, str(tmp_path / "run"), callbacks=[Hanging()])
     assert outcome.step == 24
     assert time.monotonic() - began < 120

@@ -1,9 +1,12 @@
 """Callbacks and experiment trackers: what they get of a run, once each, and that they cannot harm it."""
 
+import re
 import subprocess
 import sys
+import textwrap
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from tracked import in_mlflow, in_tensorboard, in_wandb, of_the_records
@@ -12,6 +15,7 @@ from noprop_dist import api
 from noprop_dist.config import extras
 from noprop_dist.config.layers import load_config, to_yaml
 from noprop_dist.data.dataset import DataFacts
+from noprop_dist.engines.ray.callbacks import pickled, unpickled
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.plan import RunPlan
 from noprop_dist.records import CheckpointCompleted, Evaluated, News, ObjectiveMeasured, RoundDone, RunEnded
@@ -183,6 +187,26 @@ def test_a_run_that_fails_tells_its_callbacks_why(small_config, tmp_path):
         api.train(small_config(*settings), str(tmp_path / "run"), callbacks=[follows])
     (end,) = follows.of("on_end")
     assert end.error == str(raised.value)
+
+
+def test_a_callback_that_cannot_be_sent_is_told_in_a_sentence(tmp_path):
+    callback = Following()
+    sentence = "callback Following: cannot be sent to the run's coordinator: Pickling"
+    with (tmp_path / "file").open("w") as callback.opened, pytest.raises(UserError, match=sentence):
+        pickled([callback])
+    callback.opened = None
+    (sent,) = unpickled(pickled([callback]))
+    assert sent.told == []
+    with pytest.raises(UserError, match="callbacks: cannot be loaded where the run's coordinator is: "):
+        unpickled(b"nothing that was pickled")
+
+
+def test_the_example_of_the_documentation_runs(tmp_path, monkeypatch, capsys):
+    document = (Path(__file__).parents[2] / "docs" / "callbacks.md").read_text()
+    (example,) = re.findall(r"## A callback of your own\n\n((?:    .*\n|\n)+)", document)
+    monkeypatch.chdir(tmp_path)
+    exec(textwrap.dedent(example), {"__name__": "example"})
+    assert "test accuracy" in capsys.readouterr().out
 
 
 # Trackers

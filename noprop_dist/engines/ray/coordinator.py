@@ -117,6 +117,7 @@ class Coordinator:
         done = {stage: snapshots[stage].step if stage in snapshots else 0 for stage in setup.plan.stages}
         log = RunLog(self._directory, done, *[exporter.record] if exporter else [], host.record)
         to_evaluate = [s for s in checkpoints.complete_steps if setup.plan.evaluates and not log.evaluated(s)]
+        host.start(run_info(setup.plan, self._directory, data.held_out, _on_cpu(setup.plan)))
         scores = scores_of(setup.plan, log.figures)
         stop_step = None if scores is None else scores.stop_step(checkpoints.complete_steps)
         start = StartingPoint(snapshots, to_evaluate, setup.embedding_exchange(snapshots), scores, stop_step)
@@ -131,7 +132,6 @@ class Coordinator:
         if exporter is not None:
             exporter.show_live(lambda: _live(run, actors))
         runner = CommandRunner(actors, checkpoints, log)
-        host.start(run_info(setup.plan, self._directory, data.held_out, _on_cpu(setup.plan)))
         try:
             return self._loop(run, runner, exporter, host)
         except Exception as error:
