@@ -206,7 +206,7 @@ def test_the_example_of_the_documentation_runs(tmp_path, monkeypatch, capsys):
     (example,) = re.findall(r"## A callback of your own\n\n((?:    .*\n|\n)+)", document)
     monkeypatch.chdir(tmp_path)
     exec(textwrap.dedent(example), {"__name__": "example"})
-    assert "test accuracy" in capsys.readouterr().out
+    assert "step 20: validation accuracy" in capsys.readouterr().out
 
 
 # Trackers
