@@ -116,11 +116,8 @@ class Coordinator:
         snapshots, warnings = checkpoints.take_over()
         done = {stage: snapshots[stage].step if stage in snapshots else 0 for stage in setup.plan.stages}
         log = RunLog(self._directory, done, *[exporter.record] if exporter else [], host.record)
-        to_evaluate = [s for s in checkpoints.complete_steps if setup.plan.evaluates and not log.evaluated(s)]
         host.start(run_info(setup.plan, self._directory, data.held_out, _on_cpu(setup.plan)))
-        scores = scores_of(setup.plan, log.figures)
-        stop_step = None if scores is None else scores.stop_step(checkpoints.complete_steps)
-        start = StartingPoint(snapshots, to_evaluate, setup.embedding_exchange(snapshots), scores, stop_step)
+        start = _starting_point(setup, checkpoints.complete_steps, snapshots, log)
         self._run = run = Run(setup.plan, placement, start, time.monotonic())
         drawing = who_draws(setup.plan, placement)
         served = f"; metrics at {exporter.address}" if exporter else ""
@@ -133,15 +130,24 @@ class Coordinator:
             exporter.show_live(lambda: _live(run, actors))
         runner = CommandRunner(actors, checkpoints, log)
         try:
-            return self._loop(run, runner, exporter, host)
+            with self._followed(host, log, run):
+                return self._loop(run, runner, exporter, host)
+        finally:
+            runner.close(setup.config.engine.grace_seconds)
+
+    @contextmanager
+    def _followed(self, host: CallbackHost, log: RunLog, run: Run) -> Iterator[None]:
+        """Let the callbacks take in what is left after the `with`, and tell them of an error that ends it."""
+        try:
+            yield
         except Exception as error:
-            log.add(RunEnded(step=min(done.values()), error=f"{type(error).__name__}: {error}"))
+            reached = min(stage_run.queue.steps_done for stage_run in run.stages.values())
+            log.add(RunEnded(step=reached, error=f"{type(error).__name__}: {error}"))
             raise
         finally:
             for line in host.close(STOP_SECONDS if self._stop.is_set() else END_SECONDS):
                 run.journal.news.tell(line)
                 log.add(News(text=line))
-            runner.close(setup.config.engine.grace_seconds)
 
     def _loop(self, run: Run, runner: CommandRunner, exporter: MetricsExporter | None, host: CallbackHost) -> End:
         """Carry out what the core says until it says that the run ends."""
@@ -172,6 +178,16 @@ class Coordinator:
             self._stop.wait(settings.linger_seconds)
         finally:
             exporter.close()
+
+
+def _starting_point(
+    setup: RunSetup, complete_steps: Sequence[int], snapshots: Mapping[Stage, Snapshot], log: RunLog
+) -> StartingPoint:
+    """What earlier processes of the run left."""
+    to_evaluate = [step for step in complete_steps if setup.plan.evaluates and not log.evaluated(step)]
+    scores = scores_of(setup.plan, log.figures)
+    stop_step = None if scores is None else scores.stop_step(complete_steps)
+    return StartingPoint(snapshots, to_evaluate, setup.embedding_exchange(snapshots), scores, stop_step)
 
 
 def _on_cpu(plan: RunPlan) -> Callable[[Mapping[Stage, Snapshot]], NoPropNetwork]:
