@@ -1,5 +1,6 @@
 """Runs a job on the engine that its configuration names."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,10 @@ from noprop_dist.data.load import check_same_data
 from noprop_dist.engines.core.placement import Placement, Resources, check_room, place_run
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.files import have_a_home
+from noprop_dist.inference.score import last_step_of
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.trust import check_networks
+from noprop_dist.tracking.callback import Callback
 from noprop_dist.training.device import choose_device
 from noprop_dist.training.fine_tuning import begin, read_source
 from noprop_dist.training.messages import RunOutcome
@@ -28,6 +31,7 @@ class Job:
         directory: of the run.
         given: what was handed over in Python.
         watcher: told how far the run is.
+        callbacks: of the user's own.
         resume: go on with what lies there.
         trusted: whether the user named the networks, or gave `--trust-code`.
     """
@@ -36,6 +40,7 @@ class Job:
     directory: RunDirectory
     given: Given
     watcher: Watcher
+    callbacks: Sequence[Callback] = ()
     resume: bool = False
     trusted: bool = True
 
@@ -66,7 +71,8 @@ def _train_sequentially(job: Job) -> RunOutcome:
             begin(setup.plan, directory)
         watcher.say(f"run directory: {directory}")
         try:
-            evaluation = train_sequentially(setup, data, directory, watcher.on_progress, watcher.stopped)
+            following = watcher.on_progress, watcher.stopped, job.callbacks
+            evaluation = train_sequentially(setup, data, directory, *following)
         except UserError:
             raise
         except OSError as error:
@@ -74,7 +80,7 @@ def _train_sequentially(job: Job) -> RunOutcome:
                 f"the run directory cannot be read or written: {error}; {directory.resume_command} continues the run"
             ) from error
     steps = directory.checkpoints.steps()
-    finished = bool(steps) and steps[-1] >= setup.plan.total_steps
+    finished = bool(steps) and steps[-1] >= last_step_of(setup.plan, directory)
     return RunOutcome(directory.link, steps[-1] if steps else 0, evaluation, stopped=not finished)
 
 
@@ -96,6 +102,7 @@ def _train_on_ray(job: Job) -> RunOutcome:
         coordinator_class=_coordinator_of(config),
         trusted=job.trusted or not is_remote(config.engine.address),  # checked: the coordinator is on this machine
         given=job.given,
+        callbacks=job.callbacks,
     )
 
 

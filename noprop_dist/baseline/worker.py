@@ -18,7 +18,8 @@ from noprop_dist.baseline.trainer import end_to_end_trainer
 from noprop_dist.data.dataset import HeldOut
 from noprop_dist.engines.core.round_queue import RoundQueue
 from noprop_dist.inference.checkpoint_evaluation import evaluate_checkpoint
-from noprop_dist.records import News, StageFailed
+from noprop_dist.inference.score import scores_of
+from noprop_dist.records import CheckpointCompleted, News, StageFailed
 from noprop_dist.stages import NETWORK
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import OPTIMIZER, WEIGHTS, Snapshot, from_files, must_fit, to_files
@@ -125,13 +126,18 @@ class _Records:
         """Write down a round and the snapshot after it, if there is one."""
         self._log.add(report.record())
         if snapshot is not None and self._writer.add(snapshot):
+            if not self._log.completed(snapshot.step):
+                self._log.add(CheckpointCompleted(step=snapshot.step))
             plan, final = self._setup.plan, snapshot.step == self._setup.plan.total_steps
             if plan.evaluates and not self._log.evaluated(snapshot.step, final=final):
                 network = assemble_end_to_end(plan, snapshot, self._device)
                 figures = evaluate_checkpoint(network, plan, self._held_out, snapshot.step)
                 for record in figures.records():
                     self._log.add(record)
-            self._writer.prune(snapshot.step)
+            plan = self._setup.plan
+            scores = scores_of(plan, self._log.figures)
+            best = None if scores is None else scores.best(plan.config.checkpoint.num_to_keep)
+            self._writer.prune(snapshot.step, best)
         self._log.flush()
 
     def failed(self, error: NonFiniteError) -> None:

@@ -235,6 +235,22 @@ def snapshots(
 
 
 @bench_app.command()
+def tracking(
+    preset: Preset = "digits",
+    set_: Set = None,
+    steps: Steps = 1600,
+    repeats: Repeats = 5,
+    workers: Workers = 2,
+    as_json: Json = False,
+) -> None:
+    """What TensorBoard, MLflow and Weights & Biases cost of a run's throughput, against none of them."""
+    from noprop_dist.bench.tracking import bench_tracking
+
+    rows = bench_tracking(preset, set_ or [], steps, repeats, workers, progress.print)
+    show_rows(f"block-steps per second, {workers} one-thread workers, {preset}", rows, as_json)
+
+
+@bench_app.command()
 def straggler(
     seconds: Annotated[float, typer.Option(help="To watch for.", min=10)] = 300,
     plot: Plot = None,

@@ -329,6 +329,18 @@ class LearningRateSchedule(Settings):
         return self
 
 
+class EarlyStoppingSettings(Settings):
+    """When a run that gets no better ends: decided at checkpoints, by `checkpoint.score` or validation accuracy.
+
+    It changes no weight of any step: only how many steps a run has. So a `resume` may change it.
+    """
+
+    patience: KeepsBits[Positive] = Field(
+        3, description="measured checkpoints in a row without improvement, after which the run ends"
+    )
+    min_delta: KeepsBits[float] = Field(0.0, ge=0, description="an improvement is more than this")
+
+
 Precision = Literal["float32", "tf32", "bfloat16"]
 
 
@@ -378,6 +390,10 @@ class TrainingSettings(Settings):
                 "carries a secret that config.yaml would show; leave it out, and give credentials by the environment"
             )
         return value
+
+    early_stopping: EarlyStoppingSettings | None = Field(
+        None, description="end the run once it gets no better (default: never)"
+    )
 
     def wants_channels_last(self, on_gpu: bool) -> bool:
         """Return True if images lie in memory with all channels of a pixel side by side."""
@@ -473,6 +489,15 @@ class EvaluationSettings(Settings):
     )
 
 
+Score = Literal[
+    "validation accuracy",
+    "validation nearest-embedding accuracy",
+    "validation cross-entropy",
+    "validation objective",
+    "validation elbo",
+]
+
+
 class CheckpointSettings(Settings):
     """When the state of all blocks is kept.
 
@@ -481,7 +506,14 @@ class CheckpointSettings(Settings):
     """
 
     every_steps: KeepsBits[Positive | None] = Field(None, description="default: an epoch, but at least five in a run")
-    num_to_keep: KeepsBits[Positive] = Field(2, description="complete checkpoints kept in the run directory")
+    num_to_keep: KeepsBits[Positive] = Field(
+        2, description="complete checkpoints kept in the run directory: the last, or with a score the best and the last"
+    )
+    score: KeepsBits[Score | None] = Field(
+        None,
+        description="the figure by which checkpoints are kept; the highest is the best, of cross-entropy and objective "
+        "the lowest (default: the last ones are kept)",
+    )
     snapshot_every_steps: KeepsBits[Positive | Literal["auto"]] = Field(
         "auto",
         description="each block's own snapshots between checkpoints, from which it recovers (auto: 64, on a GPU 2048)",
@@ -518,6 +550,8 @@ class MetricsSettings(Settings):
     )
 
 
+Tracker = Literal["tensorboard", "mlflow", "wandb"]
+
 # --- the whole -------------------------------------------------------------------------------------------------------
 
 
@@ -543,6 +577,20 @@ class RunConfig(Settings):
     evaluation: EvaluationSettings = EvaluationSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     metrics: MetricsSettings = MetricsSettings()
+    tracking: KeepsBits[tuple[Tracker, ...]] = Field(
+        (), description="experiment trackers that get the run's figures; each needs the extra of its name"
+    )
+
+    @field_validator("tracking", mode="before")
+    @classmethod
+    def _one_tracker(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @property
+    def score(self) -> Score | None:
+        """The figure that tells how good a checkpoint is; None where the last checkpoints are kept."""
+        early = self.training.early_stopping is not None
+        return self.checkpoint.score or ("validation accuracy" if early else None)
 
     def __init__(self, **settings: Any) -> None:
         try:
@@ -626,6 +674,18 @@ class RunConfig(Settings):
             raise ValueError("training.init_from is not allowed with method=backprop, which begins anew")
         if self.method == "backprop" and self.engine.kind == "sequential":
             raise ValueError("engine.kind=sequential is not allowed with method=backprop, which Ray Train runs")
+        return self
+
+    @model_validator(mode="after")
+    def _scores_are_measured(self) -> "RunConfig":
+        early, score, backprop = self.training.early_stopping, self.checkpoint.score, self.method == "backprop"
+        if early is not None and (self.blocks.only is not None or self.evaluation.samples == 0):
+            other = "evaluation.samples=0" if self.blocks.only is None else "blocks.only"
+            raise ValueError(f"training.early_stopping is not allowed with {other}: no checkpoint is measured")
+        if early is not None and backprop:
+            raise ValueError("training.early_stopping is not allowed with method=backprop, which takes all its steps")
+        if backprop and score is not None and not score.endswith("accuracy"):
+            raise ValueError(f"checkpoint.score={score} is not allowed with method=backprop, which has only accuracies")
         return self
 
     @model_validator(mode="after")

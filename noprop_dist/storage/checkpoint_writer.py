@@ -1,7 +1,7 @@
 """Makes checkpoints of the whole network from snapshots of single stages, and deletes what nobody needs any more."""
 
 from bisect import insort
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from noprop_dist.errors import UserError
 from noprop_dist.models.custom import Source
@@ -181,14 +181,19 @@ class CheckpointWriter:
         """Keep no snapshots for checkpoints that a stage, which was stopped, will never complete."""
         self._given_up.add(stage)
 
-    def prune(self, up_to: int) -> None:
-        """Delete complete checkpoints but the last `num_to_keep`, and none after step `up_to`: they may be in use.
+    def prune(self, up_to: int, best: Collection[int] | None = None) -> None:
+        """Delete complete checkpoints that nobody needs, and none after step `up_to`: they may be in use.
+
+        Args:
+            up_to: a step.
+            best: kept beside the last one; None keeps the last `num_to_keep`.
 
         Raises:
             OSError: something cannot be deleted.
         """
-        for step in self._complete[: -self._num_to_keep]:
-            if step <= up_to:
+        last = self._num_to_keep if best is None else 1
+        for step in self._complete[:-last]:
+            if step <= up_to and (best is None or step not in best):
                 self._files.delete_manifest(step)
                 self._complete.remove(step)
         for step in [each for each in self._left_behind if each < max(self._complete, default=0)]:
@@ -196,6 +201,22 @@ class CheckpointWriter:
             self._left_behind.remove(step)
         for stage in self._names:
             self._delete_superseded(stage)
+
+    def end_at(self, step: int, best: Collection[int]) -> None:
+        """Let the complete checkpoint of `step` be the last: delete all that came after it, then what is not best.
+
+        Raises:
+            OSError: something cannot be deleted; the same call may be made again.
+        """
+        for later in [each for each in self._complete if each > step]:
+            self._files.delete_manifest(later)
+            self._complete.remove(later)
+        for later in self._files.steps_after(step):
+            self._files.delete_step(later)
+        for stage, saved in self._saved.items():
+            self._saved[stage] = [each for each in saved if each <= step]
+        self._entries = {key: entry for key, entry in self._entries.items() if key[1] <= step}
+        self.prune(step, best)
 
     def _take_over_checkpoint(self, step: int, warnings: list[str]) -> None:
         try:

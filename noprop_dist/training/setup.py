@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from noprop_dist.config.bits import LENGTH, changes_between, setting_at
+from noprop_dist.config.extras import check_extras
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.dataset import DataSet
 from noprop_dist.data.given import GivenData
@@ -193,6 +194,7 @@ def check(config: RunConfig, given: Given = NOTHING) -> tuple[RunPlan, DataSet]:
     Raises:
         UserError: they do not; nothing has been written or started.
     """
+    check_extras(config)
     data = load_data(config.data) if given.data is None else given.data.load(config.data)
     plan = RunPlan(config, data.facts, given_network=given.network)
     if plan.steps_per_epoch < 1:

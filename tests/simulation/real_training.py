@@ -12,6 +12,7 @@ from noprop_dist.engines.core.run import StartingPoint
 from noprop_dist.engines.ray.actors import METHODS
 from noprop_dist.engines.ray.command_runner import StorageThread
 from noprop_dist.engines.ray.workers import BlockWorker, ClassifierWorker, Evaluator
+from noprop_dist.inference.score import scores_of
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.fine_tuning import begin
 from noprop_dist.training.run_log import RunLog
@@ -56,7 +57,9 @@ class RealWorld(World):
         self.run_log = RunLog(self.directory, done)
         self.thread = StorageThread(checkpoints, self.run_log, self.directory)
         unmeasured = [step for step in checkpoints.complete_steps if not self._measured(step)]
-        start = StartingPoint(snapshots, unmeasured, self.setup.embedding_exchange(snapshots))
+        scores = scores_of(self.setup.plan, self.run_log.figures)
+        stop_step = None if scores is None else scores.stop_step(checkpoints.complete_steps)
+        start = StartingPoint(snapshots, unmeasured, self.setup.embedding_exchange(snapshots), scores, stop_step)
         super().__init__(self.setup.plan, self._make_actor, self._write, start, cores)
 
     def _measured(self, step):

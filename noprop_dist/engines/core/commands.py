@@ -130,9 +130,23 @@ class WriteSnapshot:
 
 @dataclass(frozen=True)
 class Prune:
-    """Write the log, then delete old checkpoints, and none after step `up_to`."""
+    """Write the log, then delete old checkpoints, and none after step `up_to`.
+
+    Attributes:
+        up_to: a step.
+        best: steps of checkpoints that are kept beside the last one; None keeps the last few.
+    """
 
     up_to: int
+    best: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class EndAt:
+    """Write the log, then delete all that was saved after `step`, and of the checkpoints before it all but the best."""
+
+    step: int
+    best: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -148,7 +162,7 @@ class WriteFile:
     content: bytes
 
 
-StorageTask = WriteSnapshot | Prune | FlushLog | WriteFile
+StorageTask = WriteSnapshot | Prune | EndAt | FlushLog | WriteFile
 
 
 @dataclass(frozen=True)

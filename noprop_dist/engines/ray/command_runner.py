@@ -12,6 +12,7 @@ from noprop_dist.engines.core.commands import (
     CallActor,
     Command,
     End,
+    EndAt,
     FlushLog,
     GiveUpStage,
     KillActor,
@@ -118,8 +119,10 @@ class StorageThread:
         match task:
             case WriteSnapshot(snapshot):
                 complete = self._checkpoints.add(snapshot)
-            case Prune(up_to):
-                self._checkpoints.prune(up_to)
+            case Prune(up_to, best):
+                self._checkpoints.prune(up_to, best)
+            case EndAt(step, best):
+                self._checkpoints.end_at(step, best)
             case WriteFile(name, content):
                 self._directory.write_file(name, content)
             case FlushLog():
