@@ -59,6 +59,9 @@ KEEP_BITS = [
     "evaluation.samples=0",
     "checkpoint.every_steps=7",
     "checkpoint.num_to_keep=1",
+    "checkpoint.score=validation elbo",
+    "training.early_stopping.patience=5",
+    "tracking=tensorboard",
     "checkpoint.snapshot_every_steps=5",
     "metrics.port=0",
 ]
