@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -43,7 +43,6 @@ from noprop_dist.inference.predictions import Written, answers, write_prediction
 from noprop_dist.inference.predictions_file import PredictionsFile
 from noprop_dist.plan import RunPlan
 from noprop_dist.records import Evaluated, is_damaged
-from noprop_dist.report.run_report import WrittenReport, write_report
 from noprop_dist.report.summary import LatestMetrics, latest_metrics
 from noprop_dist.stages import NETWORK
 from noprop_dist.storage.checkpoints import Manifest
@@ -56,6 +55,9 @@ from noprop_dist.training.footprint import Footprint, block_footprints
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.progress import RunProgress
 from noprop_dist.training.setup import check, go_on, prepare
+
+if TYPE_CHECKING:
+    from noprop_dist.report.run_report import WrittenReport
 
 
 def _silent(_: Any) -> None:
@@ -380,8 +382,8 @@ def predict_into(
     """
     told = FewLines(warn)
     source = find_samples(images, run.plan.facts, str(run.directory), told)
-    of = {"network": run.fingerprint(), "step": run.step, "sampler": sampler, "passes": passes}
-    of |= {"number of images": len(source), "images": source.identity()}
+    of = {"network": run.fingerprint(), "step": run.step, "sampler": sampler, "number of passes": passes}
+    of |= {"number of images": len(source), "fingerprint of the images": source.identity()}
     file = PredictionsFile(out, of, run.plan.facts.class_names)
     with _tells_failing_networks(run):
         written = write_predictions(run.network, source, file, sampler, passes, told, on_progress)
@@ -446,7 +448,7 @@ def inspect(run_dir: str) -> RunContents:
     return RunContents(config, directory.facts(), manifest, latest_metrics(records), tuple(warnings))
 
 
-def report(run_dir: str, data_root: str | None = None, *, trust_code: bool = False) -> WrittenReport:
+def report(run_dir: str, data_root: str | None = None, *, trust_code: bool = False) -> "WrittenReport":
     """Write report.html and plots/*.png into a run directory.
 
     Args:
@@ -457,6 +459,8 @@ def report(run_dir: str, data_root: str | None = None, *, trust_code: bool = Fal
     Raises:
         UserError: there is no run, or no checkpoint yet; or the data is not at `data_root`; or as of `load`.
     """
+    from noprop_dist.report.run_report import write_report  # with matplotlib, which no other command waits for
+
     directory = RunDirectory(run_dir)
     config = directory.config()
     directory.checkpoints.manifest()
