@@ -44,9 +44,9 @@ from noprop_dist.inference.predictions_file import PredictionsFile
 from noprop_dist.plan import RunPlan
 from noprop_dist.records import Evaluated, is_damaged
 from noprop_dist.report.summary import LatestMetrics, latest_metrics
-from noprop_dist.stages import NETWORK
-from noprop_dist.storage.checkpoints import Manifest
-from noprop_dist.storage.identity import OtherRunError
+from noprop_dist.stages import NETWORK, Stage
+from noprop_dist.storage.checkpoints import Checkpoints, Manifest, SnapshotEntry
+from noprop_dist.storage.identity import OtherRunError, other_sources
 from noprop_dist.storage.merge import merge_runs
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.trust import check_networks, check_settings, own_networks, remember
@@ -195,13 +195,30 @@ def plan(config: RunConfig, run_dir: str | None = None) -> PlannedRun:
     footprints = block_footprints(run_plan)
     placement = drawing = None
     if config.engine.kind == "ray":
-        placement = place_run(config, _resources(config))
-        check_room(config, placement)
+        placement = _checked_placement(config)
         run_plan = replace(run_plan, on_gpu=placement.on_gpu)
         drawing = who_draws(run_plan, placement)
     inputs = data.train.inputs
     is_mapped = isinstance(inputs, MappedInputs)
     return PlannedRun(run_plan, placement, drawing, footprints, inputs.nbytes, is_mapped, data.notes)
+
+
+def _checked_placement(config: RunConfig) -> Placement:
+    """The placement of a run's blocks on the machines that it would use.
+
+    Raises:
+        UserError: they have no room for it.
+    """
+    resources = _resources(config)
+    placement = place_run(config, resources)
+    if config.method == "backprop":
+        from noprop_dist.baseline.coordinator import check_machine, processes
+        from noprop_dist.engines.ray.cluster import is_remote
+
+        (processes if is_remote(config.engine.address) else check_machine)(config, resources)
+    else:
+        check_room(config, placement, resources)
+    return placement
 
 
 def _resources(config: RunConfig) -> Resources:
@@ -244,8 +261,10 @@ def load(run_dir: str, device: str = "auto", *, trust_code: bool = False) -> Tra
     else:
         network = assemble_network(run_plan, snapshots, chosen)
     step = next(iter(snapshots.values())).step
-    told = tuple(f"{each}; the one before it is used" for each in warnings)
-    return TrainedRun(directory, run_plan, network, step, told)
+    told = [f"{each}; the one before it is used" for each in warnings]
+    for entry in directory.checkpoints.manifest(step).stages:
+        told += other_sources(str(directory), entry.trained_with, run_plan.sources(entry.stage))
+    return TrainedRun(directory, run_plan, network, step, tuple(dict.fromkeys(told)))
 
 
 @dataclass(frozen=True)
@@ -399,53 +418,91 @@ class MergedRun:
     warnings: tuple[str, ...]
 
 
-def merge(out: str, runs: Sequence[str]) -> MergedRun:
+def merge(out: str, runs: Sequence[str], say: Callable[[str], None] = _silent) -> MergedRun:
     """Assemble one network from blocks that were trained in different runs.
 
     Args:
         out: the new run directory.
         runs: that each trained some of the blocks (`blocks.only`).
+        say: told what is waited for.
 
     Raises:
         UserError: the runs do not fit each other, a block is missing, or `out` holds a run.
     """
     directory = RunDirectory(out)
-    warnings = merge_runs(directory, [RunDirectory(run) for run in runs])
+    warnings = merge_runs(directory, [RunDirectory(run) for run in runs], say)
     return MergedRun(directory.link, tuple(warnings))
 
 
 @dataclass(frozen=True)
 class RunContents:
-    """What a run directory holds; warnings say what is damaged, or does not belong together."""
+    """What a run directory holds.
+
+    Attributes:
+        config: of the run.
+        facts: of its data.
+        manifest: of its last checkpoint; None where none is whole yet.
+        newest: every stage's newest undamaged snapshot, from which `resume` continues; None where it has none.
+        latest: figures.
+        warnings: what is damaged, or does not belong together.
+    """
 
     config: RunConfig
     facts: DataFacts
-    manifest: Manifest
+    manifest: Manifest | None
+    newest: dict[Stage, SnapshotEntry | None]
     latest: LatestMetrics
     warnings: tuple[str, ...]
 
 
 def inspect(run_dir: str) -> RunContents:
-    """Read a run's configuration, its last checkpoint's manifest, and its latest figures.
+    """Read a run's configuration, its last checkpoint's manifest, its newest snapshots, and its latest figures.
 
     Raises:
-        UserError: there is no run, or no checkpoint yet.
+        UserError: there is no run, or what describes it is damaged.
     """
     directory = RunDirectory(run_dir)
-    config, manifest = directory.config(), directory.checkpoints.manifest(of_any_run=True)
+    config, checkpoints = directory.config(), directory.checkpoints
+    manifest = checkpoints.manifest(of_any_run=True) if checkpoints.steps() else None
+    run_plan = RunPlan(config, directory.facts())
     records, warnings = directory.metrics(), list[str]()
     if damaged := sum(map(is_damaged, records)):
         warnings.append(f"{directory}: {damaged} line(s) of metrics.jsonl are damaged; a resume sets them aside")
     try:
-        directory.checkpoints.check_run()
+        checkpoints.check_run()
     except OtherRunError as error:
         warnings.append(str(error))
-    for entry in manifest.stages:
+    for entry in () if manifest is None else manifest.stages:
         try:
-            directory.checkpoints.load(entry)
+            checkpoints.load(entry)
         except UserError as error:
             warnings.append(str(error))
-    return RunContents(config, directory.facts(), manifest, latest_metrics(records), tuple(warnings))
+    newest = _newest_entries(run_plan, checkpoints, manifest, warnings)
+    return RunContents(
+        config, run_plan.facts, manifest, newest, latest_metrics(records), tuple(dict.fromkeys(warnings))
+    )
+
+
+def _newest_entries(
+    run_plan: RunPlan, checkpoints: Checkpoints, manifest: Manifest | None, warnings: list[str]
+) -> dict[Stage, SnapshotEntry | None]:
+    """Every stage's newest undamaged snapshot; where W_embed is learned, of the steps that all stages have."""
+    newest: dict[Stage, SnapshotEntry | None] = dict.fromkeys(run_plan.stages)
+    newest |= {} if manifest is None else {entry.stage: entry for entry in manifest.stages}
+    names = {stage: stage.file(run_plan.config.blocks.count) for stage in newest}
+    saved, after = checkpoints.saved_steps(), -1 if manifest is None else manifest.step
+    steps = {stage: [step for step in saved.get(name, []) if step > after] for stage, name in names.items()}
+    if run_plan.learns_embedding:
+        common = set.intersection(*map(set, steps.values()))
+        steps = {stage: sorted(common) for stage in steps}
+    for stage, name in names.items():
+        try:
+            found, damaged = checkpoints.newest(name, steps[stage])
+        except OtherRunError as error:
+            found, damaged = None, [str(error)]
+        warnings += damaged
+        newest[stage] = newest[stage] if found is None else found[0]
+    return newest
 
 
 def report(run_dir: str, data_root: str | None = None, *, trust_code: bool = False) -> "WrittenReport":
@@ -468,7 +525,7 @@ def report(run_dir: str, data_root: str | None = None, *, trust_code: bool = Fal
         run = load(run_dir, trust_code=trust_code)
         with _tells_failing_networks(run):
             written = write_report(directory, run, data_root)
-        return replace(written, notes=_idle_root(config, data_root))
+        return replace(written, notes=(*run.warnings, *_idle_root(config, data_root)))
     unread = f"data.root={data_root}: no effect with blocks.only: a report on single blocks reads no data"
     return replace(write_report(directory, None), notes=() if data_root is None else (unread,))
 
@@ -551,7 +608,7 @@ def _train_sequentially(
     for note in data.notes:
         watcher.warn(note)
     choose_device(config.engine.device)
-    with directory.only_writer():
+    with directory.only_writer(watcher.say):
         if resume:
             go_on(setup.plan, directory)
         else:
@@ -582,9 +639,11 @@ def _train_on_ray(
         trusted = True  # the coordinator is on this machine
         watcher.say("checking data and networks")
         run_plan, _ = check(config)  # a mistake is told before Ray takes its seconds to start
-        check_room(config, place_run(config, _resources(config)))
+        _checked_placement(config)
         if resume:
             check_same_data(directory.facts(), run_plan.facts, str(directory), config.data)
+        with directory.only_writer(watcher.say):
+            pass  # so is a run directory that another process writes, or that nobody can
         watcher.say(f"run directory: {directory}")
         watcher.say("starting Ray")
     told = (watcher.on_progress, resume, watcher.stopped, watcher.say)

@@ -4,7 +4,9 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from noprop_dist.errors import UserError
 
@@ -45,16 +47,67 @@ def open_file(file: Path, *, allow_pipe: bool = False) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
-def parse_json(content: bytes | str) -> Any:
-    """The plain values of a JSON document.
+class JsonObject(dict[str, Any]):
+    """An object of a JSON document, of which nothing is certain: what it lacks is a ValueError that says so."""
+
+    def __missing__(self, key: str) -> Any:
+        raise ValueError(f"{key} is missing")
+
+
+Kind = TypeVar("Kind")
+Form = TypeVar("Form", JsonObject, list[Any])
+FORMS: dict[type, str] = {
+    **{JsonObject: "an object", list: "a list", str: "a text"},
+    **{int: "a number", float: "a number", bool: "a truth value", type(None): "null"},
+}
+
+
+def parse_json(content: bytes | str, form: type[Form]) -> Form:
+    """A JSON document. Every object in it is a `JsonObject`.
+
+    Args:
+        content: of a file that anyone may have written.
+        form: `JsonObject` or `list`, which the document must be.
 
     Raises:
-        ValueError: it is none, or nested too deeply.
+        ValueError: it is none, of another form, or nested too deeply; says so in words of JSON.
     """
     try:
-        return json.loads(content)
+        value = json.loads(content, object_hook=JsonObject)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+    except json.JSONDecodeError as error:
+        where = f"it breaks off or is wrong in line {error.lineno}, column {error.colno}"
+        raise ValueError(f"it is no JSON: {where if error.doc.strip() else 'it is empty'}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError("it is no JSON: it is no text") from error
+    return json_form(value, form, "it")
+
+
+def json_form(value: Any, form: type[Form], what: str) -> Form:
+    """A value of a JSON document, if it has this form; `what` names it.
+
+    Raises:
+        ValueError: it has another one.
+    """
+    if not isinstance(value, form):
+        raise ValueError(f"{what} is {FORMS[type(value)]}, not {FORMS[form]}")
+    return value
+
+
+def from_json(kind: type[Kind], values: object) -> Kind:
+    """A dataclass whose fields a JSON document has.
+
+    Raises:
+        ValueError: a field is missing, or of another type; names the first.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = first["msg"].replace("dictionary", "object")
+        where = ".".join(map(str, first["loc"])) or "it"
+        raise ValueError(f"{where}: {what[:1].lower()}{what[1:]}") from error
 
 
 def have_a_home() -> None:

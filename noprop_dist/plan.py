@@ -8,11 +8,12 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from noprop_dist.config.schema import RunConfig
+from noprop_dist.config.schema import CustomNetwork, RunConfig
 from noprop_dist.data.augmentation import Augmentation, build_augmentation
 from noprop_dist.data.dataset import DataFacts
 from noprop_dist.diffusion.schedule import Schedule
 from noprop_dist.models.build import build_classifier, build_network
+from noprop_dist.models.custom import Source, source_of
 from noprop_dist.models.shapes import Shapes
 from noprop_dist.random_streams import Purpose, stream_seed
 from noprop_dist.stages import CLASSIFIER, EMBEDDING, NETWORK, Stage, block
@@ -157,6 +158,18 @@ class RunPlan:
     def block_network(self, t: int) -> nn.Module:
         """The untrained network of block t on the CPU, its weights a function of (seed, t)."""
         return build_network(self.config.blocks.network_of(t), self.shapes, self.initial_seed(block(t)))
+
+    def sources(self, stage: Stage) -> dict[str, Source]:
+        """The sources of a stage's networks that are a user's own, by import path. Imports them.
+
+        Raises:
+            UserError: one does not import.
+        """
+        every = range(1, self.config.blocks.count + 1)
+        blocks = every if stage == NETWORK else [stage.index] if stage.is_block else []
+        networks = map(self.config.blocks.network_of, blocks)
+        paths = dict.fromkeys(network.path for network in networks if isinstance(network, CustomNetwork))
+        return {path: source for path in paths if (source := source_of(path)) is not None}
 
     def classifier(self) -> nn.Module:
         """The untrained classifier on the CPU, its weights a function of the seed."""

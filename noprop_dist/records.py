@@ -271,6 +271,8 @@ TYPES: dict[str, Any] = {
 }
 STAGE_ID, OLD_STAGES = "_id", ("stage", "at_work_on")
 """A stage is written twice: by its name for people, "block 3", and as ["block", 3] under the same key with `_id`."""
+LARGEST = 2**63 - 1
+"""No field holds a larger integer; a plot could not take one."""
 FIELDS = {kind: {field.name: field.default is MISSING for field in fields(each)} for kind, each in TYPES.items()}
 """Of each kind: its fields, and whether a line must have them."""
 
@@ -348,8 +350,14 @@ def _check_types(record: Record) -> None:
         value = getattr(record, name)
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
             raise TypeError(f"{name} is {value!r}")
+        if not all(map(_is_number, value if isinstance(value, tuple) else (value,) if isinstance(value, int) else ())):
+            raise TypeError(f"{name} holds what is no number, or a larger one than any run has")
     if isinstance(record, RoundDone | EmbeddingUpdated) and not 0 < record.steps == record.step - record.first_step:
         raise TypeError(f"{record.steps} steps from {record.first_step} to {record.step}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) <= LARGEST)
 
 
 def to_lines(records: Iterable[Record]) -> bytes:
@@ -373,7 +381,7 @@ def _typed(values: Mapping[str, Any], name: str) -> Any:
 
 
 def _stage(kind: str, index: int) -> Stage:
-    if kind not in get_args(StageKind) or not isinstance(index, int):
+    if kind not in get_args(StageKind) or not isinstance(index, int) or not 0 <= index <= LARGEST:
         raise ValueError(f"there is no stage {kind} {index}")
     return Stage(cast(StageKind, kind), index)
 

@@ -3,31 +3,29 @@
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import ray
 import ray.train
 from ray.train.torch import TorchTrainer
 
 from noprop_dist.baseline.worker import EndToEndJob, train_end_to_end
-from noprop_dist.config.schema import EngineSettings, RunConfig
-from noprop_dist.data.dataset import DataSet
-from noprop_dist.engines.core.placement import Resources, ray_share, room, uses_gpus
+from noprop_dist.config.schema import RunConfig
+from noprop_dist.engines.core.placement import Resources, check_sharing, ray_share, room, uses_gpus
 from noprop_dist.engines.ray.cluster import cluster_resources
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.records import RoundDone, StageFailed
 from noprop_dist.stages import NETWORK
-from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.storage.run_directory import RAY_TRAIN_FOLDER, RunDirectory
 from noprop_dist.storage.trust import check_networks, remember
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.progress import ProgressBoard, RunProgress
 from noprop_dist.training.setup import RunSetup, go_on, prepare
 
 POLL_SECONDS = 0.5
-RAY_TRAIN_FOLDER = "ray-train"
-"""In the run directory: Ray Train's own checkpoints, from which it goes on by itself."""
 
 
 class EndToEndCoordinator:
@@ -39,7 +37,7 @@ class EndToEndCoordinator:
     Args:
         config: of the run; its method is backprop.
         directory: of the run, on storage that this node and the first process's reach.
-        resume: go on from Ray Train's last checkpoint there, if there is one.
+        resume: go on from the newest snapshot there, if there is one.
         trusted: whether the user named the networks, or gave `--trust-code`.
     """
 
@@ -48,14 +46,15 @@ class EndToEndCoordinator:
         self._directory = RunDirectory(directory)
         self._resume, self._trusted = resume, trusted
         self._watch: _Watch | None = None
+        self._waits_for: str | None = None
         self._stop = threading.Event()
 
-    def progress(self) -> RunProgress | None:
-        """The progress table; None until the data is loaded."""
-        return self._watch.progress() if self._watch is not None else None
+    def progress(self) -> RunProgress | str | None:
+        """The progress table; before there is one, what the run waits for, if it does."""
+        return self._watch.progress() if self._watch is not None else self._waits_for
 
     def stop(self) -> None:
-        """Let `run` return; the run goes on from Ray Train's last checkpoint."""
+        """Let `run` return; the run goes on from its newest snapshot."""
         self._stop.set()
 
     def run(self) -> RunOutcome:
@@ -63,24 +62,29 @@ class EndToEndCoordinator:
 
         Raises:
             UserError: configuration, data or run directory cannot be used.
-            TrainingError: the loss was not finite, or processes were lost more than engine.max_failures times.
+            TrainingError: the loss was not finite, or processes were lost more than engine.max_failures times, or did
+                not start within engine.start_timeout_seconds.
         """
         check_networks(self._config, self._directory, self._trusted)
         if not self._resume:
             remember(self._config)  # this node's user may be another one than the driver's
         setup, data = prepare(self._config)
-        with self._directory.only_writer():
+        with self._directory.only_writer(self._wait_for):
             resources = cluster_resources()
-            workers = processes(self._config.engine, resources, self._config.training.batch_size)
+            workers = processes(self._config, resources)
             if self._resume and self._directory.holds_run:
                 go_on(setup.plan, self._directory)
             else:
                 self._directory.create(self._config, setup.plan.facts)
-            self._watch = watch = _Watch(setup, self._directory)
-            trainer = _trainer(setup, data, self._directory, resources, workers)
+            snapshots, warnings = setup.checkpoint_writer(self._directory).take_over()
+            self._directory.without_ray_train()
+            job = EndToEndJob(setup, self._directory.root, *map(ray.put, (data.train, data.held_out, snapshots)))
+            trainer = _trainer(job, resources, workers)
+            self._watch = watch = _Watch(setup, self._directory, _asked_for(trainer), warnings)
             with _fitting(trainer) as (thread, outcome):
                 while thread.is_alive() and not self._stop.is_set():
                     thread.join(POLL_SECONDS)
+                    watch.check_start(time.monotonic())
             watch.progress()
             if thread.is_alive():
                 return RunOutcome(self._directory.link, watch.step, None, stopped=True)
@@ -92,33 +96,48 @@ class EndToEndCoordinator:
             raise TrainingError(f"the network was stopped: {causes[-1]}")
         return RunOutcome(self._directory.link, setup.plan.total_steps, CheckpointEvaluation.last_of(records))
 
+    def _wait_for(self, what: str) -> None:
+        self._waits_for = what
 
-def processes(engine: EngineSettings, resources: Resources, batch_size: int) -> int:
+
+def processes(config: RunConfig, resources: Resources) -> int:
     """How many processes train together.
 
     Raises:
-        UserError: the batch cannot be shared out evenly.
+        UserError: the batch cannot be shared out evenly, or the machines have no room for so many.
     """
-    if engine.workers != "auto":
-        if batch_size % engine.workers:
-            raise UserError(
-                f"engine.workers={engine.workers}: does not divide training.batch_size={batch_size}, "
-                "which method=backprop shares out evenly"
-            )
-        return engine.workers
-    most = min(room(engine, resources), batch_size)
-    return next(n for n in range(most, 0, -1) if batch_size % n == 0)
+    given, batch_size = config.engine.workers, config.training.batch_size
+    most = min(room(config.engine, resources), batch_size)
+    workers = next(n for n in range(most, 0, -1) if batch_size % n == 0) if given == "auto" else given
+    if batch_size % workers:
+        raise UserError(
+            f"engine.workers={workers}: does not divide training.batch_size={batch_size}, "
+            "which method=backprop shares out evenly"
+        )
+    check_sharing(config, workers, resources)
+    return workers
 
 
-def _trainer(
-    setup: RunSetup, data: DataSet, directory: RunDirectory, resources: Resources, workers: int
-) -> TorchTrainer:
-    engine = setup.config.engine
+def check_machine(config: RunConfig, resources: Resources) -> None:
+    """Refuse what one machine has no room for; a cluster may grow, and is waited for.
+
+    Raises:
+        UserError: as described.
+    """
+    workers, gpus = processes(config, resources), resources.gpus
+    if uses_gpus(config.engine, resources) and workers > gpus:
+        raise UserError(
+            f"engine.workers={workers}: method=backprop takes a GPU for each process, there are {gpus:g} here"
+        )
+
+
+def _trainer(job: EndToEndJob, resources: Resources, workers: int) -> TorchTrainer:
+    config = job.setup.config
+    engine = config.engine
     cpus = min(float(engine.threads_per_worker), resources.cpus / workers)
-    place = directory.root
     return TorchTrainer(
         train_end_to_end,
-        train_loop_config={"job": EndToEndJob(setup, place, ray.put(data.train), ray.put(data.held_out))},
+        train_loop_config={"job": job},
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers,
             use_gpu=uses_gpus(engine, resources),
@@ -126,11 +145,18 @@ def _trainer(
         ),
         run_config=ray.train.RunConfig(
             name=RAY_TRAIN_FOLDER,
-            storage_path=place,
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=setup.config.checkpoint.num_to_keep),
+            storage_path=job.directory,
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=config.checkpoint.num_to_keep),
             failure_config=ray.train.FailureConfig(max_failures=engine.max_failures),
         ),
     )
+
+
+def _asked_for(trainer: TorchTrainer) -> str:
+    """What Ray Train asks the cluster for, for people."""
+    scaling = trainer.scaling_config
+    gpu = " and a GPU" if scaling.use_gpu else ""
+    return f"{scaling.num_workers} process(es), each with {scaling.resources_per_worker['CPU']:g} core(s){gpu}"
 
 
 @contextmanager
@@ -156,17 +182,26 @@ class _Watch:
     After a restart that process drops rounds which it does again, so the file may become shorter. Reading may then
     begin in the middle of a line, which gives an `UnreadLine`. Rounds may be missed, but never the last ones.
 
+    Args:
+        setup: of the run.
+        directory: of the run.
+        asked_for: what Ray Train asks the cluster for.
+
     Attributes:
         step: steps that the network has done.
     """
 
-    def __init__(self, setup: RunSetup, directory: RunDirectory) -> None:
-        self._directory = directory
+    def __init__(self, setup: RunSetup, directory: RunDirectory, asked_for: str, warnings: Sequence[str]) -> None:
+        self._directory, self._engine, self._asked_for = directory, setup.config.engine, asked_for
         self._reading = threading.Lock()
-        self._offset = 0
+        self._offset, self._started = 0, False
         self.step = max((record.step for record in self._new_rounds()), default=0)
-        self._board = ProgressBoard({NETWORK: self.step}, setup.plan.total_steps, time.monotonic())
-        self._board.news.tell("waiting for room and starting workers")
+        self._started = False  # what is there already is of an earlier process
+        self._began = time.monotonic()
+        self._board = ProgressBoard({NETWORK: self.step}, setup.plan.total_steps, self._began)
+        for warning in warnings:
+            self._board.news.tell(warning)
+        self._board.news.tell(f"waiting for room for {asked_for}, and starting them")
 
     def progress(self) -> RunProgress:
         """How far the run is now."""
@@ -175,8 +210,26 @@ class _Watch:
                 if record.step > self.step:
                     self.step = record.step
                     self._board.reported(NETWORK, record.step, record.loss, time.monotonic())
-            return self._board.picture(time.monotonic())
+            picture = self._board.picture(time.monotonic())
+        return picture if self._started else replace(picture, waits_for=f"waiting for {self._asked_for}")
+
+    def check_start(self, now: float) -> None:
+        """End the wait for processes that do not start.
+
+        Raises:
+            TrainingError: no process has started within engine.start_timeout_seconds.
+        """
+        timeout = self._engine.start_timeout_seconds
+        if self._started or now - self._began < timeout or self.progress().waits_for is None:
+            return
+        found = cluster_resources()
+        raise TrainingError(
+            f"the baseline did not start within engine.start_timeout_seconds={timeout:g}: it asks for "
+            f"{self._asked_for}, the cluster has {found.cpus:g} core(s) and {found.gpus:g} GPU(s) in all, and other "
+            f"runs may hold them; {self._directory.resume_command} tries again"
+        )
 
     def _new_rounds(self) -> list[RoundDone]:
         records, self._offset = self._directory.metrics_from(self._offset)
+        self._started |= bool(records)  # the first process writes as soon as all have started
         return [record for record in records if isinstance(record, RoundDone)]

@@ -1,5 +1,6 @@
 """Each process of a Ray Train group: trains the back-propagation baseline, data-parallel."""
 
+import socket
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from noprop_dist.inference.checkpoint_evaluation import evaluate_checkpoint
 from noprop_dist.records import News, StageFailed
 from noprop_dist.stages import NETWORK
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.storage.snapshot import OPTIMIZER, WEIGHTS, Snapshot, from_files, to_files
+from noprop_dist.storage.snapshot import OPTIMIZER, WEIGHTS, Snapshot, from_files, must_fit, to_files
 from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.finite import NonFiniteError
 from noprop_dist.training.messages import RoundReport
@@ -38,16 +39,20 @@ class EndToEndJob:
         directory: of the run, on storage that the first process reaches.
         train: reference to the training split.
         held_out: reference to the data for evaluation.
+        snapshots: reference to the network's newest snapshot by its stage; to none at the beginning.
     """
 
     setup: RunSetup
     directory: str
     train: Any
     held_out: Any
+    snapshots: Any
 
 
 def train_end_to_end(config: dict[str, EndToEndJob]) -> None:
-    """Train from Ray Train's last checkpoint to the end; every process of the group runs this.
+    """Train to the end; every process of the group runs this.
+
+    It goes on from Ray Train's last checkpoint where a group of this job was lost, else from the run's newest snapshot.
 
     Args:
         config: the job under `job`; Ray Train passes on only a dict.
@@ -61,8 +66,10 @@ def train_end_to_end(config: dict[str, EndToEndJob]) -> None:
     samples = setup.training_samples(split.inputs, device)
     trainer = end_to_end_trainer(setup, samples, device, group, ray.train.torch.prepare_model)
     last = ray.train.get_checkpoint()
-    if last is not None:
-        trainer.restore(_read(last))
+    snapshot = _read(last) if last is not None else ray.get(job.snapshots).get(NETWORK)
+    if snapshot is not None:
+        with must_fit(snapshot):
+            trainer.restore(snapshot)
     done = trainer.snapshot().step
     records = _Records(job, device, done) if group.rank == 0 else None
     stream = setup.batch_stream(split.labels)
@@ -98,14 +105,16 @@ class _Records:
         self._held_out: HeldOut = ray.get(job.held_out)
         self._log = RunLog(self._directory, {NETWORK: done})
         self._writer = job.setup.checkpoint_writer(self._directory)
-        for warning in [*self._writer.take_over()[1], *self._log.warnings]:
-            self._log.add(News(text=warning))
+        size = ray.train.get_context().get_world_size()
+        ready = f"{size} process(es) train the network, the first on {socket.gethostname()}"
+        for line in [*self._writer.take_over()[1], *self._log.warnings, ready]:
+            self._log.add(News(text=line))
+        self._log.flush()  # the coordinator waits for it
 
     def add(self, report: RoundReport, snapshot: Snapshot | None) -> None:
         """Write down a round and the snapshot after it, if there is one."""
         self._log.add(report.record())
-        if snapshot is not None and snapshot.step in self._setup.plan.checkpoint_steps:
-            self._writer.add(snapshot)
+        if snapshot is not None and self._writer.add(snapshot):
             if self._setup.plan.evaluates and not self._log.evaluated(snapshot.step):
                 plan = self._setup.plan
                 network = assemble_end_to_end(plan, snapshot, self._device)

@@ -10,6 +10,7 @@ from noprop_dist.config.layers import load_config
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.load import load_data
 from noprop_dist.errors import UserError
+from noprop_dist.files import JsonObject, from_json, parse_json
 from noprop_dist.inference.evaluation import Passes, measure
 from noprop_dist.records import RoundDone
 from noprop_dist.report.paper_table import NAMES, PAPER, Cell, markdown, table_rows
@@ -73,8 +74,12 @@ def _cell(config: RunConfig, directory: RunDirectory, watched: Watched) -> Cell:
     store, results, where = Store(directory.root), "reproduced.json", directory.root
     if directory.holds_run and store.exists(results):
         api.check_same_run(directory, config)
-        found = json.loads(store.read(results))
-        return Cell(**{**found, "stochastic": tuple(found["stochastic"])})
+        try:
+            return from_json(Cell, parse_json(store.read(results), JsonObject))
+        except ValueError as error:
+            raise UserError(
+                f"{store}: {results} cannot be read: {error}; without that file the run is measured anew"
+            ) from error
     watched(where, lambda watcher: api.train(config, where, or_resume=True, watcher=watcher))
     cell = _measure(where)
     store.write(results, json.dumps(asdict(cell)).encode())

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -12,9 +13,12 @@ import typer
 from noprop_dist import __version__
 from noprop_dist.cli.bench import bench_app
 from noprop_dist.cli.job import job_app
-from noprop_dist.cli.terminal import Terminal, print_anywhere, shown
+from noprop_dist.cli.terminal import LastingOutput, Terminal, shown, standard_streams
 from noprop_dist.config.layers import PRESETS
 from noprop_dist.errors import TrainingError, UserError
+
+FRAMED_COLUMNS = 72
+"""Help in frames needs so many."""
 
 app = typer.Typer(
     name="noprop-dist",
@@ -171,7 +175,7 @@ def evaluate(
     run_dir: RunDir,
     sampler: Sampler = "mean",
     passes: Annotated[int, typer.Option(help="Average over so many passes of the reverse process.")] = 1,
-    per_block: Annotated[bool, typer.Option(help="Also each block along the chain, and alone.")] = False,
+    per_block: Annotated[bool, typer.Option("--per-block", help="Also each block along the chain, and alone.")] = False,
     data_root: DataRoot = None,
     as_json: Json = False,
     trust_code: TrustCode = False,
@@ -232,7 +236,7 @@ def merge(
     from noprop_dist import api
     from noprop_dist.cli.options import warn
 
-    merged = api.merge(out, runs)
+    merged = api.merge(out, runs, say=lambda line: warn([line]))
     warn(merged.warnings)
     print(shown(merged.directory))
 
@@ -245,21 +249,30 @@ def report(run_dir: RunDir, data_root: DataRoot = None, trust_code: TrustCode = 
     write_report(run_dir, data_root, trust_code)
 
 
-def _flush_output() -> None:
-    """Write what is buffered while an error can still be told."""
-    if sys.stdout is not None:
-        sys.stdout.flush()
+def _fitting_help() -> dict[str, int]:
+    """Let help be plain text on a narrow terminal: in a frame and three columns words would be cut off there.
+
+    Returns:
+        Options for the call of `app`.
+    """
+    columns = shutil.get_terminal_size().columns
+    app.rich_markup_mode = "rich" if columns >= FRAMED_COLUMNS else None
+    if columns >= FRAMED_COLUMNS:
+        return {}
+    for group in (app, bench_app, job_app):
+        for command in group.registered_commands:
+            command.short_help = command.callback and command.callback.__doc__  # else it is cut to one line
+        for part in group.registered_groups:
+            part.short_help = None if part.typer_instance is None else part.typer_instance.info.help
+    return {"terminal_width": columns - 1}
 
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run one command: exit code 0, 2 for what the user can mend, 1 for a run that failed, 130 for Ctrl-C."""
-    print_anywhere()
-    errors = Terminal(stderr=True)
+    errors = Terminal(file=LastingOutput.of(sys.stderr))
     try:
-        try:
-            app(args=arguments)
-        finally:
-            _flush_output()
+        with standard_streams():
+            app(args=arguments, **_fitting_help())
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer goes nowhere
         raise SystemExit(1) from None

@@ -1,6 +1,7 @@
 """`inspect`: what a run directory holds."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -17,49 +18,71 @@ from noprop_dist.stages import Stage
 from noprop_dist.storage.checkpoints import Manifest, SnapshotEntry
 
 console = Terminal()
+Snapshots = Mapping[Stage, SnapshotEntry | None]
 
 
 def show_run(run_dir: str, as_json: bool) -> None:
-    """Print configuration, steps, metrics and fingerprints."""
+    """Print configuration, steps, metrics and fingerprints, of the newest snapshots where no checkpoint is whole."""
     run = api.inspect(run_dir)
     warn(run.warnings)
-    config, manifest, metrics = run.config, run.manifest, run.latest
     if as_json:
-        whole = {
-            **_fingerprints(manifest),
-            "config": config.model_dump(mode="json"),
-            "metrics": _plain_metrics(metrics),
-            "data": run.facts.to_json(),
-            "software": dict(manifest.software),
-        }
-        print(without_secrets(json.dumps(whole)))
+        print(without_secrets(json.dumps(_plain_run(run))))
         return
-    console.print(to_yaml(config))
-    console.print(_table(manifest, metrics))
-    for each in metrics.evaluations:
+    console.print(to_yaml(run.config))
+    _print_snapshots(run)
+    for each in run.latest.evaluations:
         console.print(f"{each.split} ({each.sampler}): {each.accuracy:.2%} after {each.step} steps")
 
 
-def _table(manifest: Manifest, metrics: LatestMetrics) -> Table:
-    table = FittingTable(title=f"checkpoint of step {manifest.step}", title_justify="left")
+def _print_snapshots(run: api.RunContents) -> None:
+    """Print the last checkpoint, and the newest snapshots where they are newer."""
+    step = None if run.manifest is None else run.manifest.step
+    if run.manifest is not None:
+        console.print(_table(f"checkpoint of step {step}", _of_checkpoint(run.manifest), run.latest))
+    if any(entry is not None and entry.step != step for entry in run.newest.values()) or run.manifest is None:
+        title = "newest snapshots, from which `noprop-dist resume` continues"
+        console.print(_table(f"no whole checkpoint yet; {title}" if step is None else title, run.newest, run.latest))
+
+
+def _table(title: str, entries: Snapshots, metrics: LatestMetrics) -> Table:
+    table = FittingTable(title=title, title_justify="left")
     for column in ("", "step", "loss", "sha256 of the weights"):
         table.add_column(column)
-    for entry in manifest.stages:
-        last = metrics.stages.get(entry.stage)
+    for stage, entry in entries.items():
+        last = metrics.stages.get(stage)
         loss = f"{last.loss:.4g}" if isinstance(last, RoundDone) else ""
-        table.add_row(entry.stage.name, str(entry.step), loss, entry.sha256)
+        table.add_row(
+            stage.name, *(("0", loss, "none yet") if entry is None else (str(entry.step), loss, entry.sha256))
+        )
     return table
 
 
-def _fingerprints(manifest: Manifest) -> dict[str, Any]:
+def _plain_run(run: api.RunContents) -> dict[str, Any]:
+    """As JSON has it. Without a whole checkpoint, steps and fingerprints are those of the newest snapshots."""
+    manifest = run.manifest
+    return {
+        "checkpoint": None if manifest is None else manifest.step,
+        **_fingerprints(run.newest if manifest is None else _of_checkpoint(manifest)),
+        "newest_snapshots": {stage.name: 0 if entry is None else entry.step for stage, entry in run.newest.items()},
+        "config": run.config.model_dump(mode="json"),
+        "metrics": _plain_metrics(run.latest),
+        "data": run.facts.to_json(),
+        "software": {} if manifest is None else dict(manifest.software),
+    }
+
+
+def _of_checkpoint(manifest: Manifest) -> Snapshots:
+    return {entry.stage: entry for entry in manifest.stages}
+
+
+def _fingerprints(entries: Snapshots) -> dict[str, Any]:
     """Step and fingerprint of every stage: `blocks` is a list, the others go by their names."""
-    blocks = [{"block": entry.stage.index, **_fingerprint(entry)} for entry in manifest.stages if entry.stage.is_block]
-    others = {entry.stage.name: _fingerprint(entry) for entry in manifest.stages if not entry.stage.is_block}
-    return {"blocks": blocks, **others}
-
-
-def _fingerprint(entry: SnapshotEntry) -> dict[str, Any]:
-    return {"step": entry.step, "sha256": entry.sha256}
+    prints = {
+        stage: {"step": 0, "sha256": None} if entry is None else {"step": entry.step, "sha256": entry.sha256}
+        for stage, entry in entries.items()
+    }
+    blocks = [{"block": stage.index, **print_} for stage, print_ in prints.items() if stage.is_block]
+    return {"blocks": blocks, **{stage.name: print_ for stage, print_ in prints.items() if not stage.is_block}}
 
 
 def _plain_metrics(metrics: LatestMetrics) -> dict[str, Any]:

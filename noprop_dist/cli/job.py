@@ -17,7 +17,7 @@ from noprop_dist.printable import printable
 if TYPE_CHECKING:  # Ray is imported once the token is known
     from noprop_dist.engines.ray.jobs import Jobs
 
-job_app = typer.Typer(no_args_is_help=True)
+job_app = typer.Typer(help="Runs as jobs of a Ray cluster: submit, follow, stop, list.", no_args_is_help=True)
 messages = Terminal(stderr=True)
 
 Address = Annotated[
@@ -29,7 +29,6 @@ JobId = Annotated[str, typer.Argument(help="What `submit` printed.", metavar="JO
 
 @job_app.callback()
 def _with_token() -> None:
-    """Runs as jobs of a Ray cluster: submit, follow, stop, list."""
     use_token_if_there_is_one()
 
 

@@ -99,14 +99,24 @@ class LineView:
 
 
 def progress_line(progress: RunProgress) -> str:
-    """`steps 120–136 of 400, 31 %, 160 block-steps/s, loss 0.02–1.1, 20 s left`."""
-    steps = [stage.step for stage in progress.blocks]
-    losses = [stage.loss for stage in progress.blocks if stage.loss is not None]
-    loss = f", loss {min(losses):.3g}–{max(losses):.3g}" if losses else ""
-    done = f"steps {min(steps)}–{max(steps)} of {progress.total_steps}, {progress.fraction:.0%}"
+    """`31% done: slowest block at step 120, fastest at step 136 of 400; 160 block-steps/s, loss …, 20 s left`."""
+    done = f"{int(100 * progress.fraction)}% done: {_where(progress)}"  # rounded down: 100% is the end
     if progress.waits_for is not None:
         return f"{done}; {progress.waits_for}"
-    return f"{done}, {progress.block_steps_per_second:.0f} block-steps/s{loss}, {_left(progress)}"
+    losses = [stage.loss for stage in progress.blocks if stage.loss is not None]
+    loss = f"loss {_range(f'{min(losses):.3g}', f'{max(losses):.3g}')}, " if losses else ""
+    return f"{done}; {progress.block_steps_per_second:.0f} block-steps/s, {loss}{_left(progress)}"
+
+
+def _where(progress: RunProgress) -> str:
+    steps, total = [stage.step for stage in progress.blocks], progress.total_steps
+    if min(steps) < max(steps):
+        return f"slowest block at step {min(steps)}, fastest at step {max(steps)} of {total}"
+    return f"{'all blocks at ' if len(steps) > 1 else ''}step {steps[0]} of {total}"
+
+
+def _range(least: str, most: str) -> str:
+    return least if least == most else f"{least} to {most}"
 
 
 def progress_table(progress: RunProgress, width: int = 80) -> Group:

@@ -2,11 +2,8 @@
 
 from collections.abc import Sequence
 
-from rich.table import Table
-
 from noprop_dist.bench.reproduction import PASSES, reproduce
-from noprop_dist.cli.tables import print_tables
-from noprop_dist.cli.terminal import Terminal
+from noprop_dist.cli.terminal import FittingTable, Terminal
 from noprop_dist.cli.training import watched
 from noprop_dist.report.paper_table import COLUMNS, table_rows
 
@@ -15,10 +12,9 @@ def show_reproduction(data: str, seeds: int, epochs: int | None, out: str, setti
     """Train and measure every run of the paper's table for one data set; print the table and where it lies."""
     progress = Terminal(stderr=True)
     cells = reproduce(data, seeds, epochs, out, settings, watched, progress.print)
-    table = Table(title=f"{data}: mean ± standard error over seeds and {PASSES} passes", title_justify="left")
+    table = FittingTable(title=f"{data}: mean ± standard error over seeds and {PASSES} passes", title_justify="left")
     for column in COLUMNS:
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     for row in table_rows(data, cells):
         table.add_row(*row)
-    print_tables(table)
-    Terminal().print(f"{out}/table.md")
+    Terminal().print(table, f"{out}/table.md", sep="\n")

@@ -5,23 +5,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from rich.table import Table
-
 from noprop_dist.bench.harness import Cell, columns
-from noprop_dist.cli.terminal import Terminal
+from noprop_dist.cli.terminal import FittingTable, Terminal
 from noprop_dist.errors import UserError
 from noprop_dist.files import local_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WIDTH = 140
 Measured = TypeVar("Measured")
-
-
-def print_tables(*parts: object) -> None:
-    """Print tables and lines, wider than a narrow terminal: a broken row cannot be read."""
-    Terminal(soft_wrap=False, width=max(Terminal().width, WIDTH)).print(*parts, sep="\n")
 
 
 def show_rows(title: str, rows: Sequence[Any], as_json: bool, *lines: str, **further: Any) -> None:
@@ -38,7 +30,7 @@ def show_rows(title: str, rows: Sequence[Any], as_json: bool, *lines: str, **fur
     if as_json:
         print(json.dumps({"rows": cells, **further}))
         return
-    table = Table(title=title, title_justify="left")
+    table = FittingTable(title=title, title_justify="left")
     shown = [name for name, value in cells[0].items() if not isinstance(value, list | tuple)]
     for column in shown:
         is_text = isinstance(cells[0][column], str)
@@ -46,7 +38,7 @@ def show_rows(title: str, rows: Sequence[Any], as_json: bool, *lines: str, **fur
         table.add_column(column.replace("_", " "), justify=justify, no_wrap=is_text)  # long headings may wrap
     for row in cells:
         table.add_row(*(_cell(row[column]) for column in shown))
-    print_tables(table, *lines)
+    Terminal().print(table, *lines, sep="\n")
 
 
 def check_plot(plot: Path | None) -> None:

@@ -2,13 +2,16 @@
 
 import os
 import sys
-from typing import IO, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any, TextIO, cast
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from noprop_dist.errors import UserError
 from noprop_dist.printable import printable, without_secrets
 
 WIDE = 10_000
@@ -20,45 +23,84 @@ def shown(text: str) -> str:
     return printable(without_secrets(text), keep="\n\t")
 
 
-def print_anywhere() -> None:
-    """Let standard output take every character: what its encoding lacks is written out, as `printable` does it."""
-    reconfigure = getattr(sys.stdout, "reconfigure", None)  # standard error does so by itself
+@contextmanager
+def standard_streams() -> Iterator[None]:
+    """Let standard output and standard error fail as a command's should; see `ToldOutput` and `LastingOutput`.
+
+    Standard output takes every character: what its encoding lacks is written out, as `printable` does it. Standard
+    error does so by itself. A stream that was closed before the start stays closed: no file of ours gets its number,
+    where a library's message would be written into it.
+    """
+    while (number := os.open(os.devnull, os.O_RDONLY)) < len(("input", "output", "error")):
+        os.set_inheritable(number, True)
+    os.close(number)
+    before = sys.stdout, sys.stderr
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(errors="backslashreplace")
+    told, lasting = ToldOutput(sys.stdout), LastingOutput.of(sys.stderr)
+    sys.stdout, sys.stderr = cast(TextIO, told), cast(TextIO, lasting)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+        told.flush()  # while an error can still be told
 
 
-class LastingOutput:
+class _Output:
+    """A standard stream, of which `_failed` says what follows if it cannot be written."""
+
+    def __init__(self, stream: IO[str] | None) -> None:
+        # Where it was closed before the start, the stand-in fails as a closed one does.
+        self._stream = stream or open(os.open(os.devnull, os.O_RDONLY), "w")  # noqa: PTH123, SIM115 (a descriptor)
+
+    def write(self, text: str) -> int:
+        """Write."""
+        try:
+            self._stream.write(text)
+        except OSError as error:
+            self._failed(error)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._failed(error)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _failed(self, error: OSError) -> None:
+        raise NotImplementedError
+
+
+class ToldOutput(_Output):
+    """Standard output: what is asked for. If it cannot be written, the user is told."""
+
+    def _failed(self, error: OSError) -> None:
+        if isinstance(error, BrokenPipeError):
+            raise error  # nobody reads on: that is no mistake
+        raise UserError(f"standard output cannot be written: {error.strerror}") from None
+
+
+class LastingOutput(_Output):
     """Standard error for what has to go on: a line that cannot be written is lost, and nothing else.
 
     Attributes:
         reader_is_gone: whether it is a pipe, and nobody reads it any more.
     """
 
-    def __init__(self, stream: IO[str] | None) -> None:
-        self._stream = stream or open(os.devnull, "w")  # noqa: PTH123, SIM115 (it was closed before the start)
-        self.reader_is_gone = False
+    reader_is_gone = False
 
-    def write(self, text: str) -> int:
-        """Write, or do nothing."""
-        try:
-            return self._stream.write(text)
-        except BrokenPipeError:
-            self.reader_is_gone = True
-        except OSError:  # the terminal is gone, the disk of a log is full
-            pass
-        return len(text)
+    @classmethod
+    def of(cls, stream: IO[str] | None) -> "LastingOutput":
+        """The stream itself if it is one already."""
+        return stream if isinstance(stream, cls) else cls(stream)
 
-    def flush(self) -> None:
-        """Flush, or do nothing."""
-        try:
-            self._stream.flush()
-        except BrokenPipeError:
-            self.reader_is_gone = True
-        except OSError:
-            pass
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+    def _failed(self, error: OSError) -> None:
+        self.reader_is_gone |= isinstance(error, BrokenPipeError)  # else a terminal is gone, the disk of a log full
 
 
 class Terminal(Console):

@@ -47,7 +47,7 @@ def watched(run_dir: str, train: Callable[[Watcher], RunOutcome]) -> RunOutcome:
         SystemExit: the run was stopped by a signal, 128 + its number.
         TrainingError: it could not be trained to its end.
     """
-    output = LastingOutput(sys.stderr)
+    output = LastingOutput.of(sys.stderr)
     messages = Terminal(file=output)
     with progress_view(messages) as view, stop_signals(view.say) as request:
 

@@ -371,7 +371,8 @@ class EngineSettings(Settings):
     )
     # The baseline's processes share every batch, as replicas_per_block do. NoProp's workers share nothing.
     workers: ChangesBaselineBits[Positive | Literal["auto"]] = Field(
-        "auto", description="block worker actors (auto: one a GPU or core); processes of the baseline"
+        "auto",
+        description="block worker actors (auto: one a GPU or core, at most 16 on each); processes of the baseline",
     )
     device: ChangesBits[Literal["auto", "cpu", "cuda"]] = Field(
         "auto", description="that networks compute on (auto: a GPU if there is one); fixes the bits"
@@ -397,7 +398,9 @@ class EngineSettings(Settings):
     max_failures: KeepsBits[int] = Field(
         8, ge=-1, lt=2**31, description="lost workers that one block may have been training on, -1 is any number"
     )
-    start_timeout_seconds: KeepsBits[Seconds] = Field(120, description="for the first worker to start")
+    start_timeout_seconds: KeepsBits[Seconds] = Field(
+        120, description="for the first worker, or the baseline's processes, to start"
+    )
     coordinator_timeout_seconds: KeepsBits[Seconds] = Field(
         60, description="without answer, before a coordinator is given up and another one goes on"
     )

@@ -8,11 +8,11 @@ from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
 
 from noprop_dist.config.schema import DataSettings
 from noprop_dist.data.inputs import Inputs, Keep, check_memory, chunks, in_memory
 from noprop_dist.errors import UserError
+from noprop_dist.files import from_json
 from noprop_dist.models.shapes import Shapes
 from noprop_dist.random_streams import Purpose, stream
 
@@ -53,6 +53,7 @@ class DataFacts:
         sha256: fingerprint of the training split.
         dtype: of its values; of runs before this was kept, uint8 is taken for granted.
         test_sha256: fingerprint of the test split; empty in older files.
+        validation_sha256: likewise.
     """
 
     name: str
@@ -64,6 +65,7 @@ class DataFacts:
     sha256: str
     dtype: str = "uint8"
     test_sha256: str = ""
+    validation_sha256: str = ""
 
     @property
     def classes(self) -> int:
@@ -81,12 +83,7 @@ class DataFacts:
         Raises:
             ValueError: these are no facts of a data set.
         """
-        try:
-            facts = TypeAdapter(DataFacts).validate_python(values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "facts of the data set"
-            raise ValueError(f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}") from error
+        facts = from_json(DataFacts, values)
         facts._check_sizes()
         return facts
 
@@ -227,6 +224,7 @@ def assemble(
         sha256=fingerprint(train),
         dtype=str(train.inputs.dtype),
         test_sha256=fingerprint(test),
+        validation_sha256=fingerprint(validation),
     )
     lacking = [_classes_without_samples(part, split.labels, class_names) for part, split in parts.items()]
     return DataSet(facts, train, HeldOut(validation, test), (*notes, *filter(None, lacking)))

@@ -2,6 +2,8 @@
 
 import hashlib
 
+import numpy as np
+
 from noprop_dist.config.schema import DataSettings
 from noprop_dist.data.dataset import DataFacts, DataSet
 from noprop_dist.data.digits import load_digits
@@ -85,7 +87,9 @@ def check_same_data(before: DataFacts, now: DataFacts, run: str, settings: DataS
     for what, then, found in (
         ("shape of a sample", before.input_shape, now.input_shape),
         ("classes", _listed(before.class_names), _listed(now.class_names)),
+        ("numbers of samples", _counted(before), _counted(now)),
         ("fingerprint of the training samples", before.sha256[:16], now.sha256[:16]),
+        ("fingerprint of the validation samples", before.validation_sha256[:16], now.validation_sha256[:16]),
         ("fingerprint of the test samples", before.test_sha256[:16], now.test_sha256[:16]),
     ):
         if then and found and then != found:  # "" was not written down
@@ -93,6 +97,20 @@ def check_same_data(before: DataFacts, now: DataFacts, run: str, settings: DataS
                 f"{run}: was trained on other data than {where} holds: {what} {then} there and {found} here; "
                 "only the same data will do"
             )
+    for what, numbers, others in (("mean", before.mean, now.mean), ("deviation", before.std, now.std)):
+        if not np.allclose(numbers, others, rtol=1e-5, atol=1e-7):  # the last digits may be another numpy's
+            raise UserError(
+                f"{run}: its data.json says that the {what} of the samples is {_numbers(numbers)}, and it is "
+                f"{_numbers(others)}: that file was edited, or is of another run"
+            )
+
+
+def _counted(facts: DataFacts) -> str:
+    return ", ".join(f"{facts.samples[part]} {part}" for part in ("train", "validation", "test"))
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return ", ".join([f"{value:.6g}" for value in values[:3]] + ["…"] * (len(values) > 3))
 
 
 def _listed(names: tuple[str, ...]) -> str:

@@ -82,6 +82,8 @@ def _load(arrays: "_Arrays", settings: DataSettings, keep: Keep) -> DataSet:
     parts = {
         part: _split(arrays, part, notes) for part in ("train", "val", "test") if part == "train" or arrays.has(part)
     }
+    for part in parts:
+        _check_alike(arrays, parts, part)
     if unused := [name for name in arrays.names if name[:2] not in ("x_", "y_") or name[2:] not in parts]:
         notes.append(f"{arrays.file}: left out are the arrays {', '.join(unused[:4])}{', …' * (len(unused) > 4)}")
     notes += _other_scales(parts, arrays.file)
@@ -110,6 +112,14 @@ class _Arrays:
     def has(self, part: str) -> bool:
         return f"x_{part}" in self.names or f"y_{part}" in self.names
 
+    def kind(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Shape and dtype of an array that is there."""
+        with self.archive.open(f"{name}.npy") as opened:
+            version = np.lib.format.read_magic(opened)
+            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = header(opened)
+        return shape, dtype
+
     def read(self, name: str) -> NDArray[Any]:
         """An array.
 
@@ -118,11 +128,7 @@ class _Arrays:
         """
         if name not in self.names:
             raise UserError(f"{self.file}: has no array {name}; it holds {', '.join(self.names) or 'nothing'}")
-        member = self.archive.getinfo(f"{name}.npy")
-        with self.archive.open(member) as opened:
-            version = np.lib.format.read_magic(opened)
-            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = header(opened)
+        member, (shape, dtype) = self.archive.getinfo(f"{name}.npy"), self.kind(name)
         if dtype.hasobject:
             raise UserError(f"{self.file}: {name} holds Python objects, arrays of plain numbers are needed")
         nbytes = prod(shape) * dtype.itemsize
@@ -132,6 +138,21 @@ class _Arrays:
         with self.archive.open(member) as opened:
             array: NDArray[Any] = np.lib.format.read_array(opened, allow_pickle=False)
         return array
+
+
+def _check_alike(arrays: _Arrays, parts: Mapping[str, Split], part: str) -> None:
+    """Refuse samples of a split that are not of the kind of the training samples.
+
+    Raises:
+        UserError: names both arrays, what they are, and what to do.
+    """
+    train, other = parts["train"].inputs, parts[part].inputs
+    if train.dtype == other.dtype and train.shape[1:] == other.shape[1:]:
+        return
+    kinds = {name: arrays.kind(name) for name in ("x_train", f"x_{part}")}
+    found = ", ".join(f"{name} is {dtype} of shape {shape}" for name, (shape, dtype) in kinds.items())
+    kind, shape = "as uint8 from 0 to 255, or both as floats of one scale", "with samples of one shape"
+    raise UserError(f"{arrays.file}: {found}; save both {shape if train.dtype == other.dtype else kind}")
 
 
 def _other_scales(parts: Mapping[str, Split], file: Path) -> list[str]:

@@ -21,7 +21,7 @@ import numpy as np
 from noprop_dist.data.dataset import DataFacts, DataSet, HeldOut, Split, check_labels, fingerprint
 from noprop_dist.data.inputs import Inputs, Keep, MappedInputs, chunks
 from noprop_dist.errors import UserError
-from noprop_dist.files import local_path, open_file, parse_json
+from noprop_dist.files import JsonObject, local_path, open_file, parse_json
 
 FACTS, LAYOUT = "packed.json", 1
 READ_WHOLE_BYTES = 2**30
@@ -89,16 +89,15 @@ def load_packed(root: str) -> DataSet:
     folder = local_path(root).absolute()
     try:
         with open_file(folder / FACTS) as opened:
-            described = parse_json(opened.read())
+            described = parse_json(opened.read(), JsonObject)
     except OSError as error:
         raise UserError(f"data.root={folder}: has no {FACTS}; `noprop-dist pack` makes a packed data set") from error
     except ValueError as error:
         raise UserError(f"data.root={folder}: {FACTS} is damaged: {error}") from error
-    layout = described.get("layout") if isinstance(described, dict) else None
-    if layout != LAYOUT:
-        raise UserError(f"data.root={folder}: is packed in layout {layout}, this release reads {LAYOUT}")
+    if (layout := described.get("layout", LAYOUT)) != LAYOUT:
+        raise UserError(f"data.root={folder}: is packed in layout {layout!r}, this release reads {LAYOUT}")
     try:
-        facts = DataFacts.from_json(described.get("facts"))
+        facts = DataFacts.from_json(described["facts"])
     except ValueError as error:
         raise UserError(f"data.root={folder}: {FACTS} is damaged: {error}") from error
     splits = {name: _split(folder, name, facts) for name in SPLITS}
@@ -113,7 +112,7 @@ def _check_as_packed(folder: Path, name: str, split: Split, facts: DataFacts, ro
     Raises:
         UserError: it is not.
     """
-    whole = {"train": facts.sha256, "test": facts.test_sha256}.get(name, "")
+    whole = {"train": facts.sha256, "validation": facts.validation_sha256, "test": facts.test_sha256}[name]
     if whole and split.inputs.nbytes <= READ_WHOLE_BYTES:
         holds = fingerprint(split) == whole
     else:  # data that was packed earlier has no `rows`

@@ -26,7 +26,7 @@ class TrainedRun:
         plan: of the run.
         network: of the last undamaged checkpoint, on the device that it computes on.
         step: of that checkpoint.
-        warnings: of damaged checkpoints after it.
+        warnings: of damaged checkpoints after it, and of networks whose files have changed.
     """
 
     directory: RunDirectory

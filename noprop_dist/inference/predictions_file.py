@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from noprop_dist.errors import UserError
-from noprop_dist.files import local_path, open_file, parse_json
+from noprop_dist.files import JsonObject, local_path, open_file, parse_json
 
 FORMATS = ".csv", ".parquet"
 ROWS_AT_A_TIME = 10_000
@@ -91,7 +91,8 @@ class PredictionsFile:
 
     def left_out(self) -> int:
         """The samples that a whole file does not have."""
-        return len(self._read_about().get("left_out", ()))
+        names = self._read_about().get("left_out")
+        return len(names) if isinstance(names, list) else 0
 
     @contextmanager
     def journal(self, batch: int) -> Iterator[Journal]:
@@ -152,10 +153,10 @@ class PredictionsFile:
     def _read_about(self) -> dict[str, Any]:
         try:
             with open_file(self._about) as opened:
-                values = parse_json(opened.read())
+                values = parse_json(opened.read(), JsonObject)
         except (OSError, ValueError):
             return {}
-        return values if isinstance(values, dict) and values.get("made_by") == MADE_BY else {}
+        return values if values.get("made_by") == MADE_BY else {}
 
     def _write_about(self, result: Mapping[str, Any]) -> None:
         fresh = self._about.with_name(f"{self._about.name}.new")

@@ -1,10 +1,13 @@
 """A user's own network, named by its import path."""
 
+import hashlib
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,21 @@ SENT_FOLDER = "/dev/null"
 """Before a folder on `sys.path` that is searched last, and for networks alone. Under a file there is no folder, so
 that nothing else is ever found there. So does a driver send its working directory to the processes of a cluster."""
 _no_code_in: set[Path] = set()
+
+
+@dataclass(frozen=True)
+class Source:
+    """The file of the module that defines a network's class.
+
+    Attributes:
+        module: its name; another than that of the import path where the class is imported from elsewhere.
+        file: its place.
+        sha256: of its content. What it imports in its turn is not in it.
+    """
+
+    module: str
+    file: str
+    sha256: str
 
 
 def never_import_from(folder: Path) -> None:
@@ -37,12 +55,7 @@ def custom_network(path: str, shapes: Shapes, arguments: Mapping[str, Any]) -> n
     Raises:
         UserError: the path does not import, is no torch.nn.Module, or its constructor fails.
     """
-    locate(path)
-    module_name, class_name = _parts(path)
-    try:
-        network_class = getattr(importlib.import_module(module_name), class_name)
-    except (Exception, SystemExit) as error:
-        raise UserError(f"{FIELD}: {path!r} cannot be imported: {type(error).__name__}: {error}") from error
+    network_class = _imported(path)
     if not (isinstance(network_class, type) and issubclass(network_class, nn.Module)):
         raise UserError(f"{FIELD}: {path!r} is no torch.nn.Module class")
     try:
@@ -54,6 +67,29 @@ def custom_network(path: str, shapes: Shapes, arguments: Mapping[str, Any]) -> n
         )
     except (Exception, SystemExit) as error:
         raise UserError(f"{FIELD}: {path!r} could not be built: {type(error).__name__}: {error}") from error
+
+
+def source_of(path: str) -> Source | None:
+    """The source of the class at `path`, which is imported; None if its module has none, or it cannot be read.
+
+    Raises:
+        UserError: the path does not import.
+    """
+    module = sys.modules.get(getattr(_imported(path), "__module__", ""))
+    with suppress(OSError, TypeError):  # TypeError: of a module that is built in
+        file = inspect.getsourcefile(module) if module is not None else None
+        if module is not None and file is not None:
+            return Source(module.__name__, file, hashlib.sha256(Path(file).read_bytes()).hexdigest())
+    return None
+
+
+def _imported(path: str) -> Any:
+    locate(path)
+    module_name, class_name = _parts(path)
+    try:
+        return getattr(importlib.import_module(module_name), class_name)
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{FIELD}: {path!r} cannot be imported: {type(error).__name__}: {error}") from error
 
 
 def locate(path: str) -> str:

@@ -17,6 +17,8 @@ from noprop_dist.records import EmbeddingUpdated, Evaluated, ObjectiveMeasured, 
 from noprop_dist.stages import CLASSIFIER, NETWORK, Stage
 
 BLOCK_COLOURS = mpl.colormaps["viridis"]
+UNLABELLED = "_"
+"""What a label begins with that a legend leaves out."""
 
 
 def loss_over_steps(rounds: Sequence[RoundDone]) -> Figure:
@@ -26,26 +28,45 @@ def loss_over_steps(rounds: Sequence[RoundDone]) -> Figure:
         by_stage.setdefault(record.stage, []).append(record)
     if NETWORK in by_stage:
         figure, (axes,) = _figure()
-        _draw(axes, by_stage[NETWORK], color="tab:red")
+        _draw(axes, *_errors(by_stage[NETWORK]), color="tab:red")
         axes.set(title="Network, end to end", xlabel="step", ylabel="cross-entropy (nats)", yscale="log")
+        _finish(axes)
         return figure
     figure, (left, right) = _figure(columns=2)
     blocks = sorted(stage for stage in by_stage if stage.is_block)
     for number, block in enumerate(blocks):
         colour = BLOCK_COLOURS(number / max(1, len(blocks) - 1) * 0.9)
-        label = block.name if len(blocks) <= 12 or number in (0, len(blocks) - 1) else None
-        _draw(left, by_stage[block], color=colour, label=label)
+        label = block.name if len(blocks) <= 12 or number in (0, len(blocks) - 1) else UNLABELLED
+        _draw(left, *_errors(by_stage[block]), label, color=colour)
     left.set(title="Blocks", xlabel="step", ylabel="‖û − u_y‖²", yscale="log")
-    if blocks:
-        left.legend(fontsize=7, ncols=2)
-    _draw(right, by_stage.get(CLASSIFIER, []), color="tab:red")
+    _finish(left, fontsize=7, ncols=2)
+    _draw(right, *_errors(by_stage.get(CLASSIFIER, [])), color="tab:red")
     right.set(title="Classifier on z_T", xlabel="step", ylabel="cross-entropy (nats)", yscale="log")
+    _finish(right)
     return figure
 
 
-def _draw(axes: mpl.axes.Axes, rounds: Sequence[RoundDone], **style: Any) -> None:
-    """A line over the rounds of a stage; a point where there is one round alone."""
-    axes.plot(*_errors(rounds), linewidth=1.2, marker="o" if len(rounds) == 1 else None, **style)
+def _draw(axes: mpl.axes.Axes, steps: Sequence[float], values: Sequence[float], label: str = "", **style: Any) -> None:
+    """A line over steps; a point alone is a large marker, and the legend has its value."""
+    if len(steps) == 1:
+        style = {"marker": "o", **style, "markersize": 9}
+        label = f"{label}: {values[0]:.4g}" if label else f"{values[0]:.4g}"
+    axes.plot(steps, values, label=label or UNLABELLED, **{"linewidth": 1.2, **style})
+
+
+def _finish(axes: mpl.axes.Axes, **legend: Any) -> None:
+    """Add the legend. Where all points are of one step, let the axes show how far that is, and no hair's breadth."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(**legend)
+    drawn = np.concatenate([np.empty((0, 2)), *(line.get_xydata() for line in axes.lines)])
+    steps, values = np.unique(drawn[:, 0]), drawn[:, 1]
+    if len(steps) != 1 or not np.isfinite(values).all():
+        return
+    axes.set(xlim=(0, 2 * steps[0]), xticks=(0, steps[0]))
+    if axes.get_yscale() == "linear":
+        axes.set_ylim(0, 1.05 * values.max() or 1)
+    elif values.min() > 0:
+        axes.set_ylim(values.min() / 3, 3 * values.max())
 
 
 def accuracy_over_steps(evaluations: Sequence[Evaluated]) -> Figure:
@@ -53,14 +74,10 @@ def accuracy_over_steps(evaluations: Sequence[Evaluated]) -> Figure:
     figure, (axes,) = _figure()
     for split, sampler in dict.fromkeys((each.split, each.sampler) for each in evaluations):
         line = [each for each in evaluations if (each.split, each.sampler) == (split, sampler)]
-        axes.plot(
-            [each.step for each in line],
-            [100 * each.accuracy for each in line],
-            marker="o",
-            label=_plain(f"{split} ({sampler})"),
-        )
+        steps, accuracies = [each.step for each in line], [100 * each.accuracy for each in line]
+        _draw(axes, steps, accuracies, _plain(f"{split} ({sampler})"), marker="o")
     axes.set(title="Accuracy at checkpoints", xlabel="step", ylabel="accuracy (%)")
-    axes.legend()
+    _finish(axes)
     return figure
 
 
@@ -88,23 +105,23 @@ def terms_over_steps(objectives: Sequence[ObjectiveMeasured]) -> Figure:
     """The terms of Eq. 8 and −ELBO at each checkpoint."""
     figure, (axes,) = _figure()
     steps = [each.step for each in objectives]
-    axes.plot(steps, [each.cross_entropy for each in objectives], marker="o", label="cross-entropy")
-    axes.plot(steps, [each.kl for each in objectives], marker="o", label="KL")
-    axes.plot(steps, [each.denoising for each in objectives], marker="o", label="denoising, all blocks")
-    axes.plot(steps, [-each.elbo for each in objectives], marker="s", linestyle="--", label="−ELBO (η = 1)")
+    _draw(axes, steps, [each.cross_entropy for each in objectives], "cross-entropy", marker="o")
+    _draw(axes, steps, [each.kl for each in objectives], "KL", marker="o")
+    _draw(axes, steps, [each.denoising for each in objectives], "denoising, all blocks", marker="o")
+    _draw(axes, steps, [-each.elbo for each in objectives], "−ELBO (η = 1)", marker="s", linestyle="--")
     axes.set(title="Terms of Eq. 8 (held-out data)", xlabel="step", ylabel="nats per sample", yscale="log")
-    axes.legend()
+    _finish(axes)
     return figure
 
 
 def embedding_over_steps(updates: Sequence[EmbeddingUpdated]) -> Figure:
     """Length of the class embeddings and the least distance between two of them, a point per version of W_embed."""
     figure, (axes,) = _figure()
-    axes.plot([each.step for each in updates], [each.mean_norm for each in updates], label="mean length ‖u_y‖")
-    distances = [each.least_distance for each in updates]
-    axes.plot([each.step for each in updates], distances, label="least distance of two classes")
+    steps = [each.step for each in updates]
+    _draw(axes, steps, [each.mean_norm for each in updates], "mean length ‖u_y‖")
+    _draw(axes, steps, [each.least_distance for each in updates], "least distance of two classes")
     axes.set(title="W_embed", xlabel="step", ylim=(0, None))
-    axes.legend()
+    _finish(axes)
     return figure
 
 

@@ -37,7 +37,7 @@ class WrittenReport:
     Attributes:
         place: path or URI of report.html.
         left_out: why pictures of the network were left out; None if they were not.
-        notes: of what was asked for and does nothing.
+        notes: of damaged checkpoints and changed networks, and of what was asked for and does nothing.
     """
 
     place: str

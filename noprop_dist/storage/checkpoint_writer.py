@@ -4,9 +4,10 @@ from bisect import insort
 from collections.abc import Mapping, Sequence
 
 from noprop_dist.errors import UserError
+from noprop_dist.models.custom import Source
 from noprop_dist.stages import Stage
 from noprop_dist.storage.checkpoints import Checkpoints, Manifest, SettingChange, SnapshotEntry, bits_software
-from noprop_dist.storage.identity import OtherRunError
+from noprop_dist.storage.identity import OtherRunError, other_sources
 from noprop_dist.storage.snapshot import Snapshot
 
 SNAPSHOTS_KEPT = 2
@@ -28,6 +29,7 @@ class CheckpointWriter:
         together_at: if stages share a learned W_embed, the steps at which all can go on together; snapshots of other
             steps are not written. Else None.
         device: that the stages are trained on, "cpu" or "cuda".
+        sources: of the networks of the user's own, by stage and import path.
     """
 
     def __init__(
@@ -40,6 +42,8 @@ class CheckpointWriter:
         changes: Sequence[SettingChange] = (),
         together_at: Sequence[int] | None = None,
         device: str = "cpu",
+        *,
+        sources: Mapping[Stage, Mapping[str, Source]] | None = None,
     ) -> None:
         self._files = files
         self._blocks = blocks
@@ -48,7 +52,7 @@ class CheckpointWriter:
         self._num_to_keep = num_to_keep
         self._changes = changes
         self._together_at = together_at
-        self._trained_with = bits_software(device)
+        self._software, self._sources = bits_software(device), sources or {}
         self._saved: dict[Stage, list[int]] = {stage: [] for stage in stages}
         self._entries: dict[tuple[Stage, int], SnapshotEntry] = {}
         self._complete: list[int] = []
@@ -99,13 +103,15 @@ class CheckpointWriter:
 
     def _other_bits(self, entry: SnapshotEntry) -> list[str]:
         """A warning where a stage goes on under what may compute other bits."""
-        before, now = entry.trained_with, self._trained_with
+        before, now = entry.trained_with, self._software
+        told = other_sources(str(self._files), before, self._sources.get(entry.stage, {}))
         if all(before.get(key, value) == value for key, value in now.items()):
-            return []
+            return told
         then, here = (", ".join(f"{key} {each[key]}" for key in now if key in each) for each in (before, now))
         return [
+            *told,
             f"{self._files}: was trained with {then} so far and goes on with {here}: "
-            "its weights can differ in bits from those of a run that was not interrupted"
+            "its weights can differ in bits from those of a run that was not interrupted",
         ]
 
     @property
@@ -122,7 +128,8 @@ class CheckpointWriter:
         if self._together_at is not None and snapshot.step not in self._together_at:
             return False
         stage, step = snapshot.stage, snapshot.step
-        self._entries[stage, step] = self._files.save(snapshot, self._blocks, self._trained_with)
+        sources = {path: source.sha256 for path, source in self._sources.get(stage, {}).items()}
+        self._entries[stage, step] = self._files.save(snapshot, self._blocks, {**self._software, **sources})
         saved = self._saved[stage]
         if step not in saved:
             insort(saved, step)
@@ -216,20 +223,23 @@ class CheckpointWriter:
         """The steps of a stage that are checkpoints, and those that wait for other stages to become checkpoints.
 
         A stage may be a whole run ahead. Of the steps that wait, the newest `num_to_keep` are kept and, of those
-        before, every 2nd, 4th, …, so that `WAITING_KEPT` are left. All stages leave out by the number of a checkpoint,
-        so what one keeps at a wide spacing the others keep, too.
+        before, every 2nd, 4th, …, so that `WAITING_KEPT` are left. The 1st, 2nd, 4th, … of the run stay beside them:
+        else the first whole checkpoint would come as late as the spacing is wide. All stages leave out by the number
+        of a checkpoint, so what one keeps at a wide spacing the others keep, too.
         """
         waiting = [step for step in self._saved[stage] if self._waits(step)]
         older, spacing = waiting[: -self._num_to_keep], 1
         while len(kept := [step for step in older if self._checkpoint_steps[step] % spacing == 0]) > WAITING_KEPT:
             spacing *= 2
+        early = (step for step in older if self._checkpoint_steps[step].bit_count() == 1)
         if spacing > self._spacing:
             self._news.append(
                 f"{stage.name} is {len(waiting)} checkpoints ahead of other stages: of those from step {older[0]} to "
-                f"{older[-1]} only one in {spacing} will be whole, the other snapshots are deleted"
+                f"{older[-1]} only one in {spacing}, and a few of the first, will be whole, the other snapshots are "
+                "deleted"
             )
             self._spacing = spacing
-        return {*self._complete, *kept, *waiting[-self._num_to_keep :]}
+        return {*self._complete, *early, *kept, *waiting[-self._num_to_keep :]}
 
     def _waits(self, step: int) -> bool:
         """Return True if a step is no checkpoint yet, and can become one."""

@@ -21,7 +21,7 @@ import torch
 
 import noprop_dist
 from noprop_dist.errors import UserError
-from noprop_dist.files import parse_json
+from noprop_dist.files import JsonObject, json_form, parse_json
 from noprop_dist.stages import Stage
 from noprop_dist.storage.identity import Identity, OtherRunError, check_run, of_stage
 from noprop_dist.storage.snapshot import OPTIMIZER, WEIGHTS, Snapshot, from_files, stage_facts, stage_of, to_files
@@ -45,7 +45,8 @@ class SnapshotEntry:
         step: optimiser steps done.
         sha256: fingerprint of the weights; see `weights_sha256`.
         files: SHA-256 of each file, by name.
-        trained_with: what bits depend on beside the settings; see `bits_software`. Empty if that is not known.
+        trained_with: what bits depend on beside the settings: what `bits_software` says, and the SHA-256 of the
+            source of a user's own network, by import path. Empty if that is not known.
     """
 
     stage: Stage
@@ -62,18 +63,18 @@ class SnapshotEntry:
         return {"name": self.name, **stage_facts(self.stage, blocks), **facts, **software}
 
     @staticmethod
-    def from_json(values: Mapping[str, Any]) -> "SnapshotEntry":
+    def from_json(value: Any) -> "SnapshotEntry":
         """Read back what `to_json` made.
 
         Raises:
-            ValueError: the values are not those of an entry.
-            LookupError: something is missing.
+            ValueError: the value is no entry.
         """
+        values = json_form(value, JsonObject, "an entry")
         name, files = checked_name(values["name"]), checked_texts(values, "files")
         if not files:
             raise ValueError("it names no files")
-        if not FINGERPRINT.fullmatch(str(values["sha256"])):
-            raise ValueError(f"{values['sha256']!r} is no fingerprint of weights")
+        if not (isinstance(values["sha256"], str) and FINGERPRINT.fullmatch(values["sha256"])):
+            raise ValueError(f"sha256 {values['sha256']!r} is no fingerprint of weights")
         software, step = checked_texts(values, "trained_with", {}), checked_step(values["step"])
         return SnapshotEntry(stage_of(values, name), name, step, values["sha256"], files, software)
 
@@ -91,14 +92,14 @@ class SettingChange:
     from_step: Mapping[str, int]
 
     @staticmethod
-    def from_json(values: Mapping[str, Any]) -> "SettingChange":
+    def from_json(value: Any) -> "SettingChange":
         """Read back what `asdict` made.
 
         Raises:
-            ValueError: the values are not those of a change.
-            LookupError: something is missing.
+            ValueError: the value is no change.
         """
-        setting, steps = values["setting"], values["from_step"]
+        values = json_form(value, JsonObject, "a change")
+        setting, steps = values["setting"], json_form(values["from_step"], JsonObject, "from_step")
         if not isinstance(setting, str):
             raise ValueError(f"{setting!r} is no setting")
         return SettingChange(setting, {checked_name(name): checked_step(step) for name, step in steps.items()})
@@ -134,18 +135,17 @@ class Manifest:
         }
 
     @staticmethod
-    def from_json(values: Mapping[str, Any]) -> "Manifest":
+    def from_json(values: JsonObject) -> "Manifest":
         """Read back what `to_json` made.
 
         Raises:
             ValueError: the values are not those of a manifest.
-            LookupError: something is missing.
         """
         return Manifest(
             checked_step(values["step"]),
-            tuple(SnapshotEntry.from_json(entry) for entry in values["stages"]),
+            tuple(SnapshotEntry.from_json(entry) for entry in json_form(values["stages"], list, "stages")),
             checked_texts(values, "software"),
-            tuple(map(SettingChange.from_json, values.get("changes", ()))),
+            tuple(map(SettingChange.from_json, json_form(values.get("changes", []), list, "changes"))),
             checked_texts(values, "merged_from", {}),
         )
 
@@ -208,11 +208,11 @@ class Checkpoints:
             UserError: it is missing or damaged.
         """
         try:
-            values = parse_json(self._content(step, f"{name}{ENTRY}"))
+            values = parse_json(self._content(step, f"{name}{ENTRY}"), JsonObject)
             entry = SnapshotEntry.from_json(values)
             if (entry.name, entry.step) != (name, step):
                 raise ValueError("it is of another snapshot")
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except ValueError as error:
             raise UserError(f"{self._store}: {name}{ENTRY} of step {step} cannot be read: {error}") from error
         self._check_run(f"{name} of step {step}", values, entry.stage)
         return entry
@@ -334,15 +334,17 @@ class Checkpoints:
         if step is None:
             steps = self.steps()
             if not steps:
-                raise UserError(f"{self._store}: holds no complete checkpoint yet")
+                raise UserError(
+                    f"{self._store}: holds no complete checkpoint yet; `noprop-dist inspect` tells how far it is"
+                )
             step = steps[-1]
         try:
-            values = parse_json(self._content(step, MANIFEST))
+            values = parse_json(self._content(step, MANIFEST), JsonObject)
             manifest = Manifest.from_json(values)
             if not manifest.stages or {step} != {manifest.step, *(entry.step for entry in manifest.stages)}:
                 raise ValueError("it is of another checkpoint")
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise UserError(f"{self._store}: the manifest of step {step} cannot be read: {error}") from error
+        except ValueError as error:
+            raise UserError(f"{self._store}: {MANIFEST} of step {step} cannot be read: {error}") from error
         if not of_any_run:
             self._check_run(f"the checkpoint of step {step}", values)
         return manifest
@@ -417,8 +419,7 @@ def checked_texts(values: Mapping[str, Any], key: str, default: Mapping[str, str
     """Texts by name, out of a run directory.
 
     Raises:
-        ValueError: they are none.
-        LookupError: there is no such key, and no default.
+        ValueError: they are none, or there is no such key, and no default.
     """
     texts = values[key] if default is None else values.get(key, default)
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):

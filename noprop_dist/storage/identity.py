@@ -14,11 +14,15 @@ from noprop_dist.config.bits import shown, what_changes_bits
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.dataset import DataFacts
 from noprop_dist.errors import UserError
+from noprop_dist.models.custom import Source
 from noprop_dist.stages import Stage
 
 Identity = Mapping[str, Any]
 """Dotted key of a setting, or one of `SAMPLES`, → plain value; a long value is replaced by its fingerprint."""
-SAMPLES = "samples.shape", "samples.classes", "samples.sha256", "samples.dtype", "samples.mean", "samples.std"
+SAMPLES = (
+    *("samples.shape", "samples.classes", "samples.sha256", "samples.dtype", "samples.mean", "samples.std"),
+    *("samples.test_sha256", "samples.validation_sha256"),
+)
 ADDED_LATER = SAMPLES[3:]
 LONG = 120
 OF_ONE_BLOCK = re.compile(r"blocks\.(?:networks|training)\.(\d+)\.")
@@ -31,7 +35,10 @@ class OtherRunError(UserError):
 
 def identity_of(config: RunConfig, facts: DataFacts) -> Identity:
     """The identity of a run that begins with a configuration, on samples of these facts."""
-    values = facts.input_shape, facts.class_names, facts.sha256, facts.dtype, facts.mean, facts.std
+    values = (
+        *(facts.input_shape, facts.class_names, facts.sha256, facts.dtype, facts.mean, facts.std),
+        *(facts.test_sha256, facts.validation_sha256),
+    )
     samples = dict(zip(SAMPLES, values, strict=True))
     return {key: _short(value) for key, value in {**what_changes_bits(config), **samples}.items()}
 
@@ -64,6 +71,23 @@ def check_run(what: str, written: Identity, own: Identity) -> None:
                 f"{what} was trained with {key}={shown(then)}, and this run has {key}={shown(own.get(key))} "
                 f"({'data.json' if key in SAMPLES else 'config.yaml'}): it is of another run, or that file was edited"
             )
+
+
+def other_sources(run: str, written: Mapping[str, str], now: Mapping[str, Source]) -> list[str]:
+    """A warning for each network of the user's own whose file has changed since it was trained.
+
+    Args:
+        run: whose networks they are, for people.
+        written: SHA-256 of the sources that it was trained with, by import path; files of earlier versions lack it.
+        now: the sources, by import path.
+    """
+    return [
+        f"{run}: {source.file}, which defines {path} (module {source.module}), has changed since the run was trained: "
+        f"its fingerprint was {written[path][:16]} and is {source.sha256[:16]}; what is computed now may be something "
+        "else"
+        for path, source in now.items()
+        if written.get(path, source.sha256) != source.sha256
+    ]
 
 
 def _short(value: Any) -> Any:

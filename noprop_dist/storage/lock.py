@@ -8,15 +8,18 @@ clock, may take it.
 import errno
 import fcntl
 import json
+import math
 import os
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from noprop_dist.errors import UserError
+from noprop_dist.files import JsonObject, parse_json
+from noprop_dist.printable import printable
 from noprop_dist.storage.store import StorageError, Store
 
 LOCK = "run.lock"
@@ -24,20 +27,29 @@ WAIT_SECONDS = 10.0
 """An owner that is just ending may take so long to let go."""
 RENEW_SECONDS = 5.0
 LEASE_SECONDS = 30.0
+QUIET_SECONDS = 2.0
+"""After so long a wait people are told."""
 NO_FLOCK = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 
 
+Say = Callable[[str], None]
+
+
 @contextmanager
-def only_writer(store: Store) -> Iterator[None]:
+def only_writer(store: Store, say: Say = lambda _: None) -> Iterator[None]:
     """Be the only process that writes to a run directory within a `with`.
 
+    Args:
+        store: of the run directory.
+        say: told whom this waits for, and how long at most.
+
     Raises:
-        UserError: another process writes to it.
+        UserError: another process writes to it, or it cannot be written at all.
     """
     new = store.is_local and not store.exists("")
-    descriptor = _flock(store) if store.is_local else None
+    descriptor = _flock(store, say) if store.is_local else None
     if descriptor is None:
-        with _lease(store):
+        with _lease(store, say):
             yield
         return
     try:
@@ -50,13 +62,13 @@ def only_writer(store: Store) -> Iterator[None]:
         os.close(descriptor)  # and with it the lock
 
 
-def _flock(store: Store) -> int | None:
+def _flock(store: Store, say: Say) -> int | None:
     """The descriptor of the locked file; None where the file system has no such locks.
 
     Raises:
         UserError: another process holds the lock, or the folder cannot be written.
     """
-    deadline = time.monotonic() + WAIT_SECONDS
+    wait = _Wait(store, say, WAIT_SECONDS, "if it is just ending, it has {} s to let go")
     while True:
         descriptor = None
         try:
@@ -71,7 +83,7 @@ def _flock(store: Store) -> int | None:
             assert descriptor is not None
             owner = os.pread(descriptor, 1000, 0)
             os.close(descriptor)
-            if time.monotonic() > deadline:
+            if wait.is_over(owner):
                 raise _in_use(store, owner) from None
             time.sleep(0.1)
         except OSError as error:
@@ -83,10 +95,10 @@ def _flock(store: Store) -> int | None:
 
 
 @contextmanager
-def _lease(store: Store) -> Iterator[None]:
-    _await_free(store)
+def _lease(store: Store, say: Say) -> Iterator[None]:
     mine = _owner()
     try:
+        _await_free(store, say)
         store.write(LOCK, mine)
     except StorageError as error:
         raise _unwritable(store, error) from error
@@ -103,15 +115,44 @@ def _lease(store: Store) -> Iterator[None]:
                 store.delete(LOCK)
 
 
-def _await_free(store: Store) -> None:
-    """Return once there is no lease, or its owner must be dead, because it was not renewed for so long."""
-    seen, since = _read(store), time.monotonic()
-    while seen and time.monotonic() - since < LEASE_SECONDS:
+def _await_free(store: Store, say: Say) -> None:
+    """Return once there is no lease, or its owner must be dead, because it was not renewed for so long.
+
+    Raises:
+        UserError: it was renewed.
+    """
+    seen = _read(store)
+    wait = _Wait(store, say, LEASE_SECONDS, "if it is dead, its lease ends within {} s")
+    while seen and not wait.is_over(seen):
         time.sleep(min(RENEW_SECONDS, 1.0))
         now = _read(store)
         if now and now != seen:
             raise _in_use(store, now)
         seen = now
+
+
+class _Wait:
+    """A wait for another process, of which people are told once it is no moment any more.
+
+    Args:
+        store: that the other process writes.
+        say: told.
+        seconds: at most.
+        hope: what ends the wait; takes the seconds that are left.
+    """
+
+    def __init__(self, store: Store, say: Say, seconds: float, hope: str) -> None:
+        self._store, self._say, self._hope = store, say, hope
+        self._until = time.monotonic() + seconds
+        self._speak_at = time.monotonic() + QUIET_SECONDS
+
+    def is_over(self, owner: bytes) -> bool:
+        """Return True once the other process, whose lock has this content, has been waited for so long."""
+        now = time.monotonic()
+        if now >= self._speak_at:
+            self._speak_at = math.inf
+            self._say(f"{self._store}: {_who(owner)} writes this run; {self._hope.format(round(self._until - now))}")
+        return now >= self._until
 
 
 def _renew(store: Store, mine: bytes, stop: threading.Event) -> None:
@@ -127,7 +168,12 @@ def _renew(store: Store, mine: bytes, stop: threading.Event) -> None:
 
 
 def _read(store: Store) -> bytes:
-    return store.read(LOCK) if store.exists(LOCK) else b""
+    try:
+        return store.read(LOCK)
+    except StorageError as error:
+        if error.errno == errno.ENOENT:
+            return b""
+        raise
 
 
 def _owner() -> bytes:
@@ -142,9 +188,13 @@ def _unwritable(store: Store, error: OSError) -> UserError:
 
 
 def _in_use(store: Store, content: bytes) -> UserError:
+    return UserError(f"{store}: {_who(content)} is writing this run; wait for it, or stop it, before resuming here")
+
+
+def _who(content: bytes) -> str:
+    """The process that wrote a lock; anybody may have written something else there."""
     try:
-        owner = json.loads(content)
-        who = f"process {owner['pid']} on {owner['host']}"
-    except (ValueError, LookupError, TypeError):
-        who = "another process"
-    return UserError(f"{store}: {who} is writing this run; wait for it, or stop it, before resuming here")
+        owner = parse_json(content, JsonObject)
+        return printable(f"process {owner['pid']:d} on {owner['host']:.253}")
+    except (ValueError, TypeError):
+        return "another process"

@@ -11,18 +11,20 @@ from noprop_dist.errors import UserError
 from noprop_dist.records import RoundDone
 from noprop_dist.stages import CLASSIFIER, Stage, block
 from noprop_dist.storage.checkpoints import Manifest, SnapshotEntry
+from noprop_dist.storage.lock import Say
 from noprop_dist.storage.run_directory import RunDirectory
 
 Chosen = tuple[RunDirectory, SnapshotEntry]
 """A snapshot, and the run that it is taken from."""
 
 
-def merge_runs(out: RunDirectory, runs: Sequence[RunDirectory]) -> list[str]:
+def merge_runs(out: RunDirectory, runs: Sequence[RunDirectory], say: Say = lambda _: None) -> list[str]:
     """Assemble the last checkpoints of several runs into a new run directory.
 
     Args:
         out: the new one.
         runs: each trained some of the blocks (`blocks.only`) of the same configuration.
+        say: told what is waited for.
 
     Returns:
         Warnings.
@@ -39,7 +41,7 @@ def merge_runs(out: RunDirectory, runs: Sequence[RunDirectory]) -> list[str]:
     _check_agreement(runs, [{"steps trained": manifest.step} for manifest in manifests])
     blocks = configs[0].blocks.count
     chosen, warnings = _choose(runs, manifests, blocks)
-    with out.only_writer(), out.unfinished():
+    with out.only_writer(say), out.unfinished():
         out.create(_of_all_blocks(configs[0]), runs[0].facts())
         entries = [_copied(out, run, entry, blocks) for run, entry in chosen]
         out.append_metrics([record for run in runs for record in _rounds_of(run, chosen)])
@@ -82,10 +84,26 @@ def _choose(runs: Sequence[RunDirectory], manifests: Sequence[Manifest], blocks:
             if entry.stage != CLASSIFIER:
                 raise UserError(f"these runs cannot be merged: {entry.name} differs between {before} and {run}")
             warnings.append(f"the classifiers of {before} and {run} differ in bits; the former is taken")
+    warnings += _other_sources(chosen)
     missing = [str(t) for t in range(1, blocks + 1) if block(t) not in chosen]
     if missing:
         raise UserError(f"these runs cannot be merged: block(s) {', '.join(missing)} are in none of them")
     return [chosen[stage] for stage in sorted(chosen)], warnings
+
+
+def _other_sources(chosen: Mapping[Stage, Chosen]) -> list[str]:
+    """A warning for each network of the users' own whose file was another in one run than in another."""
+    first: dict[str, tuple[RunDirectory, str]] = {}
+    warnings = []
+    for run, entry in chosen.values():
+        for path, sha256 in entry.trained_with.items():
+            before, then = first.setdefault(path, (run, sha256))
+            if ":" in path and then != sha256:
+                warnings.append(
+                    f"the file that defines {path} was another when {run} was trained than when {before} was: its "
+                    f"fingerprint was {sha256[:16]} there and {then[:16]} here"
+                )
+    return list(dict.fromkeys(warnings))
 
 
 def _rounds_of(run: RunDirectory, chosen: Sequence[Chosen]) -> list[RoundDone]:

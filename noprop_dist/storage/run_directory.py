@@ -7,6 +7,7 @@ metrics.jsonl        one record a line, see `noprop_dist.records`; during a run 
 metrics.bad.jsonl    lines that were taken out of it, if any: damaged ones, and rounds that were there twice
 run.lock             held by the one process that writes here, see `lock`
 checkpoints/         see `checkpoints`
+ray-train/           Ray Train's own checkpoints, made anew by each process that trains the baseline
 merge.unfinished     there while a merge writes
 """
 
@@ -25,7 +26,7 @@ from noprop_dist.config.schema import RunConfig
 from noprop_dist.config.yaml_text import parse_yaml
 from noprop_dist.data.dataset import DataFacts
 from noprop_dist.errors import UserError
-from noprop_dist.files import parse_json
+from noprop_dist.files import JsonObject, parse_json
 from noprop_dist.records import (
     EmbeddingUpdated,
     Record,
@@ -39,10 +40,11 @@ from noprop_dist.records import (
 from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.checkpoints import Checkpoints, SettingChange
 from noprop_dist.storage.identity import Identity, identity_of
-from noprop_dist.storage.lock import LOCK, only_writer
+from noprop_dist.storage.lock import LOCK, Say, only_writer
 from noprop_dist.storage.store import StorageError, Store
 
 METRICS, SET_ASIDE = "metrics.jsonl", "metrics.bad.jsonl"
+RAY_TRAIN_FOLDER = "ray-train"
 CONFIG, CHANGES, UNFINISHED = "config.yaml", "changes.json", "merge.unfinished"
 
 
@@ -97,14 +99,17 @@ class RunDirectory:
             self._identity = identity_of(self._config([]), self.facts())
         return self._identity
 
-    def only_writer(self) -> AbstractContextManager[None]:
+    def only_writer(self, say: Say = lambda _: None) -> AbstractContextManager[None]:
         """A `with` in which no other process writes here.
+
+        Args:
+            say: told whom this waits for, and how long at most.
 
         Raises:
             UserError: another process writes here, or the directory cannot be written at all.
         """
         self._store.before_writing(lambda: None)  # this process may be another writer than before
-        return only_writer(self._store)
+        return only_writer(self._store, say)
 
     @property
     def holds_run(self) -> bool:
@@ -128,7 +133,7 @@ class RunDirectory:
             raise UserError(
                 f"{self}: already holds a run; {self.resume_command} continues it, another folder starts a new one"
             )
-        left = ["checkpoints"] if self._store.names("checkpoints") else []
+        left = [name for name in ("checkpoints", RAY_TRAIN_FOLDER) if self._store.names(name)]
         left += [name for name in (CHANGES, METRICS) if self._store.exists(name)]
         if left:
             raise UserError(f"{self}: holds {left[0]} but no config.yaml, so a part of a run; give another folder")
@@ -147,6 +152,14 @@ class RunDirectory:
         self._store.write(UNFINISHED, b"")
         yield
         self._store.delete(UNFINISHED)
+
+    def without_ray_train(self) -> None:
+        """Delete what Ray Train has left: it would go on from any snapshot, and delete any folder, that is named there.
+
+        Raises:
+            OSError: it cannot be deleted, or is a link.
+        """
+        self._store.delete_folder(RAY_TRAIN_FOLDER)
 
     def must_stay(self) -> None:
         """From here on write only while the run is there as it is now.
@@ -216,9 +229,9 @@ class RunDirectory:
         if not self._store.exists(CHANGES):
             return []
         try:
-            changes = list(map(SettingChange.from_json, parse_json(self._store.read(CHANGES))))
+            changes = list(map(SettingChange.from_json, parse_json(self._store.read(CHANGES), list)))
             foreign = [each.setting for each in changes if not OF_SINGLE_STAGES.fullmatch(each.setting.split("=")[0])]
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (OSError, ValueError) as error:
             raise UserError(f"{self}: changes.json cannot be read: {error}") from error
         if foreign:
             raise UserError(f"{self}: changes.json has {foreign[0]}, which no resume may change: the file was edited")
@@ -244,8 +257,8 @@ class RunDirectory:
             UserError: the file is missing or damaged.
         """
         try:
-            return DataFacts.from_json(parse_json(self._store.read("data.json")))
-        except (OSError, ValueError, TypeError) as error:
+            return DataFacts.from_json(parse_json(self._store.read("data.json"), JsonObject))
+        except (OSError, ValueError) as error:
             raise UserError(f"{self}: data.json cannot be read: {error}") from error
 
     def append_metrics(self, records: Sequence[Record]) -> None:

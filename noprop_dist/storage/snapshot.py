@@ -1,7 +1,6 @@
 """The state of one stage at one step: in memory, and as two safetensors files."""
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from safetensors.numpy import load, save
 from torch import Tensor
 
 from noprop_dist.errors import UserError
+from noprop_dist.files import JsonObject, json_form, parse_json
 from noprop_dist.stages import CLASSIFIER, EMBEDDING, NETWORK, Stage, block
 
 Arrays = dict[str, NDArray[Any]]
@@ -116,8 +116,10 @@ def from_files(name: str, weights: bytes, optimizer: bytes) -> Snapshot:
     try:
         arrays, optimizer_arrays = load(weights), load(optimizer)
         facts = _metadata(optimizer)
+        if not facts["step"].isdecimal():
+            raise ValueError(f"{facts['step']!r} is no number of steps")
         return Snapshot(stage_of(facts, name), int(facts["step"]), arrays, optimizer_arrays, facts["settings"])
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (SafetensorError, ValueError) as error:
         raise ValueError(f"no snapshot: {error}") from error
 
 
@@ -134,23 +136,21 @@ def stage_of(facts: Mapping[str, Any], name: str) -> Stage:
         name: the beginning of the file's name.
 
     Raises:
-        ValueError: a value is none that a stage has, or of another stage than the name.
-        KeyError: something is missing.
+        ValueError: it is of another stage than the name, or something is missing.
     """
     named = NOT_BLOCKS.get(name) or block(int(name.removeprefix("block-")))
     kind = facts.get("kind", named.kind)
-    stage = block(int(facts["stage"])) if kind == "block" else NOT_BLOCKS[kind]
-    if stage != named:
-        raise ValueError(f"it says that it is of {stage.name}")
-    return stage
+    says = f"block {facts['stage']}" if kind == "block" else kind
+    if says != named.name:
+        raise ValueError(f"it says that it is of {says}")
+    return named
 
 
 def _contiguous(arrays: Arrays) -> Arrays:
     return {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in sorted(arrays.items())}
 
 
-def _metadata(content: bytes) -> dict[str, str]:
+def _metadata(content: bytes) -> JsonObject:
     # The safetensors library reads metadata from files only; the header is length-prefixed JSON.
     length = int.from_bytes(content[:8], "little")
-    header: dict[str, dict[str, str]] = json.loads(content[8 : 8 + length])
-    return header["__metadata__"]
+    return json_form(parse_json(content[8 : 8 + length], JsonObject)["__metadata__"], JsonObject, "__metadata__")

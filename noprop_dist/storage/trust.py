@@ -1,4 +1,4 @@
-"""What a run directory may make this machine do: run a network's code, join a cluster, write elsewhere.
+"""What a run directory may make this machine do: run a network's code, join a cluster, write elsewhere, open a port.
 
 A run directory may be a stranger's. What its configuration names is done if this user has named it in a `train` on
 this machine before, or gives `--trust-code`. What was named lies in the user's own state folder, where no run directory
@@ -13,9 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from noprop_dist.config.schema import CustomNetwork, RunConfig
+from noprop_dist.config.schema import CustomNetwork, MetricsSettings, RunConfig
 from noprop_dist.data.torchvision_sets import would_download
 from noprop_dist.errors import UserError
+from noprop_dist.files import JsonObject, parse_json
 from noprop_dist.models.custom import locate, never_import_from
 from noprop_dist.storage.run_directory import RunDirectory
 
@@ -95,6 +96,8 @@ def _settings(config: RunConfig) -> Iterator[dict[str, str]]:
         yield {"engine.address": config.engine.address}
     if config.metrics.discovery is not None:
         yield {"metrics.discovery": str(config.metrics.discovery)}
+    if config.metrics.port is not None and config.metrics.host != MetricsSettings().host:
+        yield {"metrics.host": config.metrics.host}
     if config.data.root is not None and would_download(config.data):
         yield {"data.root": config.data.root}
 
@@ -132,4 +135,4 @@ def _known() -> list[Any]:
 
 def _read(line: bytes) -> Iterator[Any]:
     with suppress(ValueError):  # a line that was cut off
-        yield json.loads(line)
+        yield parse_json(line, JsonObject)

@@ -75,6 +75,7 @@ class RunSetup:
             directory.changes(),
             together_at=self.plan.snapshot_steps if self.plan.learns_embedding else None,
             device="cuda" if self.plan.on_gpu else "cpu",
+            sources={stage: self.plan.sources(stage) for stage in self.plan.stages},
         )
 
     def batch_stream(self, labels: NDArray[np.int64]) -> BatchStream:

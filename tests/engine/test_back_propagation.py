@@ -1,6 +1,8 @@
 """The back-propagation baseline by Ray Train: trains, is stopped and resumed, and has the bits of a plain loop."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,12 +14,13 @@ import ray
 import torch
 from run_facts import fingerprints, rounds_of, steps_written
 
-from noprop_dist.baseline.coordinator import RAY_TRAIN_FOLDER, EndToEndCoordinator
+from noprop_dist.baseline.coordinator import EndToEndCoordinator
 from noprop_dist.baseline.trainer import end_to_end_trainer
+from noprop_dist.config.bits import continued
 from noprop_dist.config.layers import load_config
 from noprop_dist.errors import TrainingError
 from noprop_dist.stages import NETWORK
-from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.storage.run_directory import RAY_TRAIN_FOLDER, RunDirectory
 from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.replicas import ALONE
 from noprop_dist.training.rounds import train_round
@@ -79,3 +82,41 @@ def test_numbers_that_are_not_finite_end_the_run_with_their_step(tmp_path):
     config = load_config("digits", None, [*DIGITS, "engine.workers=2", "training.learning_rate=1e30"])
     with pytest.raises(TrainingError, match=r"the network was stopped: .*step"):
         EndToEndCoordinator(config, str(tmp_path / "run")).run()
+
+
+def test_processes_that_find_no_room_are_waited_for_no_longer_than_was_set(tmp_path):
+    @ray.remote(num_cpus=2)
+    class Other:
+        def here(self):
+            return True
+
+    other = Other.remote()
+    assert ray.get(other.here.remote())
+    config = load_config("digits", None, [*DIGITS, "engine.workers=2", "engine.start_timeout_seconds=4"])
+    coordinator = EndToEndCoordinator(config, str(tmp_path / "run"))
+    try:
+        with pytest.raises(
+            TrainingError, match=r"start_timeout_seconds=4: it asks for 2 process\(es\), each with 1 core"
+        ):
+            coordinator.run()
+        assert "waiting for 2 process" in coordinator.progress().waits_for
+    finally:
+        ray.kill(other)
+
+
+def test_a_resume_deletes_no_folder_that_a_strangers_run_names_and_takes_no_foreign_snapshot(tmp_path):
+    config = load_config("digits", None, [*DIGITS, "training.max_steps=400", "engine.workers=1"])
+    run, victim = tmp_path / "run", tmp_path / "victim"
+    EndToEndCoordinator(config, str(run)).run()
+    expected = fingerprints(run)
+    shutil.rmtree(run / "checkpoints/step-00000400")
+    victim.mkdir()
+    named = {"version": 0, "checkpoint_dir_name": str(victim), "metrics": {}}
+    state = run / RAY_TRAIN_FOLDER / "checkpoint_manager_snapshot.json"
+    values = json.loads(state.read_text())
+    values["checkpoint_results"] = [named, *values["checkpoint_results"][-1:]]
+    state.write_text(json.dumps({**values, "checkpoint_report_indices": [0, 1]}))
+    EndToEndCoordinator(continued(config, ["checkpoint.num_to_keep=1"]), str(run), resume=True).run()
+    assert victim.is_dir()
+    assert fingerprints(run) == expected
+    assert steps_written(run) == {NETWORK: 400}, "it went on from the run's own snapshots"

@@ -1,12 +1,14 @@
 """What a user reads when something goes wrong inside a run: the block, and the real cause."""
 
 import os
+import time
 
 import pytest
 import ray
 
 from noprop_dist.engines.ray.driver import train_on_ray
 from noprop_dist.errors import TrainingError, UserError
+from noprop_dist.training.messages import RunOutcome
 
 NETWORK = """
 from torch import nn
@@ -69,3 +71,22 @@ def test_a_coordinator_that_is_lost_again_and_again_ends_the_run_and_says_how_to
         train_on_ray(config, str(tmp_path / "run"), lambda _: None, say=said.append, coordinator_class=Dies)
     assert (tmp_path / "begun").read_text().split() == ["new", "resumed"]
     assert len([line for line in said if "a new one goes on from the run directory" in line]) == 1
+
+
+def test_what_the_coordinator_waits_for_before_there_is_a_table_is_told_once(small_config, tmp_path):
+    class Waits:
+        def __init__(self, config, directory, resume, trusted):
+            self.asked = 0
+
+        def run(self):
+            while self.asked < 3:
+                time.sleep(0.05)
+            return RunOutcome("run", 0, None)
+
+        def progress(self):
+            self.asked += 1
+            return "process 1 on a writes this run" if self.asked > 1 else None
+
+    said, directory = [], str(tmp_path / "run")
+    train_on_ray(small_config(), directory, pytest.fail, say=said.append, coordinator_class=Waits)
+    assert said == ["process 1 on a writes this run"]

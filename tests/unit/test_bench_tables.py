@@ -7,7 +7,10 @@ import pytest
 
 from noprop_dist.api import train
 from noprop_dist.bench import memory, rates, scaling, snapshots, sync_steps
+from noprop_dist.bench.dispatch import DispatchRow
+from noprop_dist.bench.harness import Spread
 from noprop_dist.cli.app import main
+from noprop_dist.cli.tables import show_rows
 from noprop_dist.engines.core.placement import Resources
 from noprop_dist.records import RoundDone
 from noprop_dist.stages import CLASSIFIER, block
@@ -43,6 +46,17 @@ def test_snapshots_are_measured_against_none_at_all(bench):
     assert [row["side"] for row in result["rows"]] == ["every 16 steps", "none"]
     assert all(row["median"] > 0 for row in result["rows"])
     assert result["default_every"] == 64
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_a_table_fits_the_terminal_and_loses_nothing(monkeypatch, capsys, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    row = DispatchRow(200, Spread([1200.0, 1234.5, 1300.0]), 77.0, 810.5)
+    show_rows("no-op blocks", [row], False, "below")
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= columns
+    assert {"200", "1234.50", "below"} <= set(text.replace("│", " ").split())
+    assert "…" not in text
 
 
 @pytest.mark.slow

@@ -4,12 +4,14 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from noprop_dist import api
+from noprop_dist.cli.inspect import show_run
 from noprop_dist.data.dataset import DataFacts
 from noprop_dist.errors import UserError
 from noprop_dist.storage.lock import only_writer
@@ -53,7 +55,7 @@ def of_no_known_run(run: Path) -> None:
 )
 def test_an_entry_of_other_types_is_refused(run: Path, key: str, value: object) -> None:
     edit(run / STEP / "manifest.json", lambda manifest: manifest["stages"][0].update({key: value}))
-    with pytest.raises(UserError, match="the manifest of step 12 cannot be read"):
+    with pytest.raises(UserError, match="manifest.json of step 12 cannot be read"):
         api.inspect(str(run))
 
 
@@ -70,7 +72,7 @@ def test_an_entry_of_other_types_is_refused(run: Path, key: str, value: object) 
 )
 def test_a_manifest_of_other_types_is_refused(run: Path, key: str, value: object) -> None:
     edit(run / STEP / "manifest.json", lambda manifest: manifest.update({key: value}))
-    with pytest.raises(UserError, match="the manifest of step 12 cannot be read"):
+    with pytest.raises(UserError, match="manifest.json of step 12 cannot be read"):
         api.inspect(str(run))
 
 
@@ -157,6 +159,40 @@ def test_a_lock_whose_owner_cannot_be_read_is_still_a_lock(
         with pytest.raises(UserError, match="another process is writing this run"), only_writer(store):
             pass
     assert not RunDirectory(str(tmp_path / "run")).holds_run
+
+
+def test_inspect_shows_the_newest_snapshots_of_a_run_without_a_whole_checkpoint(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / STEP / "manifest.json").unlink()
+    for file in (run / STEP).glob("block-02*"):
+        file.unlink()
+    contents = api.inspect(str(run))
+    steps = {stage.name: entry and entry.step for stage, entry in contents.newest.items()}
+    assert contents.manifest is None
+    assert steps == {"block 1": 12, "block 2": None, "classifier": 12}
+    show_run(str(run), as_json=False)
+    text = capsys.readouterr().out
+    assert "no whole checkpoint yet; newest snapshots, from which `noprop-dist resume` continues" in text
+    assert "none yet" in text
+    show_run(str(run), as_json=True)
+    whole = json.loads(capsys.readouterr().out)
+    assert whole["checkpoint"] is None
+    assert whole["newest_snapshots"] == {"block 1": 12, "block 2": 0, "classifier": 12}
+    assert [block["step"] for block in whole["blocks"]] == [12, 0]
+
+
+def test_inspect_shows_newer_snapshots_beside_the_last_checkpoint(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoints = RunDirectory(str(run)).checkpoints
+    checkpoints.save(replace(checkpoints.load(checkpoints.entry(12, "block-01")), step=15), 2, {})
+    newest = {stage.name: entry and entry.step for stage, entry in api.inspect(str(run)).newest.items()}
+    assert newest == {"block 1": 15, "block 2": 12, "classifier": 12}
+    show_run(str(run), as_json=False)
+    text = capsys.readouterr().out
+    assert "checkpoint of step 12" in text
+    assert "newest snapshots, from which" in text
 
 
 def test_inspect_shows_no_damaged_weights_as_sound(run: Path) -> None:

@@ -207,7 +207,7 @@ def test_npz_arrays_become_images_or_vectors(tmp_path, shape, dtype, input_shape
         ({"x_train": np.full((60, 2), np.nan), "y_train": LABELS}, "x_train holds nan; values must be finite"),
         ({"x_train": np.zeros((60, 2)), "y_train": LABELS - 1}, "label -1 of sample 0 is negative"),
         ({"x_train": np.zeros((60, 2)), "y_train": LABELS, "x_test": np.zeros((3, 4)), "y_test": LABELS[:3]},
-         r"training samples are float32 of shape \(2,\), test samples float32 of shape \(4,\)"),
+         r"x_test is float64 of shape .*4\); save both with samples of one shape"),
         ({"x_train": np.array([{}] * 60), "y_train": LABELS}, "x_train holds Python objects"),
     ],
 )  # fmt: skip
@@ -486,7 +486,9 @@ def test_labels_that_are_not_0_to_m_become_classes_of_their_name(tmp_path, label
         ({"y_train": LABELS, "x_train": np.full((60, 2), 1e39)}, r"x_train holds 1e\+39; values must be finite"),
         ({"y_train": LABELS, "x_train": np.zeros((60, 0))}, "hold no values"),
         ({"y_train": LABELS, "x_test": np.zeros((60, 2), np.uint8), "y_test": LABELS},
-         "training samples are float32 of shape .*test samples uint8"),
+         r"x_train is float64 of shape \(60, 2\), x_test is uint8 of shape \(60, 2\); save both as uint8 from 0"),
+        ({"y_train": LABELS, "x_val": np.zeros((60, 3), np.float32), "y_val": LABELS},
+         r"x_train is float64 of shape \(60, 2\), x_val is float32 of shape \(60, 3\); save both with samples of one"),
     ],
 )  # fmt: skip
 def test_arrays_that_do_not_say_what_they_are_are_refused(tmp_path, arrays, message):

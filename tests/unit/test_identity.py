@@ -147,6 +147,24 @@ def test_other_test_samples_are_refused_though_the_training_samples_are_the_same
         api.evaluate(run)
 
 
+def test_other_validation_samples_are_refused_for_checkpoints_are_compared_by_them(train):
+    held_out = {"x_val": np.zeros((8, 6)), "y_val": np.zeros(8, np.int64)}
+    write_data("d.npz", **held_out)
+    part = train("part")
+    write_data("d.npz", **{**held_out, "y_val": np.ones(8, np.int64)})
+    with pytest.raises(UserError, match="fingerprint of the validation samples"):
+        api.resume(str(part))
+
+
+@pytest.mark.parametrize("key", ["test_sha256", "validation_sha256"])
+def test_a_fingerprint_of_held_out_samples_is_not_erased_from_data_json(train, key):
+    part = train("part")
+    facts = json.loads((part / "data.json").read_text())
+    (part / "data.json").write_text(json.dumps(facts | {key: ""}))
+    with pytest.raises(UserError, match=rf"was trained with samples.{key}=.*data.json"):
+        api.load(str(part))
+
+
 def test_an_edited_data_json_is_refused(train):
     part = train("part")
     write_data("d.npz", seed=1)
@@ -164,6 +182,23 @@ def test_an_edited_normalisation_is_refused_by_whatever_uses_it(train, key):
     for use in (api.load, api.report, api.resume):
         with pytest.raises(UserError, match=rf"was trained with samples.{key}=.*data.json"):
             use(str(run))
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        ("mean", lambda values: [value + 1 for value in values], "says that the mean of the samples is .*, and it is"),
+        ("std", lambda values: [value * 2 for value in values], "says that the deviation of the samples is"),
+        ("samples", lambda values: {**values, "train": 9}, "numbers of samples 9 train, .* there and 1.. train, "),
+    ],
+)
+def test_a_data_json_that_was_edited_before_the_first_snapshot_is_refused(train, key, change, message):
+    part = train("part")
+    shutil.rmtree(part / "checkpoints")
+    facts = json.loads((part / "data.json").read_text())
+    (part / "data.json").write_text(json.dumps(facts | {key: change(facts[key])}))
+    with pytest.raises(UserError, match=message):
+        api.resume(str(part))
 
 
 @pytest.mark.parametrize("setting", ["seed=7", "training.batch_size=8", "blocks.network.width=9"])

@@ -78,14 +78,42 @@ def test_blocks_of_a_worker_are_trained_at_the_same_time_where_it_has_a_gpu():
 
 def test_threads_that_fit_into_no_machine_are_refused():
     with pytest.raises(UserError, match=r"engine.threads_per_worker=4: no machine here has more than 2 core"):
-        place(TEN, EngineSettings(threads_per_worker=4), Resources(8, 0, node_cpus=2))
-    assert len(place(TEN, EngineSettings(threads_per_worker=4), Resources(8, 0, node_cpus=4)).workers) == 2
+        checked(Resources(8, 0, node_cpus=2), "engine.threads_per_worker=4")
+    checked(Resources(8, 0, node_cpus=4), "engine.threads_per_worker=4")
+
+
+def test_a_run_goes_on_where_its_cluster_has_lost_the_machine_that_took_its_threads():
+    assert len(place(TEN, EngineSettings(threads_per_worker=4), Resources(8, 0, node_cpus=2)).workers) == 2
+
+
+def checked(resources, *settings):
+    config = load_config("digits", None, list(settings))
+    check_room(config, place_run(config, resources), resources)
+
+
+@pytest.mark.parametrize(
+    ("settings", "processes"),
+    [
+        (["engine.workers=64", "blocks.count=64"], "64 processes would share 2 cores"),
+        (["training.replicas_per_block=64"], "64 processes would share 2 cores"),
+        (["training.replicas_per_block=4", "engine.workers=10"], "40 processes would share 2 cores"),
+        (["engine.threads_per_worker=2", "engine.workers=20", "blocks.count=20"],
+         "20 processes would share 1 group of 2 cores"),
+    ],
+)  # fmt: skip
+def test_more_processes_than_could_get_to_training_are_refused(settings, processes):
+    with pytest.raises(UserError, match=f"{settings[0].split('=')[0]}=.*{processes}, at most 16 may share one"):
+        checked(Resources(2, 0, node_cpus=2), *settings)
+
+
+def test_workers_beyond_the_number_of_blocks_are_not_started_and_do_not_count():
+    checked(Resources(2, 0, node_cpus=2), "engine.workers=1000")
 
 
 def test_a_learned_embedding_is_refused_workers_that_cannot_hold_all_blocks_at_once():
     def refused(*settings):
         config = load_config("digits", None, ["blocks.count=7", "engine.workers=2", *settings])
-        check_room(config, place_run(config, Resources(2, 0)))
+        check_room(config, place_run(config, Resources(2, 0)), Resources(2, 0))
 
     with pytest.raises(UserError, match=r"engine.blocks_per_worker=3: 2 worker\(s\) hold 6 of 7 blocks at a time"):
         refused("embedding.kind=learned", "engine.blocks_per_worker=3")

@@ -67,9 +67,18 @@ def progress(remaining=75.0, news=(), blocks=2):
 
 
 def test_a_line_tells_steps_speed_loss_and_time_left():
-    assert view.progress_line(progress()) == ("steps 4–8 of 16, 58%, 60 block-steps/s, loss 0.5–1, 1 min 15 s left")
+    assert view.progress_line(progress()) == (
+        "37% done: slowest block at step 4, fastest at step 8 of 16; 60 block-steps/s, loss 0.5 to 1, 1 min 15 s left"
+    ), "the share of the blocks' steps, whatever the classifier has done, and rounded down"
+    assert view.progress_line(progress(blocks=1)).startswith("25% done: step 4 of 16; 30 block-steps/s, loss 0.5, ")
     assert view.progress_line(progress(remaining=7384)).endswith("2 h 3 min left")
     assert view.progress_line(progress(remaining=None)).endswith("time left unknown")
+
+
+def test_a_line_tells_of_blocks_that_are_equally_far():
+    rows = tuple(StageProgress(block(t), 16, None, 0.0, "done") for t in (1, 2))
+    line = view.progress_line(RunProgress(16, rows, 1.0, 0.0, (), 0))
+    assert line.startswith("100% done: all blocks at step 16 of 16; ")
 
 
 def test_a_terminal_shows_a_row_per_stage():
@@ -79,7 +88,9 @@ def test_a_terminal_shows_a_row_per_stage():
     assert "block 1" in text
     assert "classifier" in text
     assert "step 8: accuracy 97 %" in text
-    assert any(line.startswith("steps 4–8 of 16") for line in text.splitlines()), "below the bar, not behind it"
+    assert any(line.startswith("37% done: slowest block at step 4") for line in text.splitlines()), (
+        "below the bar, not behind it"
+    )
     console.print(view.progress_table(progress(blocks=100)))
     assert "block 77" not in console.file.getvalue(), "a hundred blocks are shown as a summary"
 

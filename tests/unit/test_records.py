@@ -115,6 +115,20 @@ def test_what_cannot_be_read_is_kept_as_it_stands(line):
     assert to_line(record) == line
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("step", 10**400),
+        ("step", 2**63),
+        ("kl", 10**400),
+        *[("squared_errors", [each]) for each in ("x", None, 10**400)],
+    ],
+)
+def test_a_number_that_no_plot_can_show_is_damage(key, value):
+    (record,) = [each for each in RECORDS if isinstance(each, ObjectiveMeasured)]
+    assert is_damaged(from_line(json.dumps({**json.loads(to_line(record)), key: value})))
+
+
 def test_a_line_of_a_later_version_is_not_damaged():
     line = '{"kind": "of a later version"}'
     assert from_line(line) == UnreadLine(line=line, damaged=False)

@@ -7,7 +7,7 @@ import pytest
 from noprop_dist.cli.inspect import show_run
 from noprop_dist.cli.report import write_report
 from noprop_dist.records import EmbeddingUpdated, Evaluated, RoundDone, from_line
-from noprop_dist.report.plots import embedding_over_steps, loss_over_steps
+from noprop_dist.report.plots import accuracy_over_steps, embedding_over_steps, loss_over_steps
 from noprop_dist.report.summary import busy_seconds, latest_metrics
 from noprop_dist.stages import CLASSIFIER, EMBEDDING, NETWORK, block
 
@@ -55,6 +55,21 @@ def test_the_losses_of_blocks_are_drawn_in_their_order():
 def test_w_embed_is_drawn_by_its_norm_and_least_distance():
     (axes,) = embedding_over_steps([updated(10, 2.0), updated(20, 3.0)]).axes
     assert [list(line.get_ydata()) for line in axes.lines] == [[2.0, 3.0], [0.5, 0.5]]
+
+
+@pytest.mark.parametrize(
+    ("figure", "values"),
+    [(accuracy_over_steps([evaluated(10, "mean")]), ["test (mean): 90"]),
+     (embedding_over_steps([updated(10)]), ["mean length ‖u_y‖: 2", "least distance of two classes: 0.5"]),
+     (loss_over_steps([round_done(NETWORK)]), ["0.5"])],
+)  # fmt: skip
+def test_a_single_point_is_a_marker_with_its_value_on_axes_that_show_how_far_it_is(figure, values):
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == values
+    assert {line.get_marker() for line in axes.lines} == {"o"}
+    assert axes.get_xlim()[0] == 0
+    low, high = axes.get_ylim()
+    assert low == 0 or high > 3 * low
 
 
 def as_written_before(line):

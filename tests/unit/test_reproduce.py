@@ -84,3 +84,16 @@ def test_data_that_the_paper_has_no_table_of_is_refused(capsys):
     with pytest.raises(SystemExit):
         main(["reproduce", "digits"])
     assert "allowed are mnist, cifar10, cifar100" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "{}", '{"seed": 0, "stochastic": 3}', "{"])
+def test_figures_that_cannot_be_read_are_told_with_their_file(tmp_path, monkeypatch, capsys, content):
+    monkeypatch.setattr(RunDirectory, "holds_run", True)
+    monkeypatch.setattr(api, "check_same_run", lambda *_: None)
+    row = tmp_path / "backprop-onehot-seed0"
+    row.mkdir()
+    (row / "reproduced.json").write_text(content)
+    assert reproduce(tmp_path) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith(f"noprop-dist: {row}: reproduced.json cannot be read: ")
+    assert said.endswith("; without that file the run is measured anew")

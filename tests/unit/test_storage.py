@@ -99,7 +99,7 @@ def test_a_truncated_manifest_is_told(tmp_path):
     directory = RunDirectory(str(tmp_path))
     CheckpointWriter(directory.checkpoints, [ONE], T, (5, 10), 2).add(snapshot_at(5))
     (tmp_path / "checkpoints/step-00000005/manifest.json").write_text('{"step": 5, "sta')
-    with pytest.raises(UserError, match="the manifest of step 5 cannot be read"):
+    with pytest.raises(UserError, match="manifest.json of step 5 cannot be read"):
         directory.checkpoints.load_all()
 
 
@@ -270,7 +270,7 @@ def test_an_entry_of_an_unknown_kind_of_stage_is_refused(tmp_path):
     CheckpointWriter(directory.checkpoints, [ONE], T, (5,), 2).add(snapshot_at(5))
     manifest = tmp_path / "checkpoints/step-00000005/manifest.json"
     manifest.write_text(manifest.read_text().replace('"kind": "block"', '"kind": "adapter"'))
-    with pytest.raises(UserError, match="the manifest of step 5 cannot be read: 'adapter'"):
+    with pytest.raises(UserError, match="manifest.json of step 5 cannot be read: it says that it is of adapter"):
         directory.checkpoints.manifest()
 
 
@@ -372,7 +372,7 @@ def test_snapshots_of_a_stage_that_runs_ahead_are_bounded_and_it_is_said_what_is
     assert most <= 2 * (WAITING_KEPT + num_to_keep + 2)
     news = writer.news()
     assert "block 1 is" in news[0]
-    assert "only one in 2 will be whole" in news[0]
+    assert "only one in 2, and a few of the first, will be whole" in news[0]
     assert writer.news() == ()
     whole = []
     for step in steps:
@@ -381,6 +381,7 @@ def test_snapshots_of_a_stage_that_runs_ahead_are_bounded_and_it_is_said_what_is
         assert len(folders(tmp_path)) <= 2 * (WAITING_KEPT + num_to_keep + 2)
     assert whole[-num_to_keep:] == list(steps[-num_to_keep:]), "what num_to_keep promises"
     assert len(whole) > num_to_keep + 2, "and some on the way"
+    assert whole[:3] == [5, 10, 20], "the first of them early, however far ahead the others are"
     assert directory.checkpoints.steps() == list(steps[-num_to_keep:])
 
 

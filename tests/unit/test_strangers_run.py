@@ -9,12 +9,14 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
+import yaml
 from pyarrow import ArrowInvalid, fs
 
 from noprop_dist import api
 from noprop_dist.cli.inspect import show_run
 from noprop_dist.data.load import load_again
 from noprop_dist.errors import TrainingError, UserError
+from noprop_dist.files import JsonObject
 from noprop_dist.models import custom
 from noprop_dist.models.custom import SENT_FOLDER, locate, never_import_from
 from noprop_dist.printable import without_secrets
@@ -185,16 +187,25 @@ def test_without_a_home_runs_are_trained_and_looked_at_with_trust(small_config, 
         assert api.load("run", trust_code=True).network is not None
 
 
-@pytest.mark.parametrize("setting", ["engine.address=evil:6379", "metrics.discovery=/etc/prometheus"])
-def test_resume_takes_neither_a_cluster_nor_a_folder_from_a_strangers_run(small_run, small_config, setting):
+@pytest.mark.parametrize(
+    ("setting", "usual"),
+    [
+        ("engine.address=evil:6379", "null"),
+        ("metrics.discovery=/etc/prometheus", "null"),
+        ("metrics.host=0.0.0.0", "127.0.0.1"),
+    ],
+)
+def test_resume_takes_no_cluster_folder_or_open_port_from_a_strangers_run(small_run, setting, usual):
     directory = small_run()
     config = Path(directory.root, "config.yaml")
     section, key, value = *setting.partition("=")[0].split("."), setting.partition("=")[2]
-    config.write_text(config.read_text().replace(f"  {key}: null", f"  {key}: {value}"))
-    assert f"{key}: {value}" in config.read_text(), section
+    values = yaml.safe_load(config.read_text())
+    values[section][key] = value
+    values["metrics"]["port"] = 0
+    config.write_text(yaml.safe_dump(values))
     with pytest.raises(UserError, match=f"would use {setting}.*--trust-code"):
         api.resume(directory.root)
-    api.resume(directory.root, [f"{section}.{key}=null"])
+    api.resume(directory.root, [f"{section}.{key}={usual}"])
 
 
 NAMES = ["../../victim", "/etc/passwd", "block-01/../../x", "", "manifest", "block-", "block-1²", 3, None]
@@ -219,16 +230,16 @@ def test_a_manifest_names_no_files_but_those_of_stages(small_run, name):
     directory = small_run()
     entry = directory.checkpoints.manifest().stages[0].to_json(3)
     with pytest.raises(ValueError, match="no name of a stage's files"):
-        SnapshotEntry.from_json({**entry, "name": name})
+        SnapshotEntry.from_json(JsonObject({**entry, "name": name}))
 
 
 @pytest.mark.parametrize("step", ["../../x", -1, 1.5, True, None, 10**30])
 def test_a_manifest_knows_no_step_but_a_number(small_run, step):
     manifest = small_run().checkpoints.manifest()
     with pytest.raises(ValueError, match="no number of steps"):
-        Manifest.from_json({**manifest.to_json(3), "step": step})
+        Manifest.from_json(JsonObject({**manifest.to_json(3), "step": step}))
     with pytest.raises(ValueError, match="no number of steps"):
-        SnapshotEntry.from_json({**manifest.stages[0].to_json(3), "step": step})
+        SnapshotEntry.from_json(JsonObject({**manifest.stages[0].to_json(3), "step": step}))
 
 
 def test_folders_and_entries_of_other_names_are_passed_over(small_run):
@@ -329,6 +340,27 @@ def test_no_name_leads_out_of_the_root(tmp_path, name, deed):
     with pytest.raises(RefusedPathError, match="no name of a file"):
         DEEDS[deed](Store(str(tmp_path / "run")), name)
     assert [file.name for file in tmp_path.iterdir()] == ["run"]
+
+
+def test_what_ray_train_left_is_deleted_unread_and_no_link_is_followed(small_run, tmp_path):
+    directory = small_run()
+    left = Path(directory.root, "ray-train")
+    (left / "checkpoint_1").mkdir(parents=True)
+    (left / "checkpoint_manager_snapshot.json").write_text('{"checkpoint_dir_name": "/home"}')
+    directory.without_ray_train()
+    assert not left.exists()
+    directory.without_ray_train()
+    (tmp_path / "victim").mkdir()
+    left.symlink_to(tmp_path / "victim")
+    with pytest.raises(RefusedPathError, match="ray-train is a symbolic link"):
+        directory.without_ray_train()
+    assert (tmp_path / "victim").is_dir()
+
+
+def test_a_run_begins_in_no_folder_that_holds_what_ray_train_left(tmp_path):
+    (tmp_path / "gift" / "ray-train" / "checkpoint_1").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds ray-train but no config.yaml"):
+        RunDirectory(str(tmp_path / "gift")).check_unused()
 
 
 SECRET = "s3://AKIAKEY:sec%2Fret@bucket/runs/one?region=eu-west-1&scheme=https"

@@ -3,12 +3,18 @@
 import errno
 import io
 import os
+import shlex
 import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from rich.table import Table
+from typer.main import get_command
 
-from noprop_dist.cli.app import main
+from noprop_dist.cli.app import app, main
 from noprop_dist.cli.progress import LineView, progress_view
 from noprop_dist.cli.terminal import FittingTable, Terminal
 from noprop_dist.cli.training import watched
@@ -119,3 +125,66 @@ def test_in_a_pipe_no_fingerprint_is_cut(monkeypatch):
     terminal = Terminal(file=io.StringIO())
     terminal.print(two_rows())
     assert f"│ {'0123456789abcdef' * 4} │" in terminal.file.getvalue()
+
+
+def commands_of(group, *path):
+    yield path, group
+    for name, command in getattr(group, "commands", {}).items():
+        yield from commands_of(command, *path, name)
+
+
+def test_help_loses_no_word_on_a_narrow_terminal(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "40")
+    for path, command in commands_of(get_command(app)):
+        with pytest.raises(SystemExit):
+            main([*path, "--help"])
+        lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+        assert max(map(len, lines)) <= 40, path
+        text = "".join("".join(lines).split())
+        told = [command.help, *(each.help for each in command.params if getattr(each, "help", None))]
+        told += [each.help for each in getattr(command, "commands", {}).values()]
+        assert [each for each in told if "".join(each.split()) not in text] == [], path
+
+
+def test_a_command_whose_output_goes_to_a_full_disk_names_standard_output(small_run, capsys, monkeypatch):
+    run = str(small_run())
+    for command in (["--version"], ["--help"], ["inspect", run], ["inspect", run, "--json"]):
+        with suppress(OSError), Path("/dev/full").open("w") as full:  # closing it fails, too
+            monkeypatch.setattr("sys.stdout", full)
+            with pytest.raises(SystemExit) as end:
+                main(command)
+        said = capsys.readouterr().err
+        told = "noprop-dist: standard output cannot be written: No space left on device\n"
+        assert (end.value.code, said) == (2, told)
+
+
+def ended(redirections, *arguments):
+    """Exit code and both outputs of a command whose streams a shell redirects."""
+    command = shlex.join([sys.executable, "-m", "noprop_dist", *arguments])
+    done = subprocess.run(["sh", "-c", f"{command} {redirections}"], capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_a_standard_output_that_was_closed_is_named():
+    told = "noprop-dist: standard output cannot be written: Bad file descriptor\n"
+    assert ended(">&-", "--version") == (2, "", told)
+
+
+@pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-"])
+def test_a_standard_error_that_takes_nothing_changes_no_exit_code(redirection):
+    assert ended(redirection, "inspect", "nowhere") == (2, "", "")
+
+
+def test_a_file_never_gets_the_number_of_a_closed_stream(tmp_path):
+    code = """
+import os
+from noprop_dist.cli.terminal import standard_streams
+with standard_streams(), open("file", "w") as file:
+    os.write(int(os.environ["OUT"]), str(file.fileno()).encode())
+"""
+    command = ["sh", "-c", f"exec {shlex.join([sys.executable, '-c', code])} <&- >&- 2>&-"]
+    reading, writing = os.pipe()
+    subprocess.run(command, pass_fds=[writing], env={**os.environ, "OUT": str(writing)}, cwd=tmp_path, check=True)
+    assert int(os.read(reading, 9)) > 2
+    os.close(reading)
+    os.close(writing)

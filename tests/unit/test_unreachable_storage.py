@@ -4,12 +4,15 @@ import errno
 import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from noprop_dist.api import plan, train
 from noprop_dist.cli.app import main
 from noprop_dist.config.layers import load_config
+from noprop_dist.engines.ray import driver
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.files import local_path
 from noprop_dist.storage.local_files import LocalFiles
@@ -34,6 +37,50 @@ class Denying(BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         pass
+
+
+class ReadOnly(BaseHTTPRequestHandler):
+    """An S3 that shows the files of a folder and lets nobody write; `root` is of the folder."""
+
+    root: Path
+
+    def do_HEAD(self):
+        key = self.path.partition("?")[0].removeprefix("/bucket").lstrip("/")
+        file = self.root / key
+        self.answer(200 if file.is_file() or not key else 404, file.read_bytes() if file.is_file() else b"")
+
+    def do_GET(self):
+        if "list-type=2" not in self.path:
+            self.do_HEAD()
+            return
+        asked = {key: values[0] for key, values in parse_qs(urlsplit(self.path).query).items()}
+        folder, one_level = asked.get("prefix", "").rstrip("/"), "delimiter" in asked
+        found = (self.root / folder).glob("*" if one_level else "**/*")
+        self.answer(200, f"<ListBucketResult>{''.join(map(self.listed, sorted(found)))}</ListBucketResult>".encode())
+
+    def listed(self, file):
+        key = file.relative_to(self.root).as_posix()
+        if file.is_dir():
+            return f"<CommonPrefixes><Prefix>{key}/</Prefix></CommonPrefixes>"
+        return f"<Contents><Key>{key}</Key><Size>{file.stat().st_size}</Size></Contents>"
+
+    def do_PUT(self):
+        self.close_connection = True  # what was to be written is not even read
+        self.answer(403, b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>")
+
+    do_POST = do_DELETE = do_PUT  # noqa: N815
+
+    def answer(self, status, content=b""):
+        first, _, last = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
+        content = content[int(first) : int(last or len(content)) + 1] if status == 200 else content
+        self.send_response(206 if status == 200 and "Range" in self.headers else status)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Last-Modified", "Thu, 26 Nov 2026 00:00:00 GMT")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    log_message = Denying.log_message
 
 
 class Missing(Denying):
@@ -79,6 +126,36 @@ def test_every_command_tells_in_one_sentence_that_a_store_denies_it(refusal, s3,
     said = refusal(*(s3 if word == "HERE" else word for word in command.split()))
     assert "s3://bucket/run/" in said
     assert "ACCESS_DENIED" in said
+
+
+@pytest.mark.parametrize("s3", [ReadOnly], indirect=True)
+@pytest.mark.slow
+def test_a_store_that_denies_writing_alone_is_told_before_anything_is_trained(
+    refusal, small_run, s3, tmp_path, capsys, monkeypatch
+):
+    """`plan`, `inspect` and `evaluate` need not write; a run that is not done cannot go on."""
+    ReadOnly.root = tmp_path
+    monkeypatch.setattr(driver, "train_on_ray", lambda *_, **__: pytest.fail("Ray was started"))
+    small_run("checkpoint.every_steps=4")
+    for file in (tmp_path / "run/run.lock", *(tmp_path / "run/checkpoints/step-00000012").iterdir()):
+        file.unlink()
+    new, blocks = s3.replace("/run?", "/new?"), (1, 2, 3)
+    parts = [small_run(f"blocks.only=[{t}]", name=f"part{t}").root for t in blocks]
+    for where, command in (
+        ("new", ["train", "--run-dir", new, "--set", "blocks.count=2"]),  # on Ray, which is not started
+        ("new", ["train", "--run-dir", new, "--set", "blocks.count=2", "--engine", "sequential"]),
+        ("new", ["merge", new, *parts]),
+        ("run", ["resume", s3]),
+        ("run", ["resume", s3, "--set", "engine.kind=ray"]),
+    ):
+        said = refusal(*command)
+        assert f": the run directory cannot be written: s3://bucket/{where}/run.lock: " in said
+        assert "ACCESS_DENIED" in said
+    assert "s3://bucket/run/plots/" in refusal("report", s3)
+    for command in (f"inspect {s3} --json", f"evaluate {s3} --json", f"plan --engine sequential --run-dir {new}"):
+        with pytest.raises(SystemExit) as end:
+            main(command.split())
+        assert end.value.code == 0, capsys.readouterr().err
 
 
 @pytest.mark.parametrize("s3", [Missing], indirect=True)

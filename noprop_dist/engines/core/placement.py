@@ -9,6 +9,8 @@ from noprop_dist.errors import UserError
 
 GPU_SHARE_OF_BLOCKS = 0.9
 """The rest of a GPU leaves room for evaluator and classifier worker."""
+MOST_SHARING = 16
+"""Processes on one core or GPU. Each takes seconds of a core to start, and memory of its own."""
 GPU_LANES = 8
 """Kernels of one block fill a small part of a large GPU; each lane is a thread, and Python runs one at a time."""
 
@@ -73,31 +75,25 @@ def place(blocks: tuple[int, ...], engine: EngineSettings, resources: Resources,
         replicas: processes of each worker; each of them asks for what its `WorkerPlace` says.
 
     Raises:
-        UserError: GPUs are asked for and there are none, or a worker's threads fit into no machine.
+        UserError: GPUs are asked for and there are none.
     """
     on_gpu = uses_gpus(engine, resources)
     if on_gpu and resources.gpus < 1:
         raise UserError("engine.device=cuda: there is no GPU here; use engine.device=cpu or auto")
-    threads = engine.threads_per_worker
-    if not on_gpu and resources.node_cpus is not None and threads > resources.node_cpus:
-        raise UserError(
-            f"engine.threads_per_worker={threads}: no machine here has more than {resources.node_cpus:g} core(s), "
-            "so no worker could start"
-        )
-    slots = room(engine, resources)
+    threads, slots = engine.threads_per_worker, room(engine, resources)
     wanted = max(1, slots // replicas) if engine.workers == "auto" else engine.workers
     workers = min(wanted, len(blocks))
     processes = workers * replicas
     crowd = ceil(processes / slots)
-    unit = "GPU" if on_gpu else f"group of {threads} cores" if threads > 1 else "core"
     cpus = min(float(threads), resources.cpus / processes) if on_gpu else threads / crowd
     gpus = GPU_SHARE_OF_BLOCKS / crowd if on_gpu else 0.0
     each = f" of {replicas} replicas" if replicas > 1 else ""
     shared = f", each shared by {crowd} processes" if crowd > 1 else ""
-    plural = "s" if slots > 1 else ""
     lanes = _lanes(engine, on_gpu, ceil(len(blocks) / workers)) if replicas == 1 else 1
     together = f", up to {lanes} blocks of a worker at the same time" if lanes > 1 else ""
-    reason = f"{len(blocks)} block(s) on {workers} worker(s){each}: {slots} {unit}{plural} available{shared}{together}"
+    reason = (
+        f"{len(blocks)} block(s) on {workers} worker(s){each}: {_slots(engine, resources)} available{shared}{together}"
+    )
     places = (WorkerPlace(part, ray_share(cpus), ray_share(gpus), threads) for part in _deal(blocks, workers))
     side_gpus = ray_share((1 - GPU_SHARE_OF_BLOCKS) / 2) if on_gpu else 0.0
     return Placement(tuple(places), side_gpus, lanes, resources.cpus - processes * cpus, reason)
@@ -119,19 +115,42 @@ def place_run(config: RunConfig, resources: Resources) -> Placement:
     return place(config.blocks.trained(), config.engine, resources, config.training.replicas_per_block)
 
 
-def check_room(config: RunConfig, placement: Placement) -> None:
-    """Refuse a run whose blocks would wait for each other without end.
+def check_room(config: RunConfig, placement: Placement, resources: Resources) -> None:
+    """Refuse a run that cannot begin here, or whose blocks would wait for each other without end.
 
     Where W_embed is learned, a version ends once all blocks have trained against it: all must be held at once.
+    A run that has begun is not checked again: what its cluster has lost may come back.
 
     Raises:
-        UserError: the workers cannot hold all blocks.
+        UserError: the machines have no room for the workers, or the workers cannot hold all blocks.
     """
     limit, blocks, workers = config.engine.blocks_per_worker, config.blocks.trained(), len(placement.workers)
+    check_sharing(config, workers * config.training.replicas_per_block, resources)
     if config.shares_embedding and limit is not None and limit * workers < len(blocks):
         raise UserError(
             f"engine.blocks_per_worker={limit}: {workers} worker(s) hold {limit * workers} of {len(blocks)} blocks "
             "at a time, and a learned W_embed takes all of them at once; allow more a worker, or use more workers"
+        )
+
+
+def check_sharing(config: RunConfig, processes: int, resources: Resources) -> None:
+    """Refuse threads that fit into no machine, and so many processes that they would hardly get to training.
+
+    Raises:
+        UserError: as described.
+    """
+    engine, replicas = config.engine, config.training.replicas_per_block
+    threads, cores = engine.threads_per_worker, resources.node_cpus
+    if not uses_gpus(engine, resources) and cores is not None and threads > cores:
+        raise UserError(
+            f"engine.threads_per_worker={threads}: no machine here has more than {cores:g} core(s), "
+            "so no worker could start"
+        )
+    if processes > MOST_SHARING * room(engine, resources):
+        raise UserError(
+            f"engine.workers={engine.workers}, training.replicas_per_block={replicas}, engine.threads_per_worker="
+            f"{threads}: {processes} processes would share {_slots(engine, resources)}, "
+            f"at most {MOST_SHARING} may share one"
         )
 
 
@@ -144,6 +163,15 @@ def room(engine: EngineSettings, resources: Resources) -> int:
     """How many processes can have a GPU, or all of their cores, to themselves; at least one."""
     slots = resources.gpus if uses_gpus(engine, resources) else resources.cpus // engine.threads_per_worker
     return max(1, int(slots))
+
+
+def _slots(engine: EngineSettings, resources: Resources) -> str:
+    """What `room` counts, for people: "2 cores", "1 group of 4 cores", "8 GPUs"."""
+    slots, threads = room(engine, resources), engine.threads_per_worker
+    plural = "s" if slots > 1 else ""
+    if uses_gpus(engine, resources):
+        return f"{slots} GPU{plural}"
+    return f"{slots} group{plural} of {threads} cores" if threads > 1 else f"{slots} core{plural}"
 
 
 def _deal(blocks: tuple[int, ...], workers: int) -> list[tuple[int, ...]]:

@@ -58,11 +58,12 @@ class Coordinator:
         self._resume, self._trusted = resume, trusted
         self._worker_classes = worker_classes or WorkerClasses()
         self._run: Run | None = None
+        self._waits_for: str | None = None
         self._stop = threading.Event()
 
-    def progress(self) -> RunProgress | None:
-        """The progress table; None until the data is loaded."""
-        return self._run.progress(time.monotonic()) if self._run is not None else None
+    def progress(self) -> RunProgress | str | None:
+        """The progress table; before there is one, what the run waits for, if it does."""
+        return self._run.progress(time.monotonic()) if self._run is not None else self._waits_for
 
     def stop(self) -> None:
         """Snapshot every stage where it stands, and let `run` return."""
@@ -79,9 +80,10 @@ class Coordinator:
         if not self._resume:
             remember(self._config)  # this node's user may be another one than the driver's
         setup, data = prepare(self._config)
-        with self._directory.only_writer(), self._exporting(setup) as exporter:
-            placement = place_run(setup.config, cluster_resources())
-            check_room(setup.config, placement)
+        with self._directory.only_writer(self._wait_for), self._exporting(setup) as exporter:
+            resources = cluster_resources()
+            placement = place_run(setup.config, resources)
+            check_room(setup.config, placement, resources)
             if self._resume and self._directory.holds_run:
                 go_on(setup.plan, self._directory)
             else:  # nothing is refused from here on: what is refused leaves no run directory behind
@@ -90,6 +92,9 @@ class Coordinator:
         if end.error is not None:
             raise TrainingError(end.error)
         return RunOutcome(self._directory.link, end.step, end.evaluation, end.stopped)
+
+    def _wait_for(self, what: str) -> None:
+        self._waits_for = what
 
     def _train(self, setup: RunSetup, data: DataSet, placement: Placement, exporter: MetricsExporter | None) -> End:
         checkpoints = setup.checkpoint_writer(self._directory)

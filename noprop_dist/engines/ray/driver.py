@@ -110,7 +110,7 @@ class _Follower:
         coordinator: the actor.
         engine: settings.
         on_progress: told how far the run is.
-        say: told that the coordinator does not answer.
+        say: told that the coordinator does not answer, and what it waits for.
     """
 
     def __init__(
@@ -125,6 +125,7 @@ class _Follower:
         self._on_progress = on_progress
         self._say = say
         self._asked: Any = None
+        self._told: str | None = None
         started = time.monotonic()
         self._heartbeat = Heartbeat(engine.start_timeout_seconds, engine.coordinator_timeout_seconds, started)
 
@@ -166,8 +167,11 @@ class _Follower:
         if answered:
             progress, self._asked = ray.get(self._asked), None
             self._heartbeat.answered(now)
-            if progress is not None:
+            if isinstance(progress, RunProgress):
                 self._on_progress(progress)
+            elif progress not in (None, self._told):
+                self._told = progress
+                self._say(progress)
         elif (word := self._heartbeat.word(now)) is not None:
             self._say(word)
         if self._heartbeat.is_over(now):
