@@ -68,7 +68,7 @@ def open_run(
     snapshots, warnings = load_snapshots(directory, checkpoint)
     chosen = choose_device(device)
     if chosen.type == "cpu":
-        keep_freed_memory()
+        keep_freed_memory(of_any_size=True)
     if run_plan.end_to_end:
         assembled = assemble_end_to_end(run_plan, snapshots[NETWORK], chosen)
     else:
@@ -280,8 +280,8 @@ def predict_into(
     """
     told = FewLines(warn)
     source = find_samples(images, run.plan.facts, str(run.directory), told)
-    of = {"network": run.fingerprint(), "step": run.step, "sampler": sampler, "passes": passes}
-    of |= {"number of images": len(source), "images": source.identity()}
+    of = {"network": run.fingerprint(), "step": run.step, "sampler": sampler, "number of passes": passes}
+    of |= {"number of images": len(source), "fingerprint of the images": source.identity()}
     file = PredictionsFile(out, of, run.plan.facts.class_names)
     with tells_failing_networks(run):
         written = write_predictions(run.network, source, file, sampler, passes, told, on_progress)
