@@ -208,7 +208,7 @@ class HashingWorld(World):
         measured = {record.step for record in records if isinstance(record, Evaluated)}
         start = StartingPoint(
             snapshots,
-            [step for step in whole if step not in measured] if before is not None else (),
+            [step for step in whole if step not in measured] if before is not None and plan.evaluates else (),
             exchange,
             scores,
             None if scores is None else scores.stop_step(whole),
