@@ -69,7 +69,7 @@ def keep_freed_memory() -> None:
     """Let glibc keep what a step frees for the next one; elsewhere this does nothing.
 
     By default it gives large blocks back at once and the system clears them anew at every step: 8 % of a block-step
-    of the digits network (docs/performance.md).
+    of the digits network (docs/measurements.md).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
