@@ -20,19 +20,37 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from noprop_dist.api import Checkpoint, Result, evaluate, inspect, merge, pack, plan, predict, report, resume, train
+    from noprop_dist.api import (
+        Checkpoint,
+        Result,
+        evaluate,
+        export,
+        inspect,
+        load,
+        merge,
+        pack,
+        plan,
+        predict,
+        report,
+        resume,
+        train,
+    )
     from noprop_dist.config.schema import RunConfig
     from noprop_dist.errors import TrainingError, UserError
+    from noprop_dist.inference.classifier import NoPropClassifier
 
 __version__ = "0.1.0"
 __all__ = [
     "Checkpoint",
+    "NoPropClassifier",
     "Result",
     "RunConfig",
     "TrainingError",
     "UserError",
     "evaluate",
+    "export",
     "inspect",
+    "load",
     "merge",
     "pack",
     "plan",
@@ -44,6 +62,7 @@ __all__ = [
 
 
 _NOT_IN_API = {
+    "NoPropClassifier": "noprop_dist.inference.classifier",
     "RunConfig": "noprop_dist.config.schema",
     "TrainingError": "noprop_dist.errors",
     "UserError": "noprop_dist.errors",

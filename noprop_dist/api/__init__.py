@@ -16,7 +16,7 @@ from noprop_dist.api.runs import (
     report,
     resume_command,
 )
-from noprop_dist.api.trained import RunEvaluation, evaluate, open_run, predict
+from noprop_dist.api.trained import RunEvaluation, evaluate, export, load, open_run, predict, predict_into
 from noprop_dist.api.training import check_same_run, default_run_dir, resume, train
 from noprop_dist.api.watcher import ProgressLines, Watcher
 from noprop_dist.training.progress import RunProgress
@@ -34,12 +34,15 @@ __all__ = [
     "check_same_run",
     "default_run_dir",
     "evaluate",
+    "export",
     "inspect",
+    "load",
     "merge",
     "open_run",
     "pack",
     "plan",
     "predict",
+    "predict_into",
     "report",
     "resume",
     "resume_command",

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,55 +12,132 @@ from noprop_dist.api.watcher import silent
 from noprop_dist.baseline.network import assemble_end_to_end
 from noprop_dist.config.effect import without_effect
 from noprop_dist.config.schema import RunConfig
-from noprop_dist.data.image_file import image_kind, lost_of, read_image
 from noprop_dist.data.load import load_again
+from noprop_dist.data.unlabelled import FewLines, find_samples
 from noprop_dist.errors import TrainingError, UserError
-from noprop_dist.files import local_path
+from noprop_dist.inference.classifier import NoPropClassifier
 from noprop_dist.inference.evaluation import (
     BlockEvaluation,
     Evaluation,
     ObjectiveTerms,
-    evaluate_blocks,
-    evaluate_terms,
+    Passes,
+    measure,
 )
-from noprop_dist.inference.evaluation import evaluate as evaluate_network
-from noprop_dist.inference.load import TrainedRun, assemble_network
-from noprop_dist.inference.network import Prediction, Sampler, predict_image
+from noprop_dist.inference.export import Exported, export_classifier
+from noprop_dist.inference.load import TrainedRun, assemble_network, classifier_of, load_snapshots
+from noprop_dist.inference.network import Prediction, Sampler
+from noprop_dist.inference.predictions import Written, answers, write_predictions
+from noprop_dist.inference.predictions_file import PredictionsFile
+from noprop_dist.models.custom import NetworkFactory
 from noprop_dist.plan import RunPlan
 from noprop_dist.stages import NETWORK
 from noprop_dist.storage.identity import other_sources
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.trust import check_networks, own_networks
-from noprop_dist.training.device import choose_device
+from noprop_dist.training.device import choose_device, keep_freed_memory
 
 
-def open_run(run_dir: str, device: str = "auto", *, trust_code: bool = False) -> TrainedRun:
-    """Load the network of a run's last undamaged checkpoint.
+def open_run(
+    run_dir: str | Path,
+    device: str = "auto",
+    *,
+    checkpoint: str | int = "last",
+    network: NetworkFactory | None = None,
+    trust_code: bool = False,
+) -> TrainedRun:
+    """Load the network of one of a run's checkpoints.
 
     Args:
         run_dir: that holds the run.
         device: "cpu", "cuda", or "auto": a GPU if there is one, else all cores.
+        checkpoint: "last" undamaged one, "best" by its validation accuracy, or the one of a step.
+        network: what was handed over to `train`, if it was.
         trust_code: import networks that the run names by import path, though no `train` on this machine named them.
 
     Raises:
         UserError: there is no checkpoint, or a block is missing (the run trained `blocks.only` some); or a network
             is neither known nor trusted, or lies in the run directory.
     """
-    directory = RunDirectory(run_dir)
-    run_plan = RunPlan(directory.config(), directory.facts())
+    directory = RunDirectory(str(run_dir))
+    run_plan = RunPlan(directory.config(), directory.facts(), given_network=network)
     check_networks(run_plan.config, directory, trust_code)
     torch.set_num_threads(os.cpu_count() or 1)
-    snapshots, warnings = directory.checkpoints.load_last_whole()
+    snapshots, warnings = load_snapshots(directory, checkpoint)
     chosen = choose_device(device)
+    if chosen.type == "cpu":
+        keep_freed_memory()
     if run_plan.end_to_end:
-        network = assemble_end_to_end(run_plan, snapshots[NETWORK], chosen)
+        assembled = assemble_end_to_end(run_plan, snapshots[NETWORK], chosen)
     else:
-        network = assemble_network(run_plan, snapshots, chosen)
+        assembled = assemble_network(run_plan, snapshots, chosen)
     step = next(iter(snapshots.values())).step
-    told = [f"{each}; the one before it is used" for each in warnings]
+    told = list(warnings)
     for entry in directory.checkpoints.manifest(step).stages:
         told += other_sources(str(directory), entry.trained_with, run_plan.sources(entry.stage))
-    return TrainedRun(directory, run_plan, network, step, tuple(dict.fromkeys(told)))
+    return TrainedRun(directory, run_plan, assembled, step, tuple(dict.fromkeys(told)))
+
+
+def load(
+    run_dir: str,
+    checkpoint: str | int = "last",
+    *,
+    network: NetworkFactory | None = None,
+    sampler: Sampler = "mean",
+    passes: int = 1,
+    seed: int | None = None,
+    device: str = "auto",
+    trust_code: bool = False,
+) -> NoPropClassifier:
+    """Load one of a run's checkpoints as a torch module.
+
+    Args:
+        run_dir: that holds the run.
+        checkpoint: see `open_run`.
+        network: see `open_run`.
+        sampler: `mean` (no noise on the way) or `stochastic` (Eq. 3).
+        passes: of the reverse process, averaged.
+        seed: of z_0 and ε; by default the run's.
+        device: see `open_run`.
+        trust_code: see `open_run`.
+
+    Raises:
+        UserError: as of `open_run`, or sampler, passes or seed are not allowed.
+    """
+    run = open_run(run_dir, device, checkpoint=checkpoint, network=network, trust_code=trust_code)
+    return classifier_of(run, sampler, passes, seed)
+
+
+def export(
+    run_dir: str,
+    format: str,  # noqa: A002
+    out: str | Path,
+    checkpoint: str | int = "last",
+    *,
+    sampler: Sampler = "mean",
+    passes: int = 1,
+    seed: int | None = None,
+    noise: str = "stored",
+    trust_code: bool = False,
+) -> Exported:
+    """Write one of a run's checkpoints as one file or folder for other programs.
+
+    Args:
+        run_dir: that holds the run.
+        format: see `inference.export`.
+        out: a new file, or a new folder for safetensors.
+        checkpoint: see `open_run`.
+        sampler: see `load`.
+        passes: see `load`.
+        seed: see `load`.
+        noise: `stored` in it, or an `input` of the graph.
+        trust_code: see `open_run`.
+
+    Raises:
+        UserError: as of `load` and `inference.export.export_classifier`.
+    """
+    run = open_run(run_dir, "cpu", checkpoint=checkpoint, trust_code=trust_code)
+    exported = export_classifier(classifier_of(run, sampler, passes, seed), format, out, noise)
+    return replace(exported, warnings=run.warnings)
 
 
 @dataclass(frozen=True)
@@ -107,11 +184,11 @@ def evaluate(
     config = run.plan.config
     test = load_again(config.data, run.plan.facts, str(run.directory), data_root).held_out.test
     with tells_failing_networks(run):
-        accuracy = evaluate_network(run.network, test, sampler, passes)
-        with_terms = terms and not run.plan.end_to_end
-        measured = evaluate_terms(run.network, test, config.objective.eta) if with_terms else None
-        parts = tuple(evaluate_blocks(run.network, test, sampler)) if per_block else ()
-    return RunEvaluation(accuracy, measured, parts, run.step, idle_root(config, data_root))
+        eta = config.objective.eta if terms and not run.plan.end_to_end else None
+        parts = sampler if per_block else None
+        measured = measure(run.network, test, [Passes(sampler, passes)], eta=eta, blocks=parts)
+    (accuracy,), idle = measured.accuracies, idle_root(config, data_root)
+    return RunEvaluation(accuracy, measured.terms, measured.per_block, run.step, idle)
 
 
 @contextmanager
@@ -144,29 +221,63 @@ def predict(
     *,
     warn: Callable[[str], None] = silent,
 ) -> list[Prediction]:
-    """Classify image files, each by itself.
+    """Classify samples, each by itself.
 
     Args:
-        run: from `open_run`, trained on images.
-        images: files in any format that Pillow reads; resized to what the network takes.
+        run: from `open_run`.
+        images: image files in any format that Pillow reads, resized to what the network takes, and folders of them; or
+            one .npz file or packed data set, see `find_samples`.
         sampler: `stochastic` or `mean`.
         passes: of the reverse process, averaged.
-        warn: told what of a picture is not looked at.
+        warn: told what is left out, or not looked at.
 
     Raises:
-        UserError: the run was not trained on images, or a file is no image.
+        UserError: the run was trained on other samples, or a file is no image.
     """
-    shape, dtype = run.plan.facts.input_shape, run.plan.facts.dtype
-    if len(shape) != 3 or shape[0] not in (1, 3):
-        raise UserError(f"{run.directory}: was trained on samples of shape {shape}, not on images (grey or RGB)")
-    if dtype != "uint8":
-        raise UserError(
-            f"{run.directory}: was trained on {dtype} pixels, and nothing tells which of their values is a picture "
-            "file's white; predict takes networks that were trained on uint8 images"
-        )
-    pixels = [read_image(local_path(file), channels=shape[0], size=(shape[1], shape[2])) for file in images]
-    for file in images:
-        for loss in lost_of(image_kind(local_path(file)), channels=shape[0]):
-            warn(f"{file}: {loss}")
+    told = FewLines(warn)
+    source = find_samples(images, run.plan.facts, str(run.directory), told)
+    found: list[Prediction] = []
     with tells_failing_networks(run):
-        return [predict_image(run.network, image, sampler, passes) for image in pixels]
+        for each in answers(run.network, source, sampler, passes, batch=1):
+            for error in each.unreadable.values():
+                raise error
+            found.append(Prediction.of(each.probabilities[0], run.network, source.name(each.rows.start)))
+    told.end()
+    return found
+
+
+def predict_into(
+    run: TrainedRun,
+    images: Sequence[Path],
+    out: Path,
+    sampler: Sampler = "mean",
+    passes: int = 1,
+    *,
+    warn: Callable[[str], None] = silent,
+    on_progress: Callable[[int, int], None] = lambda _done, _of: None,
+) -> Written:
+    """Classify samples, many at a time, into a CSV or Parquet file of classes and all probabilities.
+
+    Images that cannot be read are told and left out. Where an earlier call was interrupted, it goes on from there.
+
+    Args:
+        run: as of `predict`.
+        images: likewise.
+        out: ends in .csv or .parquet; appears once it is whole.
+        sampler: as of `predict`.
+        passes: likewise.
+        warn: likewise.
+        on_progress: told (samples done, samples in all).
+
+    Raises:
+        UserError: as of `predict`, or `out` cannot be written or holds other predictions.
+    """
+    told = FewLines(warn)
+    source = find_samples(images, run.plan.facts, str(run.directory), told)
+    of = {"network": run.fingerprint(), "step": run.step, "sampler": sampler, "passes": passes}
+    of |= {"number of images": len(source), "images": source.identity()}
+    file = PredictionsFile(out, of, run.plan.facts.class_names)
+    with tells_failing_networks(run):
+        written = write_predictions(run.network, source, file, sampler, passes, told, on_progress)
+    told.end()
+    return written

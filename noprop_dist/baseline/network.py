@@ -47,7 +47,18 @@ class EndToEndChain(NoPropNetwork):
 
     alpha: Tensor
 
-    def chain(self, x: Tensor, sampler: Sampler, pass_: int = 0, batch: int = 0) -> Iterator[Link]:  # noqa: ARG002
+    @property
+    def coefficients(self) -> Tensor:
+        """α_t, 1 − α_t and 0 for t = 1..T: Eq. 18 in the form of a NoProp chain, (T, 3)."""
+        return torch.stack([self.alpha, 1 - self.alpha, torch.zeros_like(self.alpha)], dim=1)
+
+    def chain(
+        self,
+        x: Tensor,
+        sampler: Sampler,  # noqa: ARG002
+        pass_: int = 0,
+        batch: int | None = 0,
+    ) -> Iterator[Link]:
         """The chain from z_0 ~ N(0, I), one link at a time."""
         return end_to_end_chain(self.blocks, self.alpha, self.embedding, x, self.noise(len(x), 0, pass_, batch))
 

@@ -11,7 +11,7 @@ from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.load import load_data
 from noprop_dist.errors import UserError
 from noprop_dist.files import JsonObject, from_json, parse_json
-from noprop_dist.inference.evaluation import evaluate
+from noprop_dist.inference.evaluation import Passes, measure
 from noprop_dist.records import RoundDone
 from noprop_dist.report.paper_table import NAMES, PAPER, Cell, markdown, table_rows
 from noprop_dist.report.summary import busy_seconds, of_kind
@@ -88,13 +88,13 @@ def _cell(config: RunConfig, directory: RunDirectory, watched: Watched) -> Cell:
 def _measure(run_dir: str) -> Cell:
     run = api.open_run(run_dir)
     test = load_data(run.plan.config.data).held_out.test
-    mean = evaluate(run.network, test, "mean").accuracy
-    passes = [evaluate(run.network, test, "stochastic", first_pass=i).accuracy for i in range(PASSES)]
+    passes = [Passes("mean"), *(Passes("stochastic", first=i) for i in range(PASSES))]
+    mean, *stochastic = (each.accuracy for each in measure(run.network, test, passes).accuracies)
     rounds = of_kind(run.directory.metrics(), RoundDone)
     return Cell(
         seed=run.plan.config.seed,
         epochs=run.plan.total_steps / run.plan.steps_per_epoch,
-        stochastic=tuple(passes),
+        stochastic=tuple(stochastic),
         mean=mean,
         training_seconds=busy_seconds(rounds),
         peak_memory_bytes=max(each.peak_memory_bytes for each in rounds),

@@ -189,16 +189,65 @@ def evaluate(
 @app.command()
 def predict(
     run_dir: RunDir,
-    images: Annotated[list[Path], typer.Argument(help="Image files, light on dark where the training data are.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Image files, light on dark where the training data are, or folders of them; or one data.npz "
+            "(array x, else x_test) or packed data set (its test split).",
+            metavar="FILE|FOLDER...",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write classes and all probabilities to a .csv or .parquet file; the same command goes on with one "
+            "that was interrupted.",
+            show_default=False,
+        ),
+    ] = None,
     sampler: Sampler = "mean",
     passes: Annotated[int, typer.Option(help="Average over so many passes of the reverse process.")] = 1,
     as_json: Json = False,
     trust_code: TrustCode = False,
 ) -> None:
-    """Class and probability of image files."""
-    from noprop_dist.cli.evaluate import show_predictions
+    """Class and probability of images, on standard output or in a file."""
+    from noprop_dist.cli.predict import show_predictions, write_predictions
 
-    show_predictions(run_dir, images, sampler, passes, as_json, trust_code)
+    if out is None:
+        show_predictions(run_dir, images, sampler, passes, as_json, trust_code)
+    else:
+        write_predictions(run_dir, images, out, sampler, passes, as_json, trust_code)
+
+
+@app.command()
+def export(
+    run_dir: RunDir,
+    format_: Annotated[str, typer.Option("--format", help="torch-export, onnx or safetensors.", metavar="NAME")],
+    out: Annotated[str, typer.Option(help="A new file; for safetensors a new folder.", metavar="PATH")],
+    *,
+    checkpoint: Annotated[str, typer.Option(help="last, best (by validation accuracy) or a step.")] = "last",
+    sampler: Sampler = "mean",
+    passes: Annotated[int, typer.Option(help="Average over so many passes of the reverse process.")] = 1,
+    noise: Annotated[str, typer.Option(help="stored in it, or an input of the graph.", metavar="NAME")] = "stored",
+    seed: Annotated[
+        int | None, typer.Option(help="Of the noise that is stored. Default: the run's.", show_default=False)
+    ] = None,
+    trust_code: TrustCode = False,
+) -> None:
+    """The whole network as one file for other programs, normalisation and noise in it; prints where it is."""
+    from noprop_dist.cli.export import write_export
+
+    write_export(
+        run_dir,
+        format_,
+        out,
+        checkpoint,
+        sampler=sampler,
+        passes=passes,
+        seed=seed,
+        noise=noise,
+        trust_code=trust_code,
+    )
 
 
 @app.command()

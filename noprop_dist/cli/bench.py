@@ -145,6 +145,21 @@ def device(
 
 
 @bench_app.command()
+def predict(
+    run_dir: Annotated[str, typer.Argument(help="A run directory.")],
+    images: Annotated[list[Path], typer.Argument(help="As for predict.", metavar="FILE|FOLDER...")],
+    repeats: Repeats = 3,
+    as_json: Json = False,
+) -> None:
+    """Seconds of `predict --out` with the mean sampler, against bare forward passes of the blocks."""
+    from noprop_dist.bench.prediction import bench_prediction
+
+    cost = bench_prediction(run_dir, images, repeats, progress.print)
+    line = f"ratio of the medians, predict to bare: {cost.ratio:.3f}"
+    show_rows("seconds for all images", cost.rows(), as_json, line, ratio=cost.ratio)
+
+
+@bench_app.command()
 def sync_steps(
     preset: Preset = "digits",
     set_: Set = None,

@@ -1,9 +1,8 @@
-"""`evaluate` and `predict`."""
+"""`evaluate`."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from rich.table import Table
 
@@ -11,7 +10,6 @@ from noprop_dist import api
 from noprop_dist.cli.options import checked_sampler, warn, working
 from noprop_dist.cli.terminal import FittingTable, Terminal
 from noprop_dist.inference.evaluation import BlockEvaluation, Evaluation, ObjectiveTerms
-from noprop_dist.printable import printable
 
 console = Terminal()
 
@@ -40,23 +38,6 @@ def show_evaluation(
         )
     if per_block:
         console.print(_block_table(result.per_block, terms))
-
-
-def show_predictions(
-    run_dir: str, images: Sequence[Path], sampler: str, passes: int, as_json: bool, trust_code: bool
-) -> None:
-    """Print class and probability of each image file."""
-    chosen = checked_sampler(sampler, passes)
-    run = api.open_run(run_dir, trust_code=trust_code)
-    warn(run.warnings)
-    predictions = api.predict(run, images, chosen, passes, warn=lambda line: warn([line]))
-    if as_json:
-        rows = zip(images, predictions, strict=True)
-        print(json.dumps([{"image": str(i), "class": p.class_name, "probability": p.probability} for i, p in rows]))
-        return
-    for image, prediction in zip(images, predictions, strict=True):
-        name, class_name = printable(str(image)), printable(prediction.class_name)
-        console.print(f"{name}: {class_name} ({prediction.probability:.1%})")
 
 
 def _summary(result: Evaluation, step: int) -> str:

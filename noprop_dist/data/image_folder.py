@@ -92,7 +92,7 @@ def load_image_folder(settings: DataSettings, keep: Keep = in_memory) -> DataSet
     root = local_path(settings.root or "")
     if not root.is_dir():
         raise UserError(f"data.root={root}: there is no such folder")
-    found = _Found()
+    found = FolderEntries()
     folders = _split_folders(root, found)
     names = _class_names(folders["train"])
     listed = {part: _files(folder, names, found, part == "train") for part, folder in folders.items()}
@@ -117,7 +117,7 @@ def load_image_folder(settings: DataSettings, keep: Keep = in_memory) -> DataSet
         validation=splits.get("validation"),
         keep=keep,
         notes=(
-            *found.notes(root),
+            *found.notes(root, f"data.root={root}", "that are no images or in no class folder"),
             *_held_out(root, folders, settings),
             *shares_without_effect(settings, splits),
             *_notes(kinds, grey),
@@ -137,8 +137,8 @@ LEFT_BY_SYSTEMS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Informat
 
 
 @dataclass
-class _Found:
-    """What is left out of a folder, or read in a way that one could miss."""
+class FolderEntries:
+    """Of a folder that is read: what is left out of a folder, or read in a way that one could miss."""
 
     hidden: list[Path] = field(default_factory=list)
     no_images: list[Path] = field(default_factory=list)
@@ -160,20 +160,27 @@ class _Found:
         """Leave out a hidden file, or all files of a hidden folder."""
         self.hidden += sorted(file for file in entry.rglob("*") if file.is_file()) if entry.is_dir() else [entry]
 
-    def notes(self, root: Path) -> Iterator[str]:
-        groups = {"hidden": self.hidden, "that are no images or in no class folder": self.no_images}
+    def notes(self, root: Path, where: str, others: str) -> Iterator[str]:
+        """A line on what is left out, and one on images in nested folders.
+
+        Args:
+            root: of the folder.
+            where: it is given.
+            others: what files are that are neither hidden nor read.
+        """
+        groups = {"hidden": self.hidden, others: self.no_images}
         parts = [
             f"{len(files):,} {kind} ({files[0].relative_to(root)}{', …' if len(files) > 1 else ''})"
             for kind, files in groups.items()
             if files
         ]
         if parts:
-            yield f"data.root={root}: left out are files, {' and '.join(parts)}"
+            yield f"{where}: left out are files, {' and '.join(parts)}"
         if self.nested:
-            yield f"data.root={root}: {self.nested:,} images in folders below class folders are of that class"
+            yield f"{where}: {self.nested:,} images in folders below class folders are of that class"
 
 
-def _split_folders(root: Path, found: _Found) -> dict[str, Path]:
+def _split_folders(root: Path, found: FolderEntries) -> dict[str, Path]:
     """The folder of each split that is there; the root alone where it is not divided.
 
     Raises:
@@ -189,7 +196,7 @@ def _split_folders(root: Path, found: _Found) -> dict[str, Path]:
         if splits and len(splits) == len(folders):
             raise UserError(f"data.root={root}: has {_names(splits)} but no train folder beside it")
         return {"train": root}
-    others = [each for each in folders if each not in splits and any(_images_below(each, _Found()))]
+    others = [each for each in folders if each not in splits and any(images_below(each, FolderEntries()))]
     others += [each for each in splits if any(map(_is_image, each.iterdir()))]
     if others:
         raise UserError(
@@ -228,7 +235,7 @@ def _class_names(folder: Path) -> tuple[str, ...]:
 
 
 def _files(
-    split: Path, names: tuple[str, ...], found: _Found, every_class: bool
+    split: Path, names: tuple[str, ...], found: FolderEntries, every_class: bool
 ) -> tuple[tuple[Path, ...], NDArray[np.int64]]:
     """All image files of a split with their class numbers, sorted by class and path."""
     files: list[Path] = []
@@ -241,7 +248,7 @@ def _files(
         elif entry.name not in names:
             raise UserError(f"{entry}: is a class that the training images lack; they have {len(names)} others")
         else:
-            images = sorted(_images_below(entry, found))
+            images = sorted(images_below(entry, found))
             files += images
             labels += [names.index(entry.name)] * len(images)
             found.nested += sum(image.parent != entry for image in images)
@@ -252,13 +259,18 @@ def _files(
     return tuple(files), np.array(labels, dtype=np.int64)
 
 
-def _images_below(folder: Path, found: _Found) -> Iterator[Path]:
+def images_below(folder: Path, found: FolderEntries) -> Iterator[Path]:
+    """The image files at any depth below a folder, in no order; what is left out is noted.
+
+    Raises:
+        UserError: links lead to the same images twice.
+    """
     found.enter(folder)
     for entry in folder.iterdir():
         if _is_hidden(entry.name):
             found.hide(entry)
         elif entry.is_dir():
-            yield from _images_below(entry, found)
+            yield from images_below(entry, found)
         elif _is_image(entry):
             yield entry
         else:

@@ -2,7 +2,8 @@
 
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -35,16 +36,45 @@ def load_npz(settings: DataSettings, keep: Keep = in_memory) -> DataSet:
         UserError: the file is missing or truncated, or an array is missing or of another kind.
     """
     file = local_path(settings.root or "")
+    with _archive(file, f"data.root={file}") as arrays:
+        return load_arrays(arrays, settings, keep)
+
+
+def npz_samples(file: Path) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """Read samples without labels: array x, else x_test, else the only one. They may be as `load_npz` says.
+
+    Returns:
+        (the samples, notes of how they are read).
+
+    Raises:
+        UserError: the file is missing or truncated, has no such array, or one of another kind.
+    """
+    notes: list[str] = []
+    with _archive(file, str(file)) as arrays:
+        known = [name for name in ("x", "x_test", *arrays.names[:1]) if name in arrays.names]
+        if not known or (known[0] not in ("x", "x_test") and len(arrays.names) > 1):
+            held = ", ".join(arrays.names) or "nothing"
+            raise UserError(f"{file}: has neither an array x nor x_test; it holds {held}")
+        return _samples(arrays, known[0], notes), tuple(notes)
+
+
+@contextmanager
+def _archive(file: Path, where: str) -> Iterator["_ArchivedArrays"]:
+    """The arrays of a file.
+
+    Raises:
+        UserError: it is missing, or what is read of it within the `with` is damaged.
+    """
     try:
         with open_file(file) as opened, zipfile.ZipFile(opened) as archive:
-            return load_arrays(_ArchivedArrays(archive, os.fstat(opened.fileno()).st_size, file), settings, keep)
+            yield _ArchivedArrays(archive, os.fstat(opened.fileno()).st_size, file)
     except UserError:
         raise
     except FileNotFoundError as error:
-        raise UserError(f"data.root={file}: there is no such file") from error
+        raise UserError(f"{where}: there is no such file") from error
     except Exception as error:  # zipfile and numpy raise many kinds on damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"data.root={file}: is no complete .npz file of plain arrays: {reason}") from error
+        raise UserError(f"{where}: is no complete .npz file of plain arrays: {reason}") from error
 
 
 class Arrays(Protocol):
@@ -179,20 +209,26 @@ def _other_scales(parts: Mapping[str, Split], source: str) -> list[str]:
 def _split(arrays: Arrays, part: str, notes: list[str]) -> Split:
     """One split, its labels as they are in the file."""
     file, x_name, y_name = arrays.source, f"x_{part}", f"y_{part}"
-    x, y = arrays.read(x_name), arrays.read(y_name)
+    x, y = _samples(arrays, x_name, notes), arrays.read(y_name)
     if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
         raise UserError(f"{file}: {y_name} is {y.dtype} of shape {y.shape}, integers of shape (N,) are needed")
-    if x.ndim < 2 or not (x.dtype == np.uint8 or np.issubdtype(x.dtype, np.floating)):
-        raise UserError(f"{file}: {x_name} is {x.dtype} of shape {x.shape}, uint8 images or floats (N, …) are needed")
     if len(x) != len(y):
         raise UserError(f"{file}: {x_name} has {len(x):,} samples, {y_name} {len(y):,} labels")
-    if not len(x):
-        raise UserError(f"{file}: {x_name} has no samples")
-    if 0 in x.shape[1:]:
-        raise UserError(f"{file}: {x_name} has samples of shape {x.shape[1:]}, which hold no values")
     if y.dtype == np.uint64 and y.size and y.max() > np.iinfo(np.int64).max:
         raise UserError(f"{file}: {y_name} has label {y.max()}, labels must be below 2^63")
-    return Split(_inputs(x, f"{file}: {x_name}", notes), y.astype(np.int64))
+    return Split(x, y.astype(np.int64))
+
+
+def _samples(arrays: Arrays, name: str, notes: list[str]) -> NDArray[Any]:
+    """Samples (N, …) as a split has them."""
+    x, where = arrays.read(name), f"{arrays.source}: {name}"
+    if x.ndim < 2 or not (x.dtype == np.uint8 or np.issubdtype(x.dtype, np.floating)):
+        raise UserError(f"{where} is {x.dtype} of shape {x.shape}, uint8 images or floats (N, …) are needed")
+    if not len(x):
+        raise UserError(f"{where} has no samples")
+    if 0 in x.shape[1:]:
+        raise UserError(f"{where} has samples of shape {x.shape[1:]}, which hold no values")
+    return _inputs(x, where, notes)
 
 
 def _inputs(x: NDArray[Any], where: str, notes: list[str]) -> NDArray[Any]:

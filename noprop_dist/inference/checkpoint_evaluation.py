@@ -6,10 +6,12 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from noprop_dist.data.dataset import HeldOut, Split
-from noprop_dist.inference.evaluation import Evaluation, ObjectiveTerms, evaluate, evaluate_terms
+from noprop_dist.inference.evaluation import Evaluation, ObjectiveTerms, Passes, measure
 from noprop_dist.inference.network import NoPropNetwork
 from noprop_dist.plan import RunPlan
 from noprop_dist.records import Evaluated, ObjectiveMeasured, Record
+
+MEAN, STOCHASTIC = Passes("mean"), Passes("stochastic")
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,12 @@ def evaluate_checkpoint(network: NoPropNetwork, plan: RunPlan, held_out: HeldOut
     takes the whole test set and both samplers.
     """
     final, sample = step == plan.total_steps, plan.config.evaluation.samples
-    validation = _evenly(held_out.validation, sample)
-    results = [("validation", evaluate(network, validation, "mean"))]
-    if final:
-        results += [("test", evaluate(network, held_out.test, sampler)) for sampler in ("mean", "stochastic")]
-    else:
-        results.append(("test", evaluate(network, _evenly(held_out.test, sample), "mean")))
-    terms = None if plan.end_to_end else evaluate_terms(network, validation, plan.config.objective.eta)
-    return CheckpointEvaluation(step, final, tuple(results), terms)
+    eta = None if plan.end_to_end else plan.config.objective.eta
+    validation = measure(network, _evenly(held_out.validation, sample), [MEAN], eta=eta)
+    test, passes = (held_out.test, [MEAN, STOCHASTIC]) if final else (_evenly(held_out.test, sample), [MEAN])
+    accuracies = measure(network, test, passes).accuracies
+    results = [("validation", each) for each in validation.accuracies] + [("test", each) for each in accuracies]
+    return CheckpointEvaluation(step, final, tuple(results), validation.terms)
 
 
 def _evaluation(record: Evaluated) -> Evaluation:

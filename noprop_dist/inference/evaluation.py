@@ -3,16 +3,16 @@
 Predictions are made first, from samples alone; labels come in afterwards, only to be compared.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from itertools import zip_longest
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from noprop_dist.data.dataset import Split
+from noprop_dist.data.dataset import Labels, Split
 from noprop_dist.data.samples import Samples
 from noprop_dist.diffusion.embedding import nearest_class
 from noprop_dist.diffusion.objective import (
@@ -23,6 +23,7 @@ from noprop_dist.diffusion.objective import (
     squared_error,
 )
 from noprop_dist.diffusion.process import noisy_embedding
+from noprop_dist.diffusion.schedule import Schedule
 from noprop_dist.inference.network import NoPropNetwork, Sampler
 
 BATCH = 500
@@ -100,71 +101,162 @@ class ObjectiveTerms:
         return asdict(self)
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class Passes:
+    """Of the reverse process, whose probabilities are averaged; passes with other numbers have other noise."""
+
+    sampler: Sampler
+    count: int = 1
+    first: int = 0
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What was measured of a network in one pass over a split.
+
+    Attributes:
+        accuracies: of all passes that were asked for, in this order.
+        terms: of Eq. 8, if they were asked for.
+        per_block: of block 1..T, if they were asked for.
+    """
+
+    accuracies: tuple[Evaluation, ...]
+    terms: ObjectiveTerms | None
+    per_block: tuple[BlockEvaluation, ...]
+
+
+def measure(
+    network: NoPropNetwork,
+    split: Split,
+    passes: Sequence[Passes] = (),
+    *,
+    eta: float | None = None,
+    blocks: Sampler | None = None,
+) -> Measurements:
+    """Measure all that is asked for in one pass over a split, which computes every image path once.
+
+    Args:
+        network: that is measured.
+        split: of held-out data.
+        passes: with which to measure the accuracy of the whole network, each by itself.
+        eta: of the run, to measure the terms of Eq. 8.
+        blocks: the sampler with which to measure each block.
+    """
+    accuracies = [_Accuracy(each) for each in passes]
+    terms = None if eta is None else _Terms(split.labels, network.schedule.T)
+    parts = None if blocks is None else _Parts(blocks, network.schedule.T)
+    _go_over(network, split, [each for each in (*accuracies, terms, parts) if each is not None])
+    return Measurements(
+        tuple(accuracy.result(split.labels) for accuracy in accuracies),
+        None if eta is None or terms is None else terms.result(network.schedule, eta),
+        () if parts is None else parts.result(split.labels),
+    )
+
+
 def evaluate(
     network: NoPropNetwork, split: Split, sampler: Sampler, passes: int = 1, first_pass: int = 0
 ) -> Evaluation:
     """Accuracy of the network on a split, averaged over passes; each pass has its own noise."""
-    by_classifier, by_embedding = [], []
-    for batch, x in _batches(network, split):
-        decision = network.decide(x, sampler, passes, batch, first_pass)
-        by_classifier.append(decision.probabilities.argmax(dim=-1))
-        by_embedding.append(decision.nearest)
-    return Evaluation(
-        accuracy=_fraction(by_classifier, split.labels),
-        nearest_embedding_accuracy=_fraction(by_embedding, split.labels),
-        sampler=sampler,
-        passes=passes,
-        samples=len(split),
-    )
+    return measure(network, split, [Passes(sampler, passes, first_pass)]).accuracies[0]
 
 
-@torch.inference_mode()
-def evaluate_blocks(network: NoPropNetwork, split: Split, sampler: Sampler) -> list[BlockEvaluation]:
+def evaluate_blocks(network: NoPropNetwork, split: Split, sampler: Sampler) -> tuple[BlockEvaluation, ...]:
     """Accuracy after each block of the chain and of each block alone, in one pass over a split."""
-    T = network.schedule.T
-    after: list[list[Tensor]] = [[] for _ in range(T)]
-    predicted: list[list[Tensor]] = [[] for _ in range(T)]
-    alone: list[list[Tensor]] = [[] for _ in range(T)]
-    for batch, x in _batches(network, split):
-        for link in network.chain(x, sampler, 0, batch):
-            after[link.t - 1].append(nearest_class(link.z, network.embedding))
-            predicted[link.t - 1].append(nearest_class(link.u_hat, network.embedding))
-        for t, block in enumerate(network.blocks, start=1):
-            u_hat = predict_embedding(block(x, network.noise(len(x), t, ALONE_PASS, batch)), network.embedding)
-            alone[t - 1].append(nearest_class(u_hat, network.embedding))
-    return [
-        BlockEvaluation(t, *(_fraction(guesses[t - 1], split.labels) for guesses in (after, predicted, alone)))
-        for t in range(1, T + 1)
-    ]
+    return measure(network, split, blocks=sampler).per_block
 
 
-@torch.inference_mode()
 def evaluate_terms(network: NoPropNetwork, split: Split, eta: float) -> ObjectiveTerms:
     """The terms of Eq. 8 on a split; each block is fed the noise level that it is used at."""
-    schedule, W = network.schedule, network.embedding
-    cross_entropy, kl, errors = 0.0, 0.0, np.zeros(schedule.T)
-    for batch, x in _batches(network, split):
-        labels = torch.from_numpy(split.labels[batch * BATCH : batch * BATCH + len(x)]).to(network.device)
-        u_y, share = W[labels], len(x) / len(split)
+    terms = measure(network, split, eta=eta).terms
+    assert terms is not None
+    return terms
 
-        def noisy(t: int, u_y: Tensor = u_y, batch: int = batch) -> Tensor:
+
+class _Figure(Protocol):
+    def follow(self, network: NoPropNetwork, x: Tensor, batch: int) -> Iterator[object]:
+        """Take in a batch of normalised samples, one block at a time."""
+
+
+class _Accuracy:
+    def __init__(self, passes: Passes) -> None:
+        self._passes = passes
+        self._by_classifier: list[Tensor] = []
+        self._by_embedding: list[Tensor] = []
+
+    def follow(self, network: NoPropNetwork, x: Tensor, batch: int) -> Iterator[object]:
+        passes = self._passes
+        decision = yield from network.deciding(x, passes.sampler, passes.count, batch, passes.first)
+        self._by_classifier.append(decision.probabilities.argmax(dim=-1))
+        self._by_embedding.append(decision.nearest)
+
+    def result(self, labels: Labels) -> Evaluation:
+        return Evaluation(
+            accuracy=_fraction(self._by_classifier, labels),
+            nearest_embedding_accuracy=_fraction(self._by_embedding, labels),
+            sampler=self._passes.sampler,
+            passes=self._passes.count,
+            samples=len(labels),
+        )
+
+
+class _Parts:
+    def __init__(self, sampler: Sampler, T: int) -> None:
+        self._sampler, self._T = sampler, T
+        self._guesses: list[tuple[list[Tensor], ...]] = [([], [], []) for _ in range(T)]
+
+    def follow(self, network: NoPropNetwork, x: Tensor, batch: int) -> Iterator[object]:
+        for link, block in zip(network.chain(x, self._sampler, 0, batch), network.blocks, strict=True):
+            alone = block(x, network.noise(len(x), link.t, ALONE_PASS, batch))
+            points = link.z, link.u_hat, predict_embedding(alone, network.embedding)
+            for guesses, point in zip(self._guesses[link.t - 1], points, strict=True):
+                guesses.append(nearest_class(point, network.embedding))
+            yield link
+
+    def result(self, labels: Labels) -> tuple[BlockEvaluation, ...]:
+        shares = ((_fraction(guesses, labels) for guesses in of_block) for of_block in self._guesses)
+        return tuple(BlockEvaluation(t, *of_block) for t, of_block in enumerate(shares, start=1))
+
+
+class _Terms:
+    def __init__(self, labels: Labels, T: int) -> None:
+        self._labels = labels
+        self._cross_entropy, self._kl, self._errors = 0.0, 0.0, np.zeros(T)
+
+    def follow(self, network: NoPropNetwork, x: Tensor, batch: int) -> Iterator[object]:
+        schedule, W = network.schedule, network.embedding
+        labels = torch.from_numpy(self._labels[batch * BATCH : batch * BATCH + len(x)]).to(network.device)
+        u_y, share = W[labels], len(x) / len(self._labels)
+
+        def noisy(t: int) -> Tensor:
             return noisy_embedding(u_y, network.noise(len(u_y), t, TERMS_PASS, batch), schedule.alpha_bar[t])
 
-        cross_entropy += share * classifier_loss(network.classifier(noisy(schedule.T), W), labels).item()
-        kl += share * kl_to_prior(u_y, schedule.alpha_bar[0]).item()
+        self._cross_entropy += share * classifier_loss(network.classifier(noisy(schedule.T), W), labels).item()
+        self._kl += share * kl_to_prior(u_y, schedule.alpha_bar[0]).item()
         for t, block in enumerate(network.blocks, start=1):
-            errors[t - 1] += share * squared_error(predict_embedding(block(x, noisy(t - 1)), W), u_y).item()
-    objective = negative_elbo(schedule, cross_entropy, kl, errors.tolist(), eta)
-    return ObjectiveTerms(
-        cross_entropy=cross_entropy,
-        kl=kl,
-        squared_errors=tuple(errors.tolist()),
-        denoising_terms=tuple(0.5 * eta * schedule.snr_gain(t) * e for t, e in enumerate(errors.tolist(), start=1)),
-        denoising=objective - cross_entropy - kl,
-        objective=objective,
-        elbo=-negative_elbo(schedule, cross_entropy, kl, errors.tolist()),
-    )
+            self._errors[t - 1] += share * squared_error(predict_embedding(block(x, noisy(t - 1)), W), u_y).item()
+            yield t
+
+    def result(self, schedule: Schedule, eta: float) -> ObjectiveTerms:
+        errors = self._errors.tolist()
+        objective = negative_elbo(schedule, self._cross_entropy, self._kl, errors, eta)
+        return ObjectiveTerms(
+            cross_entropy=self._cross_entropy,
+            kl=self._kl,
+            squared_errors=tuple(errors),
+            denoising_terms=tuple(0.5 * eta * schedule.snr_gain(t) * e for t, e in enumerate(errors, start=1)),
+            denoising=objective - self._cross_entropy - self._kl,
+            objective=objective,
+            elbo=-negative_elbo(schedule, self._cross_entropy, self._kl, errors),
+        )
+
+
+@torch.inference_mode()
+def _go_over(network: NoPropNetwork, split: Split, figures: Sequence[_Figure]) -> None:
+    """Take a split into all figures, batch by batch and block by block, so that they share image features."""
+    sharing = network.sharing_image_features()
+    for batch, x in _batches(network, split):
+        for _ in zip_longest(*(figure.follow(sharing, x, batch) for figure in figures)):
+            pass
 
 
 def _batches(network: NoPropNetwork, split: Split) -> Iterator[tuple[int, Tensor]]:
@@ -174,5 +266,5 @@ def _batches(network: NoPropNetwork, split: Split) -> Iterator[tuple[int, Tensor
         yield batch, samples.batch(np.arange(first, min(first + BATCH, len(split))))
 
 
-def _fraction(predictions: list[Tensor], labels: NDArray[np.int64]) -> float:
+def _fraction(predictions: list[Tensor], labels: Labels) -> float:
     return float((torch.cat(predictions).cpu().numpy() == labels).mean())

@@ -1,15 +1,20 @@
 """Assembles the snapshots of all stages into a network that classifies: a trained run."""
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from noprop_dist.diffusion.embedding import onehot_embedding
 from noprop_dist.errors import UserError
-from noprop_dist.inference.network import NoPropNetwork
+from noprop_dist.inference.classifier import NoPropClassifier
+from noprop_dist.inference.network import NoPropNetwork, Sampler
 from noprop_dist.plan import RunPlan
+from noprop_dist.records import Evaluated
 from noprop_dist.stages import CLASSIFIER, EMBEDDING, Stage, block
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import Snapshot, must_fit, to_tensors
@@ -17,14 +22,14 @@ from noprop_dist.storage.snapshot import Snapshot, must_fit, to_tensors
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run directory and the network of its last checkpoint.
+    """A run directory and the network of one of its checkpoints.
 
     Attributes:
         directory: of the run.
         plan: of the run.
-        network: of the last undamaged checkpoint, on the device that it computes on.
+        network: of that checkpoint, on the device that it computes on.
         step: of that checkpoint.
-        warnings: of damaged checkpoints after it, and of networks whose files have changed.
+        warnings: of damaged checkpoints that were passed over, and of networks whose files have changed.
     """
 
     directory: RunDirectory
@@ -32,6 +37,87 @@ class TrainedRun:
     network: NoPropNetwork
     step: int
     warnings: tuple[str, ...] = ()
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all that its answers depend on: the weights of all stages, and the run's identity."""
+        weights = {entry.name: entry.sha256 for entry in self.directory.checkpoints.manifest(self.step).stages}
+        text = json.dumps([weights, self.directory.identity()], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def load_snapshots(
+    directory: RunDirectory, checkpoint: str | int = "last"
+) -> tuple[dict[Stage, Snapshot], tuple[str, ...]]:
+    """The snapshots of a checkpoint, and warnings of damaged ones that were passed over.
+
+    Args:
+        directory: of the run.
+        checkpoint: `last` is the last undamaged one, `best` the one with the highest validation accuracy, a number the
+            one of that step.
+
+    Raises:
+        UserError: there is no such checkpoint, or it is damaged.
+    """
+    if checkpoint == "last":
+        snapshots, warnings = directory.checkpoints.load_last_whole()
+        return snapshots, tuple(f"{each}; the one before it is used" for each in warnings)
+    steps = directory.checkpoints.steps()
+    if not steps:
+        raise UserError(f"{directory}: holds no complete checkpoint yet")
+    step = _best_step(directory, steps) if checkpoint == "best" else checkpoint
+    if step not in steps:
+        raise UserError(
+            f"{directory}: has no checkpoint {checkpoint}; allowed are last, best, {', '.join(map(str, steps))}"
+        )
+    return directory.checkpoints.load_all(int(step)), ()
+
+
+def _best_step(directory: RunDirectory, steps: Sequence[int]) -> int:
+    """The step whose checkpoint has the highest validation accuracy; of equals the latest."""
+    accuracy = {
+        record.step: record.accuracy
+        for record in directory.metrics()
+        if isinstance(record, Evaluated) and record.split == "validation" and record.step in steps
+    }
+    if not accuracy:
+        raise UserError(f"{directory}: checkpoint=best: none of its checkpoints was evaluated on the validation split")
+    return max(accuracy, key=lambda step: (accuracy[step], step))
+
+
+def classifier_of(
+    run: TrainedRun, sampler: Sampler = "mean", passes: int = 1, seed: int | None = None
+) -> NoPropClassifier:
+    """The network of a run as one module.
+
+    Args:
+        run: that was trained.
+        sampler: see `NoPropClassifier.of`.
+        passes: likewise.
+        seed: likewise.
+
+    Raises:
+        UserError: see `NoPropClassifier.of`.
+    """
+    return NoPropClassifier.of(run.network, _card(run), sampler, passes, seed)
+
+
+def _card(run: TrainedRun) -> dict[str, Any]:
+    """What `save_pretrained` tells of a run, without any path."""
+    config, facts = run.plan.config, run.plan.facts
+    measured = [each for each in run.directory.metrics() if isinstance(each, Evaluated) and each.step == run.step]
+    return {
+        "blocks": config.blocks.model_dump(mode="json", include={"count", "network", "networks"}),
+        "classifier": config.classifier.model_dump(mode="json"),
+        "trained": {
+            "data": facts.name,
+            "samples": facts.samples["train"],
+            "method": config.method,
+            "embedding": config.embedding.kind,
+            "schedule": config.schedule.kind,
+            "step": run.step,
+            "accuracy": {f"{each.split} ({each.sampler})": each.accuracy for each in measured},
+        },
+    }
 
 
 def assemble_network(plan: RunPlan, snapshots: Mapping[Stage, Snapshot], device: torch.device) -> NoPropNetwork:

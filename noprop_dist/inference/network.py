@@ -1,8 +1,8 @@
 """A whole trained network (blocks, classifier, embedding and schedule) and what it says of a picture."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -14,9 +14,12 @@ from noprop_dist.data.samples import Samples
 from noprop_dist.diffusion.embedding import nearest_class
 from noprop_dist.diffusion.reverse import Link, reverse_process
 from noprop_dist.diffusion.schedule import Schedule
+from noprop_dist.models.features import sharing_features
 from noprop_dist.random_streams import Purpose, stream
 
 Sampler = Literal["stochastic", "mean"]
+PASSES_TOGETHER = 16
+"""Passes that share image features; further ones compute them again, so that memory does not grow with passes."""
 
 
 @dataclass(frozen=True)
@@ -57,41 +60,88 @@ class NoPropNetwork:
         """Where it computes."""
         return self.embedding.device
 
-    def noise(self, samples: int, t: int, pass_: int, batch: int) -> Tensor:
-        """z_0 (t = 0) or ε_t for one batch of samples in one pass, (samples, d); the same at every call."""
-        generator = stream(self.seed, Purpose.EVALUATION, stage=t, epoch=pass_, step=batch)
-        noise = generator.standard_normal((samples, self.embedding.shape[1]), dtype=np.float32)
-        return torch.from_numpy(noise).to(self.device)
+    @property
+    def coefficients(self) -> Tensor:
+        """a_t, b_t and s_t of z_t = a_t û_t(z_{t-1}, x) + b_t z_{t-1} + s_t ε_t for t = 1..T, (T, 3) float32."""
+        schedule = self.schedule
+        links = [(schedule.a(t), schedule.b(t), schedule.c(t) ** 0.5) for t in range(1, schedule.T + 1)]
+        return torch.tensor(links, device=self.device)
 
-    def chain(self, x: Tensor, sampler: Sampler, pass_: int = 0, batch: int = 0) -> Iterator[Link]:
+    def sharing_image_features(self) -> Self:
+        """The same network, for chains that go side by side: each image path is computed once for all of them."""
+        return replace(self, blocks=sharing_features(self.blocks))
+
+    def noise(self, samples: int, t: int, pass_: int, batch: int | None) -> Tensor:
+        """z_0 (t = 0) or ε_t for one batch of samples in one pass, (samples, d); the same at every call.
+
+        Without the number of a batch all samples have the noise of the first one of batch 0. So what is said of a
+        sample does not depend on the others.
+        """
+        generator = stream(self.seed, Purpose.EVALUATION, stage=t, epoch=pass_, step=batch or 0)
+        rows, d = samples if batch is not None else 1, self.embedding.shape[1]
+        noise = generator.standard_normal((rows, d), dtype=np.float32)
+        return torch.from_numpy(noise).to(self.device).expand(samples, d)
+
+    def chain(self, x: Tensor, sampler: Sampler, pass_: int = 0, batch: int | None = 0) -> Iterator[Link]:
         """The reverse process from z_0 ~ N(0, I), one link at a time.
 
         Args:
             x: normalised samples, (B, …).
             sampler: `stochastic` (Eq. 3) or `mean` (ε = 0).
             pass_: which of several independent passes.
-            batch: number of this batch, so that batches differ in their noise.
+            batch: number of this batch, so that batches differ in their noise; None: see `noise`.
         """
         z_0 = self.noise(len(x), 0, pass_, batch)
         epsilon = None if sampler == "mean" else lambda t: self.noise(len(x), t, pass_, batch)
         return reverse_process(self.blocks, self.schedule, self.embedding, x, z_0, epsilon)
 
-    def decide(self, x: Tensor, sampler: Sampler, passes: int = 1, batch: int = 0, first_pass: int = 0) -> Decision:
-        """Classify samples, without any label."""
+    def decide(
+        self, x: Tensor, sampler: Sampler, passes: int = 1, batch: int | None = 0, first_pass: int = 0
+    ) -> Decision:
+        """Classify samples, without any label; passes share the image features."""
+        deciding = self.sharing_image_features().deciding(x, sampler, passes, batch, first_pass)
+        while True:
+            try:
+                next(deciding)
+            except StopIteration as decided:
+                decision: Decision = decided.value
+                return decision
+
+    def deciding(
+        self, x: Tensor, sampler: Sampler, passes: int = 1, batch: int | None = 0, first_pass: int = 0
+    ) -> Generator[Sequence[Link], None, Decision]:
+        """As `decide`, one block at a time: yields the links that the passes have come to."""
         probabilities, z_mean = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
-        for pass_ in range(first_pass, first_pass + passes):
-            *_, last = self.chain(x, sampler, pass_, batch)
-            probabilities = probabilities + torch.softmax(self.classifier(last.z, self.embedding), dim=-1) / passes
-            z_mean = z_mean + last.z / passes
+        for first in range(first_pass, first_pass + passes, PASSES_TOGETHER):
+            together = range(first, min(first + PASSES_TOGETHER, first_pass + passes))
+            links: Sequence[Link] = ()
+            for links in zip(*(self.chain(x, sampler, pass_, batch) for pass_ in together), strict=True):
+                yield links
+            for last in links:
+                probabilities = probabilities + torch.softmax(self.classifier(last.z, self.embedding), dim=-1) / passes
+                z_mean = z_mean + last.z / passes
         return Decision(probabilities, nearest_class(z_mean, self.embedding))
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable class of a picture, and its probability."""
+    """The most probable class of a picture, and its probability.
+
+    Attributes:
+        class_name: of the class.
+        probability: of it.
+        image: the path of the picture, or the number of a sample among others.
+    """
 
     class_name: str
     probability: float
+    image: str = ""
+
+    @staticmethod
+    def of(probabilities: NDArray[np.float32], network: NoPropNetwork, image: str = "") -> "Prediction":
+        """The prediction that a network's probabilities (m,) stand for."""
+        label = int(probabilities.argmax())
+        return Prediction(network.facts.class_names[label], float(probabilities[label]), image)
 
 
 @torch.no_grad()
@@ -105,5 +155,4 @@ def predict_image(network: NoPropNetwork, image: NDArray[np.uint8], sampler: Sam
         passes: of the reverse process, averaged.
     """
     x = Samples(image[None], network.facts, network.device).batch(np.zeros(1, dtype=np.int64))
-    probability, label = network.decide(x, sampler, passes).probabilities[0].max(dim=-1)
-    return Prediction(network.facts.class_names[int(label)], float(probability))
+    return Prediction.of(network.decide(x, sampler, passes).probabilities[0].cpu().numpy(), network)

@@ -2,14 +2,14 @@
 
 from math import prod
 
-import torch
 from torch import Tensor, nn
 
+from noprop_dist.models.features import TwoPathNetwork
 from noprop_dist.models.label_path import linear_norm_relu
 from noprop_dist.models.shapes import Shapes
 
 
-class MlpNetwork(nn.Module):
+class MlpNetwork(TwoPathNetwork):
     """One layer each for input and z, then `depth` layers of `width` and the logits.
 
     Args:
@@ -25,7 +25,7 @@ class MlpNetwork(nn.Module):
         hidden = [linear_norm_relu(width if layer else 2 * width, width) for layer in range(depth)]
         self.head = nn.Sequential(*hidden, nn.Linear(width, shapes.classes))
 
-    def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        """(x (B, …), z (B, d)) → logits (B, m)."""
-        logits: Tensor = self.head(torch.cat([self.input_path(x), self.label_path(z)], dim=1))
-        return logits
+    def image_features(self, x: Tensor) -> Tensor:
+        """x (B, …) → (B, width)."""
+        features: Tensor = self.input_path(x)
+        return features

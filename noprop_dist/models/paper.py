@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from noprop_dist.models.features import TwoPathNetwork
 from noprop_dist.models.label_path import LabelPath, linear_norm_relu
 from noprop_dist.models.shapes import Shapes
 
 
-class PaperNetwork(nn.Module):
+class PaperNetwork(TwoPathNetwork):
     """A convolutional path for the image and a linear one for z, joined by a small head.
 
     A z that is as large as the image has a path like the image's (prototype embeddings).
@@ -36,11 +36,6 @@ class PaperNetwork(nn.Module):
         self.head = nn.Sequential(
             linear_norm_relu(512, 256), linear_norm_relu(256, 128), nn.Linear(128, shapes.classes)
         )
-
-    def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        """(x (B, C, H, W), z (B, d)) → logits (B, m)."""
-        logits: Tensor = self.head(torch.cat([self.image_path(x), self.label_path(z)], dim=1))
-        return logits
 
 
 def _image_path(shape: tuple[int, ...], drop: Callable[[float], nn.Module], dropout: float) -> nn.Sequential:

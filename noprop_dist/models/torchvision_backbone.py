@@ -4,13 +4,14 @@ import torch
 from torch import Tensor, nn
 
 from noprop_dist.errors import UserError
+from noprop_dist.models.features import TwoPathNetwork
 from noprop_dist.models.label_path import LabelPath, linear_norm_relu
 from noprop_dist.models.shapes import Shapes
 
 SMALL_IMAGE_SIDE = 64
 
 
-class TorchvisionNetwork(nn.Module):
+class TorchvisionNetwork(TwoPathNetwork):
     """A torchvision backbone for the image, the paper's path for z, one layer to join them.
 
     A z that is as large as the image has a backbone of its own.
@@ -39,11 +40,9 @@ class TorchvisionNetwork(nn.Module):
             self.label_path = LabelPath(shapes.embedding_dim, width)
         self.head = nn.Sequential(linear_norm_relu(2 * width, width), nn.Linear(width, shapes.classes))
 
-    def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        """(x (B, C, H, W), z (B, d)) → logits (B, m)."""
-        features = torch.relu(self.image_path(x))
-        logits: Tensor = self.head(torch.cat([features, self.label_path(z)], dim=1))
-        return logits
+    def image_features(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W) → (B, width)."""
+        return torch.relu(self.image_path(x))
 
 
 def _image_path(shapes: Shapes, backbone: str, width: int) -> nn.Module:

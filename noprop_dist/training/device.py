@@ -10,7 +10,7 @@ from noprop_dist.config.schema import Precision
 from noprop_dist.errors import UserError
 
 # glibc's mallopt (malloc.h). 32 MiB is the largest threshold that it takes for mmap.
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -3, -4, -8
 KEEP_FREED_BYTES, LARGEST_HEAP_BLOCK_BYTES = 2**30, 32 * 2**20
 HEAP_BYTES = 64 * 2**20
 """An arena other than the main one is made of pieces of this size (HEAP_MAX_SIZE); it gives free ones back unless the
@@ -65,11 +65,15 @@ def start_thread(device: torch.device, threads: int) -> None:
         torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory(*, of_any_size: bool = False) -> None:
     """Let glibc keep what a step frees for the next one; elsewhere this does nothing.
 
     By default it gives large blocks back at once and the system clears them anew at every step: 8 % of a block-step
     of the digits network (docs/measurements.md).
+
+    Args:
+        of_any_size: keep blocks above 32 MiB, too, as an evaluation's batch of 500 images has them. A process that
+            trains does not: its snapshots and samples are large, and what it frees of them is for others.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -77,6 +81,8 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, KEEP_FREED_BYTES)  # for the main arena
         mallopt(M_TOP_PAD, HEAP_BYTES)  # for the other arenas
         mallopt(M_MMAP_THRESHOLD, LARGEST_HEAP_BLOCK_BYTES)
+        if of_any_size:
+            mallopt(M_MMAP_MAX, 0)
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -16,6 +16,8 @@ from noprop_dist.training.device import keep_freed_memory
 
 ACTIVATIONS = [(128, 32, 28, 28), (128, 64, 14, 14), (128, 64, 28, 28)] * 4
 """Float32: as large as those of the paper's network on MNIST."""
+EVALUATION = [(500, 32, 28, 28), (500, 128, 14, 14)]
+"""Likewise, of a batch that is evaluated: 48 MiB each."""
 THREADS = 24
 """As many as a Ray worker has before it trains; glibc gives each an arena, up to eight for a core."""
 
@@ -42,12 +44,14 @@ def taken() -> int:
 def test_what_a_step_frees_stays_with_the_process_once_that_was_asked_for():
     # In a process of its own: the settings hold for the whole of it.
     run = subprocess.run([sys.executable, __file__], capture_output=True, text=True, timeout=60, check=True)
-    by_default, kept = map(int, run.stdout.split())
+    by_default, kept, large, large_kept = map(int, run.stdout.split())
     assert by_default > 0
     assert kept == 0
+    assert large > 0, "blocks above 32 MiB are given back even so"
+    assert large_kept == 0
 
 
-def given_back_by_steps() -> int:
+def given_back_by_steps(shapes: list[tuple[int, ...]] = ACTIVATIONS) -> int:
     """Bytes that the system got back during three steps, on their way forward or back."""
     given_back, before = 0, taken()
 
@@ -58,11 +62,11 @@ def given_back_by_steps() -> int:
 
     for _ in range(3):
         saved = []
-        for shape in ACTIVATIONS:
+        for shape in shapes:
             saved.append(torch.empty(shape))
             count()
         while saved:
-            gradient = torch.empty(ACTIVATIONS[1])
+            gradient = torch.empty(shapes[1])
             saved.pop()
             count()
             del gradient
@@ -70,9 +74,9 @@ def given_back_by_steps() -> int:
     return given_back
 
 
-def in_a_thread() -> int:
+def in_a_thread(*shapes: list[tuple[int, ...]]) -> int:
     given_back: list[int] = []
-    training = threading.Thread(target=lambda: given_back.append(given_back_by_steps()))
+    training = threading.Thread(target=lambda: given_back.append(given_back_by_steps(*shapes)))
     training.start()
     training.join()
     return given_back[0]
@@ -94,7 +98,9 @@ def main() -> None:
     all_there.wait()
     by_default = in_a_thread()
     keep_freed_memory()
-    print(by_default, in_a_thread())
+    kept, large = in_a_thread(), in_a_thread(EVALUATION)
+    keep_freed_memory(of_any_size=True)
+    print(by_default, kept, large, in_a_thread(EVALUATION))
     done.set()
 
 

@@ -67,17 +67,17 @@ def progress(remaining=75.0, news=(), blocks=2):
 
 
 def test_a_line_tells_steps_speed_loss_and_time_left():
-    assert view.progress_line(progress()) == (
+    assert progress().line() == (
         "37% done: slowest block at step 4, fastest at step 8 of 16; 60 block-steps/s, loss 0.5 to 1, 1 min 15 s left"
     ), "the share of the blocks' steps, whatever the classifier has done, and rounded down"
-    assert view.progress_line(progress(blocks=1)).startswith("25% done: step 4 of 16; 30 block-steps/s, loss 0.5, ")
-    assert view.progress_line(progress(remaining=7384)).endswith("2 h 3 min left")
-    assert view.progress_line(progress(remaining=None)).endswith("time left unknown")
+    assert progress(blocks=1).line().startswith("25% done: step 4 of 16; 30 block-steps/s, loss 0.5, ")
+    assert progress(remaining=7384).line().endswith("2 h 3 min left")
+    assert progress(remaining=None).line().endswith("time left unknown")
 
 
 def test_a_line_tells_of_blocks_that_are_equally_far():
     rows = tuple(StageProgress(block(t), 16, None, 0.0, "done") for t in (1, 2))
-    line = view.progress_line(RunProgress(16, rows, 1.0, 0.0, (), 0))
+    line = RunProgress(16, rows, 1.0, 0.0, (), 0).line()
     assert line.startswith("100% done: all blocks at step 16 of 16; ")
 
 

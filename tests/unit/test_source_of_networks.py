@@ -101,9 +101,9 @@ def test_a_fingerprint_of_another_type_is_damage(train, value):
     manifest = json.loads((run / STEP / "manifest.json").read_text())
     manifest["stages"][0]["trained_with"]["outer_net:Net"] = value
     (run / STEP / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match="manifest of step 12 cannot be read"):
+    with pytest.raises(UserError, match="manifest.json of step 12 cannot be read"):
         api.inspect("run")
-    assert "manifest of step 12 cannot be read" in api.open_run("run").warnings[0]
+    assert "manifest.json of step 12 cannot be read" in api.open_run("run").warnings[0]
 
 
 def test_what_lies_in_no_file_has_no_source(monkeypatch):

@@ -148,6 +148,7 @@ def test_help_loses_no_word_on_a_narrow_terminal(monkeypatch, capsys):
 
 def test_a_command_whose_output_goes_to_a_full_disk_names_standard_output(small_run, capsys, monkeypatch):
     run = str(small_run())
+    capsys.readouterr()
     for command in (["--version"], ["--help"], ["inspect", run], ["inspect", run, "--json"]):
         with suppress(OSError), Path("/dev/full").open("w") as full:  # closing it fails, too
             monkeypatch.setattr("sys.stdout", full)

@@ -20,7 +20,7 @@ from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.training.batch_stream import BatchStream, Round, RoundKey
-from noprop_dist.training.device import start_computing, start_thread
+from noprop_dist.training.device import keep_freed_memory, start_computing, start_thread
 from noprop_dist.training.embedding import EmbeddingTrainer, EmbeddingUpdate, EmbeddingVersion
 from noprop_dist.training.messages import EmbeddingReport, RoundReport, StageFailure, WorkerFacts
 from noprop_dist.training.replicas import ALONE, GroupLostError, OneReplica
@@ -173,6 +173,8 @@ class Evaluator:
     def __init__(self, setup: RunSetup, held_out: HeldOut, directory: str) -> None:
         engine = setup.config.engine
         self._device = start_computing(engine.device, engine.threads_per_worker)
+        if self._device.type == "cpu":
+            keep_freed_memory(of_any_size=True)
         self._setup = setup
         self._held_out = held_out
         self._directory = RunDirectory(directory)

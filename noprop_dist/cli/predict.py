@@ -1,0 +1,92 @@
+"""`predict`: to standard output, or into a file with progress on standard error."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from noprop_dist import api
+from noprop_dist.cli.options import checked_sampler, warn
+from noprop_dist.cli.terminal import Terminal
+from noprop_dist.errors import UserError
+from noprop_dist.printable import printable
+
+LINE_SECONDS = 10.0
+"""Without a terminal, at most one line in so many seconds."""
+
+
+def show_predictions(
+    run_dir: str, images: Sequence[Path], sampler: str, passes: int, as_json: bool, trust_code: bool
+) -> None:
+    """Print class and probability of each image."""
+    chosen = checked_sampler(sampler, passes)
+    run = api.open_run(run_dir, trust_code=trust_code)
+    warn(run.warnings)
+    found = api.predict(run, images, chosen, passes, warn=lambda line: warn([line]))
+    if as_json:
+        print(json.dumps([{"image": p.image, "class": p.class_name, "probability": p.probability} for p in found]))
+        return
+    for each in found:
+        Terminal().print(f"{printable(each.image)}: {printable(each.class_name)} ({each.probability:.1%})")
+
+
+def write_predictions(
+    run_dir: str, images: Sequence[Path], out: Path, sampler: str, passes: int, as_json: bool, trust_code: bool
+) -> None:
+    """Write class and probabilities of each image into a file.
+
+    Raises:
+        UserError: the file cannot be written; or it is, without the images that cannot be read.
+    """
+    chosen = checked_sampler(sampler, passes)
+    run = api.open_run(run_dir, trust_code=trust_code)
+    warn(run.warnings)
+    try:
+        with _progress() as (say, show):
+            written = api.predict_into(run, images, out, chosen, passes, warn=say, on_progress=show)
+    except KeyboardInterrupt:
+        warn([f"interrupted; the same command goes on with {out}"])
+        raise
+    done = written.samples - written.left_out
+    if as_json:
+        print(json.dumps({"out": str(out), "images": done, "left_out": written.left_out}))
+    else:
+        print(printable(f"{out}: {done:,} images"))
+    if written.left_out:
+        raise UserError(
+            f"{written.left_out:,} of {written.samples:,} images cannot be read, and {out} is written without them; "
+            f"{out}.json names them"
+        )
+
+
+@contextmanager
+def _progress() -> Iterator[tuple[Callable[[str], None], Callable[[int, int], None]]]:
+    """What shows lines that stay, and what shows how many images are done: a bar, or a line now and then."""
+    console = Terminal(stderr=True)
+    if not console.is_terminal:
+        yield lambda line: warn([line]), _Lines(console)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bars:
+        task = bars.add_task("images", total=None)
+        yield lambda line: warn([line]), lambda done, total: bars.update(task, completed=done, total=total)
+
+
+class _Lines:
+    def __init__(self, console: Terminal) -> None:
+        self._console = console
+        self._began: tuple[float, int] | None = None
+        self._last = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        self._began = self._began or (now, done)
+        if now - self._last < LINE_SECONDS:
+            return
+        self._last, (began, at_first) = now, self._began
+        rate = (done - at_first) / (now - began)
+        left = f", {(total - done) / rate:,.0f} s left" if rate else ""
+        self._console.print(f"{done:,} of {total:,} images, {rate:,.0f} images/s{left}")

@@ -1,0 +1,118 @@
+"""What a trained network says of samples without labels, batch by batch, and the file that it is written to."""
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from noprop_dist.data.samples import Samples
+from noprop_dist.data.unlabelled import FewLines, Unlabelled
+from noprop_dist.errors import UserError
+from noprop_dist.inference.network import NoPropNetwork, Sampler
+from noprop_dist.inference.predictions_file import PredictionsFile
+
+BATCH = 128
+"""Samples at a time. Activations of this many MNIST images are blocks that glibc keeps for the next batch."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the network says of consecutive samples.
+
+    Attributes:
+        rows: numbers of the samples.
+        probabilities: of the m classes, (n, m) float32; −1 for what could not be read.
+        unreadable: why, by place in this batch.
+    """
+
+    rows: range
+    probabilities: NDArray[np.float32]
+    unreadable: Mapping[int, UserError]
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file of predictions.
+
+    Attributes:
+        samples: that were to be classified.
+        left_out: of these, because they could not be read.
+    """
+
+    samples: int
+    left_out: int
+
+
+def answers(
+    network: NoPropNetwork, source: Unlabelled, sampler: Sampler, passes: int, *, batch: int, first: int = 0
+) -> Iterator[Answers]:
+    """Classify samples in their order. The next batch is read while one is computed.
+
+    All samples of a pass have the same z_0 and ε, those of `predict_image`. So an answer depends on the sample alone,
+    up to the last bit of a float32, which another batch or place may round otherwise.
+
+    Args:
+        network: that classifies them.
+        source: of the samples.
+        sampler: `stochastic` or `mean`.
+        passes: of the reverse process, averaged.
+        batch: samples at a time.
+        first: sample to begin with.
+    """
+    parts = [range(row, min(row + batch, len(source))) for row in range(first, len(source), batch)]
+    with ThreadPoolExecutor(1, "read-ahead") as reader:
+        reading = reader.submit(source.read, parts[0]) if parts else None
+        for rows, following in zip_longest(parts, parts[1:]):
+            assert reading is not None
+            stored, unreadable = reading.result()
+            reading = reader.submit(source.read, following) if following else None
+            probabilities = _probabilities(network, stored, sampler, passes)
+            probabilities[list(unreadable)] = -1
+            yield Answers(rows, probabilities, unreadable)
+
+
+def write_predictions(
+    network: NoPropNetwork,
+    source: Unlabelled,
+    file: PredictionsFile,
+    sampler: Sampler,
+    passes: int,
+    told: FewLines,
+    on_progress: Callable[[int, int], None],
+) -> Written:
+    """Classify samples into a file. Where an earlier process was interrupted, go on from there.
+
+    Args:
+        network: that classifies them.
+        source: of the samples.
+        file: that is written; it appears once it is whole.
+        sampler: `stochastic` or `mean`.
+        passes: of the reverse process, averaged.
+        told: why a sample is left out.
+        on_progress: told (samples done, samples in all).
+
+    Raises:
+        UserError: the file is there and is another's, or what is there of it is of other samples or another network.
+    """
+    if not file.is_complete():
+        with file.journal(batch=BATCH) as journal:
+            on_progress(journal.rows, len(source))
+            for each in answers(network, source, sampler, passes, batch=BATCH, first=journal.rows):
+                for error in each.unreadable.values():
+                    told.of_image(str(error), "cannot be read")
+                journal.append(each.probabilities)
+                on_progress(journal.rows, len(source))
+            file.write(journal, source.name)
+    return Written(len(source), file.left_out())
+
+
+@torch.inference_mode()
+def _probabilities(network: NoPropNetwork, stored: NDArray[Any], sampler: Sampler, passes: int) -> NDArray[np.float32]:
+    x = Samples(stored, network.facts, network.device).batch(np.arange(len(stored)))
+    decided: NDArray[np.float32] = network.decide(x, sampler, passes, batch=None).probabilities.float().cpu().numpy()
+    return decided

@@ -1,0 +1,199 @@
+"""A file of predictions, CSV or Parquet, that an interrupted process leaves so that another can go on.
+
+* OUT: image, class, probability, and the probability of each class; appears once it is whole
+* OUT.json: which network, sampler and images the predictions are of, and what was left out
+* OUT.partial: until then: the probabilities of the samples that are done, (n, m) float32
+"""
+
+import csv
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from noprop_dist.errors import UserError
+from noprop_dist.files import JsonObject, local_path, open_file, parse_json
+
+FORMATS = ".csv", ".parquet"
+ROWS_AT_A_TIME = 10_000
+MADE_BY = "noprop-dist predict"
+Rows = Iterator[tuple[list[str], list[str], NDArray[np.float32]]]
+"""Parts of a table: names of samples, their classes, and all probabilities (n, m)."""
+
+
+class Journal:
+    """Probabilities of the first samples, appended batch by batch. One process at a time may write them.
+
+    Args:
+        opened: the file, for reading and appending.
+        classes: m.
+        batch: rows of a batch; a batch that was not written to its end is dropped, so that batches stay the same.
+    """
+
+    def __init__(self, opened: BinaryIO, classes: int, batch: int) -> None:
+        self._opened = opened
+        self._classes = classes
+        self._row_bytes = 4 * classes
+        self.rows = os.fstat(opened.fileno()).st_size // self._row_bytes // batch * batch
+        self._cut()
+
+    def append(self, probabilities: NDArray[np.float32]) -> None:
+        """Write the next rows, all or none."""
+        left = memoryview(probabilities.astype("<f4").tobytes())
+        try:
+            while left:
+                left = left[os.write(self._opened.fileno(), left) :]
+        except OSError:
+            self._cut()
+            raise
+        self.rows += len(probabilities)
+
+    def read(self, first: int, last: int) -> NDArray[np.float32]:
+        """Rows that were written, (n, m)."""
+        content = os.pread(self._opened.fileno(), (last - first) * self._row_bytes, first * self._row_bytes)
+        return np.frombuffer(content, dtype="<f4").reshape(-1, self._classes)
+
+    def _cut(self) -> None:
+        os.ftruncate(self._opened.fileno(), self.rows * self._row_bytes)
+
+
+class PredictionsFile:
+    """A file of predictions, and what lies beside it.
+
+    Args:
+        out: ends in .csv or .parquet.
+        of: what the predictions are of, as plain values; another process goes on only with the very same.
+        class_names: m names.
+
+    Raises:
+        UserError: it has another ending, its folder is not there, or it is there and holds other predictions.
+    """
+
+    def __init__(self, out: Path, of: Mapping[str, Any], class_names: Sequence[str]) -> None:
+        self._out = local_path(out)
+        self._of, self._class_names = dict(of), class_names
+        self._about, self._partial = (self._out.with_name(self._out.name + end) for end in (".json", ".partial"))
+        if self._out.suffix.lower() not in FORMATS:
+            raise UserError(f"--out {out}: must end in .csv or .parquet")
+        if not self._out.parent.is_dir():
+            raise UserError(f"--out {out}: there is no folder {self._out.parent}")
+        self._check_own()
+
+    def is_complete(self) -> bool:
+        """Return True if the file is there, whole."""
+        return os.path.lexists(self._out)
+
+    def left_out(self) -> int:
+        """The samples that a whole file does not have."""
+        return len(self._read_about().get("left_out", ()))
+
+    @contextmanager
+    def journal(self, batch: int) -> Iterator[Journal]:
+        """What is done so far, to be added to.
+
+        Raises:
+            UserError: another process is adding to it.
+        """
+        with open(self._partial, "a+b", buffering=0) as opened:  # noqa: PTH123 (a mode that says more than a method)
+            try:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(f"{self._partial}: another process is writing it") from error
+            self._write_about({})
+            yield Journal(opened, len(self._class_names), batch)
+
+    def write(self, journal: Journal, name: Callable[[int], str]) -> None:
+        """Write the file of what a journal holds, and delete that.
+
+        Args:
+            journal: of all samples.
+            name: of a sample, by its number.
+        """
+        left_out: list[str] = []
+        table = self._table(journal, name, left_out)
+        fresh = self._out.with_name(f"{self._out.name}.new")
+        write = _write_csv if self._out.suffix.lower() == ".csv" else _write_parquet
+        write(fresh, table, self._class_names)
+        self._write_about({"samples": journal.rows, "left_out": left_out})
+        fresh.replace(self._out)
+        self._partial.unlink()
+
+    def _table(self, journal: Journal, name: Callable[[int], str], left_out: list[str]) -> Rows:
+        for first in range(0, journal.rows, ROWS_AT_A_TIME):
+            last = min(first + ROWS_AT_A_TIME, journal.rows)
+            probabilities, names = journal.read(first, last), [_text(name(row)) for row in range(first, last)]
+            known = np.flatnonzero(probabilities[:, 0] >= 0)
+            left_out += [names[row] for row in np.flatnonzero(probabilities[:, 0] < 0)]
+            classes = [_text(self._class_names[label]) for label in probabilities[known].argmax(axis=1)]
+            yield [names[row] for row in known], classes, probabilities[known]
+
+    def _check_own(self) -> None:
+        there = [path for path in (self._out, self._partial, self._about) if os.path.lexists(path)]
+        if not there:
+            return
+        of = self._read_about().get("of")
+        if not isinstance(of, dict):
+            raise UserError(f"{there[0]}: is there already, and nothing says of which predictions; give another --out")
+        if there == [self._about]:
+            return  # of predictions that were deleted
+        for key in dict.fromkeys([*self._of, *of]):
+            if of.get(key) != self._of.get(key):
+                raise UserError(
+                    f"{there[0]}: holds predictions with another {key} ({of.get(key)}, and not {self._of.get(key)}); "
+                    f"give another --out, or delete it"
+                )
+
+    def _read_about(self) -> dict[str, Any]:
+        try:
+            with open_file(self._about) as opened:
+                values = parse_json(opened.read(), JsonObject)
+        except (OSError, ValueError):
+            return {}
+        return values if values.get("made_by") == MADE_BY else {}
+
+    def _write_about(self, result: Mapping[str, Any]) -> None:
+        fresh = self._about.with_name(f"{self._about.name}.new")
+        fresh.write_text(json.dumps({"made_by": MADE_BY, "of": self._of, **result}, indent=1))
+        fresh.replace(self._about)
+
+
+def _columns(class_names: Sequence[str]) -> list[str]:
+    return ["image", "class", "probability", *(f"p_{_text(name)}" for name in class_names)]
+
+
+def _write_csv(file: Path, table: Rows, class_names: Sequence[str]) -> None:
+    with file.open("w", newline="", encoding="utf-8") as opened:
+        writer = csv.writer(opened)
+        writer.writerow(_columns(class_names))
+        for names, classes, probabilities in table:
+            for name, label, row in zip(names, classes, probabilities.tolist(), strict=True):
+                writer.writerow([name, label, f"{max(row):.6g}", *(f"{p:.6g}" for p in row)])
+        opened.flush()
+        os.fsync(opened.fileno())
+
+
+def _write_parquet(file: Path, table: Rows, class_names: Sequence[str]) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    columns = _columns(class_names)
+    kinds = [pa.string(), pa.string(), *[pa.float32()] * (len(columns) - 2)]
+    schema = pa.schema(list(zip(columns, kinds, strict=True)))
+    with file.open("wb") as opened:
+        with parquet.ParquetWriter(opened, schema) as writer:
+            for names, classes, probabilities in table:
+                arrays = [pa.array(names, pa.string()), pa.array(classes, pa.string()), probabilities.max(axis=1)]
+                writer.write_table(pa.table([*arrays, *probabilities.T], schema=schema))
+        opened.flush()
+        os.fsync(opened.fileno())
+
+
+def _text(name: str) -> str:
+    """A name as UTF-8 has it; bytes of a file's name that are none are written out."""
+    return os.fsencode(name).decode(errors="backslashreplace")

@@ -1,0 +1,84 @@
+"""The image path of a block apart from the rest: what depends on x alone, so that several passes can share it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class TwoPathNetwork(nn.Module):
+    """A block's network whose paths of image and z meet in a head.
+
+    A subclass has `image_path`, `label_path` and `head`, or other `image_features` and `logits`. Where it keeps this
+    `forward`, whoever needs the logits of one x for several z computes the image features once.
+    """
+
+    image_path: nn.Module
+    label_path: nn.Module
+    head: nn.Module
+
+    def image_features(self, x: Tensor) -> Tensor:
+        """x (B, …) → what of the network depends on x alone, (B, …)."""
+        features: Tensor = self.image_path(x)
+        return features
+
+    def logits(self, features: Tensor, z: Tensor) -> Tensor:
+        """(image features (B, …), z (B, d)) → logits (B, m)."""
+        logits: Tensor = self.head(torch.cat([features, self.label_path(z)], dim=1))
+        return logits
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        """(x (B, …), z (B, d)) → logits (B, m)."""
+        return self.logits(self.image_features(x), z)
+
+
+def image_features(block: Any, x: Tensor) -> Tensor:
+    """What of a block depends on x alone; x itself if the block does not tell its paths apart.
+
+    Args:
+        block: a function from (x, z) to logits, such as a network of any kind.
+        x: normalised samples, (B, …).
+    """
+    return block.image_features(x) if _has_two_paths(block) else x
+
+
+def logits(block: Any, features: Tensor, z: Tensor) -> Tensor:
+    """What `block(x, z)` returns, bit for bit, from `image_features(block, x)` and z (B, d): logits (B, m)."""
+    result: Tensor = block.logits(features, z) if _has_two_paths(block) else block(features, z)
+    return result
+
+
+def sharing_features(blocks: Sequence[Any]) -> tuple[nn.Module, ...]:
+    """The blocks of one network, whose image features are computed once for calls that follow each other.
+
+    They remember the features of the last block and x. So chains share them that go side by side, all through block t
+    before one goes on to block t + 1, and memory holds the features of one block.
+    """
+    last = _LastFeatures()
+    return tuple(_Remembering(block, last) for block in blocks)
+
+
+def _has_two_paths(block: Any) -> bool:
+    """Return True if features and logits make up its forward. A subclass with another forward may do anything."""
+    return isinstance(block, TwoPathNetwork) and type(block).forward is TwoPathNetwork.forward
+
+
+class _LastFeatures:
+    def __init__(self) -> None:
+        self._block: Any = None
+        self._x = self._features = torch.empty(0)
+
+    def of(self, block: Any, x: Tensor) -> Tensor:
+        if self._block is not block or self._x is not x:
+            self._block, self._x, self._features = block, x, image_features(block, x)
+        return self._features
+
+
+class _Remembering(nn.Module):
+    def __init__(self, block: Any, last: _LastFeatures) -> None:
+        super().__init__()
+        self._block, self._last = block, last
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        return logits(self._block, self._last.of(self._block, x), z)

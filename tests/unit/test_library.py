@@ -1,0 +1,153 @@
+"""The Python API: what is handed over, what comes back, and what is refused."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from run_facts import fingerprints
+from torch import nn
+
+import noprop_dist
+from noprop_dist import Result, RunConfig, TrainingError, UserError
+from noprop_dist.api import Watcher
+
+X = np.random.default_rng(0).integers(0, 256, (80, 1, 4, 4), dtype=np.uint8)
+Y = np.arange(80) % 4
+SMALL = {
+    "blocks": {"count": 2, "network": {"kind": "mlp", "width": 8}},
+    "training": {"max_steps": 6, "batch_size": 8},
+    "checkpoint": {"every_steps": 3},
+    "engine": {"kind": "sequential"},
+}
+
+
+class Linear(nn.Module):
+    def __init__(self, input_shape, classes, embedding_dim):
+        super().__init__()
+        self.layer = nn.Linear(int(np.prod(input_shape)) + embedding_dim, classes)
+
+    def forward(self, x, z):
+        return self.layer(torch.cat([x.flatten(1), z], dim=1))
+
+
+@pytest.fixture
+def config():
+    return RunConfig(**SMALL)
+
+
+def test_arrays_train_to_the_bits_of_their_npz_file(config, tmp_path):
+    np.savez(tmp_path / "data.npz", x_train=X, y_train=Y)
+    given = noprop_dist.train(config, tmp_path / "given", data=(X, Y))
+    named = noprop_dist.train(config, tmp_path / "named", data=tmp_path / "data.npz")
+    assert fingerprints(given.path) == fingerprints(named.path)
+
+
+def test_a_result_has_the_figures_of_every_checkpoint(config, tmp_path):
+    result = noprop_dist.train(config, tmp_path / "run", data=(X, Y))
+    frame = result.metrics_dataframe
+    assert frame["step"].tolist() == [3, 6]
+    assert frame["loss of block 1"].notna().all()
+    (_, on_test), *_ = [each for each in result.evaluation.results if each[0] == "test"]
+    assert result.metrics["test_accuracy"] == frame["test_accuracy"].iloc[-1] == on_test.accuracy
+    assert result.checkpoint.step == 6
+    assert [(each.step, figures["step"]) for each, figures in result.best_checkpoints] == [(3, 3), (6, 6)]
+    assert result.error is None
+    assert not result.stopped
+    assert Result.from_path(result.path).metrics == result.metrics
+
+
+def test_a_run_goes_on_with_what_was_handed_over_and_says_what_it_lacks(config, tmp_path):
+    said = []
+    stop = iter([False] * 4 + [True] * 99)
+    watcher = Watcher(say=said.append, stopped=lambda: next(stop))
+    begun = noprop_dist.train(config, tmp_path / "run", data=(X, Y), network=Local(), watcher=watcher)
+    assert begun.stopped
+    assert "to resume or evaluate this run, hand over again data=… and network=…: it lies in no file" in said
+    with pytest.raises(UserError, match=r"data.name=given: the data was handed over in Python.*\(data=…\)"):
+        noprop_dist.resume(begun.path, network=Local())
+    with pytest.raises(UserError, match=r"the network Local was handed over in Python.*\(network=…\)"):
+        noprop_dist.resume(begun.path, data=(X, Y))
+    with pytest.raises(UserError, match="fingerprint of the training samples"):
+        noprop_dist.resume(begun.path, data=(255 - X, Y), network=Local())
+    ended = noprop_dist.resume(begun.path, data=(X, Y), network=Local())
+    undisturbed = noprop_dist.train(config, tmp_path / "other", data=(X, Y), network=Local())
+    assert fingerprints(ended.path) == fingerprints(undisturbed.path)
+
+
+class Local:
+    """Builds networks, and can be imported by no other process."""
+
+    __qualname__ = "Local"
+
+    def __call__(self, **shapes):
+        return Linear(**shapes)
+
+
+def test_a_class_that_every_process_imports_is_named_by_its_path(config, tmp_path, monkeypatch):
+    (tmp_path / "my_networks.py").write_text("from test_library import Linear\nclass Mine(Linear):\n    pass\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = __import__("my_networks").Mine
+    result = noprop_dist.train(config, "run", data=(X, Y), network=mine)
+    assert noprop_dist.inspect("run").config.blocks.network.path == "my_networks:Mine"
+    assert noprop_dist.resume(result.path, data=(X, Y)).step == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"data": 5}, "data: train is int; allowed are"),
+        ({"data": "mnits"}, "data.name: 'mnits' is not allowed"),
+        ({"data": (X, Y), "network": 5}, "network: is int; a class or a function"),
+        ({"data": (X, Y), "network": lambda **_: 5}, "what was built is int, no torch.nn.Module"),
+        ({"data": (X, Y), "network": lambda: None}, "could not be built: TypeError"),
+    ],
+)
+def test_what_cannot_be_used_is_one_sentence_and_leaves_nothing(config, tmp_path, arguments, message):
+    with pytest.raises(UserError, match=message):
+        noprop_dist.train(config, tmp_path / "run", **arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_that_has_a_name_is_not_handed_over_again(config, tmp_path):
+    run = noprop_dist.train(config, tmp_path / "run")
+    with pytest.raises(UserError, match="data: this run reads data.name=digits"):
+        noprop_dist.resume(run.path, data=(X, Y))
+    with pytest.raises(UserError, match="network: this run's networks have names"):
+        noprop_dist.resume(run.path, network=Linear)
+
+
+def test_a_failed_run_tells_its_error(config, tmp_path):
+    class Fails(Linear):
+        def forward(self, x, z):
+            if self.training and len(x) == 8:
+                raise RuntimeError("no such luck")
+            return super().forward(x, z)
+
+    with pytest.raises(TrainingError, match="block 1 was stopped: RuntimeError: no such luck"):
+        noprop_dist.train(config, tmp_path / "run", data=(X, Y), network=Fails)
+    assert "no such luck" in str(Result.from_path(tmp_path / "run").error)
+
+
+def test_presets_take_other_values():
+    config = RunConfig.preset("digits", blocks={"count": 3})
+    assert (config.blocks.count, config.checkpoint.snapshot_every_steps) == (3, 160)
+    with pytest.raises(UserError, match="blocks.cuont: there is no such setting; did you mean count"):
+        RunConfig.preset("digits", blocks={"cuont": 3})
+    with pytest.raises(UserError, match="seed: -1 is not allowed"):
+        RunConfig(seed=-1)
+
+
+def test_the_package_is_imported_without_torch_or_ray():
+    code = "import sys, noprop_dist; noprop_dist.RunConfig; print({'torch', 'ray'} & {*sys.modules}, dir(noprop_dist))"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told.startswith("set()")
+    assert "train" in told
+
+
+def test_every_public_name_is_there():
+    assert all(getattr(noprop_dist, name).__doc__ for name in noprop_dist.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'trian'"):
+        noprop_dist.trian  # noqa: B018

@@ -1,0 +1,95 @@
+"""Classifiers whose weights are drawn and not trained, of every kind of network."""
+
+from math import prod
+
+import torch
+from torch import nn
+
+from noprop_dist.baseline.network import end_to_end_network
+from noprop_dist.config.layers import load_config
+from noprop_dist.data.dataset import DataFacts
+from noprop_dist.diffusion.embedding import onehot_embedding, random_embedding
+from noprop_dist.inference.classifier import NoPropClassifier
+from noprop_dist.inference.network import NoPropNetwork
+from noprop_dist.plan import RunPlan
+
+MLP = "blocks.network={kind: mlp, width: 16, depth: 1}"
+
+
+class OwnNetwork(nn.Module):
+    """A network of a user's own."""
+
+    def __init__(self, input_shape, classes, embedding_dim, width=8):
+        super().__init__()
+        pixels = prod(input_shape)
+        self.image = nn.Sequential(nn.Flatten(), nn.Linear(pixels, width), nn.Tanh())
+        self.head = nn.Linear(width + embedding_dim, classes)
+
+    def forward(self, x, z):
+        return self.head(torch.cat([self.image(x), z], dim=1))
+
+
+OWN = "blocks.network={kind: custom, path: 'untrained:OwnNetwork', arguments: {width: 6}}"
+
+
+def untrained_network(*settings, shape=(1, 8, 8), dtype="uint8", classes=5):
+    """A network and the card of its classifier; batch norms have statistics of their own."""
+    channels = shape[0]
+    facts = DataFacts(
+        "made up",
+        shape,
+        tuple(f"class {label}" for label in range(classes)),
+        tuple(0.1 + 0.1 * channel for channel in range(channels)),
+        tuple(0.3 + 0.1 * channel for channel in range(channels)),
+        {"train": 100, "validation": 10, "test": 10},
+        "",
+        dtype,
+    )
+    plan = RunPlan(load_config("digits", None, ["blocks.count=3", "metrics.port=0", *settings]), facts)
+    embedding = (
+        random_embedding(classes, plan.embedding_dim, 1)
+        if plan.config.embedding.is_learned
+        else onehot_embedding(classes)
+    )
+    if plan.end_to_end:
+        baseline = end_to_end_network(plan, embedding).eval()
+        _of_use(baseline)
+        network = baseline.for_inference(plan.schedule, facts, 3)
+    else:
+        blocks = tuple(plan.block_network(t).eval() for t in (1, 2, 3))
+        network = NoPropNetwork(blocks, plan.classifier().eval(), embedding, plan.schedule, facts, 3)
+        for module in (*blocks, network.classifier):
+            _of_use(module)
+    card = {
+        "blocks": plan.config.blocks.model_dump(mode="json", include={"count", "network", "networks"}),
+        "classifier": plan.config.classifier.model_dump(mode="json"),
+        "trained": {"data": "made up", "accuracy": {"test (mean)": 0.5}},
+    }
+    return network, card
+
+
+def _of_use(module):
+    """Weights that tell classes apart: another α_t for each block, statistics of batch norms, a bold classifier."""
+    draw = torch.Generator().manual_seed(5)
+    for name, tensor in module.state_dict().items():
+        if name.endswith("running_mean"):
+            tensor.normal_(0, 0.3, generator=draw)
+        elif name.endswith("running_var"):
+            tensor.uniform_(0.5, 2, generator=draw)
+        elif name == "w":
+            tensor.uniform_(0.2, 1, generator=draw)
+        elif tensor.shape and tensor.is_floating_point() and not name.endswith("embedding"):
+            tensor.mul_(2)
+
+
+def untrained(*settings, sampler="mean", passes=1, seed=None, **facts):
+    network, card = untrained_network(*settings, **facts)
+    return NoPropClassifier.of(network, card, sampler, passes, seed)
+
+
+def images_for(classifier, count, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    shape = (count, *classifier.input_shape)
+    if classifier.input_dtype == "uint8":
+        return torch.randint(0, 256, shape, dtype=torch.uint8, generator=draw)
+    return torch.randn(shape, generator=draw)
