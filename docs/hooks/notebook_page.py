@@ -25,10 +25,15 @@ def notebook_page(file: Path) -> tuple[str, Images]:
 
 
 def _outputs(outputs: list[dict[str, Any]], name: str, images: Images) -> Iterator[str]:
-    for number, output in enumerate(outputs):
-        data = output.get("data", {})
-        if "image/png" in data:
-            images[f"{name}-{number}.png"] = base64.b64decode(data["image/png"])
-            yield f"![Output of the cell above]({name}-{number}.png)"
-        elif text := "".join(output.get("text", data.get("text/plain", ""))):
-            yield f"```text\n{text.rstrip()}\n```"
+    """The texts of a cell as one, then its images."""
+    data = [output.get("data", {}) for output in outputs]
+    texts = (
+        "".join(output.get("text", of.get("text/plain", "")))
+        for output, of in zip(outputs, data, strict=True)
+        if "image/png" not in of
+    )
+    if text := "\n".join(each.rstrip() for each in texts):
+        yield f"```text\n{text}\n```"
+    for number, image in enumerate(of["image/png"] for of in data if "image/png" in of):
+        images[f"{name}-{number}.png"] = base64.b64decode(image)
+        yield f"![Output of the cell above]({name}-{number}.png)"

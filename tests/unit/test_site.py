@@ -13,6 +13,7 @@ from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
 
+import noprop_dist
 from noprop_dist.cli.app import app
 from noprop_dist.config.bits import what_changes_bits
 from noprop_dist.config.schema import RunConfig
@@ -88,8 +89,6 @@ def test_the_site_shows_no_mark_of_a_page_that_was_not_generated(site):
 
 @pytest.mark.slow
 def test_the_reference_has_every_setting_command_and_public_name(pages, site):
-    import noprop_dist
-
     shown = pages[site / "reference/settings.html"].ids
     wanted = what_changes_bits(RunConfig())
     assert {key for key in wanted if key not in shown and not key.startswith("blocks.network.")} == set()
@@ -116,6 +115,17 @@ def test_the_front_page_has_ten_lines_of_python_that_parse():
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     ast.parse(code)
     assert len([line for line in code.splitlines() if line]) == 10
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    pytest.importorskip("ipykernel")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": tmp_path}}).execute()
+    (run,) = (tmp_path / "runs").iterdir()
+    assert noprop_dist.Result.from_path(run).metrics["test_accuracy"] > 0.95
 
 
 def test_the_notebook_is_committed_with_the_outputs_of_a_whole_run():
