@@ -1,5 +1,7 @@
 """What the site shows beside the files of docs/: pages of the repository's root, generated references, the notebook."""
 
+import posixpath
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import commands_page
 import metrics_page
 import settings_page
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 from notebook_page import notebook_page
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +22,7 @@ ROOT_PAGES = {
     "examples/README.md": "examples.md",
     "LICENSE": "LICENSE",
 }
-NOTEBOOK = "tutorial.ipynb"
+NOTEBOOK, NOTEBOOK_PAGE = "tutorial.ipynb", "tutorial.md"
 GENERATED: dict[str, Callable[[], str]] = {
     "settings": settings_page.settings,
     "presets": settings_page.presets,
@@ -30,19 +33,24 @@ GENERATED: dict[str, Callable[[], str]] = {
 """What stands in place of a line `<!-- generated: NAME -->`."""
 
 
+LINK = re.compile(r"\]\(([^)#:\s]+)(#[^)]*)?\)")
+
+
 def on_files(files: Files, config: Any) -> Files:
     """Add the pages that are no Markdown files of docs/."""
     for source, page in ROOT_PAGES.items():
-        files.append(File.generated(config, page, content=_seen_from_docs((ROOT / source).read_text())))
-    page, images = notebook_page(Path(config.docs_dir) / NOTEBOOK)
-    files.append(File.generated(config, "tutorial.md", content=page))
-    for name, image in images.items():
-        files.append(File.generated(config, name, content=image))
+        files.append(File.generated(config, page, content=(ROOT / source).read_text()))
+    text, images = notebook_page(ROOT / "docs" / NOTEBOOK)
+    for name, content in {NOTEBOOK_PAGE: text, **images}.items():
+        files.append(File.generated(config, name, content=content))
     return files
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put generated references in their places."""
+def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
+    """Let links lead to pages of the site, and put generated references in their places."""
+    uri = page.file.src_uri
+    if uri != NOTEBOOK_PAGE:
+        markdown = LINK.sub(lambda link: f"]({_on_the_site(link[1], uri)}{link[2] or ''})", markdown)
     for name, generate in GENERATED.items():
         place = f"<!-- generated: {name} -->"
         if place in markdown:
@@ -50,8 +58,9 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     return markdown
 
 
-def _seen_from_docs(text: str) -> str:
-    """Links of a page in the root, as they are from docs/, where the site has it."""
-    for source, page in ROOT_PAGES.items():
-        text = text.replace(f"]({source})", f"]({page})").replace(f"]({source}#", f"]({page}#")
-    return text.replace("](docs/", "](").replace("](../docs/", "](")
+def _on_the_site(link: str, uri: str) -> str:
+    """A link between files of the repository, as it is between their pages."""
+    source = next((source for source, page in ROOT_PAGES.items() if page == uri), f"docs/{uri}")
+    target = posixpath.normpath(posixpath.join(posixpath.dirname(source), link))
+    pages = {**ROOT_PAGES, f"docs/{NOTEBOOK}": NOTEBOOK_PAGE}
+    return posixpath.relpath(pages.get(target, target.removeprefix("docs/")), posixpath.dirname(uri) or ".")

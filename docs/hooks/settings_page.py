@@ -73,7 +73,7 @@ def _row(key: str, field: FieldInfo, schema: Mapping[str, Any], *, is_anchor: bo
     inner, by_number = _sections(field.annotation), _is_by_number(field)
     if inner and len(inner) == 1 and not by_number:
         return None  # a section of its own
-    default = _value(field.get_default(call_default_factory=True)) if not field.is_required() else "must be given"
+    default = "must be given" if field.is_required() else _default(field.get_default(call_default_factory=True))
     if len(inner) > 1 and not by_number:
         kinds = ", ".join(f"`{part.model_fields['kind'].default}`" for part in inner)
         what = "which network; each kind has settings of its own, below"
@@ -115,7 +115,7 @@ def _type(schema: Mapping[str, Any]) -> str:
         return f"list of {count}{_type(items)}"
     if schema["type"] == "object":
         return "mapping"
-    bounds = (f"{sign} {_number(schema[bound])}" for bound, sign in BOUNDS.items() if bound in schema)
+    bounds = (f"{sign}\u00a0{_number(schema[bound])}" for bound, sign in BOUNDS.items() if bound in schema)
     return f"{TYPES[schema['type']]} {', '.join(bounds)}".strip()
 
 
@@ -123,10 +123,13 @@ def _number(value: float) -> str:
     return POWERS.get(int(value), f"{value:,}" if isinstance(value, int) else f"{value:g}")
 
 
+def _default(value: Any) -> str:
+    """As one writes it after `--set key=`."""
+    return f"`{value if isinstance(value, str) else json.dumps(value, default=str)}`"
+
+
 def _value(value: Any) -> str:
-    """As one writes it after `--set key=`; empty for None."""
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return "" if value is None else f"`{text}`"
+    return "" if value is None else _default(value)
 
 
 def _flat(layer: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
