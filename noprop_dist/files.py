@@ -110,6 +110,16 @@ def from_json(kind: type[Kind], values: object) -> Kind:
         raise ValueError(f"{where}: {what[:1].lower()}{what[1:]}") from error
 
 
+def state_folder() -> Path | None:
+    """Where this user's programs keep their state (XDG), for this one; None without a home. It need not exist."""
+    state = Path(os.environ.get("XDG_STATE_HOME", ""))
+    try:
+        state = state if state.is_absolute() else Path("~/.local/state").expanduser()
+    except RuntimeError:
+        return None
+    return state / "noprop-dist" if state.is_absolute() else None
+
+
 def have_a_home() -> None:
     """Let this process and those that it starts have a home, for Ray's libraries fail on import without one.
 

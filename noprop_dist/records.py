@@ -121,6 +121,15 @@ class SnapshotWritten:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckpointCompleted:
+    """The snapshots of all stages at `step` are a checkpoint: its manifest is written."""
+
+    KIND: ClassVar = "checkpoint"
+    step: int
+    time: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluated:
     """Accuracy of a checkpoint on held-out data; see `inference.evaluation.Evaluation`.
 
@@ -234,6 +243,24 @@ class StageFailed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunEnded:
+    """A process of the run came to its end. A run that is resumed has several.
+
+    Attributes:
+        step: that every stage has reached and saved.
+        stopped: whether it was told to stop; `resume` goes on.
+        error: why the run failed; None if it did not.
+        time: Unix seconds.
+    """
+
+    KIND: ClassVar = "end"
+    step: int
+    stopped: bool = False
+    error: str | None = None
+    time: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class UnreadLine:
     """A line that this version cannot read.
 
@@ -254,19 +281,21 @@ Record = (
     | RoundDone
     | EmbeddingUpdated
     | SnapshotWritten
+    | CheckpointCompleted
     | Evaluated
     | ObjectiveMeasured
     | News
     | WorkerLost
     | StageRecovered
     | StageFailed
+    | RunEnded
     | UnreadLine
 )
 TYPES: dict[str, Any] = {
     each.KIND: each
     for each in (
-        *(WorkerReady, RoundDone, EmbeddingUpdated, SnapshotWritten, Evaluated, ObjectiveMeasured, News),
-        *(WorkerLost, StageRecovered, StageFailed),
+        *(WorkerReady, RoundDone, EmbeddingUpdated, SnapshotWritten, CheckpointCompleted, Evaluated),
+        *(ObjectiveMeasured, News, WorkerLost, StageRecovered, StageFailed, RunEnded),
     )
 }
 STAGE_ID, OLD_STAGES = "_id", ("stage", "at_work_on")

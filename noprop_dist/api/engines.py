@@ -1,5 +1,6 @@
 """Runs a job on the engine that its configuration names."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +12,12 @@ from noprop_dist.data.load import check_same_data
 from noprop_dist.engines.core.placement import Placement, Resources, check_room, place_run
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.files import have_a_home
+from noprop_dist.inference.score import last_step_of
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.trust import check_networks
+from noprop_dist.tracking.callback import Callback
 from noprop_dist.training.device import choose_device
+from noprop_dist.training.fine_tuning import begin, read_source
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.setup import Given, check, go_on, prepare
 
@@ -27,6 +31,7 @@ class Job:
         directory: of the run.
         given: what was handed over in Python.
         watcher: told how far the run is.
+        callbacks: of the user's own.
         resume: go on with what lies there.
         trusted: whether the user named the networks, or gave `--trust-code`.
     """
@@ -35,6 +40,7 @@ class Job:
     directory: RunDirectory
     given: Given
     watcher: Watcher
+    callbacks: Sequence[Callback] = ()
     resume: bool = False
     trusted: bool = True
 
@@ -62,10 +68,11 @@ def _train_sequentially(job: Job) -> RunOutcome:
         if job.resume:
             go_on(setup.plan, directory)
         else:
-            directory.create(job.config, setup.plan.facts)
+            begin(setup.plan, directory)
         watcher.say(f"run directory: {directory}")
         try:
-            evaluation = train_sequentially(setup, data, directory, watcher.on_progress, watcher.stopped)
+            following = watcher.on_progress, watcher.stopped, job.callbacks
+            evaluation = train_sequentially(setup, data, directory, *following)
         except UserError:
             raise
         except OSError as error:
@@ -73,7 +80,7 @@ def _train_sequentially(job: Job) -> RunOutcome:
                 f"the run directory cannot be read or written: {error}; {directory.resume_command} continues the run"
             ) from error
     steps = directory.checkpoints.steps()
-    finished = bool(steps) and steps[-1] >= setup.plan.total_steps
+    finished = bool(steps) and steps[-1] >= last_step_of(setup.plan, directory)
     return RunOutcome(directory.link, steps[-1] if steps else 0, evaluation, stopped=not finished)
 
 
@@ -95,6 +102,7 @@ def _train_on_ray(job: Job) -> RunOutcome:
         coordinator_class=_coordinator_of(config),
         trusted=job.trusted or not is_remote(config.engine.address),  # checked: the coordinator is on this machine
         given=job.given,
+        callbacks=job.callbacks,
     )
 
 
@@ -111,6 +119,8 @@ def _check_here(job: Job) -> None:
     checked_placement(config)
     if job.resume:
         check_same_data(directory.facts(), run_plan.facts, str(directory), config.data)
+    else:
+        read_source(run_plan)
     with directory.only_writer(watcher.say):
         pass  # another process may write it, or nobody can
     watcher.say(f"run directory: {directory}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from noprop_dist.api.engines import checked_placement
 from noprop_dist.api.trained import idle_root, open_run, tells_failing_networks
@@ -17,15 +18,18 @@ from noprop_dist.errors import UserError
 from noprop_dist.files import local_path
 from noprop_dist.plan import RunPlan
 from noprop_dist.records import is_damaged
-from noprop_dist.report.run_report import WrittenReport, write_report
 from noprop_dist.report.summary import LatestMetrics, latest_metrics
 from noprop_dist.stages import Stage
 from noprop_dist.storage.checkpoints import Checkpoints, Manifest, SnapshotEntry
 from noprop_dist.storage.identity import OtherRunError
 from noprop_dist.storage.merge import merge_runs
 from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.training.fine_tuning import read_source
 from noprop_dist.training.footprint import Footprint, block_footprints
 from noprop_dist.training.setup import check
+
+if TYPE_CHECKING:
+    from noprop_dist.report.run_report import WrittenReport
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ def plan(config: RunConfig, run_dir: str | None = None) -> PlannedRun:
     if run_dir is not None:
         RunDirectory(run_dir).check_unused()
     run_plan, data = check(config)
+    read_source(run_plan)
     footprints = block_footprints(run_plan)
     placement = drawing = None
     if config.engine.kind == "ray":
@@ -171,7 +176,7 @@ def _newest_entries(
     return newest
 
 
-def report(run_dir: str, data_root: str | None = None, *, trust_code: bool = False) -> WrittenReport:
+def report(run_dir: str, data_root: str | None = None, *, trust_code: bool = False) -> "WrittenReport":
     """Write report.html and plots/*.png into a run directory.
 
     Args:
@@ -182,6 +187,8 @@ def report(run_dir: str, data_root: str | None = None, *, trust_code: bool = Fal
     Raises:
         UserError: there is no run, or no checkpoint yet; or the data is not at `data_root`; or as of `open_run`.
     """
+    from noprop_dist.report.run_report import write_report  # matplotlib, which nothing else needs
+
     directory = RunDirectory(run_dir)
     config = directory.config()
     directory.checkpoints.manifest()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from noprop_dist.api.handed_over import handed_over_again
 from noprop_dist.api.watcher import silent
 from noprop_dist.baseline.network import assemble_end_to_end
 from noprop_dist.config.effect import without_effect
@@ -59,13 +60,15 @@ def open_run(
             is neither known nor trusted, or lies in the run directory.
     """
     directory = RunDirectory(str(run_dir))
-    run_plan = RunPlan(directory.config(), directory.facts(), given_network=network)
+    config = directory.config()
+    given = handed_over_again(config, None, network)
+    run_plan = RunPlan(config, directory.facts(), given_network=given.network)
     check_networks(run_plan.config, directory, trust_code)
     torch.set_num_threads(os.cpu_count() or 1)
     snapshots, warnings = load_snapshots(directory, checkpoint)
     chosen = choose_device(device)
     if chosen.type == "cpu":
-        keep_freed_memory()
+        keep_freed_memory(of_any_size=True)
     if run_plan.end_to_end:
         assembled = assemble_end_to_end(run_plan, snapshots[NETWORK], chosen)
     else:
@@ -113,6 +116,7 @@ def export(
     out: str | Path,
     checkpoint: str | int = "last",
     *,
+    network: NetworkFactory | None = None,
     sampler: Sampler = "mean",
     passes: int = 1,
     seed: int | None = None,
@@ -123,9 +127,10 @@ def export(
 
     Args:
         run_dir: that holds the run.
-        format: see `inference.export`.
+        format: `torch-export`, `onnx` or `safetensors`; see `inference.export`.
         out: a new file, or a new folder for safetensors.
         checkpoint: see `open_run`.
+        network: see `open_run`.
         sampler: see `load`.
         passes: see `load`.
         seed: see `load`.
@@ -134,8 +139,9 @@ def export(
 
     Raises:
         UserError: as of `load` and `inference.export.export_classifier`.
+        OSError: `out` cannot be written.
     """
-    run = open_run(run_dir, "cpu", checkpoint=checkpoint, trust_code=trust_code)
+    run = open_run(run_dir, "cpu", checkpoint=checkpoint, network=network, trust_code=trust_code)
     exported = export_classifier(classifier_of(run, sampler, passes, seed), format, out, noise)
     return replace(exported, warnings=run.warnings)
 
@@ -274,8 +280,8 @@ def predict_into(
     """
     told = FewLines(warn)
     source = find_samples(images, run.plan.facts, str(run.directory), told)
-    of = {"network": run.fingerprint(), "step": run.step, "sampler": sampler, "passes": passes}
-    of |= {"number of images": len(source), "images": source.identity()}
+    of = {"network": run.fingerprint(), "step": run.step, "sampler": sampler, "number of passes": passes}
+    of |= {"number of images": len(source), "fingerprint of the images": source.identity()}
     file = PredictionsFile(out, of, run.plan.facts.class_names)
     with tells_failing_networks(run):
         written = write_predictions(run.network, source, file, sampler, passes, told, on_progress)

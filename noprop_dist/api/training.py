@@ -17,13 +17,15 @@ from noprop_dist.config.schema import RunConfig
 from noprop_dist.errors import UserError
 from noprop_dist.files import local_path
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
+from noprop_dist.inference.score import last_step_of
 from noprop_dist.models.custom import NetworkFactory
 from noprop_dist.plan import RunPlan
 from noprop_dist.records import Evaluated
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.trust import check_settings, remember
+from noprop_dist.tracking.callback import Callback
 from noprop_dist.training.messages import RunOutcome
-from noprop_dist.training.setup import Given
+from noprop_dist.training.setup import Given, check_length
 
 
 def default_run_dir(config: RunConfig) -> str:
@@ -38,6 +40,7 @@ def train(
     data: Any = None,
     network: NetworkFactory | None = None,
     address: str | None = None,
+    callbacks: Sequence[Callback] = (),
     or_resume: bool = False,
     watcher: Watcher | None = None,
 ) -> Result:
@@ -54,6 +57,7 @@ def train(
             no other process can import, of a notebook for example, is sent to the workers, and has to be handed over
             again to `resume` and `load`.
         address: of a running Ray cluster.
+        callbacks: told of every record of the run, where it lives; see `Callback`.
         or_resume: go on with the run that `run_dir` holds already, if it is the same apart from settings that change
             no bits.
         watcher: told how far the run is; lines on standard error without one.
@@ -69,11 +73,11 @@ def train(
     if or_resume and directory.holds_run:
         check_same_run(directory, config)
         remember(config)
-        return _go_on(Job(config, directory, given, watcher, resume=True))
+        return _go_on(Job(config, directory, given, watcher, callbacks, resume=True))
     directory.check_unused()
     remember(config)
     _say_what_is_needed_again(config, given, watcher)
-    return _result(directory, run_job(Job(config, directory, given, watcher)))
+    return _result(directory, run_job(Job(config, directory, given, watcher, callbacks)))
 
 
 def resume(
@@ -83,6 +87,7 @@ def resume(
     data: Any = None,
     network: NetworkFactory | None = None,
     address: str | None = None,
+    callbacks: Sequence[Callback] = (),
     watcher: Watcher | None = None,
     trust_code: bool = False,
 ) -> Result:
@@ -90,11 +95,12 @@ def resume(
 
     Args:
         run_dir: that holds the run.
-        settings: `key=value`; what changes no bits (`data.root` for data that has moved), and how single stages are
-            trained from here on.
+        settings: `key=value`; what changes no bits (`data.root` for data that has moved), how single stages are
+            trained from here on, and how long the run is (`training.epochs=20`), finished or not.
         data: what was handed over to `train`, if it was; of a run that names its data, None.
         network: likewise.
         address: of a running Ray cluster.
+        callbacks: as of `train`.
         watcher: told how far the run is; lines on standard error without one.
         trust_code: see `load`; holds for the cluster that the run names, too.
 
@@ -109,7 +115,7 @@ def resume(
         check_settings(config, directory, [*settings, *(["engine.address=…"] if address else [])])
     for line in idle_settings(config, settings):
         watcher.warn(line)
-    return _go_on(Job(config, directory, given, watcher, resume=True, trusted=trust_code))
+    return _go_on(Job(config, directory, given, watcher, callbacks, resume=True, trusted=trust_code))
 
 
 def _at(config: RunConfig, address: str | None) -> RunConfig:
@@ -119,12 +125,15 @@ def _at(config: RunConfig, address: str | None) -> RunConfig:
 
 
 def _located(config: RunConfig) -> RunConfig:
-    """The configuration with an absolute `data.root`: a run is looked at from other folders, too."""
-    root = config.data.root
-    if root is None:
-        return config
-    data = config.data.model_copy(update={"root": str(local_path(root).absolute())})
-    return config.model_copy(update={"data": data})
+    """The configuration with absolute paths: a run is looked at from other folders, too."""
+    root, source = config.data.root, config.training.init_from
+    if root is not None:
+        data = config.data.model_copy(update={"root": str(local_path(root).absolute())})
+        config = config.model_copy(update={"data": data})
+    if source is not None and "://" not in source:
+        training = config.training.model_copy(update={"init_from": str(local_path(source).absolute())})
+        config = config.model_copy(update={"training": training})
+    return config
 
 
 def _say_what_is_needed_again(config: RunConfig, given: Given, watcher: Watcher) -> None:
@@ -151,10 +160,13 @@ def _go_on(job: Job) -> Result:
     directory = job.directory
     directory.checkpoints.check_run()
     run_plan = RunPlan(job.config, directory.facts(), given_network=job.given.network)
-    if _is_finished(directory, run_plan):
+    other_length = check_length(run_plan, directory)
+    if other_length is not None:
+        job.watcher.say(other_length)
+    elif _is_finished(directory, run_plan):
         job.watcher.say("the run is finished: all steps are done")
         evaluation = CheckpointEvaluation.last_of(directory.metrics())
-        return _result(directory, RunOutcome(directory.link, run_plan.total_steps, evaluation))
+        return _result(directory, RunOutcome(directory.link, last_step_of(run_plan, directory), evaluation))
     outcome = run_job(job)
     if outcome.evaluation is None and not outcome.stopped:  # an earlier process measured the last checkpoint
         outcome = replace(outcome, evaluation=CheckpointEvaluation.last_of(directory.metrics()))
@@ -171,5 +183,8 @@ def _is_finished(directory: RunDirectory, run_plan: RunPlan) -> bool:
         directory.checkpoints.load_all(step)
     except UserError:
         return False  # it is missing or damaged: both engines make it anew from what is left
-    measured = any(isinstance(record, Evaluated) and record.final for record in directory.metrics())
-    return step >= run_plan.total_steps and (measured or not run_plan.evaluates)
+    last = last_step_of(run_plan, directory)
+    if last < run_plan.total_steps:  # it ended early, and has deleted what came after
+        return step == last and not directory.checkpoints.steps_after(last)
+    finals = [record.step for record in directory.metrics() if isinstance(record, Evaluated) and record.final]
+    return step >= run_plan.total_steps and (run_plan.total_steps in finals or not run_plan.evaluates)

@@ -3,24 +3,32 @@
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import ray
 import ray.train
+import torch
 from ray.train.torch import TorchTrainer
 
+from noprop_dist.baseline.network import assemble_end_to_end
 from noprop_dist.baseline.worker import EndToEndJob, train_end_to_end
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.engines.core.placement import Resources, check_sharing, ray_share, room, uses_gpus
+from noprop_dist.engines.ray.callbacks import unpickled
 from noprop_dist.engines.ray.cluster import cluster_resources
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
-from noprop_dist.records import RoundDone, StageFailed
-from noprop_dist.stages import NETWORK
+from noprop_dist.inference.network import NoPropNetwork
+from noprop_dist.plan import RunPlan
+from noprop_dist.records import Record, RoundDone, RunEnded, StageFailed, UnreadLine
+from noprop_dist.stages import NETWORK, Stage
 from noprop_dist.storage.run_directory import RAY_TRAIN_FOLDER, RunDirectory
+from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.storage.trust import check_networks, remember
+from noprop_dist.tracking.host import END_SECONDS, STOP_SECONDS, CallbackHost
+from noprop_dist.tracking.trackers import callback_host, run_info
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.progress import ProgressBoard, RunProgress
 from noprop_dist.training.setup import NOTHING, Given, RunSetup, go_on, prepare
@@ -40,6 +48,7 @@ class EndToEndCoordinator:
         resume: go on from the newest snapshot there, if there is one.
         trusted: whether the user named the networks, or gave `--trust-code`.
         given: what was handed over in Python.
+        callbacks: of the user's own, pickled; see `pickled`.
     """
 
     def __init__(
@@ -50,8 +59,9 @@ class EndToEndCoordinator:
         *,
         trusted: bool = True,
         given: Given = NOTHING,
+        callbacks: bytes | None = None,
     ) -> None:
-        self._config = config
+        self._config, self._callbacks = config, callbacks
         self._directory = RunDirectory(directory)
         self._resume, self._trusted, self._given = resume, trusted, given
         self._watch: _Watch | None = None
@@ -89,21 +99,31 @@ class EndToEndCoordinator:
             self._directory.without_ray_train()
             job = EndToEndJob(setup, self._directory.root, *map(ray.put, (data.train, data.held_out, snapshots)))
             trainer = _trainer(job, resources, workers)
-            self._watch = watch = _Watch(setup, self._directory, _asked_for(trainer), warnings)
+            host = callback_host(setup.plan, unpickled(self._callbacks))
+            self._watch = watch = _Watch(setup, self._directory, _asked_for(trainer), warnings, host)
+            host.start(run_info(setup.plan, self._directory, data.held_out, _assembled(setup.plan)))
             with _fitting(trainer) as (thread, outcome):
                 while thread.is_alive() and not self._stop.is_set():
                     thread.join(POLL_SECONDS)
+                    watch.progress()
                     watch.check_start(time.monotonic())
             watch.progress()
-            if thread.is_alive():
-                return RunOutcome(self._directory.link, watch.step, None, stopped=True)
-        if isinstance(outcome[0], Exception):
-            raise TrainingError(f"Ray Train gave up: {outcome[0]}; {self._directory.resume_command} tries again")
-        records = self._directory.metrics()
-        if watch.step < setup.plan.total_steps:
-            causes = [record.cause for record in records if isinstance(record, StageFailed)]
-            raise TrainingError(f"the network was stopped: {causes[-1]}")
-        return RunOutcome(self._directory.link, setup.plan.total_steps, CheckpointEvaluation.last_of(records))
+            stopped = thread.is_alive()
+            error = None if stopped else self._error(outcome[0], watch.step, setup.plan.total_steps)
+            watch.end(RunEnded(step=watch.step, stopped=stopped, error=error, time=time.time()))
+        if error is not None:
+            raise TrainingError(error)
+        evaluation = None if stopped else CheckpointEvaluation.last_of(self._directory.metrics())
+        return RunOutcome(self._directory.link, watch.step, evaluation, stopped)
+
+    def _error(self, outcome: ray.train.Result | Exception, step: int, total_steps: int) -> str | None:
+        """Why the network is not trained to its end; None if it is."""
+        if isinstance(outcome, Exception):
+            return f"Ray Train gave up: {outcome}; {self._directory.resume_command} tries again"
+        if step >= total_steps:
+            return None
+        causes = [record.cause for record in self._directory.metrics() if isinstance(record, StageFailed)]
+        return f"the network was stopped: {causes[-1]}"
 
     def _wait_for(self, what: str) -> None:
         self._waits_for = what
@@ -195,16 +215,21 @@ class _Watch:
         setup: of the run.
         directory: of the run.
         asked_for: what Ray Train asks the cluster for.
+        warnings: for people.
+        host: of its callbacks; gets every record once, those of an earlier process first.
 
     Attributes:
         step: steps that the network has done.
     """
 
-    def __init__(self, setup: RunSetup, directory: RunDirectory, asked_for: str, warnings: Sequence[str]) -> None:
-        self._directory, self._engine, self._asked_for = directory, setup.config.engine, asked_for
+    def __init__(
+        self, setup: RunSetup, directory: RunDirectory, asked_for: str, warnings: Sequence[str], host: CallbackHost
+    ) -> None:
+        self._directory, self._engine, self._asked_for, self._host = directory, setup.config.engine, asked_for, host
         self._reading = threading.Lock()
-        self._offset, self._started = 0, False
-        self.step = max((record.step for record in self._new_rounds()), default=0)
+        self._offset, self.step, self._started = 0, 0, False
+        self._seen = set[Record]()
+        self._new_rounds()
         self._started = False  # what is there already is of an earlier process
         self._began = time.monotonic()
         self._board = ProgressBoard({NETWORK: self.step}, setup.plan.total_steps, self._began)
@@ -216,9 +241,9 @@ class _Watch:
         """How far the run is now."""
         with self._reading:
             for record in self._new_rounds():
-                if record.step > self.step:
-                    self.step = record.step
-                    self._board.reported(NETWORK, record.step, record.loss, time.monotonic())
+                self._board.reported(NETWORK, record.step, record.loss, time.monotonic())
+            for line in self._host.news():
+                self._board.news.tell(line)
             picture = self._board.picture(time.monotonic())
         return picture if self._started else replace(picture, waits_for=f"waiting for {self._asked_for}")
 
@@ -238,7 +263,31 @@ class _Watch:
             f"runs may hold them; {self._directory.resume_command} tries again"
         )
 
+    def end(self, record: RunEnded) -> None:
+        """Write down that the run is over, and let the callbacks take in what is left."""
+        with suppress(OSError):
+            if not record.stopped:  # else the first process may still write
+                self._directory.append_metrics([record])
+        self._host.record(record)
+        for line in self._host.close(STOP_SECONDS if record.stopped else END_SECONDS):
+            self._board.news.tell(line)
+
     def _new_rounds(self) -> list[RoundDone]:
+        """Rounds that were not read before; the callbacks get these and all else that is new."""
         records, self._offset = self._directory.metrics_from(self._offset)
         self._started |= bool(records)  # the first process writes as soon as all have started
-        return [record for record in records if isinstance(record, RoundDone)]
+        rounds = []
+        for record in records:
+            if isinstance(record, RoundDone) and record.step > self.step:
+                self.step = record.step
+                rounds.append(record)
+            elif isinstance(record, RoundDone | UnreadLine | RunEnded) or record in self._seen:
+                continue
+            else:
+                self._seen.add(record)
+            self._host.record(record)
+        return rounds
+
+
+def _assembled(plan: RunPlan) -> Callable[[Mapping[Stage, Snapshot]], NoPropNetwork]:
+    return lambda snapshots: assemble_end_to_end(plan, snapshots[NETWORK], torch.device("cpu"))

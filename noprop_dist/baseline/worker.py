@@ -2,6 +2,7 @@
 
 import socket
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ from noprop_dist.baseline.trainer import end_to_end_trainer
 from noprop_dist.data.dataset import HeldOut
 from noprop_dist.engines.core.round_queue import RoundQueue
 from noprop_dist.inference.checkpoint_evaluation import evaluate_checkpoint
-from noprop_dist.records import News, StageFailed
+from noprop_dist.inference.score import scores_of
+from noprop_dist.records import CheckpointCompleted, News, StageFailed
 from noprop_dist.stages import NETWORK
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import OPTIMIZER, WEIGHTS, Snapshot, from_files, must_fit, to_files
 from noprop_dist.training.batch_stream import RoundKey
+from noprop_dist.training.beside import Beside, at_work
 from noprop_dist.training.finite import NonFiniteError
 from noprop_dist.training.messages import RoundReport
 from noprop_dist.training.replicas import ALONE, ReplicaGroup
@@ -73,17 +76,21 @@ def train_end_to_end(config: dict[str, EndToEndJob]) -> None:
     done = trainer.snapshot().step
     records = _Records(job, device, done) if group.rank == 0 else None
     stream = setup.batch_stream(split.labels)
+    beside = Beside(NETWORK.name)
     queue = RoundQueue(setup.plan.snapshot_steps, setup.plan.round_steps, 1, done)
     while (work := queue.next_round(unsaved_snapshots=0)) is not None:
         try:
-            report = train_round(trainer, group.share(stream.round(RoundKey(NETWORK, *work))))
+            with at_work(beside):
+                report = train_round(trainer, group.share(stream.round(RoundKey(NETWORK, *work))))
             snapshot = trainer.snapshot() if queue.at_snapshot else None
         except NonFiniteError as error:  # gradients are averaged, so all processes come here at the same step
             if records is not None:
+                records.tell(beside.take().lines)
                 records.failed(error)
             return  # after an exception Ray Train would try the same again
         assert report is not None
         if records is not None:
+            records.tell(beside.take().lines)
             records.add(report, snapshot)
         if snapshot is not None:
             _report(report, snapshot if records is not None else None, setup.config.blocks.count)
@@ -107,21 +114,30 @@ class _Records:
         self._writer = job.setup.checkpoint_writer(self._directory)
         size = ray.train.get_context().get_world_size()
         ready = f"{size} process(es) train the network, the first on {socket.gethostname()}"
-        for line in [*self._writer.take_over()[1], *self._log.warnings, ready]:
-            self._log.add(News(text=line))
+        self.tell([*self._writer.take_over()[1], *self._log.warnings, ready])
         self._log.flush()  # the coordinator waits for it
+
+    def tell(self, lines: Sequence[str]) -> None:
+        """Write down lines for people."""
+        for line in lines:
+            self._log.add(News(text=line))
 
     def add(self, report: RoundReport, snapshot: Snapshot | None) -> None:
         """Write down a round and the snapshot after it, if there is one."""
         self._log.add(report.record())
         if snapshot is not None and self._writer.add(snapshot):
-            if self._setup.plan.evaluates and not self._log.evaluated(snapshot.step):
-                plan = self._setup.plan
+            if not self._log.completed(snapshot.step):
+                self._log.add(CheckpointCompleted(step=snapshot.step))
+            plan, final = self._setup.plan, snapshot.step == self._setup.plan.total_steps
+            if plan.evaluates and not self._log.evaluated(snapshot.step, final=final):
                 network = assemble_end_to_end(plan, snapshot, self._device)
                 figures = evaluate_checkpoint(network, plan, self._held_out, snapshot.step)
                 for record in figures.records():
                     self._log.add(record)
-            self._writer.prune(snapshot.step)
+            plan = self._setup.plan
+            scores = scores_of(plan, self._log.figures)
+            best = None if scores is None else scores.best(plan.config.checkpoint.num_to_keep)
+            self._writer.prune(snapshot.step, best)
         self._log.flush()
 
     def failed(self, error: NonFiniteError) -> None:

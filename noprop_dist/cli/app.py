@@ -107,7 +107,8 @@ def resume(
         list[str] | None,
         typer.Option(
             "--set",
-            help="A setting that changes no bits; blocks.training.N.* and learning rates of stages hold from here on.",
+            help="A setting that changes no bits; blocks.training.N.* and learning rates of stages hold from here on; "
+            "training.epochs or training.max_steps: how long the run is, finished or not.",
         ),
     ] = None,
     address: Address = None,
@@ -194,7 +195,7 @@ def predict(
         typer.Argument(
             help="Image files, light on dark where the training data are, or folders of them; or one data.npz "
             "(array x, else x_test) or packed data set (its test split).",
-            metavar="FILE|FOLDER...",
+            metavar="IMAGES",
         ),
     ],
     out: Annotated[

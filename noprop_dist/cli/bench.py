@@ -147,7 +147,7 @@ def device(
 @bench_app.command()
 def predict(
     run_dir: Annotated[str, typer.Argument(help="A run directory.")],
-    images: Annotated[list[Path], typer.Argument(help="As for predict.", metavar="FILE|FOLDER...")],
+    images: Annotated[list[Path], typer.Argument(help="As for predict.", metavar="IMAGES")],
     repeats: Repeats = 3,
     as_json: Json = False,
 ) -> None:
@@ -232,6 +232,22 @@ def snapshots(
     shares = {"share_as_measured": cost.share(every), "share_at_default": cost.share(default)}
     further = {"seconds_per_snapshot": cost.seconds, "default_every": default, **shares}
     show_rows(f"block-steps per second, {workers} one-thread workers, {preset}", cost.rows(), as_json, line, **further)
+
+
+@bench_app.command()
+def tracking(
+    preset: Preset = "digits",
+    set_: Set = None,
+    steps: Steps = 1600,
+    repeats: Repeats = 5,
+    workers: Workers = 2,
+    as_json: Json = False,
+) -> None:
+    """What TensorBoard, MLflow and Weights & Biases cost of a run's throughput, against none of them."""
+    from noprop_dist.bench.tracking import bench_tracking
+
+    rows = bench_tracking(preset, set_ or [], steps, repeats, workers, progress.print)
+    show_rows(f"block-steps per second, {workers} one-thread workers, {preset}", rows, as_json)
 
 
 @bench_app.command()

@@ -87,6 +87,8 @@ class _Lines:
         if now - self._last < LINE_SECONDS:
             return
         self._last, (began, at_first) = now, self._began
-        rate = (done - at_first) / (now - began)
-        left = f", {(total - done) / rate:,.0f} s left" if rate else ""
-        self._console.print(f"{done:,} of {total:,} images, {rate:,.0f} images/s{left}")
+        line = f"{done:,} of {total:,} images"
+        if done > at_first:
+            rate = (done - at_first) / (now - began)
+            line += f", {rate:,.0f} images/s, {(total - done) / rate:,.0f} s left"
+        self._console.print(line)

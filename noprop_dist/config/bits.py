@@ -13,6 +13,8 @@ from noprop_dist.errors import UserError
 
 OF_SINGLE_STAGES = re.compile(r"blocks\.training\.\d+\.\w+|(classifier|embedding)\.learning_rate")
 """Keys that change bits and may still change on `resume`: they hold for one stage, from the step where it stands."""
+LENGTH = "training.epochs", "training.max_steps"
+"""Keys that say how long a run is. They may change on `resume`, too: `training.setup.check_length` has the rest."""
 
 
 def what_changes_bits(config: RunConfig) -> dict[str, Any]:
@@ -47,6 +49,11 @@ def shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
+def may_change(key: str, method: str = "noprop") -> bool:
+    """Return True if a `resume` may change this setting, though it changes bits."""
+    return key in LENGTH or (method == "noprop" and OF_SINGLE_STAGES.fullmatch(key) is not None)
+
+
 def changes_between(before: RunConfig, after: RunConfig) -> list[str]:
     """As `key=value` what a run that goes on changes from here on."""
     return [f"{key}={shown(setting_at(after, key))}" for key in changed_bits(before, after)]
@@ -60,7 +67,7 @@ def continued(before: RunConfig, settings: Sequence[str]) -> RunConfig:
         settings: `key.path=value`, as `resume --set` takes them.
 
     Returns:
-        The new configuration; `changes_between` says what it changes for single stages.
+        The new configuration; `changes_between` says what it changes that would change bits.
 
     Raises:
         UserError: a setting is not allowed, or it changes the bits of the run as a whole.
@@ -70,7 +77,7 @@ def continued(before: RunConfig, settings: Sequence[str]) -> RunConfig:
         values = merge(values, setting_layer(setting))
     after = validated(values)
     for key in changed_bits(before, after):
-        if before.method == "backprop" or not OF_SINGLE_STAGES.fullmatch(key):
+        if not may_change(key, before.method):
             raise UserError(_refusal(before, after, key))
     return after
 
@@ -79,13 +86,14 @@ def _refusal(before: RunConfig, after: RunConfig, key: str) -> str:
     old, new = (shown(setting_at(config, key)) for config in (before, after))
     effect = "names the blocks" if key == "blocks.only" else "fixes the bits"
     stages = (
-        " and, from here on, blocks.training.N.*, classifier.learning_rate and embedding.learning_rate"
+        ", from here on blocks.training.N.*, classifier.learning_rate and embedding.learning_rate"
         if before.method == "noprop"
         else ""
     )
     return (
         f"--set {key}={new}: this run has {key}={old}, which {effect} of its result; resume only takes settings that "
-        f"change no bits (such as engine.address, checkpoint.* and metrics.*){stages}"
+        f"change no bits (such as engine.address, checkpoint.* and metrics.*){stages}, and the length of the run "
+        f"({' or '.join(LENGTH)})"
     )
 
 
@@ -100,6 +108,8 @@ def _settings(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Mark,
         mark = next((each for each in field.metadata if isinstance(each, Mark)), None)
         if mark is not None:
             yield key, mark, list(value) if isinstance(value, tuple) else value
+            continue
+        if value is None:  # a section that is not given
             continue
         parts = (
             {key: value} if isinstance(value, BaseModel) else {f"{key}.{block}": each for block, each in value.items()}

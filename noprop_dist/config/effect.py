@@ -13,7 +13,7 @@ ONLY_ON_RAY = (
 )
 NOT_END_TO_END = (
     r"schedule\.\w+|objective\.eta|embedding\.(learning_rate|sync_steps)|metrics\.\w+|checkpoint\.storage_timeout_seconds"
-    r"|engine\.(prefetch|sampling|cuda_graphs|blocks_at_once|blocks_per_worker|(move_after|hang|stall_timeout)_seconds)"
+    r"|engine\.profile.*|engine\.(prefetch|sampling|cuda_graphs|blocks_at_once|blocks_per_worker|(move_after|hang|stall_timeout)_seconds)"
 )
 
 
@@ -100,6 +100,11 @@ def _rules(config: RunConfig) -> list[tuple[str, bool, str]]:
         (r"training\.precision", on_cpu and config.training.precision == "tf32", "on engine.device=cpu"),
         (r"engine\.cuda_graphs", on_cpu, "on engine.device=cpu"),
         (r"evaluation\.samples", config.blocks.only is not None, "with blocks.only: only a whole chain is evaluated"),
+        (
+            r"checkpoint\.score",
+            config.blocks.only is not None or not config.evaluation.samples,
+            "where no checkpoint is measured",
+        ),
         (r"metrics\.(host|discovery|linger_seconds)", config.metrics.port is None, "with metrics.port=null"),
         (ONLY_ON_RAY, config.engine.kind == "sequential", "with engine.kind=sequential"),
         (NOT_END_TO_END, config.method == "backprop", "with method=backprop"),

@@ -20,6 +20,7 @@ from pydantic_core import PydanticCustomError
 from noprop_dist.config.refusals import sentences
 from noprop_dist.diffusion.schedule import Schedule, cosine, equal_probability, linear
 from noprop_dist.errors import UserError
+from noprop_dist.printable import has_secrets
 
 
 class Mark(Enum):
@@ -328,6 +329,18 @@ class LearningRateSchedule(Settings):
         return self
 
 
+class EarlyStoppingSettings(Settings):
+    """When a run that gets no better ends: decided at checkpoints, by `checkpoint.score` or validation accuracy.
+
+    It changes no weight of any step: only how many steps a run has. So a `resume` may change it.
+    """
+
+    patience: KeepsBits[Positive] = Field(
+        3, description="measured checkpoints in a row without improvement, after which the run ends"
+    )
+    min_delta: KeepsBits[float] = Field(0.0, ge=0, description="an improvement is more than this")
+
+
 Precision = Literal["float32", "tf32", "bfloat16"]
 
 
@@ -359,6 +372,28 @@ class TrainingSettings(Settings):
         None, gt=0, description="largest gradient norm of a block (default: none)"
     )
     lr_schedule: LearningRateSchedule = LearningRateSchedule()
+    init_from: ChangesBits[str | None] = Field(
+        None,
+        description="a run directory, path or URI: begin with the weights of its last checkpoint (default: none)",
+    )
+    ema_decay: ChangesBits[OpenUnit | None] = Field(
+        None,
+        description="evaluate and keep a moving average of the weights of blocks and classifier, e.g. 0.999; "
+        "training itself stays the same (default: none)",
+    )
+
+    @field_validator("init_from")
+    @classmethod
+    def _no_secret_is_shown(cls, value: str | None) -> str | None:
+        if value is not None and has_secrets(value):
+            raise ValueError(
+                "carries a secret that config.yaml would show; leave it out, and give credentials by the environment"
+            )
+        return value
+
+    early_stopping: EarlyStoppingSettings | None = Field(
+        None, description="end the run once it gets no better (default: never)"
+    )
 
     def wants_channels_last(self, on_gpu: bool) -> bool:
         """Return True if images lie in memory with all channels of a pixel side by side."""
@@ -372,6 +407,13 @@ class TrainingSettings(Settings):
 
 
 # --- where and how a run goes ----------------------------------------------------------------------------------------
+
+
+class ProfileSettings(Settings):
+    """Profile some steps of one block with torch's profiler."""
+
+    block: KeepsBits[Positive] = Field(description="number of the block")
+    steps: KeepsBits[int] = Field(20, ge=1, le=200, description="steps to profile, after the first few of a process")
 
 
 class EngineSettings(Settings):
@@ -428,6 +470,9 @@ class EngineSettings(Settings):
     stall_timeout_seconds: KeepsBits[Seconds] = Field(
         1800, description="the same before a worker's first round is done"
     )
+    profile: ProfileSettings | None = Field(
+        None, description="{block: 3, steps: 20} writes a trace of them into profile/ (default: none)"
+    )
     grace_seconds: KeepsBits[Seconds] = Field(
         30, description="for snapshots after SIGTERM or Ctrl-C; a second Ctrl-C ends at once"
     )
@@ -444,6 +489,15 @@ class EvaluationSettings(Settings):
     )
 
 
+Score = Literal[
+    "validation accuracy",
+    "validation nearest-embedding accuracy",
+    "validation cross-entropy",
+    "validation objective",
+    "validation elbo",
+]
+
+
 class CheckpointSettings(Settings):
     """When the state of all blocks is kept.
 
@@ -452,7 +506,14 @@ class CheckpointSettings(Settings):
     """
 
     every_steps: KeepsBits[Positive | None] = Field(None, description="default: an epoch, but at least five in a run")
-    num_to_keep: KeepsBits[Positive] = Field(2, description="complete checkpoints kept in the run directory")
+    num_to_keep: KeepsBits[Positive] = Field(
+        2, description="complete checkpoints kept in the run directory: the last, or with a score the best and the last"
+    )
+    score: KeepsBits[Score | None] = Field(
+        None,
+        description="the figure by which checkpoints are kept; the highest is the best, of cross-entropy and objective "
+        "the lowest (default: the last ones are kept)",
+    )
     snapshot_every_steps: KeepsBits[Positive | Literal["auto"]] = Field(
         "auto",
         description="each block's own snapshots between checkpoints, from which it recovers (auto: 64, on a GPU 2048)",
@@ -489,6 +550,8 @@ class MetricsSettings(Settings):
     )
 
 
+Tracker = Literal["tensorboard", "mlflow", "wandb"]
+
 # --- the whole -------------------------------------------------------------------------------------------------------
 
 
@@ -514,6 +577,20 @@ class RunConfig(Settings):
     evaluation: EvaluationSettings = EvaluationSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     metrics: MetricsSettings = MetricsSettings()
+    tracking: KeepsBits[tuple[Tracker, ...]] = Field(
+        (), description="experiment trackers that get the run's figures; each needs the extra of its name"
+    )
+
+    @field_validator("tracking", mode="before")
+    @classmethod
+    def _one_tracker(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @property
+    def score(self) -> Score | None:
+        """The figure that tells how good a checkpoint is; None where the last checkpoints are kept."""
+        early = self.training.early_stopping is not None
+        return self.checkpoint.score or ("validation accuracy" if early else None)
 
     def __init__(self, **settings: Any) -> None:
         try:
@@ -593,8 +670,22 @@ class RunConfig(Settings):
             raise ValueError("blocks.only is not allowed with method=backprop, which trains all blocks end to end")
         if self.method == "backprop" and self.blocks.training:
             raise ValueError("blocks.training is not allowed with method=backprop, which has one optimiser for all")
+        if self.method == "backprop" and self.training.init_from is not None:
+            raise ValueError("training.init_from is not allowed with method=backprop, which begins anew")
         if self.method == "backprop" and self.engine.kind == "sequential":
             raise ValueError("engine.kind=sequential is not allowed with method=backprop, which Ray Train runs")
+        return self
+
+    @model_validator(mode="after")
+    def _scores_are_measured(self) -> "RunConfig":
+        early, score, backprop = self.training.early_stopping, self.checkpoint.score, self.method == "backprop"
+        if early is not None and (self.blocks.only is not None or self.evaluation.samples == 0):
+            other = "evaluation.samples=0" if self.blocks.only is None else "blocks.only"
+            raise ValueError(f"training.early_stopping is not allowed with {other}: no checkpoint is measured")
+        if early is not None and backprop:
+            raise ValueError("training.early_stopping is not allowed with method=backprop, which takes all its steps")
+        if backprop and score is not None and not score.endswith("accuracy"):
+            raise ValueError(f"checkpoint.score={score} is not allowed with method=backprop, which has only accuracies")
         return self
 
     @model_validator(mode="after")
@@ -615,6 +706,14 @@ class RunConfig(Settings):
                 f"training.replicas_per_block={replicas} needs engine.kind=ray and method=noprop; the baseline has "
                 "engine.workers for its processes"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _profiled_block_is_trained(self) -> "RunConfig":
+        profile, trained = self.engine.profile, self.blocks.trained()
+        if profile is not None and profile.block not in trained:
+            blocks = "those of blocks.only" if self.blocks.only is not None else f"1..{self.blocks.count}"
+            raise ValueError(f"engine.profile.block={profile.block}: there is no such block; blocks are {blocks}")
         return self
 
     @model_validator(mode="after")

@@ -4,18 +4,26 @@ It is the oracle: the Ray engine's weights must have the same bits.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
+
+import torch
 
 from noprop_dist.data.dataset import DataSet
 from noprop_dist.errors import TrainingError
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation, evaluate_checkpoint
 from noprop_dist.inference.load import assemble_network
-from noprop_dist.records import News, StageFailed
+from noprop_dist.inference.score import scores_of
+from noprop_dist.records import CheckpointCompleted, News, RunEnded, StageFailed
 from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import must_fit
+from noprop_dist.tracking.callback import Callback
+from noprop_dist.tracking.host import END_SECONDS
+from noprop_dist.tracking.trackers import callback_host, run_info
 from noprop_dist.training.batch_stream import Round, RoundKey
+from noprop_dist.training.beside import Beside, at_work
 from noprop_dist.training.embedding import EmbeddingTrainer
 from noprop_dist.training.finite import NonFiniteError
 from noprop_dist.training.messages import RoundReport, StageFailure
@@ -32,6 +40,7 @@ def train_sequentially(
     directory: RunDirectory,
     on_progress: Callable[[RunProgress], None],
     stopped: Callable[[], bool] = lambda: False,
+    callbacks: Sequence[Callback] = (),
 ) -> CheckpointEvaluation | None:
     """Train every block, then the classifier, from one checkpoint to the next.
 
@@ -44,6 +53,7 @@ def train_sequentially(
         on_progress: told how far the run is, after every round.
         stopped: asked before every step. Once it returns True, every stage is snapshotted where it stands. With a
             learned W_embed no snapshots are taken then, and the run goes on from the last common ones.
+        callbacks: told of every record, beside the trackers that the settings name.
 
     Returns:
         The figures of the last checkpoint; None if nothing was evaluated, or the run was stopped.
@@ -52,18 +62,19 @@ def train_sequentially(
         TrainingError: the loss or weights of a stage are no longer finite, or its network failed; names it, the step
             and the cause.
     """
-    run = _Run(setup, data, directory, on_progress, stopped)
-    for checkpoint in setup.plan.checkpoint_steps:
-        for end in run.versions_until(checkpoint):  # of W_embed; one, if it is fixed
-            for trainer in run.trainers:  # Algorithm 1: for t = 1, …, T, and then p̂_out
-                with run.saving(trainer, end):
-                    for batches in run.batches(trainer.stage, end):  # for each mini-batch, several in a round
-                        run.trained(run.train(trainer, batches))
-            run.make_next_version(end)
-        if stopped():
-            return None
-        run.finish_checkpoint(checkpoint)
-    return run.last_evaluation
+    run = _Run(setup, data, directory, on_progress, stopped, callbacks)
+    with run.followed():
+        for checkpoint in run.checkpoints_to_come():
+            for end in run.versions_until(checkpoint):  # of W_embed; one, if it is fixed
+                for trainer in run.trainers:  # Algorithm 1: for t = 1, …, T, and then p̂_out
+                    with run.saving(trainer, end):
+                        for batches in run.batches(trainer.stage, end):  # for each mini-batch, several in a round
+                            run.trained(run.train(trainer, batches))
+                run.make_next_version(end)
+            if stopped():
+                return None
+            run.finish_checkpoint(checkpoint)
+        return run.last_evaluation
 
 
 class _Run:
@@ -81,6 +92,7 @@ class _Run:
         directory: RunDirectory,
         on_progress: Callable[[RunProgress], None],
         stopped: Callable[[], bool],
+        callbacks: Sequence[Callback],
     ) -> None:
         self._device = setup.start_computing()
         self._setup = setup = setup.on(self._device.type == "cuda")
@@ -95,12 +107,17 @@ class _Run:
         self._owner = setup.embedding_trainer() if setup.plan.learns_embedding else None
         self._checkpoints = setup.checkpoint_writer(directory)
         warnings = self._resume()
-        self._log = RunLog(directory, self._done)
+        self._host = callback_host(setup.plan, callbacks)
+        self._log = RunLog(directory, self._done, self._host.record)
+        assemble = partial(assemble_network, setup.plan, device=torch.device("cpu"))
+        self._host.start(run_info(setup.plan, directory, data.held_out, assemble))
         self._board = ProgressBoard(self._done, setup.plan.total_steps, time.monotonic())
+        self._beside: dict[Stage, Beside] = {}
+        self._files: dict[str, bytes] = {}
         self.last_evaluation: CheckpointEvaluation | None = None
+        self._scores = scores_of(setup.plan, self._log.figures)
         for warning in [*warnings, *self._log.warnings]:
-            self._board.news.tell(warning)
-            self._log.add(News(text=warning))
+            self._tell_news(warning)
 
     def _resume(self) -> list[str]:
         """Put every stage at its newest snapshot. Returns warnings of damaged ones."""
@@ -114,6 +131,43 @@ class _Run:
         self._done = {stage: snapshots[stage].step if stage in snapshots else 0 for stage in self._setup.plan.stages}
         self._exchange = self._setup.embedding_exchange(snapshots)
         return warnings
+
+    @contextmanager
+    def followed(self) -> Iterator[None]:
+        """Let the callbacks follow what is done within the `with`, and tell them how it ended."""
+        plan = self._setup.plan
+        error: str | None = None
+        try:
+            yield
+        except BaseException as raised:
+            error = f"{raised}" if isinstance(raised, TrainingError) else f"{type(raised).__name__}: {raised}"
+            raise
+        finally:
+            stopped = self._stopped() and min(self._done.values()) < plan.total_steps
+            self._log.add(RunEnded(step=min(self._done.values()), stopped=stopped, error=error))
+            with suppress(OSError):  # if the storage fails, whoever wrote there before has told of it
+                self._log.flush()
+            for line in self._host.close(self._setup.config.engine.grace_seconds if stopped else END_SECONDS):
+                self._tell_news(line)
+            with suppress(OSError):
+                self._log.flush()
+
+    def checkpoints_to_come(self) -> Iterator[int]:
+        """Steps of the checkpoints, up to the last one or the one with which the run ends early."""
+        for step in self._setup.plan.checkpoint_steps:
+            if self._ends_early():
+                return
+            yield step
+
+    def _ends_early(self) -> bool:
+        """Return True if the run ends with the checkpoint that was measured last; nothing is left after it then."""
+        stop = None if self._scores is None else self._scores.stop_step(self._checkpoints.complete_steps)
+        if self._scores is None or stop is None or stop >= self._setup.plan.total_steps:
+            return False
+        num_to_keep = self._setup.config.checkpoint.num_to_keep
+        self._checkpoints.end_at(stop, self._scores.best(num_to_keep))
+        self._tell_news(self._scores.why_stopped(num_to_keep))
+        return True
 
     def versions_until(self, checkpoint: int) -> Iterator[int]:
         """Ends of the versions of W_embed up to a checkpoint; the checkpoint alone if W_embed is fixed."""
@@ -138,6 +192,8 @@ class _Run:
             self._exchange.gather(report.stage, report.steps_done, report.embedding_gradient)
         self._log.add(report.record())
         self._tell(report.stage, report.loss)
+        while self._files:
+            self._directory.write_file(*self._files.popitem())
 
     def train(self, trainer: StageTrainer, batches: Round) -> RoundReport | None:
         """Do the steps of a round; None if it was stopped before the first.
@@ -145,8 +201,21 @@ class _Run:
         Raises:
             TrainingError: the loss became infinite or NaN, or the network failed.
         """
-        with self._blamed(trainer.stage):
+        with self._blamed(trainer.stage), self._heard(trainer.stage):
             return train_round(trainer, batches, self._stopped)
+
+    @contextmanager
+    def _heard(self, stage: Stage) -> Iterator[None]:
+        """Write down what a stage's network prints within the `with`. People see it in the terminal, too."""
+        beside = self._beside.setdefault(stage, Beside(stage.name))
+        try:
+            with at_work(beside):
+                yield
+        finally:
+            left = beside.take()
+            for line in left.lines:
+                self._log.add(News(text=line))
+            self._files |= left.files
 
     @contextmanager
     def _blamed(self, stage: Stage) -> Iterator[None]:
@@ -198,10 +267,13 @@ class _Run:
 
     def finish_checkpoint(self, checkpoint: int) -> None:
         """Measure a checkpoint that is whole, unless an earlier process did; delete what is superseded."""
-        whole = checkpoint in self._checkpoints.complete_steps
-        if whole and self._setup.plan.evaluates and not self._log.evaluated(checkpoint):
+        plan, whole = self._setup.plan, checkpoint in self._checkpoints.complete_steps
+        if whole and not self._log.completed(checkpoint):
+            self._log.add(CheckpointCompleted(step=checkpoint))
+        if whole and plan.evaluates and not self._log.evaluated(checkpoint, final=checkpoint == plan.total_steps):
             self._measure(checkpoint)
-        self._checkpoints.prune(up_to=checkpoint)
+        scores, num_to_keep = self._scores, self._setup.config.checkpoint.num_to_keep
+        self._checkpoints.prune(checkpoint, None if scores is None else scores.best(num_to_keep))
 
     def _measure(self, checkpoint: int) -> None:
         plan = self._setup.plan
@@ -210,10 +282,18 @@ class _Run:
         self.last_evaluation = figures
         for record in figures.records():
             self._log.add(record)
+        if self._scores is not None:
+            self._scores.add(figures.records())
         self._log.flush()
         self._board.news.tell(figures.summary())
         self._on_progress(self._board.picture(time.monotonic()))
 
+    def _tell_news(self, line: str) -> None:
+        self._board.news.tell(line)
+        self._log.add(News(text=line))
+
     def _tell(self, stage: Stage, loss: float | None) -> None:
+        for line in self._host.news():
+            self._tell_news(line)
         self._board.reported(stage, self._done[stage], loss, time.monotonic())
         self._on_progress(self._board.picture(time.monotonic()))

@@ -46,7 +46,8 @@ class CheckpointEvaluation:
         if not measured:
             return None
         last = measured[-1]
-        results = tuple((record.split, _evaluation(record)) for record in measured if record.step == last.step)
+        of_last = (last.step, last.final)  # a run that was cut short here was measured here before
+        results = tuple((r.split, _evaluation(r)) for r in measured if (r.step, r.final) == of_last)
         return CheckpointEvaluation(last.step, last.final, results, None)
 
     def summary(self) -> str:

@@ -83,9 +83,9 @@ def export_classifier(classifier: NoPropClassifier, format: str, out: str | Path
         classifier.save_pretrained(target)
         return Exported(target, _bytes(target), None)
     write, read = FORMATS[format]
-    with made_whole(target) as partial, _told(format), torch.no_grad():
-        write(classifier, _samples(classifier, TRACED, noise), partial)
-        difference = _largest_difference(classifier, read(partial), _samples(classifier, CHECKED, noise))
+    with made_whole(target) as unfinished, _told(format), torch.no_grad():
+        write(classifier, _samples(classifier, TRACED, noise), unfinished)
+        difference = _largest_difference(classifier, read(unfinished), _samples(classifier, CHECKED, noise))
         if difference is not None and not difference <= TOLERANCE:  # NaN, too
             raise UserError(
                 f"format {format}: its probabilities differ from the network's by up to {difference:.2g}: a network "

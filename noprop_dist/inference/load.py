@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from noprop_dist.diffusion.embedding import onehot_embedding
 from noprop_dist.errors import UserError
 from noprop_dist.inference.classifier import NoPropClassifier
 from noprop_dist.inference.network import NoPropNetwork, Sampler
+from noprop_dist.inference.score import best_step
 from noprop_dist.plan import RunPlan
 from noprop_dist.records import Evaluated
 from noprop_dist.stages import CLASSIFIER, EMBEDDING, Stage, block
@@ -52,7 +53,7 @@ def load_snapshots(
 
     Args:
         directory: of the run.
-        checkpoint: `last` is the last undamaged one, `best` the one with the highest validation accuracy, a number the
+        checkpoint: `last` is the last undamaged one, `best` the one that is best by `checkpoint.score`, a number the
             one of that step.
 
     Raises:
@@ -64,24 +65,12 @@ def load_snapshots(
     steps = directory.checkpoints.steps()
     if not steps:
         raise UserError(f"{directory}: holds no complete checkpoint yet")
-    step = _best_step(directory, steps) if checkpoint == "best" else checkpoint
+    step = best_step(directory) if checkpoint == "best" else checkpoint
     if step not in steps:
         raise UserError(
             f"{directory}: has no checkpoint {checkpoint}; allowed are last, best, {', '.join(map(str, steps))}"
         )
     return directory.checkpoints.load_all(int(step)), ()
-
-
-def _best_step(directory: RunDirectory, steps: Sequence[int]) -> int:
-    """The step whose checkpoint has the highest validation accuracy; of equals the latest."""
-    accuracy = {
-        record.step: record.accuracy
-        for record in directory.metrics()
-        if isinstance(record, Evaluated) and record.split == "validation" and record.step in steps
-    }
-    if not accuracy:
-        raise UserError(f"{directory}: checkpoint=best: none of its checkpoints was evaluated on the validation split")
-    return max(accuracy, key=lambda step: (accuracy[step], step))
 
 
 def classifier_of(

@@ -138,7 +138,7 @@ class Prediction:
     image: str = ""
 
     @staticmethod
-    def of(probabilities: NDArray[np.float32], network: NoPropNetwork, image: str = "") -> "Prediction":
+    def of(probabilities: NDArray[np.float32] | Tensor, network: NoPropNetwork, image: str = "") -> "Prediction":
         """The prediction that a network's probabilities (m,) stand for."""
         label = int(probabilities.argmax())
         return Prediction(network.facts.class_names[label], float(probabilities[label]), image)
@@ -155,4 +155,4 @@ def predict_image(network: NoPropNetwork, image: NDArray[np.uint8], sampler: Sam
         passes: of the reverse process, averaged.
     """
     x = Samples(image[None], network.facts, network.device).batch(np.zeros(1, dtype=np.int64))
-    return Prediction.of(network.decide(x, sampler, passes).probabilities[0].cpu().numpy(), network)
+    return Prediction.of(network.decide(x, sampler, passes).probabilities[0], network)

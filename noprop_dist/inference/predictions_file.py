@@ -91,7 +91,8 @@ class PredictionsFile:
 
     def left_out(self) -> int:
         """The samples that a whole file does not have."""
-        return len(self._read_about().get("left_out", ()))
+        names = self._read_about().get("left_out")
+        return len(names) if isinstance(names, list) else 0
 
     @contextmanager
     def journal(self, batch: int) -> Iterator[Journal]:

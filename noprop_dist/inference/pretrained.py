@@ -11,7 +11,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,8 +19,9 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from noprop_dist import __version__
 from noprop_dist.config import schema
@@ -29,7 +30,7 @@ from noprop_dist.files import JsonObject, local_path, open_file, parse_json
 from noprop_dist.inference.model_card import model_card
 from noprop_dist.inference.network import Sampler
 from noprop_dist.models.build import build_classifier, build_network
-from noprop_dist.models.custom import NetworkFactory, never_import_from
+from noprop_dist.models.custom import NetworkFactory, given_network, never_import_from
 from noprop_dist.models.shapes import Shapes
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -104,14 +105,14 @@ def write_pretrained(folder: Path, config: Mapping[str, Any], state: Mapping[str
         UserError: the folder holds something.
         OSError: it cannot be written.
     """
-    with made_whole(folder) as partial:
-        partial.mkdir()
+    with made_whole(folder) as unfinished:
+        unfinished.mkdir()
         tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
         weights = save(tensors, {"format": "pt"})
-        (partial / WEIGHTS).write_bytes(weights)
+        (unfinished / WEIGHTS).write_bytes(weights)
         facts = {**config, "weights_sha256": hashlib.sha256(weights).hexdigest()}
-        (partial / CONFIG).write_text(json.dumps(facts, indent=1) + "\n")
-        (partial / CARD).write_text(model_card(config), encoding="utf-8")
+        (unfinished / CONFIG).write_text(json.dumps(facts, indent=1) + "\n")
+        (unfinished / CARD).write_text(model_card(config), encoding="utf-8")
 
 
 @contextmanager
@@ -224,14 +225,16 @@ def _config(folder: Path) -> PretrainedConfig:
 
 
 def _check_trust(folder: Path, config: PretrainedConfig, network: NetworkFactory | None, trust_code: bool) -> None:
+    given = {each.name for each in _networks(config) if isinstance(each, schema.GivenNetwork)}
     named = {each.path for each in _networks(config) if isinstance(each, schema.CustomNetwork)}
-    if not named or network is not None:
+    if network is not None or not (given or named):
         return
     never_import_from(folder)
-    if not trust_code:
+    if given or not trust_code:
+        classes = ", ".join(sorted(given | named)[:3])
+        otherwise = "" if given else ", or let it be imported with trust_code=True"
         raise UserError(
-            f"{folder}: its blocks are of a class of somebody's own, {', '.join(sorted(named)[:3])}; hand it over as "
-            "network=…, or let it be imported with trust_code=True"
+            f"{folder}: its blocks are of a class of somebody's own, {classes}; hand it over as network=…{otherwise}"
         )
 
 
@@ -241,20 +244,14 @@ def _networks(config: PretrainedConfig) -> list[schema.NetworkSettings]:
 
 def _weights(file: Path, digest: str) -> dict[str, Tensor]:
     try:
-        if _sha256(file) != digest:
+        with open_file(file) as opened:
+            content = opened.read()
+        if hashlib.sha256(content).hexdigest() != digest:
             raise ValueError(f"it is damaged, or of another {CONFIG} (its checksum does not match)")
-        tensors: dict[str, Tensor] = load_file(file)
+        tensors: dict[str, Tensor] = load(content)
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{file}: cannot be read: {error}") from error
     return tensors
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with open_file(file) as opened:
-        while chunk := opened.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _build(
@@ -266,15 +263,21 @@ def _build(
 
     def block(t: int) -> nn.Module:
         settings, part = config.blocks.network_of(t), f"blocks.{t - 1}"
-        build = partial(build_network, settings, shapes, 0, network)
-        return _loaded(part, parts.pop(part, {}), build, trusted=settings.kind == "custom")
+        build = partial(_network, settings, shapes, network)
+        return _loaded(part, parts.pop(part, {}), build, trusted=settings.kind in {"custom", "given"})
 
     blocks = [block(t) for t in range(1, config.blocks.count + 1)]
     build = partial(build_classifier, config.classifier, shapes, 0)
-    classifier = _loaded("classifier", parts.pop("classifier", {}), build)
+    classifier = _loaded("classifier", parts.pop("classifier", {}), build, trusted=False)
     if parts:
         raise ValueError(f"no part of the network is called {min(parts)}")
     return blocks, classifier, buffers
+
+
+def _network(settings: schema.NetworkSettings, shapes: Shapes, network: NetworkFactory | None) -> nn.Module:
+    if network is not None and isinstance(settings, schema.CustomNetwork):
+        return given_network(partial(network, **settings.arguments), settings.path, shapes)
+    return build_network(settings, shapes, 0, network)
 
 
 def _by_part(weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -305,21 +308,30 @@ def _must_fit(prefix: str, found: Mapping[str, Tensor], shapes: Mapping[str, tup
             raise ValueError(f"{prefix}{name} has shape {tuple(found[name].shape)}, the network's has {shape}")
 
 
-def _loaded(
-    part: str, weights: Mapping[str, Tensor], build: Callable[[], nn.Module], trusted: bool = False
-) -> nn.Module:
-    """A module with its weights.
+def _loaded(part: str, weights: Mapping[str, Tensor], build: Callable[[], nn.Module], trusted: bool) -> nn.Module:
+    """A module that has these tensors for its weights.
 
-    It is first built without memory, so that no configuration makes this machine allocate more than its weights have.
-    A network of a user's own may not take that; its author is trusted.
+    It is built without memory and takes the tensors as they are, so that no configuration makes this machine allocate
+    more than the file of weights has. A network of a user's own may not take that; its author is trusted.
     """
-    without_memory: AbstractContextManager[Any] = nullcontext() if trusted else torch.device("meta")
-    with without_memory:
-        shapes = {name: tuple(tensor.shape) for name, tensor in build().state_dict().items()}
-    _must_fit(f"{part}.", weights, shapes)
-    module = build()
-    module.load_state_dict(weights)
+    with nullcontext() if trusted else _WithoutMemory():
+        module = build()
+    _must_fit(f"{part}.", weights, {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()})
+    module.load_state_dict(weights, assign=not trusted)
     return module
+
+
+class _WithoutMemory(TorchFunctionMode):
+    """A `with` in which new parameters and buffers have sizes and no memory; what networks compute with is real.
+
+    `torch.device("meta")` would take that, too, and a RegNet computes its sizes by tensors.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in {torch.empty, torch.zeros, torch.ones}:
+            kwargs = {**kwargs, "device": "meta"}
+        return func(*args, **kwargs)
 
 
 def config_of(card: Mapping[str, Any], **facts: Any) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def build_network(
         settings: of the network.
         shapes: that it has to fit.
         initial_seed: of its weights.
-        given: what builds it where it was handed over in Python; it takes the place of a custom one's class, too.
+        given: what builds it where it was handed over in Python.
 
     Raises:
         UserError: the network cannot take the data (size, channels), or a class of the user's own cannot be built or is
@@ -49,7 +49,7 @@ def _construct(settings: schema.NetworkSettings, shapes: Shapes, given: NetworkF
         case schema.TorchvisionNetwork():
             return TorchvisionNetwork(shapes, settings.backbone, settings.width)
         case schema.CustomNetwork():
-            return custom_network(settings.path, shapes, settings.arguments, given)
+            return custom_network(settings.path, shapes, settings.arguments)
         case schema.GivenNetwork():
             if given is None:
                 raise UserError(

@@ -24,7 +24,7 @@ SENT_FOLDER = "/dev/null"
 """Before a folder on `sys.path` that is searched last, and for networks alone. Under a file there is no folder, so
 that nothing else is ever found there. So does a driver send its working directory to the processes of a cluster."""
 NetworkFactory = Callable[..., nn.Module]
-"""A class or a function that makes a block's network of `input_shape`, `classes`, `embedding_dim` and the arguments."""
+"""Makes a block's network of `input_shape`, `classes`, `embedding_dim` and its arguments: a class or a function."""
 _no_code_in: set[Path] = set()
 
 
@@ -48,22 +48,19 @@ def never_import_from(folder: Path) -> None:
     _no_code_in.add(folder)
 
 
-def custom_network(
-    path: str, shapes: Shapes, arguments: Mapping[str, Any], factory: NetworkFactory | None = None
-) -> nn.Module:
+def custom_network(path: str, shapes: Shapes, arguments: Mapping[str, Any]) -> nn.Module:
     """Build the class at `path` as Class(input_shape=…, classes=…, embedding_dim=…, **arguments).
 
     Args:
         path: "package.module:Class".
         shapes: handed to the class as keyword arguments.
         arguments: further keyword arguments.
-        factory: builds it in place of the class at `path`, which is then not imported.
 
     Raises:
         UserError: the path does not import, is no torch.nn.Module, or its constructor fails.
     """
-    network_class = _imported(path) if factory is None else factory
-    if factory is None and not (isinstance(network_class, type) and issubclass(network_class, nn.Module)):
+    network_class = _imported(path)
+    if not (isinstance(network_class, type) and issubclass(network_class, nn.Module)):
         raise UserError(f"{FIELD}: {path!r} is no torch.nn.Module class")
     return _built(network_class, f"{FIELD}: {path!r}", shapes, arguments)
 

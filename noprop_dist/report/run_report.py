@@ -1,6 +1,7 @@
 """Plots and an HTML page of a run, written into its directory."""
 
 import io
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,15 +14,17 @@ from noprop_dist.data.samples import Samples
 from noprop_dist.errors import UserError
 from noprop_dist.inference.evaluation import evaluate_blocks
 from noprop_dist.inference.load import TrainedRun
+from noprop_dist.inference.network import NoPropNetwork
 from noprop_dist.plan import RunPlan
 from noprop_dist.printable import without_secrets
 from noprop_dist.records import EmbeddingUpdated, Evaluated, ObjectiveMeasured, Record, RoundDone
 from noprop_dist.report import plots
 from noprop_dist.report.page import html_page
 from noprop_dist.report.summary import latest_metrics, of_kind
-from noprop_dist.stages import EMBEDDING
+from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.checkpoints import Manifest
 from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.storage.snapshot import Snapshot
 
 PARTS_SAMPLES = 1000
 """Test samples for the accuracy of the parts: a report should take seconds."""
@@ -113,19 +116,46 @@ def _between_blocks(plan: RunPlan) -> str:
     return "that share W_embed alone" if EMBEDDING in plan.stages else "without a gradient between them"
 
 
+def tracked_pictures(
+    plan: RunPlan,
+    directory: RunDirectory,
+    held_out: HeldOut,
+    assemble: Callable[[Mapping[Stage, Snapshot]], NoPropNetwork],
+) -> dict[str, bytes]:
+    """The pictures that experiment trackers get, as PNGs: `loss`, and `path` where there is a network of images.
+
+    Args:
+        plan: of the run.
+        directory: of the run.
+        held_out: of its data.
+        assemble: puts the network of a checkpoint together.
+    """
+    loss = plots.loss_over_steps(of_kind(directory.metrics(), RoundDone))
+    drawn = {"loss": _png(loss)}
+    if plan.config.blocks.only is None and directory.checkpoints.steps():
+        snapshots, _ = directory.checkpoints.load_last_whole()
+        run = TrainedRun(directory, plan, assemble(snapshots), next(iter(snapshots.values())).step)
+        drawn |= {name: _png(figure) for name, _, _, figure in _path_picture(run, held_out.test)}
+    return drawn
+
+
 def _network_pictures(run: TrainedRun, held_out: HeldOut) -> Pictures:
     test = Split(held_out.test.inputs[:PARTS_SAMPLES], held_out.test.labels[:PARTS_SAMPLES])
     parts = evaluate_blocks(run.network, test, "mean")
     text = "Only the chain and its parts together show whether the chain does anything (mean sampler)."
     pictures = [("parts", "Accuracy through the blocks", text, plots.accuracy_of_parts(parts))]
-    if len(run.plan.facts.input_shape) == 3 and test.inputs.dtype == np.uint8:
-        samples = Samples(test.inputs[:1], run.plan.facts, run.network.device)
-        figure = plots.path_of_z(
-            run.network, test.inputs[0], samples.batch(np.zeros(1, dtype=np.int64)), int(test.labels[0])
-        )
-        text = "Each row is one z_t; with one-hot embeddings its dimensions are the classes."
-        pictures.append(("path", "One sample's z on its way from noise to label", text, figure))
-    return pictures
+    return pictures + _path_picture(run, test)
+
+
+def _path_picture(run: TrainedRun, test: Split) -> Pictures:
+    """The path of the first sample, if that is an image; else none."""
+    if len(run.plan.facts.input_shape) != 3 or test.inputs.dtype != np.uint8:
+        return []
+    samples = Samples(test.inputs[:1], run.plan.facts, run.network.device)
+    x = samples.batch(np.zeros(1, dtype=np.int64))
+    figure = plots.path_of_z(run.network, test.inputs[:1][0], x, int(test.labels[0]))
+    text = "Each row is one z_t; with one-hot embeddings its dimensions are the classes."
+    return [("path", "One sample's z on its way from noise to label", text, figure)]
 
 
 def _headline(metrics: list[Record]) -> dict[str, str]:

@@ -32,7 +32,7 @@ def of_kind(records: Iterable[Record], kind: type[Kind]) -> list[Kind]:
 
 def latest_metrics(records: Sequence[Record]) -> LatestMetrics:
     stages: dict[Stage, RoundDone | EmbeddingUpdated] = {}
-    step: int | None = None
+    last: tuple[int, bool] | None = None  # a run that was cut short at a checkpoint was measured there before
     for record in records:
         match record:
             case RoundDone():
@@ -40,9 +40,9 @@ def latest_metrics(records: Sequence[Record]) -> LatestMetrics:
             case EmbeddingUpdated():
                 stages[EMBEDDING] = record
             case Evaluated() | ObjectiveMeasured():
-                step = record.step
-    evaluations = tuple(each for each in of_kind(records, Evaluated) if each.step == step)
-    objective = next((each for each in of_kind(records, ObjectiveMeasured) if each.step == step), None)
+                last = record.step, record.final
+    evaluations = tuple(each for each in of_kind(records, Evaluated) if (each.step, each.final) == last)
+    objective = next((each for each in of_kind(records, ObjectiveMeasured) if (each.step, each.final) == last), None)
     return LatestMetrics(stages, evaluations, objective)
 
 

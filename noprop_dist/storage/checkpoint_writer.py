@@ -1,7 +1,7 @@
 """Makes checkpoints of the whole network from snapshots of single stages, and deletes what nobody needs any more."""
 
 from bisect import insort
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from noprop_dist.errors import UserError
 from noprop_dist.models.custom import Source
@@ -30,6 +30,8 @@ class CheckpointWriter:
             steps are not written. Else None.
         device: that the stages are trained on, "cpu" or "cuda".
         sources: of the networks of the user's own, by stage and import path.
+        begins_with: what every stage's snapshot of step 0 is from; None if a stage without a snapshot begins anew.
+        sync_steps: if stages share a learned W_embed, the steps that a version of it lasts.
     """
 
     def __init__(
@@ -44,8 +46,13 @@ class CheckpointWriter:
         device: str = "cpu",
         *,
         sources: Mapping[Stage, Mapping[str, Source]] | None = None,
+        begins_with: str | None = None,
+        sync_steps: int = 1,
     ) -> None:
         self._files = files
+        self._sync_steps, self._last_step = sync_steps, max(checkpoint_steps)
+        self._left_behind: list[int] = []
+        self._begins_with = begins_with
         self._blocks = blocks
         self._names = {stage: stage.file(blocks) for stage in stages}
         self._checkpoint_steps = {step: number for number, step in enumerate(sorted(checkpoint_steps), start=1)}
@@ -76,15 +83,37 @@ class CheckpointWriter:
         steps = {stage: found.get(name, []) for stage, name in self._names.items()}
         if self._together_at is not None:
             common = set.intersection(*(set(each) for each in steps.values()))
+            self._left_behind = [step for step in common if not self._ends_version(step)]
+            common.difference_update(self._left_behind)
             steps = {stage: [step for step in each if step in common] for stage, each in steps.items()}
         snapshots, warnings = self._newest(steps)
+        lost = [stage.name for stage in self._names if stage not in snapshots]
+        if lost and self._begins_with is not None:
+            raise UserError(
+                f"{self._files}: no snapshot of {lost[0]} is whole, not even that of step 0 with the weights of "
+                f"{self._begins_with} ({'; '.join(warnings) or 'it is missing'}); begin a new run"
+            )
         for stage, snapshot in snapshots.items():
             self._saved[stage] = [step for step in steps[stage] if step <= snapshot.step]
-        for step in self._checkpoint_steps:
+        # Checkpoints may be of another cadence, or of the end of a run that is longer now.
+        for step in sorted({*self._checkpoint_steps, *self._files.steps()}):
             if all(step in saved for saved in self._saved.values()):
                 self._take_over_checkpoint(step, warnings)
         self._read_waiting_entries(warnings)
+        if self._left_behind:
+            start = min((snapshot.step for snapshot in snapshots.values()), default=0)
+            warnings.append(
+                f"{self._files}: the version of W_embed that ended at step {max(self._left_behind)} was cut short by "
+                f"the end of the run; a longer run makes it as a whole, and goes on from step {start}"
+            )
         return snapshots, list(dict.fromkeys(warnings))
+
+    def _ends_version(self, step: int) -> bool:
+        """Return True if a version of a learned W_embed ends at a step. A run's last one may be cut short.
+
+        Where the run has become longer, the one that was cut short is made anew.
+        """
+        return step % self._sync_steps == 0 or step == self._last_step
 
     def _newest(self, steps: Mapping[Stage, Sequence[int]]) -> tuple[dict[Stage, Snapshot], list[str]]:
         """Each stage's newest undamaged snapshot of these steps; all of the same step if they go on together."""
@@ -152,18 +181,42 @@ class CheckpointWriter:
         """Keep no snapshots for checkpoints that a stage, which was stopped, will never complete."""
         self._given_up.add(stage)
 
-    def prune(self, up_to: int) -> None:
-        """Delete complete checkpoints but the last `num_to_keep`, and none after step `up_to`: they may be in use.
+    def prune(self, up_to: int, best: Collection[int] | None = None) -> None:
+        """Delete complete checkpoints that nobody needs, and none after step `up_to`: they may be in use.
+
+        Args:
+            up_to: a step.
+            best: kept beside the last one; None keeps the last `num_to_keep`.
 
         Raises:
             OSError: something cannot be deleted.
         """
-        for step in self._complete[: -self._num_to_keep]:
-            if step <= up_to:
+        last = self._num_to_keep if best is None else 1
+        for step in self._complete[:-last]:
+            if step <= up_to and (best is None or step not in best):
                 self._files.delete_manifest(step)
                 self._complete.remove(step)
+        for step in [each for each in self._left_behind if each < max(self._complete, default=0)]:
+            self._files.delete_step(step)
+            self._left_behind.remove(step)
         for stage in self._names:
             self._delete_superseded(stage)
+
+    def end_at(self, step: int, best: Collection[int]) -> None:
+        """Let the complete checkpoint of `step` be the last: delete all that came after it, then what is not best.
+
+        Raises:
+            OSError: something cannot be deleted; the same call may be made again.
+        """
+        for later in [each for each in self._complete if each > step]:
+            self._files.delete_manifest(later)
+            self._complete.remove(later)
+        for later in self._files.steps_after(step):
+            self._files.delete_step(later)
+        for stage, saved in self._saved.items():
+            self._saved[stage] = [each for each in saved if each <= step]
+        self._entries = {key: entry for key, entry in self._entries.items() if key[1] <= step}
+        self.prune(step, best)
 
     def _take_over_checkpoint(self, step: int, warnings: list[str]) -> None:
         try:

@@ -388,6 +388,10 @@ class Checkpoints:
         """Delete everything of one step."""
         self._store.delete_folder(_folder(step))
 
+    def steps_after(self, step: int) -> list[int]:
+        """Later steps that anything was saved of, rising."""
+        return [each for each in self._all_steps() if each > step]
+
     def _all_steps(self) -> list[int]:
         found = filter(None, map(FOLDER.fullmatch, self._store.names("checkpoints")))
         return sorted(step for step in (int(name[1]) for name in found))

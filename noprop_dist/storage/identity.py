@@ -1,7 +1,7 @@
 """What a run is: the settings that change its bits, and its samples. Snapshots and manifests say of which run they are.
 
-Settings are those that the run began with. What a `resume` changes for single stages stands in changes.json and is
-repeated by manifests; it makes no other run.
+Settings are those that the run began with. What a `resume` changes (single stages, how long the run is) stands in
+changes.json and is repeated by manifests; it makes no other run.
 """
 
 import hashlib
@@ -24,6 +24,8 @@ SAMPLES = (
     *("samples.test_sha256", "samples.validation_sha256"),
 )
 ADDED_LATER = SAMPLES[3:]
+START = "training.init_from's weights"
+"""Key of the fingerprints of the weights that a run began with; only where it began with those of another run."""
 LONG = 120
 OF_ONE_BLOCK = re.compile(r"blocks\.(?:networks|training)\.(\d+)\.")
 DEFAULTS = what_changes_bits(RunConfig())
@@ -33,13 +35,21 @@ class OtherRunError(UserError):
     """A snapshot, or a whole checkpoint, is of another run than the one whose directory it lies in."""
 
 
-def identity_of(config: RunConfig, facts: DataFacts) -> Identity:
-    """The identity of a run that begins with a configuration, on samples of these facts."""
+def identity_of(config: RunConfig, facts: DataFacts, start: Mapping[str, str] | None = None) -> Identity:
+    """The identity of a run.
+
+    Args:
+        config: that it begins with.
+        facts: of its samples.
+        start: fingerprints of the weights that it begins with, if they are those of another run.
+    """
     values = (
         *(facts.input_shape, facts.class_names, facts.sha256, facts.dtype, facts.mean, facts.std),
         *(facts.test_sha256, facts.validation_sha256),
     )
-    samples = dict(zip(SAMPLES, values, strict=True))
+    samples: dict[str, Any] = dict(zip(SAMPLES, values, strict=True))
+    if start is not None:
+        samples[START] = hashlib.sha256(json.dumps(start, sort_keys=True).encode()).hexdigest()
     return {key: _short(value) for key, value in {**what_changes_bits(config), **samples}.items()}
 
 
@@ -69,7 +79,7 @@ def check_run(what: str, written: Identity, own: Identity) -> None:
         if then != own.get(key) and (key in written or key not in ADDED_LATER):
             raise OtherRunError(
                 f"{what} was trained with {key}={shown(then)}, and this run has {key}={shown(own.get(key))} "
-                f"({'data.json' if key in SAMPLES else 'config.yaml'}): it is of another run, or that file was edited"
+                f"({_file_of(key)}): it is of another run, or that file was edited"
             )
 
 
@@ -88,6 +98,10 @@ def other_sources(run: str, written: Mapping[str, str], now: Mapping[str, Source
         for path, source in now.items()
         if written.get(path, source.sha256) != source.sha256
     ]
+
+
+def _file_of(key: str) -> str:
+    return "start.json" if key == START else "data.json" if key in SAMPLES else "config.yaml"
 
 
 def _short(value: Any) -> Any:

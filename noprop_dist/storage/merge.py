@@ -37,12 +37,14 @@ def merge_runs(out: RunDirectory, runs: Sequence[RunDirectory], say: Say = lambd
     configs = [run.config() for run in runs]
     _check_agreement(runs, [what_changes_bits(config) for config in configs])  # each has blocks.only of its own
     _check_agreement(runs, [dict(leaves(run.facts().to_json())) for run in runs])
+    starts = [run.start() for run in runs]
+    _check_agreement(runs, [{} if start is None else start.sha256 for start in starts])
     manifests = [run.checkpoints.manifest() for run in runs]
     _check_agreement(runs, [{"steps trained": manifest.step} for manifest in manifests])
     blocks = configs[0].blocks.count
     chosen, warnings = _choose(runs, manifests, blocks)
     with out.only_writer(say), out.unfinished():
-        out.create(_of_all_blocks(configs[0]), runs[0].facts())
+        out.create(_of_all_blocks(configs[0]), runs[0].facts(), starts[0])
         entries = [_copied(out, run, entry, blocks) for run, entry in chosen]
         out.append_metrics([record for run in runs for record in _rounds_of(run, chosen)])
         sources = {entry.name: str(run) for run, entry in chosen}

@@ -1,8 +1,9 @@
 """One run on disk.
 
 config.yaml          the whole configuration
-changes.json         settings that a `resume` changed for single stages, if any
+changes.json         settings that a `resume` changed: of single stages, or how long the run is
 data.json            facts of the data set (shape, classes, normalisation)
+start.json           with training.init_from: where the first weights are from, and their fingerprints
 metrics.jsonl        one record a line, see `noprop_dist.records`; during a run `training.run_log` writes it
 metrics.bad.jsonl    lines that were taken out of it, if any: damaged ones, and rounds that were there twice
 run.lock             held by the one process that writes here, see `lock`
@@ -16,11 +17,11 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
-from noprop_dist.config.bits import OF_SINGLE_STAGES
+from noprop_dist.config.bits import may_change
 from noprop_dist.config.layers import merge, setting_layer, to_yaml, validated
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.config.yaml_text import parse_yaml
@@ -38,14 +39,29 @@ from noprop_dist.records import (
     to_lines,
 )
 from noprop_dist.stages import EMBEDDING, Stage
-from noprop_dist.storage.checkpoints import Checkpoints, SettingChange
+from noprop_dist.storage.checkpoints import Checkpoints, SettingChange, checked_step, checked_texts
 from noprop_dist.storage.identity import Identity, identity_of
 from noprop_dist.storage.lock import LOCK, Say, only_writer
 from noprop_dist.storage.store import StorageError, Store
 
 METRICS, SET_ASIDE = "metrics.jsonl", "metrics.bad.jsonl"
 RAY_TRAIN_FOLDER = "ray-train"
-CONFIG, CHANGES, UNFINISHED = "config.yaml", "changes.json", "merge.unfinished"
+CONFIG, CHANGES, START, UNFINISHED = "config.yaml", "changes.json", "start.json", "merge.unfinished"
+
+
+@dataclass(frozen=True)
+class StartingWeights:
+    """The weights of another run that a run begins with.
+
+    Attributes:
+        run: where they were taken from, for people.
+        step: of the checkpoint there.
+        sha256: fingerprints of all stages of that checkpoint, by their file names.
+    """
+
+    run: str
+    step: int
+    sha256: Mapping[str, str]
 
 
 class RunDirectory:
@@ -96,7 +112,8 @@ class RunDirectory:
             UserError: config.yaml or data.json is damaged.
         """
         if self._identity is None and self.holds_run:
-            self._identity = identity_of(self._config([]), self.facts())
+            start = self.start()
+            self._identity = identity_of(self._config([]), self.facts(), None if start is None else start.sha256)
         return self._identity
 
     def only_writer(self, say: Say = lambda _: None) -> AbstractContextManager[None]:
@@ -147,7 +164,7 @@ class RunDirectory:
         """
         if self._store.exists(UNFINISHED):
             self._store.delete_folder("checkpoints")
-            for name in (CONFIG, "data.json", METRICS):
+            for name in (CONFIG, "data.json", START, METRICS):
                 self._store.delete(name)
         self._store.write(UNFINISHED, b"")
         yield
@@ -186,8 +203,13 @@ class RunDirectory:
     def _owner(self) -> bytes:
         return self._store.read(LOCK).rstrip() if self._store.exists(LOCK) else b""
 
-    def create(self, config: RunConfig, facts: DataFacts) -> None:
+    def create(self, config: RunConfig, facts: DataFacts, start: StartingWeights | None = None) -> None:
         """Begin a run here.
+
+        Args:
+            config: of the run.
+            facts: of its data set.
+            start: the weights that it begins with, if they are those of another run.
 
         Raises:
             UserError: the directory already holds a run or cannot be written.
@@ -195,6 +217,8 @@ class RunDirectory:
         self.check_unused(but_unfinished=True)
         try:
             self._store.write("data.json", json.dumps(facts.to_json(), indent=1).encode())
+            if start is not None:
+                self._store.write(START, json.dumps(asdict(start), indent=1).encode())
             self._store.write(CONFIG, to_yaml(config).encode())
         except OSError as error:
             raise UserError(f"the run directory cannot be written: {error}") from error
@@ -221,7 +245,7 @@ class RunDirectory:
             raise UserError(f"{self}: config.yaml cannot be read: {error}") from error
 
     def changes(self) -> list[SettingChange]:
-        """Settings that a `resume` changed for single stages.
+        """Settings that a `resume` changed: of single stages, or how long the run is.
 
         Raises:
             UserError: the file is damaged.
@@ -230,7 +254,7 @@ class RunDirectory:
             return []
         try:
             changes = list(map(SettingChange.from_json, parse_json(self._store.read(CHANGES), list)))
-            foreign = [each.setting for each in changes if not OF_SINGLE_STAGES.fullmatch(each.setting.split("=")[0])]
+            foreign = [each.setting for each in changes if not may_change(each.setting.split("=")[0])]
         except (OSError, ValueError) as error:
             raise UserError(f"{self}: changes.json cannot be read: {error}") from error
         if foreign:
@@ -260,6 +284,20 @@ class RunDirectory:
             return DataFacts.from_json(parse_json(self._store.read("data.json"), JsonObject))
         except (OSError, ValueError) as error:
             raise UserError(f"{self}: data.json cannot be read: {error}") from error
+
+    def start(self) -> StartingWeights | None:
+        """The weights of another run that this one began with; None if it began with weights of its own.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        if not self._store.exists(START):
+            return None
+        try:
+            values = parse_json(self._store.read(START), JsonObject)
+            return StartingWeights(str(values["run"]), checked_step(values["step"]), checked_texts(values, "sha256"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self}: start.json cannot be read: {error}") from error
 
     def append_metrics(self, records: Sequence[Record]) -> None:
         """Append records to metrics.jsonl, all or none.

@@ -20,6 +20,8 @@ from noprop_dist.stages import CLASSIFIER, EMBEDDING, NETWORK, Stage, block
 Arrays = dict[str, NDArray[Any]]
 WEIGHTS = ".safetensors"
 OPTIMIZER = ".optimizer.safetensors"
+WEIGHTS_ALONE = ""
+"""In place of a snapshot's settings: a stage begins with these weights at step 0, and with an optimiser of its own."""
 NOT_BLOCKS = {stage.name: stage for stage in (CLASSIFIER, EMBEDDING, NETWORK)}
 
 
@@ -32,9 +34,9 @@ class Snapshot:
     Attributes:
         stage: whose state it is.
         step: optimiser steps done.
-        weights: parameters and buffers by name, in their own dtypes.
-        optimizer: the optimiser's tensors, "<parameter index>.<name>".
-        settings: JSON of the optimiser's parameter group and the learning-rate schedule's state.
+        weights: parameters and buffers by name, in their own dtypes; parameters are averages with `training.ema_decay`.
+        optimizer: the optimiser's tensors, "<parameter index>.<name>", and what else training goes on from.
+        settings: JSON of the optimiser's parameter group and the learning-rate schedule's state, or `WEIGHTS_ALONE`.
     """
 
     stage: Stage

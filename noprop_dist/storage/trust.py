@@ -16,7 +16,7 @@ from typing import Any
 from noprop_dist.config.schema import CustomNetwork, MetricsSettings, RunConfig
 from noprop_dist.data.torchvision_sets import would_download
 from noprop_dist.errors import UserError
-from noprop_dist.files import JsonObject, parse_json
+from noprop_dist.files import JsonObject, parse_json, state_folder
 from noprop_dist.models.custom import locate, never_import_from
 from noprop_dist.storage.run_directory import RunDirectory
 
@@ -98,6 +98,8 @@ def _settings(config: RunConfig) -> Iterator[dict[str, str]]:
         yield {"metrics.discovery": str(config.metrics.discovery)}
     if config.metrics.port is not None and config.metrics.host != MetricsSettings().host:
         yield {"metrics.host": config.metrics.host}
+    if config.training.init_from is not None:
+        yield {"training.init_from": config.training.init_from}
     if config.data.root is not None and would_download(config.data):
         yield {"data.root": config.data.root}
 
@@ -110,12 +112,8 @@ def _refusal(directory: RunDirectory, what: str, otherwise: str = "") -> UserErr
 
 def _file() -> Path | None:
     """Where deeds are noted, a JSON object a line; None without a home."""
-    state = Path(os.environ.get("XDG_STATE_HOME", ""))
-    try:
-        state = state if state.is_absolute() else Path("~/.local/state").expanduser()
-    except RuntimeError:
-        return None
-    return state / "noprop-dist" / "trained-with.jsonl" if state.is_absolute() else None
+    state = state_folder()
+    return None if state is None else state / "trained-with.jsonl"
 
 
 def _known() -> list[Any]:

@@ -104,7 +104,7 @@ class EmbeddingCopy:
 
     def restore(self, arrays: Arrays) -> None:
         """Go to what a snapshot kept; the weights themselves come with the next round."""
-        if self.is_learned:
+        if self.is_learned and arrays:  # a stage that begins with weights alone has gathered nothing
             self._version = int(arrays[GATHERED_FOR])
             self._gradient.copy_(torch.tensor(arrays[GATHERED]))
 

@@ -18,7 +18,7 @@ class Footprint:
 
     Attributes:
         parameters: number of trainable parameters.
-        state: weights, gradients and optimiser state.
+        state: weights, gradients, optimiser state, and the average of the weights if one is kept.
         activations: kept for the backward pass of one batch.
     """
 
@@ -44,7 +44,8 @@ def block_footprint(plan: RunPlan, block: int) -> Footprint:
     """Build a block on the CPU and run one forward pass of a whole batch."""
     network = plan.block_network(block)
     saved: dict[int, int] = {}
-    batch = plan.config.training.batch_size
+    training = plan.config.training
+    batch = training.batch_size
     x, z = torch.zeros(batch, *plan.facts.input_shape), torch.zeros(batch, plan.shapes.embedding_dim)
 
     def keep(tensor: Tensor) -> Tensor:
@@ -58,6 +59,6 @@ def block_footprint(plan: RunPlan, block: int) -> Footprint:
     size = sum(p.numel() * p.element_size() for p in network.parameters())
     return Footprint(
         parameters=sum(p.numel() for p in network.parameters()),
-        state=size * (2 + OPTIMIZER_COPIES[plan.config.training.optimizer]),
+        state=size * (2 + OPTIMIZER_COPIES[training.optimizer] + (training.ema_decay is not None)),
         activations=sum(bytes_ for pointer, bytes_ in saved.items() if pointer not in weights),
     )

@@ -7,6 +7,7 @@ again when a block begins on another worker.
 
 import traceback
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.records import EmbeddingUpdated, RoundDone
 from noprop_dist.stages import Stage
+from noprop_dist.training.beside import Left
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,19 @@ class StageFailure:
         trace = "".join(traceback.format_exception(error))
         cause = " ".join(f"{type(error).__name__}: {error}".split())
         return StageFailure(stage, getattr(error, "step", step), cause, trace)
+
+
+@dataclass(frozen=True)
+class Accompanied:
+    """A worker's answer together with what came of the work beside it.
+
+    Attributes:
+        answer: to the request.
+        left: lines and files.
+    """
+
+    answer: Any
+    left: Left
 
 
 @dataclass(frozen=True)

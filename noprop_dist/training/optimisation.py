@@ -20,11 +20,15 @@ from torch.optim.lr_scheduler import (
 
 from noprop_dist.config.schema import LearningRateSchedule, TrainingSettings
 from noprop_dist.stages import Stage
-from noprop_dist.storage.snapshot import Arrays, Snapshot, to_arrays, to_tensors
+from noprop_dist.storage.snapshot import WEIGHTS_ALONE, Arrays, Snapshot, to_arrays, to_tensors
 from noprop_dist.training.finite import check_weights
+from noprop_dist.training.weight_average import TRAINED, WeightAverage
 
 LEARNING_RATES = ("lr", "initial_lr", "max_lr", "min_lr", "base_lrs", "_last_lr")
 """Names of learning rates in the state of torch's optimisers and schedules."""
+
+LENGTHS = "T_max", "total_steps"
+"""Names of the length of a cosine and of a one-cycle schedule in their state."""
 
 OF_THE_PROCESS = ("params", "fused", "capturable")
 """Settings of an optimiser that depend on where it runs; a snapshot may come from another device."""
@@ -58,10 +62,15 @@ class Optimisation:
         self.steps_done = 0
         self._average_ = average_
         self._learning_rate = learning_rate
+        self._settings, self._total_steps = settings, total_steps
         self._weight_decay = settings.weight_decay
         self._gradient_clip = settings.gradient_clip
-        self._optimizer = _optimizer(_groups(module, learning_rate, own_rates), settings)
+        groups = _groups(module, learning_rate, own_rates)
+        self._first_rates = [group["lr"] for group in groups]
+        self._optimizer = _optimizer(groups, settings)
         self._scheduler = _scheduler(self._optimizer, settings.lr_schedule, total_steps)
+        decay = settings.ema_decay
+        self._ema = None if decay is None else WeightAverage(module, decay)
         device = next(module.parameters()).device
         self._rates = [torch.tensor(group["lr"], device=device) for group in self._optimizer.param_groups]
 
@@ -90,6 +99,8 @@ class Optimisation:
             nn.utils.clip_grads_with_norm_(self.module.parameters(), self._gradient_clip, norm)
         with self._rates_on_device():
             self._optimizer.step()
+        if self._ema is not None:
+            self._ema.update()
         return norm
 
     def advance(self, steps: int = 1) -> None:
@@ -98,6 +109,8 @@ class Optimisation:
             self._scheduler.step()
             self._fill_rates()
         self.steps_done += steps
+        if self._ema is not None:
+            self._ema.stands_at(self.steps_done)
 
     @contextmanager
     def _rates_on_device(self) -> Iterator[None]:
@@ -116,7 +129,7 @@ class Optimisation:
             rate.fill_(group["lr"])
 
     def snapshot(self) -> Snapshot:
-        """The whole state, copied to host memory.
+        """The whole state, copied to host memory. Its weights are the average, where one is kept.
 
         Raises:
             NonFiniteError: the weights are not finite any more.
@@ -128,7 +141,12 @@ class Optimisation:
         settings = {"learning_rate": self._learning_rate, "groups": groups, "schedule": schedule}
         weights = to_arrays(self.module.state_dict())
         check_weights(self.steps_done, weights)
-        return Snapshot(self.stage, self.steps_done, weights, to_arrays(tensors), json.dumps(settings))
+        optimizer = to_arrays(tensors)
+        if self._ema is not None:
+            average = self._ema.to_arrays()
+            optimizer |= {TRAINED + name: weights[name] for name in average}
+            weights |= average
+        return Snapshot(self.stage, self.steps_done, weights, optimizer, json.dumps(settings))
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go to a snapshot of this stage, keeping the learning rate and the decay that are set now.
@@ -139,9 +157,21 @@ class Optimisation:
         """
         if snapshot.stage != self.stage:
             raise ValueError(f"a snapshot of {snapshot.stage.name} cannot restore {self.stage.name}")
-        self.module.load_state_dict(to_tensors(snapshot.weights))
+        weights = to_tensors(snapshot.weights)
+        trained = {n.removeprefix(TRAINED): array for n, array in snapshot.optimizer.items() if n.startswith(TRAINED)}
+        self.module.load_state_dict(weights | to_tensors(trained))
+        if self._ema is not None:
+            self._ema.restore(weights)
+            self._ema.stands_at(snapshot.step)
+        if snapshot.settings != WEIGHTS_ALONE:
+            self._restore_optimizer(snapshot)
+        self.steps_done = snapshot.step
+
+    def _restore_optimizer(self, snapshot: Snapshot) -> None:
         settings = json.loads(snapshot.settings)
-        if settings["learning_rate"] != self._learning_rate:
+        if self._scheduler is not None and _lengths(settings["schedule"]) != _lengths(self._scheduler.state_dict()):
+            settings |= self._as_in_a_run_of_this_length(settings["schedule"]["last_epoch"])
+        elif settings["learning_rate"] != self._learning_rate:
             settings = _scaled(settings, self._learning_rate / settings["learning_rate"])
         present = self._optimizer.state_dict()["param_groups"]
         groups = [
@@ -156,7 +186,20 @@ class Optimisation:
         if self._scheduler is not None:
             self._scheduler.load_state_dict(settings["schedule"])
         self._fill_rates()
-        self.steps_done = snapshot.step
+
+    def _as_in_a_run_of_this_length(self, scheduled: int) -> dict[str, Any]:
+        """Groups and schedule after so many steps of a schedule of this run's length: the snapshot's was another.
+
+        Torch knows a schedule by its steps only, so they are done again, on weights that do not matter.
+        """
+        groups = [{"params": [torch.zeros(1)], "lr": rate} for rate in self._first_rates]
+        optimizer = _optimizer(groups, self._settings)
+        scheduler = _scheduler(optimizer, self._settings.lr_schedule, self._total_steps)
+        assert scheduler is not None
+        optimizer.step()  # without gradients it does nothing; torch warns where a schedule moves before the optimiser
+        for _ in range(scheduled):
+            scheduler.step()
+        return {"groups": optimizer.state_dict()["param_groups"], "schedule": scheduler.state_dict()}
 
 
 def _groups(module: nn.Module, learning_rate: float, own_rates: Mapping[str, float]) -> list[dict[str, Any]]:
@@ -198,6 +241,13 @@ def _scheduler(optimizer: Optimizer, schedule: LearningRateSchedule, total_steps
     return warmup if main is None else SequentialLR(optimizer, [warmup, main], milestones=[schedule.warmup_steps])
 
 
+def _lengths(schedule: Any) -> list[int]:
+    """How long the schedules within the state of one are, for those that depend on the length of the run."""
+    if isinstance(schedule, dict):
+        return [n for key, value in schedule.items() for n in ([value] if key in LENGTHS else _lengths(value))]
+    return [n for each in schedule for n in _lengths(each)] if isinstance(schedule, list) else []
+
+
 def _scaled(settings: Any, factor: float) -> Any:
     """State of optimiser and schedule as if every learning rate in it had been `factor` times as high."""
     if isinstance(settings, dict):
@@ -216,7 +266,7 @@ def _by_parameter(arrays: Arrays) -> dict[int, dict[str, Any]]:
     state: dict[int, dict[str, Any]] = {}
     for key, tensor in to_tensors(arrays).items():
         index, dot, name = key.partition(".")
-        if not dot:
-            continue  # not the optimiser's: see `EmbeddingCopy.to_arrays`
+        if not dot or index.startswith(TRAINED):
+            continue  # not the optimiser's: see `EmbeddingCopy.to_arrays` and `Optimisation.snapshot`
         state.setdefault(int(index), {})[name] = tensor
     return state

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from noprop_dist.records import Evaluated, Record
+from noprop_dist.records import CheckpointCompleted, Evaluated, ObjectiveMeasured, Record
 from noprop_dist.stages import Stage
 from noprop_dist.storage.run_directory import RunDirectory
 
@@ -18,39 +18,58 @@ class RunLog:
     Args:
         directory: of the run; this process is its only writer.
         done: steps that each stage has done when the run begins (resumed runs).
-        listen: called with every record, those of an earlier process first.
+        listeners: called with every record, those of an earlier process first.
 
     Attributes:
         warnings: of what was set aside of an earlier process's file.
+        figures: evaluations of checkpoints, those of an earlier process first.
     """
 
     def __init__(
         self,
         directory: RunDirectory,
         done: Mapping[Stage, int],
-        listen: Callable[[Record], None] = lambda _: None,
+        *listeners: Callable[[Record], None],
     ) -> None:
         self._directory = directory
         self._buffer: list[Record] = []
         self._flushing = threading.Lock()
-        self._listen = listen
+        self._listeners = listeners
         directory.must_stay()
         before, self.warnings = directory.forget_rounds_after(done)
         for record in before:
-            listen(record)
-        self._evaluated = {record.step for record in before if isinstance(record, Evaluated)}
+            self._tell(record)
+        self._completed = {record.step for record in before if isinstance(record, CheckpointCompleted)}
+        self.figures = [record for record in before if isinstance(record, Evaluated | ObjectiveMeasured)]
 
     def add(self, record: Record) -> None:
         """Buffer a record, with the present time."""
         record = replace(record, time=time.time())
-        if isinstance(record, Evaluated):
-            self._evaluated.add(record.step)
+        match record:
+            case Evaluated() | ObjectiveMeasured():
+                self.figures.append(record)
+            case CheckpointCompleted(step=step):
+                self._completed.add(step)
         self._buffer.append(record)
-        self._listen(record)
+        self._tell(record)
 
-    def evaluated(self, step: int) -> bool:
-        """Return True if the accuracy of the checkpoint of `step` is written down."""
-        return step in self._evaluated
+    def _tell(self, record: Record) -> None:
+        for listener in self._listeners:
+            listener(record)
+
+    def evaluated(self, step: int, *, final: bool) -> bool:
+        """Return True if the accuracy of the checkpoint of `step` is written down.
+
+        Args:
+            step: of the checkpoint.
+            final: whether it has to be measured as the last one of the run, on the whole test set.
+        """
+        measured = [each for each in self.figures if isinstance(each, Evaluated) and each.step == step]
+        return any(each.final or not final for each in measured)
+
+    def completed(self, step: int) -> bool:
+        """Return True if it is written down that the checkpoint of `step` is complete."""
+        return step in self._completed
 
     def flush(self) -> None:
         """Append the buffered records to metrics.jsonl; may be called from another thread.

@@ -1,5 +1,6 @@
 """Checks a configuration and its data, and builds what both engines train with: batches, trainers, checkpoints."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -8,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from noprop_dist.config.bits import changes_between
+from noprop_dist.config.bits import LENGTH, changes_between, setting_at
+from noprop_dist.config.extras import check_extras
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.dataset import DataSet
 from noprop_dist.data.given import GivenData
@@ -22,6 +24,7 @@ from noprop_dist.errors import UserError
 from noprop_dist.models.build import check_network
 from noprop_dist.models.custom import NetworkFactory
 from noprop_dist.plan import Module, RunPlan
+from noprop_dist.records import News
 from noprop_dist.stages import CLASSIFIER, EMBEDDING, Stage, block
 from noprop_dist.storage.checkpoint_writer import CheckpointWriter
 from noprop_dist.storage.run_directory import RunDirectory
@@ -30,10 +33,12 @@ from noprop_dist.training.batch_stream import BatchStream
 from noprop_dist.training.device import start_computing
 from noprop_dist.training.embedding import EmbeddingCopy, EmbeddingExchange, EmbeddingTable, EmbeddingTrainer
 from noprop_dist.training.execution import execution_on
+from noprop_dist.training.fine_tuning import begin_again
 from noprop_dist.training.group_batch_norm import normalise_over_group
 from noprop_dist.training.optimisation import Optimisation
+from noprop_dist.training.profiling import ProfiledTrainer
 from noprop_dist.training.replicas import ALONE, OneReplica
-from noprop_dist.training.trainers import BlockTrainer, ClassifierTrainer
+from noprop_dist.training.trainers import BlockTrainer, ClassifierTrainer, StageTrainer
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,8 @@ class RunSetup:
             self.config.checkpoint.num_to_keep,
             directory.changes(),
             together_at=self.plan.snapshot_steps if self.plan.learns_embedding else None,
+            begins_with=self.config.training.init_from,
+            sync_steps=self.plan.sync_steps,
             device="cuda" if self.plan.on_gpu else "cpu",
             sources={stage: self.plan.sources(stage) for stage in self.plan.stages},
         )
@@ -91,8 +98,15 @@ class RunSetup:
         """The training split on a device, augmented if the settings say so."""
         return Samples(inputs, self.plan.facts, device, self.plan.augmentation())
 
-    def block_trainer(self, t: int, samples: Samples, device: torch.device, group: OneReplica = ALONE) -> BlockTrainer:
+    def block_trainer(self, t: int, samples: Samples, device: torch.device, group: OneReplica = ALONE) -> StageTrainer:
         """The trainer of block t (of one replica of it) at step 0, on samples that lie on the same device."""
+        trainer, wanted = self._block_trainer(t, samples, device, group), self.config.engine.profile
+        if wanted is None or wanted.block != t or group.rank > 0:
+            return trainer
+        file = f"profile/{block(t).file(self.config.blocks.count)}.json.gz"
+        return ProfiledTrainer(trainer, file, wanted.steps, self.plan.total_steps)
+
+    def _block_trainer(self, t: int, samples: Samples, device: torch.device, group: OneReplica) -> BlockTrainer:
         training, stage = self.config.training_of(t), block(t)
         network = self.for_training(self.plan.block_network(t), device)
         network = normalise_over_group(network, group) if group.size > 1 else network
@@ -123,7 +137,9 @@ class RunSetup:
         """The trainer of a learned W_embed at step 0."""
         table, rate = EmbeddingTable(self.embedding), self.config.embedding.learning_rate
         versions = -(-self.plan.total_steps // self.plan.sync_steps)
-        return EmbeddingTrainer(table, Optimisation(EMBEDDING, table, self.config.training, rate, versions))
+        # Every stage trains against the newest version, so what is kept of it is no average.
+        settings = self.config.training.model_copy(update={"ema_decay": None})
+        return EmbeddingTrainer(table, Optimisation(EMBEDDING, table, settings, rate, versions))
 
     def embedding_exchange(self, snapshots: Mapping[Stage, Snapshot]) -> EmbeddingExchange | None:
         """The exchange of versions of W_embed from where the stages stand; None if W_embed is fixed.
@@ -178,6 +194,7 @@ def check(config: RunConfig, given: Given = NOTHING) -> tuple[RunPlan, DataSet]:
     Raises:
         UserError: they do not; nothing has been written or started.
     """
+    check_extras(config)
     data = load_data(config.data) if given.data is None else given.data.load(config.data)
     plan = RunPlan(config, data.facts, given_network=given.network)
     if plan.steps_per_epoch < 1:
@@ -243,7 +260,44 @@ def go_on(plan: RunPlan, directory: RunDirectory) -> None:
     """
     check_same_data(directory.facts(), plan.facts, str(directory), plan.config.data)
     directory.checkpoints.check_run()
+    told = check_length(plan, directory)
+    begin_again(plan, directory)
     changes = changes_between(directory.config(), plan.config)
     if changes:
         last = {name: steps[-1] for name, steps in directory.checkpoints.saved_steps().items()}
         directory.add_changes(changes, last)
+    if told is not None:
+        directory.append_metrics([News(text=told, time=time.time())])
+
+
+def check_length(plan: RunPlan, directory: RunDirectory) -> str | None:
+    """Check that a run can go on to a step that is another than before.
+
+    Args:
+        plan: of the run from here on.
+        directory: of the run.
+
+    Returns:
+        What the other length means for the run; None if it is as long as it was.
+
+    Raises:
+        UserError: a stage has done more steps than the run is to have.
+    """
+    before, length = RunPlan(directory.config(), plan.facts).total_steps, plan.total_steps
+    if length == before:
+        return None
+    done = max((steps[-1] for steps in directory.checkpoints.saved_steps().values()), default=0)
+    if done > length:
+        key = LENGTH[plan.config.training.max_steps is not None]
+        raise UserError(
+            f"{key}={setting_at(plan.config, key)}: makes {length} steps, and {directory} has done {done}; "
+            "a run ends at or after those"
+        )
+    schedule = plan.config.training.lr_schedule.kind
+    told = f"the run ends at step {length}, no longer at step {before}"
+    if schedule not in ("cosine", "one-cycle"):
+        return told
+    return (
+        f"{told}; from here on the learning rates are those of training.lr_schedule.kind={schedule} over {length} "
+        "steps, so the weights are not those of a run that was begun with that length"
+    )

@@ -61,13 +61,11 @@ def step_inputs(work: Round, device: torch.device, samples: Samples | None) -> I
 
 
 class StageTrainer(Protocol):
-    """What the trainers of blocks, classifier and the baseline's network have in common.
+    """What the trainers of blocks, classifier and the baseline's network have in common."""
 
-    Attributes:
-        group: of the processes that train the stage together.
-    """
-
-    group: OneReplica
+    @property
+    def group(self) -> OneReplica:
+        """The processes that train the stage together."""
 
     @property
     def stage(self) -> Stage: ...

@@ -78,6 +78,16 @@ def test_two_processes_train_what_one_trains_up_to_the_order_of_sums(tmp_path):
     assert {split for split, _ in outcome.evaluation.results} == {"validation", "test"}
 
 
+def test_a_finished_run_that_is_made_longer_has_the_bits_of_a_plain_loop(tmp_path):
+    run, settings = str(tmp_path / "run"), ["engine.workers=1", "evaluation.samples=64"]
+    EndToEndCoordinator(load_config("digits", None, [*DIGITS, *settings, "training.max_steps=30"]), run).run()
+    longer = load_config("digits", None, [*DIGITS, *settings, "training.max_steps=70"])
+    outcome = EndToEndCoordinator(longer, run, resume=True).run()
+    assert (outcome.step, outcome.evaluation.step, outcome.evaluation.final) == (70, 70, True)
+    assert fingerprints(run) == {NETWORK: plain_loop(*settings, "training.max_steps=70")[1].fingerprint()}
+    assert steps_written(run) == {NETWORK: 70}
+
+
 def test_numbers_that_are_not_finite_end_the_run_with_their_step(tmp_path):
     config = load_config("digits", None, [*DIGITS, "engine.workers=2", "training.learning_rate=1e30"])
     with pytest.raises(TrainingError, match=r"the network was stopped: .*step"):

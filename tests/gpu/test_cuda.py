@@ -54,6 +54,14 @@ def test_captured_steps_have_the_bits_of_steps_done_call_by_call(precision, sche
     assert fingerprints(*settings, "engine.cuda_graphs=always", moved_at=32) == by_call
 
 
+def test_captured_averages_of_weights_have_the_bits_of_those_done_call_by_call():
+    averaged = "training.ema_decay=0.95"  # its share of the weights changes over the first 171 steps
+    by_call = fingerprints(averaged, "engine.cuda_graphs=never")
+    assert by_call != fingerprints("engine.cuda_graphs=never")
+    assert fingerprints(averaged, "engine.cuda_graphs=always") == by_call
+    assert fingerprints(averaged, "engine.cuda_graphs=always", moved_at=32) == by_call
+
+
 def test_blocks_that_are_trained_at_the_same_time_get_the_same_bits():
     one_by_one = fingerprints()
     assert fingerprints(lanes=2) == one_by_one

@@ -16,8 +16,9 @@ from noprop_dist.engines.core import commands as c
 from noprop_dist.engines.core.run import StartingPoint
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.inference.evaluation import Evaluation
+from noprop_dist.inference.score import scores_of
 from noprop_dist.plan import RunPlan
-from noprop_dist.records import EmbeddingUpdated, RoundDone
+from noprop_dist.records import EmbeddingUpdated, Evaluated, RoundDone
 from noprop_dist.stages import EMBEDDING
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.training.batch_stream import RoundKey
@@ -90,10 +91,11 @@ class HashingActor:
         node: that it is on.
         total_steps: of the run.
         raise_at: steps at which stages raise.
+        accuracy: of the checkpoint of a step.
     """
 
-    def __init__(self, node, total_steps, raise_at):
-        self.node, self.total_steps, self.raise_at = node, total_steps, raise_at
+    def __init__(self, node, total_steps, raise_at, accuracy):
+        self.node, self.total_steps, self.raise_at, self.accuracy = node, total_steps, raise_at, accuracy
         self.stages = {}
 
     def answer(self, request):
@@ -111,8 +113,8 @@ class HashingActor:
             case c.TakeSnapshot(stage):
                 return self.stages[stage].snapshot() if stage in self.stages else None
             case c.Evaluate(step):
-                result = Evaluation(0.5, 0.5, "mean", 1, 10)
-                return CheckpointEvaluation(step, step == self.total_steps, (("test", result),), None)
+                result = Evaluation(self.accuracy(step), 0.5, "mean", 1, 10)
+                return CheckpointEvaluation(step, step == self.total_steps, (("validation", result),), None)
         return None
 
     def _train(self, key):
@@ -136,6 +138,8 @@ class HashingStore:
         self.saved = {}
 
     def __call__(self, task):
+        if isinstance(task, c.EndAt):
+            self.saved = {step: stages for step, stages in self.saved.items() if step <= task.step}
         if not isinstance(task, c.WriteSnapshot):
             return False
         snapshot = task.snapshot
@@ -144,6 +148,9 @@ class HashingStore:
         saved = self.saved.setdefault(snapshot.step, {})
         saved[snapshot.stage] = snapshot
         return snapshot.step in self.plan.checkpoint_steps and len(saved) == len(self.plan.stages)
+
+    def complete_steps(self):
+        return [step for step in self.plan.checkpoint_steps if len(self.saved.get(step, ())) == len(self.plan.stages)]
 
     def newest(self):
         """What a run that is resumed here begins with."""
@@ -189,16 +196,26 @@ class HashingWorld(World):
         cores: of the cluster.
         before: a run whose process has ended; this one goes on from what it has left.
         raise_at: steps at which stages raise.
+        accuracy: of the checkpoint of a step.
     """
 
-    def __init__(self, plan, cores=2, before=None, raise_at=None):
+    def __init__(self, plan, cores=2, before=None, raise_at=None, accuracy=lambda step: 0.5):
         self.plan, self.saved = plan, HashingStore(plan) if before is None else before.saved
         snapshots = self.saved.newest()
         exchange = exchange_from(plan, snapshots) if plan.learns_embedding else None
-        start = StartingPoint(snapshots, exchange=exchange)
+        records = [] if before is None else before.records[: before.records_flushed]
+        scores, whole = scores_of(plan, records), self.saved.complete_steps()
+        measured = {record.step for record in records if isinstance(record, Evaluated)}
+        start = StartingPoint(
+            snapshots,
+            [step for step in whole if step not in measured] if before is not None and plan.evaluates else (),
+            exchange,
+            scores,
+            None if scores is None else scores.stop_step(whole),
+        )
 
         def make_actor(_, node):
-            return HashingActor(node, plan.total_steps, raise_at or {})
+            return HashingActor(node, plan.total_steps, raise_at or {}, accuracy)
 
         super().__init__(plan, make_actor, self.saved, start, cores)
         if before is not None:

@@ -12,7 +12,9 @@ from noprop_dist.engines.core.run import StartingPoint
 from noprop_dist.engines.ray.actors import METHODS
 from noprop_dist.engines.ray.command_runner import StorageThread
 from noprop_dist.engines.ray.workers import BlockWorker, ClassifierWorker, Evaluator
+from noprop_dist.inference.score import scores_of
 from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.training.fine_tuning import begin
 from noprop_dist.training.run_log import RunLog
 from noprop_dist.training.setup import prepare
 
@@ -48,15 +50,20 @@ class RealWorld(World):
         self.setup, self.data = prepare(config)
         self.directory = RunDirectory(str(folder))
         if not self.directory.holds_run:
-            self.directory.create(config, self.setup.plan.facts)
+            begin(self.setup.plan, self.directory)
         checkpoints = self.setup.checkpoint_writer(self.directory)
         snapshots, _ = checkpoints.take_over()
         done = {stage: snapshots[stage].step if stage in snapshots else 0 for stage in self.setup.plan.stages}
         self.run_log = RunLog(self.directory, done)
-        self.thread = StorageThread(checkpoints, self.run_log)
-        unmeasured = [step for step in checkpoints.complete_steps if not self.run_log.evaluated(step)]
-        start = StartingPoint(snapshots, unmeasured, self.setup.embedding_exchange(snapshots))
+        self.thread = StorageThread(checkpoints, self.run_log, self.directory)
+        unmeasured = [step for step in checkpoints.complete_steps if not self._measured(step)]
+        scores = scores_of(self.setup.plan, self.run_log.figures)
+        stop_step = None if scores is None else scores.stop_step(checkpoints.complete_steps)
+        start = StartingPoint(snapshots, unmeasured, self.setup.embedding_exchange(snapshots), scores, stop_step)
         super().__init__(self.setup.plan, self._make_actor, self._write, start, cores)
+
+    def _measured(self, step):
+        return self.run_log.evaluated(step, final=step == self.setup.plan.total_steps)
 
     def log(self, record):
         super().log(record)

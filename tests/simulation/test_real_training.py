@@ -94,3 +94,38 @@ def test_a_run_resumed_on_other_workers_ends_with_the_same_bits(oracles, world, 
     assert run.train().stopped
     assert world(EMBEDDINGS[embedding], "engine.workers=1", "engine.sampling=worker").train().error is None
     check_same(tmp_path / "run", oracles / embedding)
+
+
+@pytest.mark.parametrize(("embedding", "steps"), [("onehot", 11), ("learned", 10)])
+def test_a_finished_run_that_is_made_longer_ends_with_the_same_bits(oracles, world, tmp_path, embedding, steps):
+    assert world(EMBEDDINGS[embedding], f"training.max_steps={steps}").train().evaluation.step == steps
+    end = world(EMBEDDINGS[embedding]).train()
+    assert (end.step, end.evaluation.final) == (24, True)
+    assert fingerprints(tmp_path / "run") == fingerprints(oracles / embedding)
+    assert set(steps_written(tmp_path / "run").values()) == {24}, "every step is written once"
+
+
+def test_averages_of_weights_have_the_same_bits_whatever_is_lost(small_config, world, tmp_path):
+    train(small_config(*RUN, "training.ema_decay=0.9", "engine.kind=sequential"), str(tmp_path / "oracle"))
+    run = world("training.ema_decay=0.9", "engine.round_steps=2")
+    run.at(START_SECONDS + 0.9, lambda: run.kill(SECOND))
+    assert run.train().error is None
+    assert records_of(tmp_path / "run", StageRecovered)
+    check_same(tmp_path / "run", tmp_path / "oracle")
+
+
+def test_a_run_that_began_with_the_weights_of_another_ends_with_the_same_bits(oracles, small_config, world, tmp_path):
+    """Its second worker is lost before block 3 has any other snapshot."""
+    tuned = f"training.init_from={oracles / 'onehot'}"
+    train(small_config(*RUN, tuned, "engine.kind=sequential"), str(tmp_path / "oracle"))
+    run = world(tuned, "engine.round_steps=1")
+    run.at(START_SECONDS + 0.1, lambda: run.kill(SECOND))
+    assert run.train().error is None
+    assert {each.step for each in records_of(tmp_path / "run", StageRecovered)} == {0}
+    check_same(tmp_path / "run", tmp_path / "oracle")
+
+
+def test_a_profile_comes_back_from_a_worker_and_changes_no_bit(oracles, world, tmp_path):
+    assert world("engine.profile={block: 3, steps: 2}", "engine.round_steps=4").train().error is None
+    assert (tmp_path / "run/profile/block-03.json.gz").stat().st_size > 0
+    check_same(tmp_path / "run", oracles / "onehot")

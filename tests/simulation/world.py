@@ -12,9 +12,10 @@ from itertools import count
 from typing import Any
 
 from noprop_dist.engines.core import commands as c
-from noprop_dist.engines.core.events import ActorLost, ClusterSeen, Replied, StopRequested, StorageDone, StorageFailed
+from noprop_dist.engines.core.events import ActorLost, ClusterSeen, StopRequested, StorageDone, StorageFailed
 from noprop_dist.engines.core.placement import Resources, place_run
 from noprop_dist.engines.core.run import Run
+from noprop_dist.engines.ray.actors import events_of
 from noprop_dist.records import EmbeddingUpdated, RoundDone
 from noprop_dist.report.summary import of_kind
 from noprop_dist.stages import EMBEDDING
@@ -198,7 +199,7 @@ class World:
         call = state.waiting[lane].popleft()
         if state.waiting[lane]:
             self._begin(process, state.waiting[lane][0])
-        return [Replied(call.call, self._answer(process.slot, state, call.request))]
+        return list(events_of(call.call, self._answer(process.slot, state, call.request)))
 
     def _answer(self, slot, state, request):
         if isinstance(request, c.Stop):

@@ -11,24 +11,12 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
-from untrained import MLP, OWN, images_for, untrained, untrained_network
+from untrained import MLP, NETWORKS, OWN, images_for, untrained, untrained_network
 
 from noprop_dist import api
 from noprop_dist.errors import UserError
 from noprop_dist.inference.classifier import NoPropClassifier
 from noprop_dist.inference.network import predict_image
-
-NETWORKS = {
-    "mlp": [MLP],
-    "small-conv": ["blocks.network={kind: small-conv, channels: [4, 8], width: 16}"],
-    "paper": ["blocks.network={kind: paper}"],
-    "own": [OWN],
-    "learned": [MLP, "embedding={kind: learned, dim: 7}"],
-    "prototype": ["blocks.network={kind: small-conv, channels: [4, 8], width: 16}", "embedding.kind=prototype"],
-    "radial": [MLP, "embedding={kind: learned, dim: 7}", "classifier.kind=radial"],
-    "baseline": [MLP, "method=backprop"],
-    "mixed": [MLP, "blocks.networks.2={kind: small-conv, channels: [4, 8], width: 16}"],
-}
 
 
 @pytest.mark.parametrize("sampler", ["mean", "stochastic"])

@@ -57,6 +57,12 @@ def test_neither_torch_nor_ray_is_imported_before_a_command_needs_it(arguments):
     assert not {"torch", "ray", "sklearn", "matplotlib"} & imported
 
 
+def test_predictions_wait_for_no_plots_and_no_ray():
+    code = "import sys, noprop_dist.cli.predict; print(*{'matplotlib', 'ray', 'sklearn'} & sys.modules.keys())"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert run.stdout.split() == []
+
+
 def test_what_lies_in_the_working_directory_changes_no_library(tmp_path):
     (tmp_path / "matplotlibrc").write_text("axes.prop_cycle: cycler('nonsense', print('was run'))\ntext.usetex: True\n")
     code = "import os, noprop_dist.cli, matplotlib; print(matplotlib.rcParams['text.usetex'], os.getcwd())"

@@ -98,6 +98,10 @@ def test_there_are_at_least_five_checkpoints_in_a_run():
         ("training.lr_schedule={kind: one-cycle, warmup_steps: 3}", "warmup_steps must be 0"),
         ("engine.workers=none", "engine.workers"),
         ("seed=-1", "seed: -1 is not allowed"),
+        ("tracking=tensorbord", "tracking.*'tensorbord' is not allowed.*'tensorboard'"),
+        ("checkpoint.score=test accuracy", "checkpoint.score: 'test accuracy' is not allowed.*'validation accuracy'"),
+        ("training.early_stopping={patience: 0}", "patience: 0 is not allowed"),
+        ("training.early_stopping=true", "training.early_stopping"),
         ("seed", "--set seed: write key.path=value"),
         ("=3", "write key.path=value"),
         ("seed=[1", "cannot be read as YAML"),
@@ -263,3 +267,27 @@ def test_settings_that_do_something_and_defaults_that_do_nothing_are_not_told(tm
     load_config(None, tmp_path / "copy.yaml", ["training.max_steps=3", "seed=4"], told.append)
     load_config("mnist", None, ["training.max_steps=3", "engine.workers=3"], told.append)
     assert told == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["training.early_stopping={}", "blocks.only=[1]"], "early_stopping is not allowed with blocks.only"),
+        (
+            ["training.early_stopping={}", "evaluation.samples=0"],
+            "not allowed with evaluation.samples=0",
+        ),
+        (["training.early_stopping={}", "method=backprop"], "early_stopping is not allowed with method=backprop"),
+        (["checkpoint.score=validation elbo", "method=backprop"], "which has only accuracies"),
+    ],
+)
+def test_what_cannot_be_measured_decides_nothing(settings, message):
+    with pytest.raises(UserError, match=message):
+        load_config("digits", None, settings)
+
+
+def test_early_stopping_keeps_checkpoints_by_validation_accuracy_unless_another_score_is_given():
+    assert load_config("digits", None, []).score is None
+    assert load_config("digits", None, ["training.early_stopping={patience: 2}"]).score == "validation accuracy"
+    other = ["training.early_stopping.min_delta=0.1", "checkpoint.score=validation elbo"]
+    assert load_config("digits", None, other).score == "validation elbo"

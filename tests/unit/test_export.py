@@ -1,15 +1,13 @@
 """Exported files give the probabilities of the network, on their own."""
 
 import json
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
-from test_classifier import NETWORKS
 from torch import nn
-from untrained import MLP, images_for, untrained
+from untrained import MLP, NETWORKS, images_for, python, untrained
 
 from noprop_dist import api
 from noprop_dist.cli.app import main
@@ -19,7 +17,7 @@ from noprop_dist.inference.export import export_classifier
 
 KINDS = {
     **NETWORKS,
-    "torchvision": ["blocks.network={kind: torchvision, backbone: mobilenet_v3_small, width: 8}"],
+    "torchvision": [MLP, "blocks.networks.2={kind: torchvision, backbone: resnet18, width: 8}"],
     "vectors": [MLP],
 }
 FACTS = {"torchvision": {"shape": (3, 32, 32)}, "vectors": {"shape": (6,), "dtype": "float32"}}
@@ -107,19 +105,29 @@ run = torch.export.load(sys.argv[1]).module()
 print(run(torch.zeros(2, 1, 8, 8, dtype=torch.uint8)).exp()[0].tolist())
 assert not any(name.startswith(("noprop_dist", "ray")) for name in sys.modules)
 """
-    told = subprocess.run(
-        [sys.executable, "-c", code, exported.path],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        timeout=60,
-        check=True,
-    )
     expected = classifier.predict_proba(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))[0].tolist()
-    assert json.loads(told.stdout) == pytest.approx(expected, abs=1e-6)
+    assert json.loads(python(code, exported.path, folder=tmp_path)) == pytest.approx(expected, abs=1e-6)
     extra = {"config.json": ""}
     torch.export.load(exported.path, extra_files=extra)
     assert json.loads(extra["config.json"])["id2label"]["0"] == "class 0"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format_", READ)
+def test_a_file_that_cannot_be_written_is_told_as_such_and_leaves_nothing(format_, tmp_path):
+    code = """
+import resource, signal, sys
+from noprop_dist.inference.export import export_classifier
+from untrained import MLP, untrained
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+try:
+    export_classifier(untrained(MLP), sys.argv[1], "model")
+except OSError as error:
+    print(error)
+"""
+    assert python(code, format_, folder=tmp_path).startswith("[Errno 27] File too large")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_safetensors_is_a_pretrained_folder(tmp_path):

@@ -142,12 +142,12 @@ def test_predictions_of_another_run_sampler_or_images_are_left_alone(trained, ru
         api.predict_into(other, [images], out)
     with pytest.raises(UserError, match="another sampler .mean, and not stochastic.; give another --out"):
         api.predict_into(run, [images], out, "stochastic")
-    with pytest.raises(UserError, match="another passes"):
+    with pytest.raises(UserError, match="another number of passes"):
         api.predict_into(run, [images], out, passes=2)
     with pytest.raises(UserError, match="another number of images .11, and not 2."):
         api.predict_into(run, [images / "more"], out)
     os.utime(images / "03.png", ns=(1, 1))
-    with pytest.raises(UserError, match="another images"):
+    with pytest.raises(UserError, match="another fingerprint of the images"):
         api.predict_into(run, [images], out)
     assert {file: file.read_bytes() for file in tmp_path.glob("out*")} == before
 
@@ -317,3 +317,11 @@ def test_predicting_is_measured_against_bare_forward_passes(trained, images, cap
     result = json.loads(capsys.readouterr().out)
     assert [row["side"] for row in result["rows"]] == ["predict --out", "bare forward passes"]
     assert result["ratio"] == result["rows"][0]["median"] / result["rows"][1]["median"]
+
+
+def test_progress_is_lines_where_there_is_no_terminal(trained, images, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("noprop_dist.cli.predict.LINE_SECONDS", 0)
+    noprop("predict", trained["run"], images, "--out", tmp_path / "out.csv", "--json", code=0)
+    told = capsys.readouterr()
+    assert json.loads(told.out) == {"out": f"{tmp_path}/out.csv", "images": 11, "left_out": 0}
+    assert [line.partition(",")[0] for line in told.err.splitlines()] == [f"{n} of 11 images" for n in (0, 4, 8, 11)]

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -12,9 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_classifier import NETWORKS
 from torch import nn
-from untrained import MLP, OWN, OwnNetwork, images_for, untrained
+from untrained import MLP, NETWORKS, OWN, OwnNetwork, images_for, python, untrained
 
 from noprop_dist.errors import UserError
 from noprop_dist.inference.classifier import NoPropClassifier
@@ -51,6 +49,16 @@ def with_weights(folder, change):
     save_file(tensors, folder / "model.safetensors")
     content = (folder / "model.safetensors").read_bytes()
     edit(folder, lambda values: values.update(weights_sha256=hashlib.sha256(content).hexdigest()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["regnet_y_400mf", "swin_v2_t", "convnext_tiny"])
+def test_backbones_that_compute_their_sizes_are_read(backbone, tmp_path):
+    own = f"blocks.networks.2={{kind: torchvision, backbone: {backbone}, width: 8}}"
+    saved = untrained(MLP, own, shape=(3, 64, 64))
+    read = NoPropClassifier.from_pretrained(saved.save_pretrained(tmp_path / "model"))
+    images = images_for(saved, 2)
+    torch.testing.assert_close(read(images), saved(images), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", [*NETWORKS, "torchvision", "vectors"])
@@ -138,18 +146,6 @@ except OSError as error:
     assert list(tmp_path.iterdir()) == []
 
 
-def python(code, *arguments, folder=None):
-    """What a program prints, in a process of its own."""
-    ended = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        **{"capture_output": True, "text": True, "cwd": folder, "timeout": 100},
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (Path(__file__).parents[2], Path(__file__).parent)))},
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
-
-
 WITHOUT_RAY = """
 import sys
 class NoRay:
@@ -158,7 +154,7 @@ class NoRay:
             raise ModuleNotFoundError("No module named 'ray'", name="ray")
 sys.meta_path.insert(0, NoRay())
 import torch
-from noprop_dist.inference.classifier import NoPropClassifier
+from noprop_dist import NoPropClassifier
 classifier = NoPropClassifier.from_pretrained(sys.argv[1])
 print(classifier.predict(torch.zeros(2, 1, 8, 8, dtype=torch.uint8)).tolist())
 assert not any(name.split(".")[0] == "ray" for name in sys.modules)
@@ -387,6 +383,19 @@ def test_code_in_the_folder_is_never_run(own, trust_code, monkeypatch):
     assert not (own / "gift.ran").exists()
 
 
+def test_a_network_that_was_handed_over_in_python_is_handed_over_again(tmp_path):
+    trained = untrained(OWN)
+    network = {"kind": "given", "name": "OwnNetwork"}
+    trained.card["blocks"] = {"count": 3, "network": network, "networks": {}}
+    folder = trained.save_pretrained(tmp_path / "given")
+    with pytest.raises(UserError, match="class of somebody's own, OwnNetwork; hand it over as network=…$"):
+        NoPropClassifier.from_pretrained(folder, trust_code=True)
+    images = images_for(trained, 3)
+    assert torch.equal(
+        NoPropClassifier.from_pretrained(folder, network=partial(OwnNetwork, width=6))(images), trained(images)
+    )
+
+
 def test_a_class_that_is_another_than_the_trained_one_is_told(own):
     class Other(nn.Linear):
         def __init__(self, input_shape, classes, embedding_dim, width):
@@ -394,9 +403,9 @@ def test_a_class_that_is_another_than_the_trained_one_is_told(own):
 
     with pytest.raises(UserError, match="do not fit each other: there is no blocks.0.bias"):
         NoPropClassifier.from_pretrained(own, network=Other)
-    with pytest.raises(UserError, match="'untrained:OwnNetwork' could not be built: TypeError"):
+    with pytest.raises(UserError, match="untrained:OwnNetwork could not be built: TypeError"):
         NoPropClassifier.from_pretrained(own, network=nn.Linear)
-    with pytest.raises(UserError, match="'untrained:OwnNetwork': what was built is dict"):
+    with pytest.raises(UserError, match="network untrained:OwnNetwork: what was built is dict"):
         NoPropClassifier.from_pretrained(own, network=dict)
 
 

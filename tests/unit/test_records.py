@@ -6,11 +6,13 @@ import pytest
 
 from noprop_dist.records import (
     TYPES,
+    CheckpointCompleted,
     EmbeddingUpdated,
     Evaluated,
     News,
     ObjectiveMeasured,
     RoundDone,
+    RunEnded,
     SnapshotWritten,
     StageFailed,
     StageRecovered,
@@ -42,6 +44,9 @@ RECORDS = [
     WorkerLost(worker="evaluator", incarnation=3, cause="node is gone"),
     StageRecovered(stage=block(1), worker="block worker 1", incarnation=2, seconds=3.0, step=4, replayed_steps=2),
     StageFailed(stage=block(12), step=0, cause="NaN", trace="Traceback …"),
+    CheckpointCompleted(step=8, time=5.0),
+    RunEnded(step=8, stopped=True),
+    RunEnded(step=4, error="block 3 was stopped"),
 ]  # fmt: skip
 
 

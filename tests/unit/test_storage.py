@@ -81,6 +81,22 @@ def test_old_checkpoints_are_deleted_but_not_before_they_were_evaluated(tmp_path
     assert directory.checkpoints.steps() == [15, 20]
 
 
+def test_a_checkpoint_of_another_cadence_stays_whole_until_there_is_a_newer_one(tmp_path):
+    """As after `resume --set checkpoint.every_steps=…`, or the end of a run that has become longer."""
+    directory = RunDirectory(str(tmp_path))
+    stages = [ONE, CLASSIFIER]
+    before = CheckpointWriter(directory.checkpoints, stages, T, (5,), 1)
+    assert [before.add(snapshot_at(5, stage)) for stage in stages] == [False, True]
+    writer = CheckpointWriter(directory.checkpoints, stages, T, (9,), 1)
+    writer.take_over()
+    for step in (6, 7, 8, 9):
+        writer.add(snapshot_at(step))
+    assert directory.checkpoints.load_all()[ONE].step == 5
+    writer.add(snapshot_at(9, CLASSIFIER))
+    writer.prune(up_to=9)
+    assert directory.checkpoints.steps() == [9]
+
+
 def test_a_flipped_bit_and_a_missing_file_are_noticed(tmp_path):
     directory = RunDirectory(str(tmp_path))
     CheckpointWriter(directory.checkpoints, [ONE], T, (5, 10), 2).add(snapshot_at(5))

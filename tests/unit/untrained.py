@@ -1,6 +1,10 @@
 """Classifiers whose weights are drawn and not trained, of every kind of network."""
 
+import os
+import subprocess
+import sys
 from math import prod
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -30,6 +34,17 @@ class OwnNetwork(nn.Module):
 
 
 OWN = "blocks.network={kind: custom, path: 'untrained:OwnNetwork', arguments: {width: 6}}"
+NETWORKS = {
+    "mlp": [MLP],
+    "small-conv": ["blocks.network={kind: small-conv, channels: [4, 8], width: 16}"],
+    "paper": ["blocks.network={kind: paper}"],
+    "own": [OWN],
+    "learned": [MLP, "embedding={kind: learned, dim: 7}"],
+    "prototype": ["blocks.network={kind: small-conv, channels: [4, 8], width: 16}", "embedding.kind=prototype"],
+    "radial": [MLP, "embedding={kind: learned, dim: 7}", "classifier.kind=radial"],
+    "baseline": [MLP, "method=backprop"],
+    "mixed": [MLP, "blocks.networks.2={kind: small-conv, channels: [4, 8], width: 16}"],
+}
 
 
 def untrained_network(*settings, shape=(1, 8, 8), dtype="uint8", classes=5):
@@ -93,3 +108,15 @@ def images_for(classifier, count, seed=0):
     if classifier.input_dtype == "uint8":
         return torch.randint(0, 256, shape, dtype=torch.uint8, generator=draw)
     return torch.randn(shape, generator=draw)
+
+
+def python(code, *arguments, folder=None):
+    """What a program prints, in a process of its own."""
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        **{"capture_output": True, "text": True, "cwd": folder, "timeout": 100},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (Path(__file__).parents[2], Path(__file__).parent)))},
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout

@@ -130,9 +130,23 @@ class WriteSnapshot:
 
 @dataclass(frozen=True)
 class Prune:
-    """Write the log, then delete old checkpoints, and none after step `up_to`."""
+    """Write the log, then delete old checkpoints, and none after step `up_to`.
+
+    Attributes:
+        up_to: a step.
+        best: steps of checkpoints that are kept beside the last one; None keeps the last few.
+    """
 
     up_to: int
+    best: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class EndAt:
+    """Write the log, then delete all that was saved after `step`, and of the checkpoints before it all but the best."""
+
+    step: int
+    best: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -140,7 +154,15 @@ class FlushLog:
     """Write the log."""
 
 
-StorageTask = WriteSnapshot | Prune | FlushLog
+@dataclass(frozen=True)
+class WriteFile:
+    """Write the log, then a file by its name in the run directory."""
+
+    name: str
+    content: bytes
+
+
+StorageTask = WriteSnapshot | Prune | EndAt | FlushLog | WriteFile
 
 
 @dataclass(frozen=True)

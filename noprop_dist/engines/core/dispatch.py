@@ -44,13 +44,20 @@ class Dispatch:
         self._engine = engine
         self._round_steps = round_steps
 
-    def send(self, now: float) -> None:
-        """Send all that may be sent now."""
+    def send(self, now: float, up_to: int | None = None) -> None:
+        """Send all that may be sent now.
+
+        Args:
+            now: monotonic seconds.
+            up_to: the step that rounds may reach at most; None is the end of the run.
+        """
         for stage_run in self._stages.values():
             if stage_run.worker is None or stage_run.leaving:
                 continue
             while (
-                work := stage_run.queue.next_round(self._snapshots.unwritten(stage_run.stage), self._limit(stage_run))
+                work := stage_run.queue.next_round(
+                    self._snapshots.unwritten(stage_run.stage), self._limit(stage_run, up_to)
+                )
             ) is not None:
                 self._call(stage_run, self._request(stage_run, *work), now)
                 if stage_run.queue.at_snapshot:
@@ -74,13 +81,14 @@ class Dispatch:
         self._exchange.publish(version)
         self._exchange.forget_before(min(self._snapshots.newest_step(stage) for stage in self._stages))
 
-    def _limit(self, stage_run: StageRun) -> int | None:
+    def _limit(self, stage_run: StageRun, up_to: int | None) -> int | None:
         """The step at which the stage's next round has to end at last; None is the end of the run."""
         if self._exchange is None:
-            return None
+            return up_to
         step = stage_run.queue.next_step
         is_owner = stage_run.stage == EMBEDDING
-        return self._exchange.may_update_to(step) if is_owner else self._exchange.may_train_to(step)
+        limit = self._exchange.may_update_to(step) if is_owner else self._exchange.may_train_to(step)
+        return limit if up_to is None else min(limit, up_to)
 
     def _request(self, stage_run: StageRun, first_step: int, steps: int) -> Request:
         if self._exchange is None:

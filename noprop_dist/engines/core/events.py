@@ -1,6 +1,7 @@
 """What happens to a run: the events that `decide` takes. A call without events says that time has passed."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from noprop_dist.engines.core.commands import Incarnation
@@ -13,6 +14,19 @@ class Replied:
 
     call: int
     value: Any
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What came of a stage's work in a worker beside its results.
+
+    Attributes:
+        lines: that a network printed, logged or warned; each names its stage.
+        files: contents by name in the run directory.
+    """
+
+    lines: tuple[str, ...]
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,4 +79,4 @@ class StopRequested:
     """Snapshot every stage where it stands, and end."""
 
 
-Event = Replied | ActorLost | StorageDone | StorageFailed | ClusterSeen | StopRequested
+Event = Replied | Heard | ActorLost | StorageDone | StorageFailed | ClusterSeen | StopRequested

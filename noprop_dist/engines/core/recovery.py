@@ -104,4 +104,4 @@ def leave_out(parts: Parts, steps: Sequence[int]) -> None:
     """Do not measure the checkpoints of these steps; they need not be kept for it any longer."""
     for step in steps:
         parts.journal.tell(f"the checkpoint of step {step} was not measured; `noprop-dist evaluate` can")
-        parts.snapshots.prune(step)
+        parts.snapshots.prune(step, parts.evaluations.best)

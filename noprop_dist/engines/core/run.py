@@ -25,6 +25,7 @@ from noprop_dist.engines.core.commands import (
     Command,
     End,
     Evaluate,
+    Log,
     Slot,
     Train,
 )
@@ -34,6 +35,7 @@ from noprop_dist.engines.core.events import (
     ActorLost,
     ClusterSeen,
     Event,
+    Heard,
     Replied,
     StopRequested,
     StorageDone,
@@ -47,8 +49,9 @@ from noprop_dist.engines.core.snapshots import Snapshots
 from noprop_dist.engines.core.stage import StageRun, Stopped
 from noprop_dist.engines.core.stopping import Stopping
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
+from noprop_dist.inference.score import Scores
 from noprop_dist.plan import RunPlan
-from noprop_dist.records import StageRecovered, WorkerReady
+from noprop_dist.records import CheckpointCompleted, RunEnded, StageRecovered, WorkerReady
 from noprop_dist.stages import EMBEDDING, Stage, block
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.training.embedding import EmbeddingExchange, EmbeddingVersion
@@ -67,11 +70,15 @@ class StartingPoint:
         snapshots: the newest undamaged one of each stage.
         to_evaluate: steps of complete checkpoints that are not measured yet, rising.
         exchange: of versions of W_embed; None if W_embed is fixed.
+        scores: of the checkpoints that are measured; None if checkpoints are kept by their age.
+        stop_step: of the checkpoint with which an earlier process decided to end; None if it did not.
     """
 
     snapshots: Mapping[Stage, Snapshot]
     to_evaluate: Sequence[int] = ()
     exchange: EmbeddingExchange | None = None
+    scores: Scores | None = None
+    stop_step: int | None = None
 
 
 class Run:
@@ -92,6 +99,7 @@ class Run:
         self._began_at, self._asked_cluster_at = now, now
         self._no_worker_since: float | None = now
         self._error: str | None = None  # ends the run, once all that is here is written
+        self._stopped_at: int | None = None
         self._ended = self._storage_is_slow = False
         self._add_workers(placement)
         for index, place in enumerate(placement.workers, start=1):
@@ -122,6 +130,7 @@ class Run:
         recovery.lose_silent_actors(self._parts, now)
         self._watch_storage(now)
         if not self._ended:
+            self._stop_early()
             if self._stopping.requested:
                 self._wind_down(now)
             elif self._busy and self._error is None:
@@ -158,6 +167,10 @@ class Run:
             case Replied(call, value):
                 for answer in self._parts.pool.answered(call, value, now):
                     self._answered(answer, now)
+            case Heard(lines, files):
+                self.journal.tell(*lines)
+                for name, content in files.items():
+                    self._parts.snapshots.write_file(name, content)
             case ActorLost(process, cause, constructor_raised):
                 slot = self._parts.pool.slots[process.slot]
                 if slot.process == process and not isinstance(slot.state, Absent | GivenUp):
@@ -234,7 +247,8 @@ class Run:
         self.journal.news.tell(evaluation.summary())
         for record in evaluation.records():
             self.journal.log(record)
-        self._parts.snapshots.prune(evaluation.step)
+        if self._parts.evaluations.stop_step is None:
+            self._parts.snapshots.prune(evaluation.step, self._parts.evaluations.best)
 
     # Storage
 
@@ -243,12 +257,13 @@ class Run:
             self.journal.tell("the run directory can be written again")
         self.journal.tell(*event.news)
         step = self._parts.snapshots.done(event, now)
-        if step is None:
+        if step is None or self._stopped_at is not None:
             return
+        self.journal.log(CheckpointCompleted(step=step))
         if self._plan.evaluates:
             recovery.leave_out(self._parts, self._parts.evaluations.add(step))
         else:
-            self._parts.snapshots.prune(step)
+            self._parts.snapshots.prune(step, None)
 
     def _storage_failed(self, cause: str, now: float) -> None:
         since = self._parts.snapshots.failing_since
@@ -289,8 +304,9 @@ class Run:
         self._ask_cluster(now)
         self._parts.pool.start_absent(now)
         self._parts.assignment.assign(now)
-        self._parts.dispatch.send(now)
+        self._parts.dispatch.send(now, self._may_train_to())
         self._evaluate(now)
+        self._check_decisions()
 
     def _ask_cluster(self, now: float) -> None:
         if now - self._asked_cluster_at >= CLUSTER_EVERY_SECONDS:
@@ -361,8 +377,40 @@ class Run:
 
     # The end
 
+    def _may_train_to(self) -> int | None:
+        """No stage runs far ahead of a decision on the end of the run; where there will be none, none waits for it."""
+        if any(stage_run.stopped for stage_run in self.stages.values()):
+            return None
+        return self._parts.evaluations.may_train_to(self._plan.checkpoint_steps)
+
+    def _check_decisions(self) -> None:
+        """End a run whose next decision cannot be made: going on would make its end a matter of luck."""
+        step = self._parts.evaluations.undecided
+        if step is not None and not any(stage_run.stopped for stage_run in self.stages.values()):
+            self._error = (
+                f"the checkpoint of step {step} could not be measured, and training.early_stopping decides by it; "
+                "`noprop-dist resume` tries again"
+            )
+
+    def _stop_early(self) -> None:
+        """Let the checkpoint that decided so be the last; what stages did beyond it does not count."""
+        evaluations = self._parts.evaluations
+        step = evaluations.stop_step
+        if step is None or self._stopped_at is not None or self._stopping.requested:
+            return
+        self._stopped_at = step
+        self.journal.tell(evaluations.why_stopped)
+        for stage_run in self.stages.values():
+            stage_run.end()
+        best = evaluations.best
+        assert best is not None
+        evaluations.give_up()
+        self._parts.snapshots.end_at(step, best)
+
     @property
     def _busy(self) -> bool:
+        if self._stopped_at is not None:
+            return False
         blocks = [stage_run for stage_run in self.stages.values() if stage_run.stage.is_block]
         if all(stage_run.stopped for stage_run in blocks) or (
             self._coupled and any(stage_run.stopped for stage_run in self.stages.values())
@@ -418,7 +466,9 @@ class Run:
         self._ended = True
         stopping = self._stopping.requested
         stopped = stopping and any(not stage_run.queue.finished for stage_run in self.stages.values())
-        step = min(self._parts.snapshots.newest_step(stage) for stage in self.stages)
+        reached = min(self._parts.snapshots.newest_step(stage) for stage in self.stages)
+        step = reached if self._stopped_at is None else self._stopped_at
+        self._parts.outbox.append(Log(RunEnded(step=step, stopped=stopped, error=error)))
         self._parts.outbox.append(End(step, None if stopping else self._parts.evaluations.last, stopped, error))
 
 
@@ -431,7 +481,8 @@ def _parts(plan: RunPlan, start: StartingPoint, now: float) -> Parts:
     stages = {stage: _stage_run(plan, stage, snapshots.newest_step(stage), now) for stage in plan.stages}
     assignment = Assignment(stages, pool, snapshots, engine, now)
     dispatch = Dispatch(stages, pool, snapshots, start.exchange, engine, plan.round_steps)
-    evaluations = Evaluations(start.to_evaluate)
+    evaluations = Evaluations(start.to_evaluate, start.scores, plan.config.checkpoint.num_to_keep)
+    evaluations.stop_step = start.stop_step
     return Parts(engine, outbox, journal, stages, pool, snapshots, assignment, dispatch, evaluations)
 
 

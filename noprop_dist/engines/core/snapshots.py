@@ -6,8 +6,19 @@ memory stays bounded; checkpoints whose snapshots were overtaken are left out.
 
 from collections import deque
 from collections.abc import Mapping
+from math import inf
 
-from noprop_dist.engines.core.commands import Command, FlushLog, Log, Prune, StorageTask, UseStorage, WriteSnapshot
+from noprop_dist.engines.core.commands import (
+    Command,
+    EndAt,
+    FlushLog,
+    Log,
+    Prune,
+    StorageTask,
+    UseStorage,
+    WriteFile,
+    WriteSnapshot,
+)
 from noprop_dist.engines.core.events import StorageDone
 from noprop_dist.records import SnapshotWritten
 from noprop_dist.stages import Stage
@@ -38,21 +49,35 @@ class Snapshots:
         self._retry_at, self._retry_seconds = now, FIRST_RETRY_SECONDS
         self.under_way_since: float | None = None
         self.failing_since: float | None = None
+        self._ends_at = inf
 
     def add(self, snapshot: Snapshot) -> None:
         """Keep a stage's newest snapshot, and have it written."""
+        if snapshot.step > self._ends_at:
+            return
         self._newest[snapshot.stage] = snapshot
         self._tasks.append(WriteSnapshot(snapshot))
         if self.failing_since is not None:
             self._drop_overtaken()
 
-    def prune(self, up_to: int) -> None:
-        """Have old checkpoints deleted, and none after step `up_to`."""
-        self._tasks.append(Prune(up_to))
+    def prune(self, up_to: int, best: tuple[int, ...] | None) -> None:
+        """Have old checkpoints deleted, and none after step `up_to`; see `Prune`."""
+        self._tasks.append(Prune(up_to, best))
+
+    def end_at(self, step: int, best: tuple[int, ...]) -> None:
+        """Have all deleted that was saved after `step`, and write nothing more of it; see `EndAt`."""
+        self._ends_at = step
+        under_way = None if self.under_way_since is None else self._tasks[0]
+        kept = (t for t in self._tasks if t is under_way or not isinstance(t, WriteSnapshot) or t.snapshot.step <= step)
+        self._tasks = deque([*kept, EndAt(step, best)])
 
     def flush(self) -> None:
         """Have the log written."""
         self._tasks.append(FlushLog())
+
+    def write_file(self, name: str, content: bytes) -> None:
+        """Have a file written into the run directory."""
+        self._tasks.append(WriteFile(name, content))
 
     def newest(self, stage: Stage) -> Snapshot | None:
         """A stage's newest snapshot, written or not."""

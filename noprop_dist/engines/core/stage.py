@@ -179,6 +179,10 @@ class StageRun:
         """It takes no further part."""
         self.state = Stopped(why)
 
+    def end(self) -> None:
+        """The run ends here; whatever is under way does not count any more."""
+        self.state = Done()
+
     def row(self) -> StageProgress:
         """Its row of the progress table; may be called from another thread."""
         state = self.state

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -27,13 +27,14 @@ from noprop_dist.engines.core.commands import (
     Train,
     UpdateEmbedding,
 )
-from noprop_dist.engines.core.events import ActorLost, Event, Replied
+from noprop_dist.engines.core.events import ActorLost, Event, Heard, Replied
 from noprop_dist.engines.core.placement import Placement
 from noprop_dist.engines.ray.cluster import cause_of_loss, raised_by_constructor, spread
 from noprop_dist.engines.ray.replica_worker import BlockGroup
 from noprop_dist.engines.ray.workers import BlockWorker, ClassifierWorker, Evaluator
 from noprop_dist.stages import Stage
 from noprop_dist.training.batch_stream import Round, RoundKey
+from noprop_dist.training.messages import Accompanied
 from noprop_dist.training.setup import RunSetup
 
 ACTOR_OPTIONS = {"max_restarts": 0, "max_task_retries": 0, "enable_task_events": False}
@@ -52,6 +53,15 @@ METHODS: dict[type[Request], str] = {
     Stop: "stop",
 }
 """The method of an actor that answers a request; its arguments are the fields of the request."""
+
+
+def events_of(call: int, answer: Any) -> Iterator[Event]:
+    """What a worker's answer to a call means."""
+    if isinstance(answer, Accompanied):
+        yield Heard(answer.left.lines, answer.left.files)
+        answer = answer.answer
+    yield Replied(call, answer)
+
 
 ActorHandle = Any
 """Ray's actor handles and object references have no static type."""
@@ -152,13 +162,15 @@ class RayActors:
         in_order = [(reference, call) for reference, call in self._calls.items() if reference in here]
         for reference, _ in in_order:
             del self._calls[reference]
-        return [self._event(reference, call) for reference, call in in_order]
+        return [event for reference, call in in_order for event in self._events_of(reference, call)]
 
-    def _event(self, reference: Any, call: CallActor) -> Event:
+    def _events_of(self, reference: Any, call: CallActor) -> Iterator[Event]:
         try:
-            return Replied(call.call, ray.get(reference))
+            answer = ray.get(reference)
         except RayError as error:
-            return ActorLost(call.process, cause_of_loss(error), raised_by_constructor(error))
+            yield ActorLost(call.process, cause_of_loss(error), raised_by_constructor(error))
+            return
+        yield from events_of(call.call, answer)
 
     def close(self) -> None:
         """End all processes."""

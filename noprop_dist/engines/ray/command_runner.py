@@ -12,6 +12,7 @@ from noprop_dist.engines.core.commands import (
     CallActor,
     Command,
     End,
+    EndAt,
     FlushLog,
     GiveUpStage,
     KillActor,
@@ -20,12 +21,14 @@ from noprop_dist.engines.core.commands import (
     StartActor,
     StorageTask,
     UseStorage,
+    WriteFile,
     WriteSnapshot,
 )
 from noprop_dist.engines.core.events import ClusterSeen, Event, StorageDone, StorageFailed
 from noprop_dist.engines.ray.actors import RayActors
 from noprop_dist.engines.ray.cluster import cluster_resources, draining_nodes
 from noprop_dist.storage.checkpoint_writer import CheckpointWriter
+from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.run_log import RunLog
 
 
@@ -36,13 +39,14 @@ class CommandRunner:
         actors: of the run, on Ray.
         checkpoints: of the run.
         log: of the run.
+        directory: of the run.
     """
 
-    def __init__(self, actors: RayActors, checkpoints: CheckpointWriter, log: RunLog) -> None:
+    def __init__(self, actors: RayActors, checkpoints: CheckpointWriter, log: RunLog, directory: RunDirectory) -> None:
         self._actors = actors
         self._checkpoints = checkpoints
         self._log = log
-        self._storage = StorageThread(checkpoints, log)
+        self._storage = StorageThread(checkpoints, log, directory)
         self._cluster_is_asked = False
 
     def carry_out(self, command: Command) -> None:
@@ -80,14 +84,16 @@ class CommandRunner:
 
 
 class StorageThread:
-    """The only writer of a run's checkpoints.
+    """The only writer of a run's checkpoints and other files.
 
     Args:
         checkpoints: of the run.
         log: written before every snapshot, so that no snapshot is there without the records of its steps.
+        directory: of the run.
     """
 
-    def __init__(self, checkpoints: CheckpointWriter, log: RunLog) -> None:
+    def __init__(self, checkpoints: CheckpointWriter, log: RunLog, directory: RunDirectory) -> None:
+        self._directory = directory
         self._checkpoints = checkpoints
         self._log = log
         self._thread = ThreadPoolExecutor(1, "storage")
@@ -113,8 +119,12 @@ class StorageThread:
         match task:
             case WriteSnapshot(snapshot):
                 complete = self._checkpoints.add(snapshot)
-            case Prune(up_to):
-                self._checkpoints.prune(up_to)
+            case Prune(up_to, best):
+                self._checkpoints.prune(up_to, best)
+            case EndAt(step, best):
+                self._checkpoints.end_at(step, best)
+            case WriteFile(name, content):
+                self._directory.write_file(name, content)
             case FlushLog():
                 pass
         return StorageDone(time.perf_counter() - began, complete, self._checkpoints.news())

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 
@@ -17,15 +17,25 @@ from noprop_dist.engines.core.events import Event, StopRequested
 from noprop_dist.engines.core.placement import Placement, check_room, place_run
 from noprop_dist.engines.core.run import Run, StartingPoint
 from noprop_dist.engines.ray.actors import RayActors, WorkerClasses
+from noprop_dist.engines.ray.callbacks import unpickled
 from noprop_dist.engines.ray.cluster import cluster_resources
 from noprop_dist.engines.ray.command_runner import CommandRunner
 from noprop_dist.engines.ray.workers import worker_facts
 from noprop_dist.errors import TrainingError
+from noprop_dist.inference.load import assemble_network
+from noprop_dist.inference.network import NoPropNetwork
+from noprop_dist.inference.score import scores_of
 from noprop_dist.metrics.exporter import MetricsExporter
 from noprop_dist.metrics.live import LiveStage
-from noprop_dist.records import WorkerReady
+from noprop_dist.plan import RunPlan
+from noprop_dist.records import News, RunEnded, WorkerReady
+from noprop_dist.stages import Stage
 from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.storage.trust import check_networks, remember
+from noprop_dist.tracking.host import END_SECONDS, STOP_SECONDS, CallbackHost
+from noprop_dist.tracking.trackers import callback_host, run_info
+from noprop_dist.training.fine_tuning import begin
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.progress import RunProgress
 from noprop_dist.training.run_log import RunLog
@@ -44,6 +54,7 @@ class Coordinator:
         worker_classes: of the run's workers.
         trusted: whether the user named the networks, or gave `--trust-code`.
         given: what was handed over in Python.
+        callbacks: of the user's own, pickled; see `pickled`.
     """
 
     def __init__(
@@ -54,7 +65,9 @@ class Coordinator:
         worker_classes: WorkerClasses | None = None,
         trusted: bool = True,
         given: Given = NOTHING,
+        callbacks: bytes | None = None,
     ) -> None:
+        self._callbacks = callbacks
         self._config = config
         self._directory = RunDirectory(directory)
         self._resume, self._trusted, self._given = resume, trusted, given
@@ -82,6 +95,7 @@ class Coordinator:
         if not self._resume:
             remember(self._config)  # this node's user may be another one than the driver's
         setup, data = prepare(self._config, self._given)
+        host = callback_host(setup.plan, unpickled(self._callbacks))
         with self._directory.only_writer(self._wait_for), self._exporting(setup) as exporter:
             resources = cluster_resources()
             placement = place_run(setup.config, resources)
@@ -89,8 +103,8 @@ class Coordinator:
             if self._resume and self._directory.holds_run:
                 go_on(setup.plan, self._directory)
             else:  # nothing is refused from here on: what is refused leaves no run directory behind
-                self._directory.create(setup.config, setup.plan.facts)
-            end = self._train(setup.on(placement.on_gpu), data, placement, exporter)
+                begin(setup.plan, self._directory)
+            end = self._train(setup.on(placement.on_gpu), data, placement, exporter, host)
         if end.error is not None:
             raise TrainingError(end.error)
         return RunOutcome(self._directory.link, end.step, end.evaluation, end.stopped)
@@ -98,13 +112,20 @@ class Coordinator:
     def _wait_for(self, what: str) -> None:
         self._waits_for = what
 
-    def _train(self, setup: RunSetup, data: DataSet, placement: Placement, exporter: MetricsExporter | None) -> End:
+    def _train(
+        self,
+        setup: RunSetup,
+        data: DataSet,
+        placement: Placement,
+        exporter: MetricsExporter | None,
+        host: CallbackHost,
+    ) -> End:
         checkpoints = setup.checkpoint_writer(self._directory)
         snapshots, warnings = checkpoints.take_over()
         done = {stage: snapshots[stage].step if stage in snapshots else 0 for stage in setup.plan.stages}
-        log = RunLog(self._directory, done, exporter.record if exporter else lambda _: None)
-        to_evaluate = [s for s in checkpoints.complete_steps if setup.plan.evaluates and not log.evaluated(s)]
-        start = StartingPoint(snapshots, to_evaluate, setup.embedding_exchange(snapshots))
+        log = RunLog(self._directory, done, *[exporter.record] if exporter else [], host.record)
+        host.start(run_info(setup.plan, self._directory, data.held_out, _on_cpu(setup.plan)))
+        start = _starting_point(setup, checkpoints.complete_steps, snapshots, log)
         self._run = run = Run(setup.plan, placement, start, time.monotonic())
         drawing = who_draws(setup.plan, placement)
         served = f"; metrics at {exporter.address}" if exporter else ""
@@ -115,18 +136,34 @@ class Coordinator:
         actors = RayActors(setup, data, self._directory.root, placement, draw, self._worker_classes)
         if exporter is not None:
             exporter.show_live(lambda: _live(run, actors))
-        runner = CommandRunner(actors, checkpoints, log)
+        runner = CommandRunner(actors, checkpoints, log, self._directory)
         try:
-            return self._loop(run, runner, exporter)
+            with self._followed(host, log, run):
+                return self._loop(run, runner, exporter, host)
         finally:
             runner.close(setup.config.engine.grace_seconds)
 
-    def _loop(self, run: Run, runner: CommandRunner, exporter: MetricsExporter | None) -> End:
+    @contextmanager
+    def _followed(self, host: CallbackHost, log: RunLog, run: Run) -> Iterator[None]:
+        """Let the callbacks take in what is left after the `with`, and tell them of an error that ends it."""
+        try:
+            yield
+        except Exception as error:
+            reached = min(stage_run.queue.steps_done for stage_run in run.stages.values())
+            log.add(RunEnded(step=reached, error=f"{type(error).__name__}: {error}"))
+            raise
+        finally:
+            for line in host.close(STOP_SECONDS if self._stop.is_set() else END_SECONDS):
+                run.journal.news.tell(line)
+                log.add(News(text=line))
+
+    def _loop(self, run: Run, runner: CommandRunner, exporter: MetricsExporter | None, host: CallbackHost) -> End:
         """Carry out what the core says until it says that the run ends."""
         events: list[Event] = []
         while True:
             if self._stop.is_set():
                 events.append(StopRequested())
+            run.journal.tell(*host.news())
             for command in run.decide(events, time.monotonic()):
                 if isinstance(command, End):
                     return command
@@ -149,6 +186,22 @@ class Coordinator:
             self._stop.wait(settings.linger_seconds)
         finally:
             exporter.close()
+
+
+def _starting_point(
+    setup: RunSetup, complete_steps: Sequence[int], snapshots: Mapping[Stage, Snapshot], log: RunLog
+) -> StartingPoint:
+    """What earlier processes of the run left."""
+    last = setup.plan.total_steps
+    unmeasured = [step for step in complete_steps if not log.evaluated(step, final=step == last)]
+    scores = scores_of(setup.plan, log.figures)
+    stop_step = None if scores is None else scores.stop_step(complete_steps)
+    to_evaluate = unmeasured if setup.plan.evaluates else []
+    return StartingPoint(snapshots, to_evaluate, setup.embedding_exchange(snapshots), scores, stop_step)
+
+
+def _on_cpu(plan: RunPlan) -> Callable[[Mapping[Stage, Snapshot]], NoPropNetwork]:
+    return lambda snapshots: assemble_network(plan, snapshots, torch.device("cpu"))
 
 
 def _live(run: Run, actors: RayActors) -> Sequence[LiveStage]:

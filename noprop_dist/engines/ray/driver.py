@@ -7,7 +7,7 @@ import functools
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -16,6 +16,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from noprop_dist.config.schema import EngineSettings, RunConfig
 from noprop_dist.engines.core.failure_policy import back_off_seconds, within_budget
 from noprop_dist.engines.ray.actors import ACTOR_OPTIONS
+from noprop_dist.engines.ray.callbacks import pickled
 from noprop_dist.engines.ray.cluster import cause_of_loss, cluster_answers, ray_session
 from noprop_dist.engines.ray.coordinator import Coordinator
 from noprop_dist.engines.ray.heartbeat import Heartbeat
@@ -23,6 +24,7 @@ from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.models.custom import is_installed
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.store import StorageError
+from noprop_dist.tracking.callback import Callback
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.progress import RunProgress
 from noprop_dist.training.setup import NOTHING, Given
@@ -44,6 +46,7 @@ def train_on_ray(
     coordinator_class: type[Any] = Coordinator,
     trusted: bool = True,
     given: Given = NOTHING,
+    callbacks: Sequence[Callback] = (),
 ) -> RunOutcome:
     """Run a training run on Ray to its end.
 
@@ -54,9 +57,11 @@ def train_on_ray(
         resume: continue the run that lies there.
         stopped: asked about twice a second; once it says yes, the run is snapshotted and ended.
         say: told what happens to the coordinator.
-        coordinator_class: made with (config, directory, resume, trusted=…, given=…); has `run`, `progress` and `stop`.
+        coordinator_class: made with (config, directory, resume, trusted=…, given=…, callbacks=…); has `run`, `progress`
+            and `stop`.
         trusted: whether the user named the networks, or gave `--trust-code`.
         given: what was handed over in Python; it is sent to the coordinator.
+        callbacks: of the user's own; each coordinator gets a copy of them as they are now.
 
     Raises:
         UserError: configuration, data, run directory or address cannot be used.
@@ -72,9 +77,10 @@ def train_on_ray(
         on_progress(progress)
 
     _send_by_value(given)
+    options = {"given": given, "callbacks": pickled(callbacks)}
     with ray_session(config.engine.address):
         while True:
-            coordinator = _actor(coordinator_class).remote(config, directory, resume, trusted=trusted, given=given)
+            coordinator = _actor(coordinator_class).remote(config, directory, resume, trusted=trusted, **options)
             try:
                 return _Follower(coordinator, config.engine, watch, say).follow(stopped)
             except (RayActorError, _SilentError) as error:

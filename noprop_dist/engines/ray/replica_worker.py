@@ -22,7 +22,7 @@ from noprop_dist.engines.ray.workers import BlockWorker
 from noprop_dist.stages import Stage
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.training.batch_stream import Round, RoundKey
-from noprop_dist.training.messages import RoundReport, StageFailure, WorkerFacts
+from noprop_dist.training.messages import Accompanied, RoundReport, StageFailure, WorkerFacts
 from noprop_dist.training.replicas import GroupLostError, ReplicaGroup
 from noprop_dist.training.setup import RunSetup
 
@@ -87,7 +87,7 @@ class BlockGroup(Replica):
         others = self._wait([other.facts.remote() for other in self._others])
         return super().facts().with_replicas(tuple(other.pid for other in others))
 
-    def hold(self, stage: Stage, snapshot: Snapshot | None) -> StageFailure | None:
+    def hold(self, stage: Stage, snapshot: Snapshot | None) -> StageFailure | Accompanied | None:
         """Take a stage in, in all processes of the group."""
         kept = ray.put(snapshot)
         told = [other.hold.remote(stage, kept) for other in self._others]
@@ -100,7 +100,7 @@ class BlockGroup(Replica):
         self._wait([other.release.remote(stage) for other in self._others])
         super().release(stage)
 
-    def train(self, work: Round | RoundKey) -> RoundReport | StageFailure | None:
+    def train(self, work: Round | RoundKey) -> RoundReport | StageFailure | Accompanied | None:
         """Do the steps of a round together; None if the group was told to stop before."""
         if self._ended:
             return None

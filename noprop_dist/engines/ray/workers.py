@@ -14,15 +14,17 @@ import torch
 from noprop_dist.data.dataset import HeldOut, Labels
 from noprop_dist.data.inputs import Inputs, MappedInputs
 from noprop_dist.data.samples import ReadAhead, Samples
+from noprop_dist.engines.core.commands import EVALUATOR
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation, evaluate_checkpoint
 from noprop_dist.inference.load import assemble_network
 from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.training.batch_stream import BatchStream, Round, RoundKey
+from noprop_dist.training.beside import Beside, at_work
 from noprop_dist.training.device import keep_freed_memory, start_computing, start_thread
 from noprop_dist.training.embedding import EmbeddingTrainer, EmbeddingUpdate, EmbeddingVersion
-from noprop_dist.training.messages import EmbeddingReport, RoundReport, StageFailure, WorkerFacts
+from noprop_dist.training.messages import Accompanied, EmbeddingReport, RoundReport, StageFailure, WorkerFacts
 from noprop_dist.training.replicas import ALONE, GroupLostError, OneReplica
 from noprop_dist.training.rounds import train_round
 from noprop_dist.training.setup import RunSetup
@@ -54,13 +56,17 @@ class StageWorker:
         self._build = build
         self._trainers: dict[Stage, Any] = {}
         self._stopped = False
+        self._beside: dict[Stage, Beside] = {}
 
     def facts(self) -> WorkerFacts:
         """Where this worker is; its first reply says that it is ready."""
         return worker_facts(self._device)
 
-    def hold(self, stage: Stage, snapshot: Snapshot | None) -> StageFailure | None:
+    def hold(self, stage: Stage, snapshot: Snapshot | None) -> StageFailure | Accompanied | None:
         """Take a stage in, at a snapshot or (without one) at step 0."""
+        return self._accompanied(stage, lambda: self._hold(stage, snapshot))
+
+    def _hold(self, stage: Stage, snapshot: Snapshot | None) -> StageFailure | None:
         # Ray calls methods from other threads than the constructor. Each stage belongs to one of these threads.
         start_thread(self._device, self._setup.config.engine.threads_per_worker)
         try:
@@ -77,8 +83,9 @@ class StageWorker:
     def release(self, stage: Stage) -> None:
         """Let a stage go: it is done, or goes on elsewhere."""
         self._trainers.pop(stage, None)
+        self._beside.pop(stage, None)
 
-    def train(self, work: Round | RoundKey) -> RoundReport | StageFailure | None:
+    def train(self, work: Round | RoundKey) -> RoundReport | StageFailure | Accompanied | None:
         """Do the steps of a round; None if the worker was told to stop before the first."""
 
         def do(trainer: Any) -> RoundReport | None:
@@ -91,11 +98,25 @@ class StageWorker:
         """This worker's part of a round: all of it."""
         return work
 
-    def snapshot(self, stage: Stage) -> Snapshot | StageFailure | None:
+    def snapshot(self, stage: Stage) -> Snapshot | StageFailure | Accompanied | None:
         """A stage's state after the rounds that arrived before; a failure if its weights are not finite."""
         return self._attempt(stage, 0, lambda trainer: trainer.snapshot())
 
-    def _attempt(self, stage: Stage, step: int, do: Callable[[Any], Result]) -> Result | StageFailure | None:
+    def _accompanied(self, stage: Stage, do: Callable[[], Result]) -> Result | Accompanied:
+        """The answer of a stage's work, and what came of it beside, if there is any."""
+        beside = self._beside.setdefault(stage, Beside(stage.name))
+        with at_work(beside):
+            answer = do()
+        left = beside.take()
+        return Accompanied(answer, left) if left else answer
+
+    def _attempt(
+        self, stage: Stage, step: int, do: Callable[[Any], Result]
+    ) -> Result | StageFailure | Accompanied | None:
+        """Do something with a stage's trainer; see `_try`."""
+        return self._accompanied(stage, lambda: self._try(stage, step, do))
+
+    def _try(self, stage: Stage, step: int, do: Callable[[Any], Result]) -> Result | StageFailure | None:
         """Do something with a stage's trainer.
 
         After a failure the worker does not hold the stage any more, and answers further calls about it with None.
@@ -156,7 +177,9 @@ class ClassifierWorker(StageWorker):
 
         super().__init__(setup, setup.batch_stream(labels), device, build)
 
-    def update(self, update: EmbeddingUpdate) -> tuple[EmbeddingVersion, EmbeddingReport] | StageFailure | None:
+    def update(
+        self, update: EmbeddingUpdate
+    ) -> tuple[EmbeddingVersion, EmbeddingReport] | StageFailure | Accompanied | None:
         """Make the next version of W_embed; see `EmbeddingTrainer.apply`."""
         return self._attempt(EMBEDDING, update.first_step, lambda trainer: trainer.apply(update))
 
@@ -178,17 +201,21 @@ class Evaluator:
         self._setup = setup
         self._held_out = held_out
         self._directory = RunDirectory(directory)
+        self._beside = Beside(EVALUATOR.name)
 
     def facts(self) -> WorkerFacts:
         """Where this evaluator is; its first reply says that it is ready."""
         return worker_facts(self._device)
 
-    def evaluate(self, step: int) -> CheckpointEvaluation:
+    def evaluate(self, step: int) -> CheckpointEvaluation | Accompanied:
         """Measure the checkpoint of `step`; at the end of a run the workers' cores are free to help."""
         if step == self._setup.plan.total_steps:
             torch.set_num_threads(os.cpu_count() or 1)
-        network = assemble_network(self._setup.plan, self._directory.checkpoints.load_all(step), self._device)
-        return evaluate_checkpoint(network, self._setup.plan, self._held_out, step)
+        with at_work(self._beside):
+            network = assemble_network(self._setup.plan, self._directory.checkpoints.load_all(step), self._device)
+            figures = evaluate_checkpoint(network, self._setup.plan, self._held_out, step)
+        left = self._beside.take()
+        return Accompanied(figures, left) if left else figures
 
 
 def worker_facts(device: torch.device) -> WorkerFacts:

@@ -1,0 +1,40 @@
+"""Callbacks on their way to the coordinator: pickled as Ray pickles functions, so that a script's own travel, too."""
+
+from collections.abc import Sequence
+from typing import cast
+
+from ray import cloudpickle
+
+from noprop_dist.errors import UserError
+from noprop_dist.tracking.callback import Callback
+
+
+def pickled(callbacks: Sequence[Callback]) -> bytes | None:
+    """Callbacks as bytes; None if there are none.
+
+    Raises:
+        UserError: one holds something that cannot be sent, such as an open file.
+    """
+    for each in callbacks:
+        try:
+            cloudpickle.dumps(each)
+        except Exception as error:
+            cause = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UserError(
+                f"callback {type(each).__name__}: cannot be sent to the run's coordinator: {cause}; open files and "
+                "connections in on_start"
+            ) from error
+    return cast(bytes, cloudpickle.dumps(tuple(callbacks))) if callbacks else None
+
+
+def unpickled(callbacks: bytes | None) -> Sequence[Callback]:
+    """What `pickled` made.
+
+    Raises:
+        UserError: a module that they need is not where the coordinator runs.
+    """
+    try:
+        return () if callbacks is None else cast(Sequence[Callback], cloudpickle.loads(callbacks))
+    except Exception as error:
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"callbacks: cannot be loaded where the run's coordinator is: {cause}") from error
