@@ -1,7 +1,8 @@
 """Algorithm 1 of the paper (NoProp-DT, arXiv 2503.24322) on handwritten digits, in one file of plain torch.
 
-Time runs from noise (z_0) to label (z_T), so ᾱ_t rises with t (docs/mathematics.md). Every random draw has its own key.
-So the weights are those of `noprop-dist train --preset digits`, bit for bit, however many workers that has.
+Time runs from noise (z_0) to label (z_T), so ᾱ_t rises with t (docs/explanation/mathematics.md). Every random draw
+has its own key. So the weights are those of `noprop-dist train --preset digits`, bit for bit, however many workers
+that has.
 """
 
 import argparse

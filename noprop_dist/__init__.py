@@ -13,7 +13,7 @@ The packages, in the direction of their imports:
 
     cli → api → (engines, baseline) → training → inference → storage → plan → data → models → config → diffusion
 
-`docs/architecture.md` says what each is for, and follows one batch, one snapshot and one lost worker through them.
+`docs/explanation/architecture.md` says what each is for, and follows one batch and one snapshot through them.
 """
 
 from importlib import import_module

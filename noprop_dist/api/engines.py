@@ -163,9 +163,9 @@ def checked_placement(config: RunConfig) -> Placement:
 
 
 def _resources(config: RunConfig) -> Resources:
-    from noprop_dist.engines.ray.cluster import cluster_resources, is_remote, ray_session, usable_cores
+    from noprop_dist.engines.ray.cluster import cluster_resources, is_connected, is_remote, ray_session, usable_cores
 
-    if is_remote(config.engine.address):
+    if is_connected() or is_remote(config.engine.address):
         with ray_session(config.engine.address):
             return cluster_resources()
     cores = float(usable_cores())

@@ -126,7 +126,7 @@ class DataSettings(Settings):
 
 
 class ScheduleSettings(Settings):
-    """The noise schedule ᾱ_0 < … < ᾱ_T (docs/mathematics.md)."""
+    """The noise schedule ᾱ_0 < … < ᾱ_T (docs/explanation/mathematics.md)."""
 
     kind: ChangesBits[Literal["cosine", "linear", "equal-probability", "list"]] = "cosine"
     alpha_bar_min: ChangesBits[OpenUnit | None] = Field(

@@ -1,7 +1,7 @@
 """The noise schedule: ᾱ_0 < … < ᾱ_T and every coefficient that follows from it.
 
 Time runs from noise (t = 0) to label (t = T), as in the paper: block t maps z_{t-1} to z_t, so ᾱ_t grows
-with t. `docs/mathematics.md` shows why a falling ᾱ (the direction of DDPM) cannot work here.
+with t. `docs/explanation/mathematics.md` shows why a falling ᾱ (the direction of DDPM) cannot work here.
 """
 
 import math

@@ -69,7 +69,7 @@ def keep_freed_memory(*, of_any_size: bool = False) -> None:
     """Let glibc keep what a step frees for the next one; elsewhere this does nothing.
 
     By default it gives large blocks back at once and the system clears them anew at every step: 8 % of a block-step
-    of the digits network (docs/performance.md).
+    of the digits network (docs/measurements.md).
 
     Args:
         of_any_size: keep blocks above 32 MiB, too, as an evaluation's batch of 500 images has them. A process that

@@ -2,9 +2,11 @@
 
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 
+from noprop_dist.engines.core.placement import Resources
 from noprop_dist.engines.ray import cluster
 from noprop_dist.engines.ray.token import use_token_if_there_is_one
 from noprop_dist.errors import UserError
@@ -110,3 +112,10 @@ def test_an_address_out_of_the_environment_is_told_as_such(monkeypatch):
         pass
     with pytest.raises(UserError, match="^--address other: is no address"), cluster.ray_session("other"):
         pass
+
+
+def test_a_run_in_a_placement_group_counts_what_the_group_reserves_and_stays_in_it(monkeypatch):
+    group = SimpleNamespace(bundle_specs=[{}, {"CPU": 1.0}, {"CPU": 2.0, "GPU": 1.0}])
+    monkeypatch.setattr(cluster, "get_current_placement_group", lambda: group)
+    assert cluster.cluster_resources() == Resources(cpus=3.0, gpus=1.0, node_cpus=2.0)
+    assert cluster.spread() == {}

@@ -23,7 +23,7 @@ def who_draws(plan: RunPlan, placement: Placement) -> Drawing:
     """Decide by `engine.sampling`; if that is auto, by the size of z, the GPUs, and whether the coordinator has a core.
 
     If workers have every core, each millisecond of the coordinator is taken from one of them, and sending a batch takes
-    longer than drawing it (docs/performance.md).
+    longer than drawing it (docs/measurements.md).
     """
     size = 4 * plan.config.training.batch_size * plan.embedding_dim
     match plan.config.engine.sampling:

@@ -29,7 +29,7 @@ from noprop_dist.engines.core.commands import (
 )
 from noprop_dist.engines.core.events import ActorLost, Event, Heard, Replied
 from noprop_dist.engines.core.placement import Placement
-from noprop_dist.engines.ray.cluster import cause_of_loss, raised_by_constructor
+from noprop_dist.engines.ray.cluster import cause_of_loss, raised_by_constructor, spread
 from noprop_dist.engines.ray.replica_worker import BlockGroup
 from noprop_dist.engines.ray.workers import BlockWorker, ClassifierWorker, Evaluator
 from noprop_dist.stages import Stage
@@ -124,7 +124,7 @@ class RayActors:
         assert place is not None
         side_by_side = {lane_name(number): 1 for number in range(lanes)} if lanes > 1 else {}
         groups = {"concurrency_groups": CONTROL_GROUP | side_by_side}
-        options = {"num_cpus": place.cpus, "num_gpus": place.gpus, "scheduling_strategy": "SPREAD", **ACTOR_OPTIONS}
+        options = {"num_cpus": place.cpus, "num_gpus": place.gpus, **spread(), **ACTOR_OPTIONS}
         if self._setup.config.training.replicas_per_block > 1:
             group = ray.remote(**groups, **options)(BlockGroup)
             return group.remote(self._setup, [self._inputs, self._labels], options)

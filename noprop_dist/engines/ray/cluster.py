@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.job_config import JobConfig
+from ray.util.placement_group import get_current_placement_group
 
 from noprop_dist.engines.core.placement import Resources
 from noprop_dist.errors import UserError
@@ -95,11 +96,25 @@ def is_remote(address: str | None) -> bool:
     return _resolved(address) != "local"
 
 
+def is_connected() -> bool:
+    """Return True if this process has a Ray already: a notebook's, or the one that runs it as a trial of Ray Tune."""
+    return bool(ray.is_initialized())
+
+
 def cluster_resources() -> Resources:
-    """What the connected cluster has in all."""
+    """What the connected cluster has in all; in a placement group, as a trial of Ray Tune is, what that reserves."""
+    group = get_current_placement_group()
+    if group is not None:
+        cpus, gpus = ([bundle.get(kind, 0.0) for bundle in group.bundle_specs] for kind in ("CPU", "GPU"))
+        return Resources(sum(cpus), sum(gpus), max(cpus))
     found, nodes = ray.cluster_resources(), ray.nodes()
     largest = max((node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"]), default=0.0)
     return Resources(found.get("CPU", 0.0), found.get("GPU", 0.0), largest)
+
+
+def spread() -> dict[str, str]:
+    """Options of an actor that may go to any node; in a placement group it stays with what that reserves."""
+    return {"scheduling_strategy": "SPREAD"} if get_current_placement_group() is None else {}
 
 
 def usable_cores() -> int:
