@@ -19,12 +19,14 @@ from noprop_dist.api.runs import (
 from noprop_dist.api.trained import RunEvaluation, evaluate, export, load, open_run, predict, predict_into
 from noprop_dist.api.training import check_same_run, default_run_dir, resume, train
 from noprop_dist.api.watcher import ProgressLines, Watcher
+from noprop_dist.baseline.placement import Processes
 from noprop_dist.training.progress import RunProgress
 
 __all__ = [
     "Checkpoint",
     "MergedRun",
     "PlannedRun",
+    "Processes",
     "ProgressLines",
     "Result",
     "RunContents",

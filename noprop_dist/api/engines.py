@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from noprop_dist.api.watcher import Watcher
+from noprop_dist.baseline.placement import Processes, place_baseline
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.load import check_same_data
 from noprop_dist.engines.core.placement import Placement, Resources, check_room, place_run
@@ -137,29 +138,26 @@ def _coordinator_of(config: RunConfig) -> type[Any]:
     return EndToEndCoordinator
 
 
-def checked_placement(config: RunConfig) -> Placement:
-    """The placement of a run's blocks on the machines that it would use.
+def checked_placement(config: RunConfig) -> Placement | Processes:
+    """The placement of a run's blocks, or of the baseline's processes, on the machines that it would use.
 
     Raises:
         UserError: they have no room for it.
     """
-    resources = _resources(config)
-    placement = place_run(config, resources)
+    resources, may_grow = _resources(config)
     if config.method == "backprop":
-        from noprop_dist.baseline.coordinator import check_machine, processes
-        from noprop_dist.engines.ray.cluster import is_remote
-
-        (processes if is_remote(config.engine.address) else check_machine)(config, resources)
-    else:
-        check_room(config, placement, resources)
+        return place_baseline(config, resources, may_grow=may_grow)
+    placement = place_run(config, resources)
+    check_room(config, placement, resources)
     return placement
 
 
-def _resources(config: RunConfig) -> Resources:
+def _resources(config: RunConfig) -> tuple[Resources, bool]:
+    """What there is, and whether it may become more."""
     from noprop_dist.engines.ray.cluster import cluster_resources, is_remote, ray_session, usable_cores
 
     if is_remote(config.engine.address):
         with ray_session(config.engine.address):
-            return cluster_resources()
+            return cluster_resources(), True
     cores = float(usable_cores())
-    return Resources(cores, float(torch.cuda.device_count()), cores)
+    return Resources(cores, float(torch.cuda.device_count()), cores), False

@@ -163,12 +163,13 @@ def plan(
     engine: Engine = None,
     run_dir: Annotated[str | None, typer.Option(help="Checked for an earlier run; nothing is written.")] = None,
     address: Annotated[str | None, typer.Option(help="Plan for this cluster in place of this machine.")] = None,
+    method: Method = None,
 ) -> None:
     """Show which block goes where and what it takes, and start nothing."""
     from noprop_dist.cli.options import configured
     from noprop_dist.cli.plan import show_plan
 
-    show_plan(configured(preset, config, set_ or [], engine, address), run_dir)
+    show_plan(configured(preset, config, set_ or [], engine, address, method), run_dir)
 
 
 @app.command()
