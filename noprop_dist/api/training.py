@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -17,11 +18,12 @@ from noprop_dist.config.schema import RunConfig
 from noprop_dist.errors import UserError
 from noprop_dist.files import local_path
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
+from noprop_dist.inference.load import changed_networks
 from noprop_dist.models.custom import NetworkFactory
 from noprop_dist.plan import RunPlan
 from noprop_dist.records import Evaluated
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.storage.trust import check_settings, remember
+from noprop_dist.storage.trust import check_networks, check_settings, remember
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.setup import Given, check_length
 
@@ -159,12 +161,21 @@ def _go_on(job: Job) -> Result:
         job.watcher.say(other_length)
     elif _is_finished(directory, run_plan):
         job.watcher.say("the run is finished: all steps are done")
+        _warn_of_changed_networks(job, run_plan)
         evaluation = CheckpointEvaluation.last_of(directory.metrics())
         return _result(directory, RunOutcome(directory.link, run_plan.total_steps, evaluation))
     outcome = run_job(job)
     if outcome.evaluation is None and not outcome.stopped:  # an earlier process measured the last checkpoint
         outcome = replace(outcome, evaluation=CheckpointEvaluation.last_of(directory.metrics()))
     return _result(directory, outcome)
+
+
+def _warn_of_changed_networks(job: Job, run_plan: RunPlan) -> None:
+    """Nothing is computed here, so networks that may not or cannot be imported are no reason to refuse anything."""
+    with suppress(UserError):
+        check_networks(job.config, job.directory, job.trusted)
+        for line in changed_networks(job.directory, run_plan, job.directory.checkpoints.steps()[-1]):
+            job.watcher.warn(line)
 
 
 def _result(directory: RunDirectory, outcome: RunOutcome) -> Result:

@@ -14,7 +14,7 @@ from noprop_dist.inference.load import assemble_network
 from noprop_dist.records import News, StageFailed
 from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.storage.snapshot import must_fit
+from noprop_dist.storage.snapshot import explaining_misfits, must_fit
 from noprop_dist.training.batch_stream import Round, RoundKey
 from noprop_dist.training.beside import Beside, at_work
 from noprop_dist.training.embedding import EmbeddingTrainer
@@ -111,7 +111,7 @@ class _Run:
         trainers: list[StageTrainer | EmbeddingTrainer] = [*self.trainers, *owners]
         for trainer in trainers:
             if trainer.stage in snapshots:
-                with must_fit(snapshots[trainer.stage]):
+                with explaining_misfits(warnings), must_fit(snapshots[trainer.stage]):
                     trainer.restore(snapshots[trainer.stage])
         self._done = {stage: snapshots[stage].step if stage in snapshots else 0 for stage in self._setup.plan.stages}
         self._exchange = self._setup.embedding_exchange(snapshots)
