@@ -13,7 +13,7 @@ from noprop_dist.engines.core.placement import Placement, Resources, check_room,
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.files import have_a_home
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.storage.trust import check_networks
+from noprop_dist.storage.trust import check_networks, remember
 from noprop_dist.training.device import choose_device
 from noprop_dist.training.fine_tuning import begin, read_source
 from noprop_dist.training.messages import RunOutcome
@@ -30,6 +30,7 @@ class Job:
         given: what was handed over in Python.
         watcher: told how far the run is.
         resume: go on with what lies there.
+        named: whether the user named all that the configuration says in a `train`, which is then remembered.
         trusted: whether the user named the networks, or gave `--trust-code`.
     """
 
@@ -38,6 +39,7 @@ class Job:
     given: Given
     watcher: Watcher
     resume: bool = False
+    named: bool = True
     trusted: bool = True
 
 
@@ -63,6 +65,7 @@ def _train_sequentially(job: Job) -> RunOutcome:
     with directory.only_writer(watcher.say):
         if job.resume:
             go_on(setup.plan, directory)
+            _remember(job)
         else:
             begin(setup.plan, directory)
         watcher.say(f"run directory: {directory}")
@@ -97,7 +100,15 @@ def _train_on_ray(job: Job) -> RunOutcome:
         coordinator_class=_coordinator_of(config),
         trusted=job.trusted or not is_remote(config.engine.address),  # checked: the coordinator is on this machine
         given=job.given,
+        # A new run that is prepared on this machine is noted where it begins.
+        joined=lambda: _remember(job) if job.resume or is_remote(config.engine.address) else None,
     )
+
+
+def _remember(job: Job) -> None:
+    """Note what the user named, once it proved usable."""
+    if job.named:
+        remember(job.config)
 
 
 def _check_here(job: Job) -> None:

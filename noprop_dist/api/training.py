@@ -23,7 +23,7 @@ from noprop_dist.models.custom import NetworkFactory
 from noprop_dist.plan import RunPlan
 from noprop_dist.records import Evaluated
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.storage.trust import check_networks, check_settings, remember
+from noprop_dist.storage.trust import check_networks, check_settings
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.setup import Given, check_length
 
@@ -70,10 +70,8 @@ def train(
     directory = RunDirectory(default_run_dir(config) if run_dir is None else str(run_dir))
     if or_resume and directory.holds_run:
         check_same_run(directory, config)
-        remember(config)
         return _go_on(Job(config, directory, given, watcher, resume=True))
     directory.check_unused()
-    remember(config)
     _say_what_is_needed_again(config, given, watcher)
     return _result(directory, run_job(Job(config, directory, given, watcher)))
 
@@ -111,7 +109,7 @@ def resume(
         check_settings(config, directory, [*settings, *(["engine.address=…"] if address else [])])
     for line in idle_settings(config, settings):
         watcher.warn(line)
-    return _go_on(Job(config, directory, given, watcher, resume=True, trusted=trust_code))
+    return _go_on(Job(config, directory, given, watcher, resume=True, named=False, trusted=trust_code))
 
 
 def _at(config: RunConfig, address: str | None) -> RunConfig:

@@ -20,7 +20,8 @@ from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.records import RoundDone, StageFailed
 from noprop_dist.stages import NETWORK
 from noprop_dist.storage.run_directory import RAY_TRAIN_FOLDER, RunDirectory
-from noprop_dist.storage.trust import check_networks, remember
+from noprop_dist.storage.trust import check_networks
+from noprop_dist.training.fine_tuning import begin
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.progress import ProgressBoard, RunProgress
 from noprop_dist.training.setup import NOTHING, Given, RunSetup, go_on, prepare
@@ -75,15 +76,13 @@ class EndToEndCoordinator:
                 not start within engine.start_timeout_seconds.
         """
         check_networks(self._config, self._directory, self._trusted)
-        if not self._resume:
-            remember(self._config)  # this node's user may be another one than the driver's
         setup, data = prepare(self._config, self._given)
         with self._directory.only_writer(self._wait_for):
             processes = place_baseline(self._config, cluster_resources())
             if self._resume and self._directory.holds_run:
                 go_on(setup.plan, self._directory)
             else:
-                self._directory.create(self._config, setup.plan.facts)
+                begin(setup.plan, self._directory)
             snapshots, warnings = setup.checkpoint_writer(self._directory).take_over()
             self._directory.without_ray_train()
             job = EndToEndJob(setup, self._directory.root, *map(ray.put, (data.train, data.held_out, snapshots)))

@@ -17,6 +17,7 @@ from noprop_dist.records import News
 from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.run_directory import RunDirectory, StartingWeights
 from noprop_dist.storage.snapshot import WEIGHTS_ALONE, Arrays, Snapshot, first_difference
+from noprop_dist.storage.trust import remember
 from noprop_dist.training.embedding import EmbeddingTable
 
 
@@ -47,6 +48,7 @@ def begin(plan: RunPlan, directory: RunDirectory) -> None:
         OSError: the source cannot be read, or the weights cannot be written; a `resume` writes them.
     """
     source = read_source(plan)
+    remember(plan.config)  # a resume needs it; on a cluster this node's user may be another one than the driver's
     directory.create(plan.config, plan.facts, None if source is None else source.start)
     if source is not None:
         _write(plan, directory, source)

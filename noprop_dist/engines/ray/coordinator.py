@@ -25,7 +25,7 @@ from noprop_dist.metrics.exporter import MetricsExporter
 from noprop_dist.metrics.live import LiveStage
 from noprop_dist.records import WorkerReady
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.storage.trust import check_networks, remember
+from noprop_dist.storage.trust import check_networks
 from noprop_dist.training.fine_tuning import begin
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.progress import RunProgress
@@ -80,8 +80,6 @@ class Coordinator:
             TrainingError: a stage could not be trained to its end; names it and the cause.
         """
         check_networks(self._config, self._directory, self._trusted)
-        if not self._resume:
-            remember(self._config)  # this node's user may be another one than the driver's
         setup, data = prepare(self._config, self._given)
         with self._directory.only_writer(self._wait_for), self._exporting(setup) as exporter:
             resources = cluster_resources()

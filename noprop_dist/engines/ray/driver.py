@@ -44,6 +44,7 @@ def train_on_ray(
     coordinator_class: type[Any] = Coordinator,
     trusted: bool = True,
     given: Given = NOTHING,
+    joined: Callable[[], None] = lambda: None,
 ) -> RunOutcome:
     """Run a training run on Ray to its end.
 
@@ -57,6 +58,7 @@ def train_on_ray(
         coordinator_class: made with (config, directory, resume, trusted=…, given=…); has `run`, `progress` and `stop`.
         trusted: whether the user named the networks, or gave `--trust-code`.
         given: what was handed over in Python; it is sent to the coordinator.
+        joined: called once the address proved to be that of a cluster, and before anything runs there.
 
     Raises:
         UserError: configuration, data, run directory or address cannot be used.
@@ -73,6 +75,7 @@ def train_on_ray(
 
     _send_by_value(given)
     with ray_session(config.engine.address):
+        joined()
         while True:
             coordinator = _actor(coordinator_class).remote(config, directory, resume, trusted=trusted, given=given)
             try:
