@@ -1,6 +1,5 @@
 """The commands of `noprop-dist`, and how their errors reach the user."""
 
-import os
 import platform
 import shutil
 import sys
@@ -301,14 +300,14 @@ def _fitting_help() -> dict[str, int]:
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Run one command: exit code 0, 2 for what the user can mend, 1 for a run that failed, 130 for Ctrl-C."""
+    """Run one command: exit code 0, 2 for what the user can mend, 1 for a run that failed, 128 + n for signal n.
+
+    130 is Ctrl-C, 143 SIGTERM, and 141 a pipe that nobody reads any more, as if SIGPIPE had come.
+    """
     errors = Terminal(file=LastingOutput.of(sys.stderr))
     try:
         with standard_streams():
             app(args=arguments, **_fitting_help())
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer goes nowhere
-        raise SystemExit(1) from None
     except (UserError, OSError) as error:  # storage that does not answer, is full or refuses the user
         errors.print(f"noprop-dist: {error}", style="red")
         raise SystemExit(2) from None

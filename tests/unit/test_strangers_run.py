@@ -109,6 +109,21 @@ def test_a_working_directory_within_a_run_directory_is_not_searched(standing_in,
     assert str(gift) not in sys.path
 
 
+@pytest.mark.parametrize("path", ["evil:Net", "inner.evil:Net"])
+def test_a_network_in_a_run_directory_that_is_the_working_directory_is_told_to_lie_there(
+    standing_in, monkeypatch, path
+):
+    gift = standing_in / "gift"
+    (gift / "inner").mkdir(parents=True)
+    for file in ("evil.py", "inner/evil.py"):
+        (gift / file).write_text(NETWORK)
+    monkeypatch.chdir(gift)
+    never_import_from(gift)
+    with pytest.raises(UserError, match="lies in the run directory .*gift, from which no code is ever run"):
+        locate(path)
+    assert not ran(standing_in)
+
+
 def test_a_folder_that_a_driver_sends_is_searched_for_networks_alone_and_last(standing_in, monkeypatch):
     project = standing_in / "project"
     project.mkdir()
