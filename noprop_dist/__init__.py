@@ -38,9 +38,11 @@ if TYPE_CHECKING:
     from noprop_dist.config.schema import RunConfig
     from noprop_dist.errors import TrainingError, UserError
     from noprop_dist.inference.classifier import NoPropClassifier
+    from noprop_dist.tracking.callback import Callback
 
 __version__ = "0.1.0"
 __all__ = [
+    "Callback",
     "Checkpoint",
     "NoPropClassifier",
     "Result",
@@ -62,6 +64,7 @@ __all__ = [
 
 
 _NOT_IN_API = {
+    "Callback": "noprop_dist.tracking.callback",
     "NoPropClassifier": "noprop_dist.inference.classifier",
     "RunConfig": "noprop_dist.config.schema",
     "TrainingError": "noprop_dist.errors",

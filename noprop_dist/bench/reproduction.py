@@ -13,7 +13,7 @@ from noprop_dist.errors import UserError
 from noprop_dist.files import JsonObject, from_json, parse_json
 from noprop_dist.inference.evaluation import Passes, measure
 from noprop_dist.records import RoundDone
-from noprop_dist.report.paper_table import NAMES, PAPER, Cell, markdown, table_rows
+from noprop_dist.report.paper_table import COLUMNS, NAMES, PAPER, Cell, markdown, table_rows
 from noprop_dist.report.summary import busy_seconds, of_kind
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.store import Store
@@ -24,6 +24,7 @@ EMBEDDINGS = {
     "learned": "embedding={kind: learned, dim: 20}",
     "prototype": "embedding={kind: prototype}",
 }
+__all__ = ["COLUMNS", "PASSES", "reproduce", "table_rows"]
 Cells = dict[tuple[str, str], list[Cell]]
 """By method and embedding; one for each seed."""
 Watched = Callable[[str, Callable[[Watcher], Result]], Result]

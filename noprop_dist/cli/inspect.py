@@ -8,14 +8,11 @@ from typing import Any
 from rich.table import Table
 
 from noprop_dist import api
+from noprop_dist.api.types import LatestMetrics, Manifest, Record, RoundDone, SnapshotEntry, Stage
 from noprop_dist.cli.options import warn
 from noprop_dist.cli.terminal import FittingTable, Terminal
 from noprop_dist.config.layers import to_yaml
 from noprop_dist.printable import without_secrets
-from noprop_dist.records import Record, RoundDone
-from noprop_dist.report.summary import LatestMetrics
-from noprop_dist.stages import Stage
-from noprop_dist.storage.checkpoints import Manifest, SnapshotEntry
 
 console = Terminal()
 Snapshots = Mapping[Stage, SnapshotEntry | None]

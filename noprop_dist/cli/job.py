@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from noprop_dist.api.jobs import jobs_at
 from noprop_dist.cli.terminal import FittingTable, Terminal
-from noprop_dist.engines.ray.token import use_token_if_there_is_one
 from noprop_dist.errors import UserError
 from noprop_dist.files import local_path
 from noprop_dist.printable import printable
 
-if TYPE_CHECKING:  # Ray is imported once the token is known
+if TYPE_CHECKING:
     from noprop_dist.engines.ray.jobs import Jobs
 
 job_app = typer.Typer(help="Runs as jobs of a Ray cluster: submit, follow, stop, list.", no_args_is_help=True)
@@ -25,11 +25,6 @@ Address = Annotated[
     typer.Option(help="The cluster's jobs server, http://HOST:8265. Without it $RAY_API_SERVER_ADDRESS."),
 ]
 JobId = Annotated[str, typer.Argument(help="What `submit` printed.", metavar="JOB")]
-
-
-@job_app.callback()
-def _with_token() -> None:
-    use_token_if_there_is_one()
 
 
 @job_app.command(context_settings={"ignore_unknown_options": True})
@@ -47,12 +42,10 @@ def submit(
     detach: Annotated[bool, typer.Option("--detach", help="Print the job's id and return.")] = False,
 ) -> None:
     """Start a command on the cluster, show what it writes, and end with its exit code."""
-    from noprop_dist.engines.ray.jobs import Jobs
-
     folder = None if working_dir is None else local_path(working_dir)
     if folder is not None and not folder.is_dir():
         raise UserError(f"--working-dir {working_dir}: is no folder")
-    jobs = Jobs(_known(address))
+    jobs = jobs_at(_known(address))
     job = jobs.submit(arguments, folder, install)
     if detach:
         messages.print(f"follow it: noprop-dist job follow --address {jobs.address} {job}")
@@ -65,27 +58,21 @@ def submit(
 @job_app.command()
 def follow(job: JobId, address: Address = None) -> None:
     """Show what a job writes, from its beginning, and end with its exit code; Ctrl-C leaves the job as it is."""
-    from noprop_dist.engines.ray.jobs import Jobs
-
-    _follow(Jobs(_known(address)), job)
+    _follow(jobs_at(_known(address)), job)
 
 
 @job_app.command()
 def stop(job: JobId, address: Address = None) -> None:
     """Let a job snapshot and end; `resume` goes on with its run."""
-    from noprop_dist.engines.ray.jobs import Jobs
-
-    Jobs(_known(address)).stop(job)
+    jobs_at(_known(address)).stop(job)
     messages.print(f"{job} has ended")
 
 
 @job_app.command(name="list")
 def list_jobs(address: Address = None) -> None:
     """All jobs that the cluster knows, the newest first."""
-    from noprop_dist.engines.ray.jobs import Jobs
-
     table = FittingTable("job", "status", "command")
-    for row in Jobs(_known(address)).all():
+    for row in jobs_at(_known(address)).all():
         table.add_row(*row)
     Terminal(soft_wrap=False).print(table)
 

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from noprop_dist.api.types import Sampler
 from noprop_dist.cli.terminal import Terminal
 from noprop_dist.config.layers import load_config
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.errors import UserError
-from noprop_dist.inference.network import Sampler
 
 
 def configured(

@@ -3,13 +3,10 @@
 from rich.table import Table
 
 from noprop_dist import api
+from noprop_dist.api.types import Drawing, Footprint, Placement, RunPlan, WorkerPlace
 from noprop_dist.cli.options import warn
 from noprop_dist.cli.terminal import FittingTable, Terminal
 from noprop_dist.config.schema import RunConfig
-from noprop_dist.engines.core.drawing import Drawing
-from noprop_dist.engines.core.placement import Placement, WorkerPlace
-from noprop_dist.plan import RunPlan
-from noprop_dist.training.footprint import Footprint
 
 console = Terminal()
 

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-from noprop_dist.bench.reproduction import PASSES, reproduce
+from noprop_dist.bench.reproduction import COLUMNS, PASSES, reproduce, table_rows
 from noprop_dist.cli.terminal import FittingTable, Terminal
 from noprop_dist.cli.training import watched
-from noprop_dist.report.paper_table import COLUMNS, table_rows
 
 
 def show_reproduction(data: str, seeds: int, epochs: int | None, out: str, settings: Sequence[str]) -> None:
