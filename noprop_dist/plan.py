@@ -139,6 +139,13 @@ class RunPlan:
         every = self._whole_versions(SNAPSHOT_EVERY_STEPS[self.on_gpu] if chosen == "auto" else chosen)
         return tuple(sorted({*self.checkpoint_steps, *range(every, self.total_steps, every)}))
 
+    def ends_version(self, step: int) -> bool:
+        """Return True if a version of a learned W_embed ends at a step: all stages can go on from there together.
+
+        The last version of a run may be cut short. Where the run has become longer since, that one is made anew.
+        """
+        return not self.learns_embedding or step % self.sync_steps == 0 or step == self.total_steps
+
     def _whole_versions(self, steps: int) -> int:
         """So many steps, rounded up to whole versions of W_embed if that is learned."""
         sync = self.config.embedding.sync_steps if self.config.shares_embedding else 1

@@ -19,6 +19,7 @@ from noprop_dist.api.runs import (
 from noprop_dist.api.trained import RunEvaluation, evaluate, export, load, open_run, predict, predict_into
 from noprop_dist.api.training import check_same_run, default_run_dir, resume, train
 from noprop_dist.api.watcher import ProgressLines, Watcher
+from noprop_dist.baseline.placement import Processes
 from noprop_dist.inference.export import Exported
 from noprop_dist.training.progress import RunProgress
 
@@ -27,6 +28,7 @@ __all__ = [
     "Exported",
     "MergedRun",
     "PlannedRun",
+    "Processes",
     "ProgressLines",
     "Result",
     "RunContents",

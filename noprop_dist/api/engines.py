@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from noprop_dist.api.watcher import Watcher
+from noprop_dist.baseline.placement import Processes, place_baseline
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.load import check_same_data
 from noprop_dist.engines.core.placement import Placement, Resources, check_room, place_run
@@ -14,7 +15,7 @@ from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.files import have_a_home
 from noprop_dist.inference.score import last_step_of
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.storage.trust import check_networks
+from noprop_dist.storage.trust import check_networks, remember
 from noprop_dist.tracking.callback import Callback
 from noprop_dist.training.device import choose_device
 from noprop_dist.training.fine_tuning import begin, read_source
@@ -33,6 +34,7 @@ class Job:
         watcher: told how far the run is.
         callbacks: of the user's own.
         resume: go on with what lies there.
+        named: whether the user named all that the configuration says in a `train`, which is then remembered.
         trusted: whether the user named the networks, or gave `--trust-code`.
     """
 
@@ -42,6 +44,7 @@ class Job:
     watcher: Watcher
     callbacks: Sequence[Callback] = ()
     resume: bool = False
+    named: bool = True
     trusted: bool = True
 
 
@@ -67,6 +70,7 @@ def _train_sequentially(job: Job) -> RunOutcome:
     with directory.only_writer(watcher.say):
         if job.resume:
             go_on(setup.plan, directory)
+            _remember(job)
         else:
             begin(setup.plan, directory)
         watcher.say(f"run directory: {directory}")
@@ -103,7 +107,15 @@ def _train_on_ray(job: Job) -> RunOutcome:
         trusted=job.trusted or not is_remote(config.engine.address),  # checked: the coordinator is on this machine
         given=job.given,
         callbacks=job.callbacks,
+        # A new run that is prepared on this machine is noted where it begins.
+        joined=lambda: _remember(job) if job.resume or is_remote(config.engine.address) else None,
     )
+
+
+def _remember(job: Job) -> None:
+    """Note what the user named, once it proved usable."""
+    if job.named:
+        remember(job.config)
 
 
 def _check_here(job: Job) -> None:
@@ -144,29 +156,26 @@ def _coordinator_of(config: RunConfig) -> type[Any]:
     return EndToEndCoordinator
 
 
-def checked_placement(config: RunConfig) -> Placement:
-    """The placement of a run's blocks on the machines that it would use.
+def checked_placement(config: RunConfig) -> Placement | Processes:
+    """The placement of a run's blocks, or of the baseline's processes, on the machines that it would use.
 
     Raises:
         UserError: they have no room for it.
     """
-    resources = _resources(config)
-    placement = place_run(config, resources)
+    resources, may_grow = _resources(config)
     if config.method == "backprop":
-        from noprop_dist.baseline.coordinator import check_machine, processes
-        from noprop_dist.engines.ray.cluster import is_remote
-
-        (processes if is_remote(config.engine.address) else check_machine)(config, resources)
-    else:
-        check_room(config, placement, resources)
+        return place_baseline(config, resources, may_grow=may_grow)
+    placement = place_run(config, resources)
+    check_room(config, placement, resources)
     return placement
 
 
-def _resources(config: RunConfig) -> Resources:
+def _resources(config: RunConfig) -> tuple[Resources, bool]:
+    """What there is, and whether it may become more."""
     from noprop_dist.engines.ray.cluster import cluster_resources, is_connected, is_remote, ray_session, usable_cores
 
     if is_connected() or is_remote(config.engine.address):
         with ray_session(config.engine.address):
-            return cluster_resources()
+            return cluster_resources(), True
     cores = float(usable_cores())
-    return Resources(cores, float(torch.cuda.device_count()), cores)
+    return Resources(cores, float(torch.cuda.device_count()), cores), False

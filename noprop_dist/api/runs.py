@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from noprop_dist.api.engines import checked_placement
 from noprop_dist.api.trained import idle_root, open_run, tells_failing_networks
 from noprop_dist.api.watcher import silent
+from noprop_dist.baseline.placement import Processes
 from noprop_dist.config.schema import DataSettings, RunConfig
 from noprop_dist.data.dataset import DataFacts, DataSet
 from noprop_dist.data.inputs import Keep, MappedInputs
@@ -38,8 +39,8 @@ class PlannedRun:
 
     Attributes:
         plan: of the run.
-        placement: of its blocks; None for the sequential engine.
-        drawing: who draws z; None for the sequential engine.
+        placement: of its blocks, or the processes of the baseline; None for the sequential engine.
+        drawing: who draws z; None for the sequential engine and the baseline.
         footprints: memory of each block.
         data_bytes: of the training samples.
         data_is_mapped: whether they are mapped from files, and not put into the object store.
@@ -47,7 +48,7 @@ class PlannedRun:
     """
 
     plan: RunPlan
-    placement: Placement | None
+    placement: Placement | Processes | None
     drawing: Drawing | None
     footprints: dict[int, Footprint]
     data_bytes: int
@@ -66,11 +67,12 @@ def plan(config: RunConfig, run_dir: str | None = None) -> PlannedRun:
     run_plan, data = check(config)
     read_source(run_plan)
     footprints = block_footprints(run_plan)
-    placement = drawing = None
+    placement: Placement | Processes | None = None
+    drawing = None
     if config.engine.kind == "ray":
         placement = checked_placement(config)
         run_plan = replace(run_plan, on_gpu=placement.on_gpu)
-        drawing = who_draws(run_plan, placement)
+        drawing = who_draws(run_plan, placement) if isinstance(placement, Placement) else None
     inputs = data.train.inputs
     is_mapped = isinstance(inputs, MappedInputs)
     return PlannedRun(run_plan, placement, drawing, footprints, inputs.nbytes, is_mapped, data.notes)

@@ -25,15 +25,15 @@ from noprop_dist.inference.evaluation import (
     measure,
 )
 from noprop_dist.inference.export import Exported, export_classifier
-from noprop_dist.inference.load import TrainedRun, assemble_network, classifier_of, load_snapshots
+from noprop_dist.inference.load import TrainedRun, assemble_network, changed_networks, classifier_of, load_snapshots
 from noprop_dist.inference.network import Prediction, Sampler
 from noprop_dist.inference.predictions import Written, answers, write_predictions
 from noprop_dist.inference.predictions_file import PredictionsFile
 from noprop_dist.models.custom import NetworkFactory
 from noprop_dist.plan import RunPlan
 from noprop_dist.stages import NETWORK
-from noprop_dist.storage.identity import other_sources
 from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.storage.snapshot import explaining_misfits
 from noprop_dist.storage.trust import check_networks, own_networks
 from noprop_dist.training.device import choose_device, keep_freed_memory
 
@@ -69,15 +69,14 @@ def open_run(
     chosen = choose_device(device)
     if chosen.type == "cpu":
         keep_freed_memory(of_any_size=True)
-    if run_plan.end_to_end:
-        assembled = assemble_end_to_end(run_plan, snapshots[NETWORK], chosen)
-    else:
-        assembled = assemble_network(run_plan, snapshots, chosen)
     step = next(iter(snapshots.values())).step
-    told = list(warnings)
-    for entry in directory.checkpoints.manifest(step).stages:
-        told += other_sources(str(directory), entry.trained_with, run_plan.sources(entry.stage))
-    return TrainedRun(directory, run_plan, assembled, step, tuple(dict.fromkeys(told)))
+    told = (*warnings, *changed_networks(directory, run_plan, step))
+    with explaining_misfits(told):
+        if run_plan.end_to_end:
+            assembled = assemble_end_to_end(run_plan, snapshots[NETWORK], chosen)
+        else:
+            assembled = assemble_network(run_plan, snapshots, chosen)
+    return TrainedRun(directory, run_plan, assembled, step, told)
 
 
 def load(

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -17,12 +18,13 @@ from noprop_dist.config.schema import RunConfig
 from noprop_dist.errors import UserError
 from noprop_dist.files import local_path
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
+from noprop_dist.inference.load import changed_networks
 from noprop_dist.inference.score import last_step_of
 from noprop_dist.models.custom import NetworkFactory
 from noprop_dist.plan import RunPlan
 from noprop_dist.records import Evaluated
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.storage.trust import check_settings, remember
+from noprop_dist.storage.trust import check_networks, check_settings
 from noprop_dist.tracking.callback import Callback
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.setup import Given, check_length
@@ -72,10 +74,8 @@ def train(
     directory = RunDirectory(default_run_dir(config) if run_dir is None else str(run_dir))
     if or_resume and directory.holds_run:
         check_same_run(directory, config)
-        remember(config)
         return _go_on(Job(config, directory, given, watcher, callbacks, resume=True))
     directory.check_unused()
-    remember(config)
     _say_what_is_needed_again(config, given, watcher)
     return _result(directory, run_job(Job(config, directory, given, watcher, callbacks)))
 
@@ -115,7 +115,7 @@ def resume(
         check_settings(config, directory, [*settings, *(["engine.address=…"] if address else [])])
     for line in idle_settings(config, settings):
         watcher.warn(line)
-    return _go_on(Job(config, directory, given, watcher, callbacks, resume=True, trusted=trust_code))
+    return _go_on(Job(config, directory, given, watcher, callbacks, resume=True, named=False, trusted=trust_code))
 
 
 def _at(config: RunConfig, address: str | None) -> RunConfig:
@@ -165,12 +165,21 @@ def _go_on(job: Job) -> Result:
         job.watcher.say(other_length)
     elif _is_finished(directory, run_plan):
         job.watcher.say("the run is finished: all steps are done")
+        _warn_of_changed_networks(job, run_plan)
         evaluation = CheckpointEvaluation.last_of(directory.metrics())
         return _result(directory, RunOutcome(directory.link, last_step_of(run_plan, directory), evaluation))
     outcome = run_job(job)
     if outcome.evaluation is None and not outcome.stopped:  # an earlier process measured the last checkpoint
         outcome = replace(outcome, evaluation=CheckpointEvaluation.last_of(directory.metrics()))
     return _result(directory, outcome)
+
+
+def _warn_of_changed_networks(job: Job, run_plan: RunPlan) -> None:
+    """Nothing is computed here, so networks that may not or cannot be imported are no reason to refuse anything."""
+    with suppress(UserError):
+        check_networks(job.config, job.directory, job.trusted)
+        for line in changed_networks(job.directory, run_plan, job.directory.checkpoints.steps()[-1]):
+            job.watcher.warn(line)
 
 
 def _result(directory: RunDirectory, outcome: RunOutcome) -> Result:

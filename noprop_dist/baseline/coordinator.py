@@ -13,12 +13,12 @@ import torch
 from ray.train.torch import TorchTrainer
 
 from noprop_dist.baseline.network import assemble_end_to_end
+from noprop_dist.baseline.placement import Processes, place_baseline
 from noprop_dist.baseline.worker import EndToEndJob, train_end_to_end
 from noprop_dist.config.schema import RunConfig
-from noprop_dist.engines.core.placement import Resources, check_sharing, ray_share, room, uses_gpus
 from noprop_dist.engines.ray.callbacks import unpickled
 from noprop_dist.engines.ray.cluster import cluster_resources
-from noprop_dist.errors import TrainingError, UserError
+from noprop_dist.errors import TrainingError
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.inference.network import NoPropNetwork
 from noprop_dist.plan import RunPlan
@@ -26,9 +26,10 @@ from noprop_dist.records import Record, RoundDone, RunEnded, StageFailed, Unread
 from noprop_dist.stages import NETWORK, Stage
 from noprop_dist.storage.run_directory import RAY_TRAIN_FOLDER, RunDirectory
 from noprop_dist.storage.snapshot import Snapshot
-from noprop_dist.storage.trust import check_networks, remember
+from noprop_dist.storage.trust import check_networks
 from noprop_dist.tracking.host import END_SECONDS, STOP_SECONDS, CallbackHost
 from noprop_dist.tracking.trackers import callback_host, run_info
+from noprop_dist.training.fine_tuning import begin
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.progress import ProgressBoard, RunProgress
 from noprop_dist.training.setup import NOTHING, Given, RunSetup, go_on, prepare
@@ -85,22 +86,19 @@ class EndToEndCoordinator:
                 not start within engine.start_timeout_seconds.
         """
         check_networks(self._config, self._directory, self._trusted)
-        if not self._resume:
-            remember(self._config)  # this node's user may be another one than the driver's
         setup, data = prepare(self._config, self._given)
         with self._directory.only_writer(self._wait_for):
-            resources = cluster_resources()
-            workers = processes(self._config, resources)
+            processes = place_baseline(self._config, cluster_resources())
             if self._resume and self._directory.holds_run:
                 go_on(setup.plan, self._directory)
             else:
-                self._directory.create(self._config, setup.plan.facts)
+                begin(setup.plan, self._directory)
             snapshots, warnings = setup.checkpoint_writer(self._directory).take_over()
             self._directory.without_ray_train()
             job = EndToEndJob(setup, self._directory.root, *map(ray.put, (data.train, data.held_out, snapshots)))
-            trainer = _trainer(job, resources, workers)
+            trainer = _trainer(job, processes)
             host = callback_host(setup.plan, unpickled(self._callbacks))
-            self._watch = watch = _Watch(setup, self._directory, _asked_for(trainer), warnings, host)
+            self._watch = watch = _Watch(setup, self._directory, str(processes), warnings, host)
             host.start(run_info(setup.plan, self._directory, data.held_out, _assembled(setup.plan)))
             with _fitting(trainer) as (thread, outcome):
                 while thread.is_alive() and not self._stop.is_set():
@@ -129,63 +127,23 @@ class EndToEndCoordinator:
         self._waits_for = what
 
 
-def processes(config: RunConfig, resources: Resources) -> int:
-    """How many processes train together.
-
-    Raises:
-        UserError: the batch cannot be shared out evenly, or the machines have no room for so many.
-    """
-    given, batch_size = config.engine.workers, config.training.batch_size
-    most = min(room(config.engine, resources), batch_size)
-    workers = next(n for n in range(most, 0, -1) if batch_size % n == 0) if given == "auto" else given
-    if batch_size % workers:
-        raise UserError(
-            f"engine.workers={workers}: does not divide training.batch_size={batch_size}, "
-            "which method=backprop shares out evenly"
-        )
-    check_sharing(config, workers, resources)
-    return workers
-
-
-def check_machine(config: RunConfig, resources: Resources) -> None:
-    """Refuse what one machine has no room for; a cluster may grow, and is waited for.
-
-    Raises:
-        UserError: as described.
-    """
-    workers, gpus = processes(config, resources), resources.gpus
-    if uses_gpus(config.engine, resources) and workers > gpus:
-        raise UserError(
-            f"engine.workers={workers}: method=backprop takes a GPU for each process, there are {gpus:g} here"
-        )
-
-
-def _trainer(job: EndToEndJob, resources: Resources, workers: int) -> TorchTrainer:
+def _trainer(job: EndToEndJob, processes: Processes) -> TorchTrainer:
     config = job.setup.config
-    engine = config.engine
-    cpus = min(float(engine.threads_per_worker), resources.cpus / workers)
     return TorchTrainer(
         train_end_to_end,
         train_loop_config={"job": job},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=workers,
-            use_gpu=uses_gpus(engine, resources),
-            resources_per_worker={"CPU": ray_share(cpus)},
+            num_workers=processes.count,
+            use_gpu=processes.on_gpu,
+            resources_per_worker={"CPU": processes.cpus},
         ),
         run_config=ray.train.RunConfig(
             name=RAY_TRAIN_FOLDER,
             storage_path=job.directory,
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=config.checkpoint.num_to_keep),
-            failure_config=ray.train.FailureConfig(max_failures=engine.max_failures),
+            failure_config=ray.train.FailureConfig(max_failures=config.engine.max_failures),
         ),
     )
-
-
-def _asked_for(trainer: TorchTrainer) -> str:
-    """What Ray Train asks the cluster for, for people."""
-    scaling = trainer.scaling_config
-    gpu = " and a GPU" if scaling.use_gpu else ""
-    return f"{scaling.num_workers} process(es), each with {scaling.resources_per_worker['CPU']:g} core(s){gpu}"
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from noprop_dist.diffusion.reverse import BlockFunction, Link
 from noprop_dist.diffusion.schedule import Schedule
 from noprop_dist.inference.network import NoPropNetwork, Sampler
 from noprop_dist.plan import RunPlan
-from noprop_dist.storage.snapshot import Snapshot, must_fit, to_tensors
+from noprop_dist.storage.snapshot import Snapshot, load_weights
 
 INITIAL_ALPHA = 0.5
 """The paper does not say where the α_t begin."""
@@ -124,8 +124,6 @@ def assemble_end_to_end(plan: RunPlan, snapshot: Snapshot, device: torch.device)
         snapshot: of the whole network.
         device: that it computes on.
     """
-    weights = to_tensors(snapshot.weights)
-    with must_fit(snapshot):
-        network = end_to_end_network(plan, weights["embedding"])
-        network.load_state_dict(weights)
+    network = end_to_end_network(plan, torch.zeros(plan.facts.classes, plan.embedding_dim))
+    load_weights(network, snapshot)
     return plan.on_device(network.eval(), device).for_inference(plan.schedule, plan.facts, plan.config.seed)

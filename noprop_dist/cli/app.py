@@ -1,6 +1,5 @@
 """The commands of `noprop-dist`, and how their errors reach the user."""
 
-import os
 import platform
 import shutil
 import sys
@@ -163,12 +162,13 @@ def plan(
     engine: Engine = None,
     run_dir: Annotated[str | None, typer.Option(help="Checked for an earlier run; nothing is written.")] = None,
     address: Annotated[str | None, typer.Option(help="Plan for this cluster in place of this machine.")] = None,
+    method: Method = None,
 ) -> None:
     """Show which block goes where and what it takes, and start nothing."""
     from noprop_dist.cli.options import configured
     from noprop_dist.cli.plan import show_plan
 
-    show_plan(configured(preset, config, set_ or [], engine, address), run_dir)
+    show_plan(configured(preset, config, set_ or [], engine, address, method), run_dir)
 
 
 @app.command()
@@ -300,14 +300,14 @@ def _fitting_help() -> dict[str, int]:
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Run one command: exit code 0, 2 for what the user can mend, 1 for a run that failed, 130 for Ctrl-C."""
+    """Run one command: exit code 0, 2 for what the user can mend, 1 for a run that failed, 128 + n for signal n.
+
+    130 is Ctrl-C, 143 SIGTERM, and 141 a pipe that nobody reads any more, as if SIGPIPE had come.
+    """
     errors = Terminal(file=LastingOutput.of(sys.stderr))
     try:
         with standard_streams():
             app(args=arguments, **_fitting_help())
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer goes nowhere
-        raise SystemExit(1) from None
     except (UserError, OSError) as error:  # storage that does not answer, is full or refuses the user
         errors.print(f"noprop-dist: {error}", style="red")
         raise SystemExit(2) from None

@@ -19,6 +19,9 @@ def show_plan(config: RunConfig, run_dir: str | None) -> None:
     planned = api.plan(config, run_dir)
     warn(planned.notes)
     _print_steps(planned.plan)
+    if isinstance(planned.placement, api.Processes):
+        _print_baseline(planned, planned.placement)
+        return
     if planned.placement is None or planned.drawing is None:
         console.print("engine: sequential, all blocks one after another in one process")
         total = sum(print_.state for print_ in planned.footprints.values())
@@ -27,12 +30,33 @@ def show_plan(config: RunConfig, run_dir: str | None) -> None:
     console.print(f"engine: Ray, {planned.placement.reason}")
     _print_arithmetic(planned.plan)
     console.print(_worker_table(planned.placement, planned.footprints))
-    where = "mapped from its files on each node" if planned.data_is_mapped else "once in each node's object store"
     console.print(
-        f"beside them: coordinator, classifier worker and evaluator (no core of their own); data set "
-        f"{_mib(planned.data_bytes)}, {where}"
+        f"beside them: coordinator, classifier worker and evaluator (no core of their own); {_data_set(planned)}"
     )
     _print_messages(planned.plan, planned.drawing)
+
+
+def _print_baseline(planned: api.PlannedRun, processes: api.Processes) -> None:
+    """How back-propagation trains all blocks as one network."""
+    plan, prints = planned.plan, planned.footprints.values()
+    share = plan.config.training.batch_size // processes.count
+    state, activations = sum(print_.state for print_ in prints), sum(print_.activations for print_ in prints)
+    console.print(f"engine: Ray Train, method=backprop: {processes}")
+    console.print(f"arithmetic: {plan.config.training.precision}; {share} samples of every batch in each process")
+    console.print(
+        f"network: {len(prints)} block(s) and the classifier, trained as one; "
+        f"{sum(print_.parameters for print_ in prints):,} parameters in the blocks"
+    )
+    console.print(
+        f"memory of each process: {_mib(state)} for weights, gradients and optimiser, about "
+        f"{_mib(activations // processes.count)} for the activations of its share of a batch"
+    )
+    console.print(f"beside them: coordinator (no core of its own); {_data_set(planned)}")
+
+
+def _data_set(planned: api.PlannedRun) -> str:
+    where = "mapped from its files on each node" if planned.data_is_mapped else "once in each node's object store"
+    return f"data set {_mib(planned.data_bytes)}, {where}"
 
 
 def _print_steps(plan: RunPlan) -> None:
@@ -42,11 +66,15 @@ def _print_steps(plan: RunPlan) -> None:
         f"{samples['test']:,} test samples of shape {plan.facts.input_shape}, {plan.facts.classes} classes"
     )
     blocks = len(config.blocks.trained())
+    of_blocks = "" if plan.end_to_end else f", {plan.total_steps * blocks:,} block-steps"
     console.print(
-        f"steps: {plan.total_steps:,} of batch {config.training.batch_size} for each of {blocks} block(s), "
-        f"{plan.total_steps / plan.steps_per_epoch:.1f} epochs, {plan.total_steps * blocks:,} block-steps; "
+        f"steps: {plan.total_steps:,} of batch {config.training.batch_size} for "
+        f"{'the whole network' if plan.end_to_end else f'each of {blocks} block(s)'}, "
+        f"{plan.total_steps / plan.steps_per_epoch:.1f} epochs{of_blocks}; "
         f"{len(plan.checkpoint_steps)} checkpoint(s)"
     )
+    if plan.end_to_end:  # its chain has no schedule
+        return
     alpha_bar = plan.schedule.alpha_bar
     console.print(
         f"schedule: {config.schedule.kind}, alpha_bar from {alpha_bar[0]:g} (noise) to {alpha_bar[-1]:g} (label)"

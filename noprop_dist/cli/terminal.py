@@ -1,6 +1,7 @@
 """The console of every command: what it prints is text, whatever names of files and classes are in it."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,11 +78,15 @@ class _Output:
 
 
 class ToldOutput(_Output):
-    """Standard output: what is asked for. If it cannot be written, the user is told."""
+    """Standard output: what is asked for. If it cannot be written, the user is told.
+
+    If it is a pipe that nobody reads any more, the command ends as if SIGPIPE had come: that is no mistake.
+    """
 
     def _failed(self, error: OSError) -> None:
-        if isinstance(error, BrokenPipeError):
-            raise error  # nobody reads on: that is no mistake
+        if isinstance(error, BrokenPipeError):  # which typer and rich would make an exit code 1 of
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())  # for what is left in the buffer
+            raise SystemExit(128 + signal.SIGPIPE)
         raise UserError(f"standard output cannot be written: {error.strerror}") from None
 
 

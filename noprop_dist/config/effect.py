@@ -34,6 +34,11 @@ def without_effect(config: RunConfig, given: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def is_idle(config: RunConfig, key: str) -> bool:
+    """Return True if a setting, by its dotted key, has no effect on a run."""
+    return any(applies and re.fullmatch(pattern, key) for pattern, applies, _ in _rules(config))
+
+
 def dropped(config: RunConfig, layers: Sequence[Mapping[str, Any]]) -> list[str]:
     """One line for each given setting that is gone, because another kind was chosen over it.
 

@@ -29,9 +29,14 @@ MOMENTS: dict[str, Moments] = {
 
 def would_download(settings: DataSettings) -> bool:
     """Return True if loading the data would write below `data.root`, which the settings name."""
-    if settings.root is None or not settings.download or settings.name not in FOLDERS:
+    if settings.root is None or not may_download(settings):
         return False
     return not (local_path(settings.root) / FOLDERS[settings.name]).exists()
+
+
+def may_download(settings: DataSettings) -> bool:
+    """Return True if loading the data would write below `data.root` where it is not there."""
+    return settings.root is not None and settings.download and settings.name in FOLDERS
 
 
 def load_torchvision(settings: DataSettings, keep: Keep = in_memory) -> DataSet:

@@ -18,7 +18,7 @@ from noprop_dist.inference.score import scores_of
 from noprop_dist.records import CheckpointCompleted, News, RunEnded, StageFailed
 from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.storage.snapshot import must_fit
+from noprop_dist.storage.snapshot import explaining_misfits, must_fit
 from noprop_dist.tracking.callback import Callback
 from noprop_dist.tracking.host import END_SECONDS
 from noprop_dist.tracking.trackers import callback_host, run_info
@@ -126,7 +126,7 @@ class _Run:
         trainers: list[StageTrainer | EmbeddingTrainer] = [*self.trainers, *owners]
         for trainer in trainers:
             if trainer.stage in snapshots:
-                with must_fit(snapshots[trainer.stage]):
+                with explaining_misfits(warnings), must_fit(snapshots[trainer.stage]):
                     trainer.restore(snapshots[trainer.stage])
         self._done = {stage: snapshots[stage].step if stage in snapshots else 0 for stage in self._setup.plan.stages}
         self._exchange = self._setup.embedding_exchange(snapshots)

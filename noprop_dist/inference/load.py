@@ -17,8 +17,9 @@ from noprop_dist.inference.score import best_step
 from noprop_dist.plan import RunPlan
 from noprop_dist.records import Evaluated
 from noprop_dist.stages import CLASSIFIER, EMBEDDING, Stage, block
+from noprop_dist.storage.identity import other_sources
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.storage.snapshot import Snapshot, must_fit, to_tensors
+from noprop_dist.storage.snapshot import Snapshot, load_weights, to_tensors
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,23 @@ def load_snapshots(
             f"{directory}: has no checkpoint {checkpoint}; allowed are last, best, {', '.join(map(str, steps))}"
         )
     return directory.checkpoints.load_all(int(step)), ()
+
+
+def changed_networks(directory: RunDirectory, plan: RunPlan, step: int) -> list[str]:
+    """A warning for each network of the user's own whose file has changed since a checkpoint. Imports them.
+
+    Args:
+        directory: of the run.
+        plan: of the run.
+        step: of the checkpoint.
+
+    Raises:
+        UserError: a network does not import.
+    """
+    told: list[str] = []
+    for entry in directory.checkpoints.manifest(step).stages:
+        told += other_sources(str(directory), entry.trained_with, plan.sources(entry.stage))
+    return list(dict.fromkeys(told))
 
 
 def classifier_of(
@@ -128,8 +146,7 @@ def assemble_network(plan: RunPlan, snapshots: Mapping[Stage, Snapshot], device:
         )
 
     def trained(module: nn.Module, stage: Stage) -> nn.Module:
-        with must_fit(snapshots[stage]):
-            module.load_state_dict(to_tensors(snapshots[stage].weights))
+        load_weights(module, snapshots[stage])
         return plan.on_device(module.eval(), device)
 
     return NoPropNetwork(

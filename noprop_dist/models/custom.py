@@ -152,6 +152,7 @@ def locate(path: str) -> str:
     for depth in range(1, len(names) + 1):
         spec = _spec(".".join(names[:depth]), folders)
         if spec is None:
+            _refuse_if_left_out(path, names[0])
             raise UserError(f"{FIELD}: {path!r} cannot be imported: there is no module {'.'.join(names[:depth])}")
         folders = list(spec.submodule_search_locations or ())
         file = spec.origin if spec.has_location and spec.origin else ""  # built-in modules and namespaces have none
@@ -183,6 +184,13 @@ def _spec(name: str, folders: Sequence[str] | None) -> ModuleSpec | None:
         return PathFinder.find_spec(name.rpartition(".")[2], folders)
     found = (finder.find_spec(name, None) for finder in sys.meta_path)
     return next((spec for spec in found if spec is not None), None)
+
+
+def _refuse_if_left_out(path: str, name: str) -> None:
+    """Say why a module is not found that lies in the working directory, where that is no place for code."""
+    if (spec := PathFinder.find_spec(name, [os.getcwd()])) is not None:  # noqa: PTH109
+        for place in filter(None, (spec.origin, *(spec.submodule_search_locations or ()))):
+            _refuse_if_forbidden(path, place)
 
 
 def _refuse_if_forbidden(path: str, place: str) -> None:

@@ -1,7 +1,7 @@
 """Makes checkpoints of the whole network from snapshots of single stages, and deletes what nobody needs any more."""
 
 from bisect import insort
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from noprop_dist.errors import UserError
 from noprop_dist.models.custom import Source
@@ -31,7 +31,7 @@ class CheckpointWriter:
         device: that the stages are trained on, "cpu" or "cuda".
         sources: of the networks of the user's own, by stage and import path.
         begins_with: what every stage's snapshot of step 0 is from; None if a stage without a snapshot begins anew.
-        sync_steps: if stages share a learned W_embed, the steps that a version of it lasts.
+        ends_version: if stages share a learned W_embed, whether a version of it ends at a step.
     """
 
     def __init__(
@@ -47,10 +47,10 @@ class CheckpointWriter:
         *,
         sources: Mapping[Stage, Mapping[str, Source]] | None = None,
         begins_with: str | None = None,
-        sync_steps: int = 1,
+        ends_version: Callable[[int], bool] = lambda _: True,
     ) -> None:
         self._files = files
-        self._sync_steps, self._last_step = sync_steps, max(checkpoint_steps)
+        self._ends_version = ends_version
         self._left_behind: list[int] = []
         self._begins_with = begins_with
         self._blocks = blocks
@@ -107,13 +107,6 @@ class CheckpointWriter:
                 f"the end of the run; a longer run makes it as a whole, and goes on from step {start}"
             )
         return snapshots, list(dict.fromkeys(warnings))
-
-    def _ends_version(self, step: int) -> bool:
-        """Return True if a version of a learned W_embed ends at a step. A run's last one may be cut short.
-
-        Where the run has become longer, the one that was cut short is made anew.
-        """
-        return step % self._sync_steps == 0 or step == self._last_step
 
     def _newest(self, steps: Mapping[Stage, Sequence[int]]) -> tuple[dict[Stage, Snapshot], list[str]]:
         """Each stage's newest undamaged snapshot of these steps; all of the same step if they go on together."""

@@ -222,7 +222,9 @@ class Checkpoints:
 
         Raises:
             OtherRunError: one is not. What is missing or damaged is passed over.
+            UserError: a file that says which run this is cannot be read; no snapshot is to blame for that.
         """
+        self._identity()
         for name, steps in self.saved_steps().items():
             _unless_damaged(self.entry, steps[-1], name)
         _unless_damaged(self.manifest)
@@ -363,6 +365,7 @@ class Checkpoints:
         Raises:
             UserError: there is none, or one is of another run.
         """
+        self._identity()  # where it cannot be read, no snapshot is to blame
         warnings: list[str] = []
         for step in reversed(self.steps()):
             try:

@@ -1,7 +1,7 @@
 """The state of one stage at one step: in memory, and as two safetensors files."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from noprop_dist.errors import UserError
 from noprop_dist.files import JsonObject, json_form, parse_json
@@ -74,12 +74,57 @@ def to_tensors(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
     return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
 
 
+class DoesNotFitError(UserError):
+    """A snapshot, whole by its checksums, is not of the network and optimiser that the run has now."""
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, reason: str) -> "DoesNotFitError":
+        return cls(
+            f"the snapshot of {snapshot.stage.name} at step {snapshot.step} does not fit the run's network and "
+            f"optimiser: {reason}"
+        )
+
+
+def check_fits(snapshot: Snapshot, network: nn.Module) -> None:
+    """Check that a network has the weights of a snapshot, by name and shape.
+
+    Raises:
+        DoesNotFitError: it has others; names the first.
+    """
+    difference = first_difference(snapshot.weights, network)
+    if difference is not None:
+        name, was, wanted = difference
+        raise DoesNotFitError.of(snapshot, f"{name} is {was} in the snapshot and {wanted} in the network")
+
+
+def first_difference(weights: Mapping[str, NDArray[Any]], network: nn.Module) -> tuple[str, str, str] | None:
+    """The first weight that a network lacks or has in another shape: its name, its shape, and that in the network."""
+    there = {name: array.shape for name, array in weights.items()}
+    here = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    for name in dict.fromkeys([*here, *there]):
+        if here.get(name) != there.get(name):
+            was, wanted = (str(each[name]) if name in each else "not" for each in (there, here))
+            return name, was, wanted
+    return None
+
+
+def load_weights(network: nn.Module, snapshot: Snapshot) -> None:
+    """Put the weights of a snapshot into a network.
+
+    Raises:
+        DoesNotFitError: they are not of such a network.
+    """
+    with must_fit(snapshot):
+        check_fits(snapshot, network)
+        network.load_state_dict(to_tensors(snapshot.weights))
+
+
 @contextmanager
 def must_fit(snapshot: Snapshot) -> Iterator[None]:
     """Say of which snapshot it is, where something in a `with` cannot use one that is whole by its checksums.
 
     Raises:
-        UserError: as described.
+        DoesNotFitError: as described.
     """
     try:
         yield
@@ -87,10 +132,20 @@ def must_fit(snapshot: Snapshot) -> Iterator[None]:
         raise
     except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, OSError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"the snapshot of {snapshot.stage.name} at step {snapshot.step} does not fit the run's network and "
-            f"optimiser: {reason[:400]}"
-        ) from error
+        raise DoesNotFitError.of(snapshot, reason if len(reason) <= 400 else f"{reason[:400]} …") from error
+
+
+@contextmanager
+def explaining_misfits(told: Sequence[str]) -> Iterator[None]:
+    """Say beside a snapshot that does not fit what was found on the way, such as that a network's file has changed.
+
+    Raises:
+        UserError: as described.
+    """
+    try:
+        yield
+    except DoesNotFitError as error:
+        raise UserError("; ".join((str(error), *told))) from error
 
 
 def to_files(snapshot: Snapshot, blocks: int) -> dict[str, bytes]:

@@ -13,8 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from noprop_dist.config.effect import is_idle
 from noprop_dist.config.schema import CustomNetwork, MetricsSettings, RunConfig
-from noprop_dist.data.torchvision_sets import would_download
+from noprop_dist.data.torchvision_sets import may_download, would_download
 from noprop_dist.errors import UserError
 from noprop_dist.files import JsonObject, parse_json, state_folder
 from noprop_dist.models.custom import locate, never_import_from
@@ -59,7 +60,8 @@ def check_settings(config: RunConfig, directory: RunDirectory, given: Sequence[s
     keys, known = {each.partition("=")[0] for each in given}, _known()
     for deed in _settings(config):
         ((key, value),) = deed.items()
-        if key not in keys and deed not in known:
+        there = key == "data.root" and not would_download(config.data)
+        if key not in keys and not there and deed not in known:
             raise _refusal(directory, f"resuming it would use {key}={value}", f", and so does --set {key}=…")
 
 
@@ -92,16 +94,17 @@ def _import(network: CustomNetwork) -> dict[str, Any]:
 
 
 def _settings(config: RunConfig) -> Iterator[dict[str, str]]:
-    if config.engine.address is not None:
-        yield {"engine.address": config.engine.address}
-    if config.metrics.discovery is not None:
-        yield {"metrics.discovery": str(config.metrics.discovery)}
-    if config.metrics.port is not None and config.metrics.host != MetricsSettings().host:
-        yield {"metrics.host": config.metrics.host}
-    if config.training.init_from is not None:
-        yield {"training.init_from": config.training.init_from}
-    if config.data.root is not None and would_download(config.data):
-        yield {"data.root": config.data.root}
+    """The settings of a run that reach out of its directory and have an effect."""
+    named = {
+        "engine.address": config.engine.address,
+        "metrics.discovery": config.metrics.discovery,
+        "metrics.host": config.metrics.host if config.metrics.host != MetricsSettings().host else None,
+        "training.init_from": config.training.init_from,
+        "data.root": config.data.root if may_download(config.data) else None,
+    }
+    for key, value in named.items():
+        if value is not None and not is_idle(config, key):
+            yield {key: str(value)}
 
 
 def _refusal(directory: RunDirectory, what: str, otherwise: str = "") -> UserError:

@@ -16,7 +16,8 @@ from noprop_dist.plan import RunPlan
 from noprop_dist.records import News
 from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.run_directory import RunDirectory, StartingWeights
-from noprop_dist.storage.snapshot import WEIGHTS_ALONE, Arrays, Snapshot
+from noprop_dist.storage.snapshot import WEIGHTS_ALONE, Arrays, Snapshot, first_difference
+from noprop_dist.storage.trust import remember
 from noprop_dist.training.embedding import EmbeddingTable
 
 
@@ -47,6 +48,7 @@ def begin(plan: RunPlan, directory: RunDirectory) -> None:
         OSError: the source cannot be read, or the weights cannot be written; a `resume` writes them.
     """
     source = read_source(plan)
+    remember(plan.config)  # a resume needs it; on a cluster this node's user may be another one than the driver's
     directory.create(plan.config, plan.facts, None if source is None else source.start)
     if source is not None:
         _write(plan, directory, source)
@@ -115,15 +117,12 @@ def _check_same_parts(run: RunDirectory, there: RunPlan, here: RunPlan) -> None:
 def _check_fits(run: RunDirectory, stage: Stage, snapshots: Mapping[Stage, Snapshot], plan: RunPlan) -> None:
     if stage not in snapshots:
         raise UserError(f"training.init_from={run}: has no weights of {stage.name} (blocks.only)")
-    there = {name: array.shape for name, array in snapshots[stage].weights.items()}
-    here = {name: tuple(tensor.shape) for name, tensor in _network(plan, stage).state_dict().items()}
-    for name in dict.fromkeys([*here, *there]):
-        if here.get(name) != there.get(name):
-            was, wanted = (str(each[name]) if name in each else "not" for each in (there, here))
-            raise UserError(
-                f"training.init_from={run}: does not fit this run: {name} of {stage.name} is {was} there and {wanted} "
-                "here"
-            )
+    difference = first_difference(snapshots[stage].weights, _network(plan, stage))
+    if difference is not None:
+        name, was, wanted = difference
+        raise UserError(
+            f"training.init_from={run}: does not fit this run: {name} of {stage.name} is {was} there and {wanted} here"
+        )
 
 
 def _network(plan: RunPlan, stage: Stage) -> nn.Module:

@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import (
 
 from noprop_dist.config.schema import LearningRateSchedule, TrainingSettings
 from noprop_dist.stages import Stage
-from noprop_dist.storage.snapshot import WEIGHTS_ALONE, Arrays, Snapshot, to_arrays, to_tensors
+from noprop_dist.storage.snapshot import WEIGHTS_ALONE, Arrays, Snapshot, check_fits, to_arrays, to_tensors
 from noprop_dist.training.finite import check_weights
 from noprop_dist.training.weight_average import TRAINED, WeightAverage
 
@@ -153,10 +153,11 @@ class Optimisation:
 
         Raises:
             ValueError: the snapshot is of another stage.
-            RuntimeError: its weights do not fit the module.
+            DoesNotFitError: its weights do not fit the module.
         """
         if snapshot.stage != self.stage:
             raise ValueError(f"a snapshot of {snapshot.stage.name} cannot restore {self.stage.name}")
+        check_fits(snapshot, self.module)
         weights = to_tensors(snapshot.weights)
         trained = {n.removeprefix(TRAINED): array for n, array in snapshot.optimizer.items() if n.startswith(TRAINED)}
         self.module.load_state_dict(weights | to_tensors(trained))

@@ -82,7 +82,7 @@ class RunSetup:
             directory.changes(),
             together_at=self.plan.snapshot_steps if self.plan.learns_embedding else None,
             begins_with=self.config.training.init_from,
-            sync_steps=self.plan.sync_steps,
+            ends_version=self.plan.ends_version,
             device="cuda" if self.plan.on_gpu else "cpu",
             sources={stage: self.plan.sources(stage) for stage in self.plan.stages},
         )
@@ -264,7 +264,8 @@ def go_on(plan: RunPlan, directory: RunDirectory) -> None:
     begin_again(plan, directory)
     changes = changes_between(directory.config(), plan.config)
     if changes:
-        last = {name: steps[-1] for name, steps in directory.checkpoints.saved_steps().items()}
+        saved = directory.checkpoints.saved_steps()
+        last = {name: max(filter(plan.ends_version, steps), default=0) for name, steps in saved.items()}
         directory.add_changes(changes, last)
     if told is not None:
         directory.append_metrics([News(text=told, time=time.time())])

@@ -13,7 +13,7 @@ import pytest
 import ray
 from run_facts import records_of, rounds_of
 
-from noprop_dist.records import StageFailed
+from noprop_dist.records import News, StageFailed
 from noprop_dist.stages import block
 from noprop_dist.storage.run_directory import RunDirectory
 
@@ -35,6 +35,31 @@ class Net(nn.Module):
 FAILING = NETWORK.replace(
     "return", "if self.training:\n            raise OverflowError('the soup boiled over')\n        return"
 )
+
+TALKING = """
+import logging
+import warnings
+
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, input_shape, classes, embedding_dim):
+        super().__init__()
+        self.layer = nn.Linear(embedding_dim, classes)
+        self.forwards = 0
+
+    def forward(self, x, z):
+        self.forwards += 1
+        if self.training and self.forwards == 1:
+            print("printed")
+            logging.getLogger("mine").warning("logged")
+            warnings.warn("warned", stacklevel=1)
+        if not self.training and self.forwards == 1:
+            print("measured")
+        if self.training:
+            print("again and again")
+        return self.layer(z)
+"""
 
 
 def noprop(*arguments, cwd, code=0):
@@ -67,6 +92,23 @@ def test_train_starts_a_ray_of_its_own_with_a_users_network_and_ends_it(tmp_path
     assert [each["step"] for each in whole["blocks"]] == [12, 12, 12]
     kinds = {each.KIND for each in RunDirectory(str(tmp_path / "run")).metrics()}
     assert kinds == {"worker", "round", "snapshot", "evaluation", "objective", "news"}
+
+
+def test_what_a_network_says_and_a_profile_come_back_from_the_workers(tmp_path):
+    (tmp_path / "mine.py").write_text(TALKING)
+    network = ["--set", "blocks.networks.2={kind: custom, path: 'mine:Net'}", "--set", "training.max_steps=60"]
+    profile = ["--set", "engine.profile={block: 1, steps: 3}"]
+    noprop("train", *SMALL, *network, *profile, "--run-dir", "run", cwd=tmp_path)
+    said = [record.text for record in records_of(tmp_path / "run", News)]
+    of_block = [text.removeprefix("block 2: ") for text in said if text.startswith("block 2: ")]
+    assert {"printed", "logged"} < set(of_block)
+    assert [text for text in of_block if "UserWarning: warned" in text]
+    assert "evaluator: measured" in said
+    assert 15 <= of_block.count("again and again") < 30
+    assert [text for text in of_block if text.startswith("says more than is kept")]
+    assert "block 1: the profile of steps 6 to 8 is in profile/block-01.json.gz" in said
+    assert (tmp_path / "run/profile/block-01.json.gz").stat().st_size > 0
+    assert not [text for text in said if text.startswith(("block 3", "classifier"))], "others say nothing"
 
 
 def test_on_a_running_cluster_a_block_that_fails_is_told_with_exit_code_1(address, tmp_path):

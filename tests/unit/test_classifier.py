@@ -218,5 +218,5 @@ def test_a_checkpoint_that_is_not_there_is_told(run, choice):
 
 def test_there_is_no_best_where_nothing_was_evaluated(sequential):
     run = sequential("blocks.count=2", MLP, "training.max_steps=6", "evaluation.samples=0")
-    with pytest.raises(UserError, match="checkpoint=best: none of its checkpoints was evaluated"):
+    with pytest.raises(UserError, match="none of its checkpoints was measured on validation data"):
         api.load(str(run), "best")

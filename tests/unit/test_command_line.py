@@ -136,6 +136,16 @@ def test_plan_shows_placement_memory_and_messages_and_starts_nothing(noprop, tmp
     assert "one after another in one process" in noprop("plan", "--engine", "sequential")
 
 
+def test_plan_of_the_baseline_describes_its_processes_and_nothing_of_noprop(noprop):
+    text = noprop("plan", "--method", "backprop", "--set", "engine.workers=4", "--set", "training.batch_size=128")
+    assert "Ray Train, method=backprop: 4 process(es), each with" in text
+    assert "32 samples of every batch in each process" in text
+    assert "for the whole network" in text
+    assert "trained as one" in text
+    for word in ("evaluator", "z is drawn", "worker", "block-step", "alpha_bar"):
+        assert word not in text
+
+
 def test_a_run_of_single_blocks_can_be_reported(noprop, tmp_path):
     run = noprop("train", *SMALL, "--set", "blocks.only=[2]", "--run-dir", tmp_path / "run").splitlines()[-1]
     assert noprop("report", run).strip().endswith("report.html")

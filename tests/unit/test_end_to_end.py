@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from single_steps import take_step
 
-from noprop_dist.baseline.coordinator import check_machine, processes
 from noprop_dist.baseline.network import assemble_end_to_end, end_to_end_chain, end_to_end_network
+from noprop_dist.baseline.placement import place_baseline
 from noprop_dist.baseline.trainer import end_to_end_trainer
 from noprop_dist.engines.core.placement import Resources
 from noprop_dist.errors import UserError
@@ -97,25 +97,28 @@ def test_the_trained_network_decides_like_any_other(small_config):
 
 @pytest.mark.parametrize(("cpus", "batch", "expected"), [(2, 128, 2), (3, 128, 2), (1, 128, 1), (7, 35, 7), (4, 9, 3)])
 def test_as_many_processes_as_there_is_room_for_share_a_batch_evenly(small_config, cpus, batch, expected):
-    assert processes(small_config("method=backprop", f"training.batch_size={batch}"), Resources(cpus, 0)) == expected
+    config = small_config("method=backprop", f"training.batch_size={batch}")
+    assert place_baseline(config, Resources(cpus, 0)).count == expected
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [(["engine.workers=3", "training.batch_size=128"], "engine.workers=3: does not divide training.batch_size=128"),
+     (["engine.workers=1000", "training.batch_size=128"], "engine.workers=1000, .*1000 processes would share 2 cores"),
+     (["engine.workers=20", "training.batch_size=16"], "does not divide .*; there are 20 processes for 16 samples"),
      (["engine.workers=64", "training.batch_size=128"], "engine.workers=64, .*64 processes would share 2 cores"),
      (["engine.threads_per_worker=4"], "engine.threads_per_worker=4: no machine here has more than 2 core")],
 )  # fmt: skip
 def test_processes_that_cannot_share_a_batch_or_a_machine_are_refused(small_config, settings, message):
     with pytest.raises(UserError, match=message):
-        processes(small_config("method=backprop", *settings), Resources(2, 0, node_cpus=2))
+        place_baseline(small_config("method=backprop", *settings), Resources(2, 0, node_cpus=2))
 
 
 def test_more_processes_than_a_machine_has_gpus_are_refused(small_config):
     config = small_config("method=backprop", "engine.workers=2", "training.batch_size=128")
     with pytest.raises(UserError, match="engine.workers=2: method=backprop takes a GPU for each process, there are 1"):
-        check_machine(config, Resources(8, 1))
-    assert processes(config, Resources(8, 1)) == 2, "a cluster may grow"
+        place_baseline(config, Resources(8, 1), may_grow=False)
+    assert place_baseline(config, Resources(8, 1)).count == 2, "a cluster may grow"
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,15 @@ def test_the_weights_that_a_run_began_with_belong_to_what_it_is(tuned, damage):
             use(run.root)
 
 
+@pytest.mark.parametrize("content", ["[]", "{}", "x", '{"run": "a", "step": -1, "sha256": {}}'])
+def test_a_damaged_start_json_is_told_once_and_no_snapshot_is_blamed(tuned, content):
+    run = tuned("checkpoint.num_to_keep=1")
+    Path(f"{run}/start.json").write_text(content)
+    for use in (api.load, api.report, api.resume, api.inspect):
+        with pytest.raises(UserError, match=r"^[^;]*tuned: start.json cannot be read: [^;]*$"):
+            use(run.root)
+
+
 def test_the_source_is_a_setting_that_changes_bits(tuned):
     run = tuned()
     with pytest.raises(UserError, match="training.init_from=null: this run has training.init_from=.*fixes the bits"):

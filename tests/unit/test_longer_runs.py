@@ -70,6 +70,7 @@ def test_going_back_to_make_a_version_of_w_embed_as_a_whole_is_told(small_run):
     (told,) = [text for text in texts(run) if "W_embed" in text]
     assert "ended at step 12 was cut short by the end of the run" in told
     assert told.endswith("goes on from step 8")
+    assert set(run.changes()[0].from_step.values()) == {8}
     assert 12 not in run.checkpoints.steps(), "no run of that length has been there"
 
 

@@ -109,3 +109,28 @@ def test_a_fingerprint_of_another_type_is_damage(train, value):
 def test_what_lies_in_no_file_has_no_source(monkeypatch):
     assert source_of("builtins:object") is None
     assert source_of("torch.nn:Linear").module == "torch.nn.modules.linear"
+
+
+def test_a_changed_network_that_no_longer_fits_is_told_with_its_file_and_both_shapes(train, tmp_path, monkeypatch):
+    run = train("run")
+    text = NETWORK.replace("Linear(embedding_dim,", "Linear(2 * embedding_dim,").replace(
+        "(z)", "(torch.cat([z, z], 1))"
+    )
+    (tmp_path / "inner_net.py").write_text(text)
+    for name in ("inner_net", "outer_net"):
+        monkeypatch.delitem(sys.modules, name)
+    told = r"snapshot of block 1 at step {}.*: linear.weight is \(10, 10\) in the snapshot and \(10, 20\) in the "
+    told += r"network; .*inner_net.py, which defines outer_net:Net .* has changed since"
+    with pytest.raises(UserError, match=told.format(12)):
+        api.open_run("run")
+    shutil.rmtree(run / STEP)
+    with pytest.raises(UserError, match=told.format(8)):
+        api.resume("run")
+
+
+def test_a_finished_run_that_is_resumed_tells_of_a_changed_network(train, edit):
+    train("run")
+    edit()
+    told = []
+    api.resume("run", watcher=api.Watcher(lambda _: None, told.append, lambda: False, told.append))
+    assert [line for line in told if "inner_net.py, which defines outer_net:Net" in line]

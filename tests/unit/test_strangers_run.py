@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from importlib.machinery import PathFinder
@@ -29,7 +30,7 @@ from noprop_dist.storage.lock import LOCK
 from noprop_dist.storage.object_files import ObjectFiles
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.store import StorageError, Store
-from noprop_dist.storage.trust import check_settings
+from noprop_dist.storage.trust import check_settings, remember
 
 NETWORK = """
 import pathlib, torch
@@ -106,6 +107,21 @@ def test_a_working_directory_within_a_run_directory_is_not_searched(standing_in,
     with pytest.raises(UserError, match="no module"):
         locate("nosuchmodule:Net")
     assert str(gift) not in sys.path
+
+
+@pytest.mark.parametrize("path", ["evil:Net", "inner.evil:Net"])
+def test_a_network_in_a_run_directory_that_is_the_working_directory_is_told_to_lie_there(
+    standing_in, monkeypatch, path
+):
+    gift = standing_in / "gift"
+    (gift / "inner").mkdir(parents=True)
+    for file in ("evil.py", "inner/evil.py"):
+        (gift / file).write_text(NETWORK)
+    monkeypatch.chdir(gift)
+    never_import_from(gift)
+    with pytest.raises(UserError, match="lies in the run directory .*gift, from which no code is ever run"):
+        locate(path)
+    assert not ran(standing_in)
 
 
 def test_a_folder_that_a_driver_sends_is_searched_for_networks_alone_and_last(standing_in, monkeypatch):
@@ -202,6 +218,7 @@ def test_resume_takes_no_cluster_folder_or_open_port_from_a_strangers_run(small_
     values = yaml.safe_load(config.read_text())
     values[section][key] = value
     values["metrics"]["port"] = 0
+    values["engine"]["kind"] = "ray"  # none has an effect on the sequential engine
     config.write_text(yaml.safe_dump(values))
     with pytest.raises(UserError, match=f"would use {setting}.*--trust-code"):
         api.resume(directory.root)
@@ -477,3 +494,30 @@ def test_files_of_the_working_directory_take_no_modules_place(tmp_path, small_ru
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["blocks"]) == 3
     assert not (gift / "PWNED").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "refused"),
+    [
+        (["engine.address=1.2.3.4:5:6"], True),
+        (["engine.address=1.2.3.4:5", "metrics.host=0.0.0.0", "engine.kind=sequential"], False),
+        (["engine.kind=sequential", "blocks.network={kind: custom, path: 'torch.nn:Linear'}"], True),
+        (["engine.kind=sequential", "training.init_from=nowhere"], True),
+    ],
+)
+def test_what_train_names_is_noted_only_if_it_is_used(standing_in, small_config, settings, refused):
+    config = small_config(*settings)
+    if refused:
+        with pytest.raises(UserError):
+            api.train(config, "run")
+    else:
+        api.train(config, "run")
+    assert not (standing_in / "state").exists()
+
+
+def test_where_data_was_downloaded_to_is_noted_although_it_is_there_by_then(standing_in, small_config):
+    (standing_in / "data/MNIST/raw").mkdir(parents=True)
+    config = small_config("data.name=mnist", f"data.root={standing_in / 'data'}", "data.download=true")
+    remember(config)
+    shutil.rmtree(standing_in / "data")
+    check_settings(config, RunDirectory("run"), [])

@@ -189,3 +189,14 @@ with standard_streams(), open("file", "w") as file:
     assert int(os.read(reading, 9)) > 2
     os.close(reading)
     os.close(writing)
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["inspect", "--help"]])
+def test_a_pipe_that_nobody_reads_ends_a_command_as_sigpipe_does(arguments):
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = subprocess.run(
+        [sys.executable, "-m", "noprop_dist", *arguments], stdout=writing, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, b"")

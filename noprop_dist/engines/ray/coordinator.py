@@ -32,7 +32,7 @@ from noprop_dist.records import News, RunEnded, WorkerReady
 from noprop_dist.stages import Stage
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import Snapshot
-from noprop_dist.storage.trust import check_networks, remember
+from noprop_dist.storage.trust import check_networks
 from noprop_dist.tracking.host import END_SECONDS, STOP_SECONDS, CallbackHost
 from noprop_dist.tracking.trackers import callback_host, run_info
 from noprop_dist.training.fine_tuning import begin
@@ -92,8 +92,6 @@ class Coordinator:
             TrainingError: a stage could not be trained to its end; names it and the cause.
         """
         check_networks(self._config, self._directory, self._trusted)
-        if not self._resume:
-            remember(self._config)  # this node's user may be another one than the driver's
         setup, data = prepare(self._config, self._given)
         host = callback_host(setup.plan, unpickled(self._callbacks))
         with self._directory.only_writer(self._wait_for), self._exporting(setup) as exporter:

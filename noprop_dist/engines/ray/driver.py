@@ -47,6 +47,7 @@ def train_on_ray(
     trusted: bool = True,
     given: Given = NOTHING,
     callbacks: Sequence[Callback] = (),
+    joined: Callable[[], None] = lambda: None,
 ) -> RunOutcome:
     """Run a training run on Ray to its end.
 
@@ -62,6 +63,7 @@ def train_on_ray(
         trusted: whether the user named the networks, or gave `--trust-code`.
         given: what was handed over in Python; it is sent to the coordinator.
         callbacks: of the user's own; each coordinator gets a copy of them as they are now.
+        joined: called once the address proved to be that of a cluster, and before anything runs there.
 
     Raises:
         UserError: configuration, data, run directory or address cannot be used.
@@ -79,6 +81,7 @@ def train_on_ray(
     _send_by_value(given)
     options = {"given": given, "callbacks": pickled(callbacks)}
     with ray_session(config.engine.address):
+        joined()
         while True:
             coordinator = _actor(coordinator_class).remote(config, directory, resume, trusted=trusted, **options)
             try:
