@@ -71,17 +71,24 @@ def _table(prefix: str, section: Section, *, is_choice: bool = False) -> Iterato
 
 def _row(key: str, field: FieldInfo, schema: Mapping[str, Any], *, is_anchor: bool) -> Row | None:
     inner, by_number = _sections(field.annotation), _is_by_number(field)
-    if inner and len(inner) == 1 and not by_number:
+    is_off = field.default is None
+    if len(inner) == 1 and not by_number and not is_off:
         return None  # a section of its own
     default = "must be given" if field.is_required() else _default(field.get_default(call_default_factory=True))
     if len(inner) > 1 and not by_number:
         kinds = ", ".join(f"`{part.model_fields['kind'].default}`" for part in inner)
         what = "which network; each kind has settings of its own, below"
         return [_anchored(f"{key}.kind"), kinds, f"`{field.default.kind}`", "yes", what]
-    mark = next((each for each in field.metadata if isinstance(each, Mark)), Mark.BITS)
+    mark = _strongest([field, *(part for section in inner for part in section.model_fields.values())])
     shown = _anchored(key) if is_anchor else f"`{key}`"
-    kind = "mapping from block to section" if by_number else _type(schema)
+    kind = "mapping from block to section" if by_number else "section or `null`" if inner else _type(schema)
     return [shown, kind, "" if by_number else default, EFFECT[mark], (field.description or "").replace("|", "\\|")]
+
+
+def _strongest(fields: Sequence[FieldInfo]) -> Mark:
+    """The mark of a setting, or of a section the one that changes most."""
+    found = {mark for field in fields for mark in field.metadata if isinstance(mark, Mark)}
+    return next(mark for mark in Mark if mark in found)
 
 
 def _anchored(key: str) -> str:
