@@ -1,5 +1,7 @@
 """The two errors that a user meets. Neither shows a secret that a URI carries."""
 
+import errno
+
 from noprop_dist.printable import printable, without_secrets
 
 LONGEST = 2000
@@ -25,3 +27,16 @@ class TrainingError(RuntimeError):
 
     def __str__(self) -> str:
         return without_secrets(super().__str__())
+
+
+def why(error: Exception, *, with_file: bool = False) -> str:
+    """Why something failed, for people. Of an error of the operating system, without its number.
+
+    Args:
+        error: that was caught.
+        with_file: name the file that it is about, where the sentence around it does not.
+    """
+    if not isinstance(error, OSError) or error.strerror is None or not str(error).startswith("[Errno"):
+        return str(error)
+    text = "there is no such file or folder" if error.errno == errno.ENOENT else error.strerror
+    return f"{error.filename}: {text}" if with_file and error.filename else text

@@ -11,7 +11,7 @@ from noprop_dist.baseline.placement import Processes, place_baseline
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.load import check_same_data
 from noprop_dist.engines.core.placement import Placement, Resources, check_room, place_run
-from noprop_dist.errors import TrainingError, UserError
+from noprop_dist.errors import TrainingError, UserError, why
 from noprop_dist.files import have_a_home
 from noprop_dist.inference.score import last_step_of
 from noprop_dist.storage.run_directory import RunDirectory
@@ -81,7 +81,8 @@ def _train_sequentially(job: Job) -> RunOutcome:
             raise
         except OSError as error:
             raise TrainingError(
-                f"the run directory cannot be read or written: {error}; {directory.resume_command} continues the run"
+                f"the run directory cannot be read or written: {why(error, with_file=True)}; "
+                f"{directory.resume_command} continues the run"
             ) from error
     steps = directory.checkpoints.steps()
     finished = bool(steps) and steps[-1] >= last_step_of(setup.plan, directory)

@@ -14,7 +14,7 @@ from noprop_dist.cli.bench import bench_app
 from noprop_dist.cli.job import job_app
 from noprop_dist.cli.terminal import LastingOutput, Terminal, shown, standard_streams
 from noprop_dist.config.layers import PRESETS
-from noprop_dist.errors import TrainingError, UserError
+from noprop_dist.errors import TrainingError, UserError, why
 
 FRAMED_COLUMNS = 72
 """Help in frames needs so many."""
@@ -309,7 +309,7 @@ def main(arguments: list[str] | None = None) -> Any:
         with standard_streams():
             app(args=arguments, **_fitting_help())
     except (UserError, OSError) as error:  # storage that does not answer, is full or refuses the user
-        errors.print(f"noprop-dist: {error}", style="red")
+        errors.print(f"noprop-dist: {why(error, with_file=True)}", style="red")
         raise SystemExit(2) from None
     except TrainingError as error:
         errors.print(f"noprop-dist: {error}", style="red")

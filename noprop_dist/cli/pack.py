@@ -4,7 +4,7 @@ import re
 import shlex
 from collections.abc import Sequence
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from noprop_dist import api
 from noprop_dist.cli.options import warn
@@ -23,15 +23,20 @@ def pack_into(out: str, settings: DataSettings, given: Sequence[str] = ()) -> No
     """
     warn(f"--set {each}: no effect on pack, which reads data.* alone" for each in given if not DATA.match(each))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Terminal(stderr=True)) as bars:
-        tasks = {split: bars.add_task(split, total=None) for split in ("train", "validation", "test")}
-        notes: list[str] = []
-        facts = api.pack(
-            out,
-            settings,
-            lambda split, done, total: bars.update(tasks[split], completed=done, total=total),
-            notes.append,
-        )
+    bars, notes = Progress(*columns, console=Terminal(stderr=True)), list[str]()
+    tasks: dict[str, TaskID] = {}
+
+    def show(split: str, done: int, total: int) -> None:
+        bars.start()  # here, for what is refused has no progress
+        if split not in tasks:
+            tasks[split] = bars.add_task(split, total=total)
+        bars.update(tasks[split], completed=done)
+
+    try:
+        facts = api.pack(out, settings, show, notes.append)
+    finally:
+        if tasks:
+            bars.stop()
     warn(notes)
     samples = ", ".join(f"{count:,} {split}" for split, count in facts.samples.items())
     print(f"{shown(facts.name)}: {samples} samples of shape {facts.input_shape}")

@@ -11,7 +11,7 @@ from noprop_dist.config.effect import dropped, without_effect
 from noprop_dist.config.refusals import types_at
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.config.yaml_text import MAX_BYTES, parse_yaml, to_yaml_text
-from noprop_dist.errors import UserError
+from noprop_dist.errors import UserError, why
 from noprop_dist.files import local_path, open_file
 
 Layer = dict[str, Any]
@@ -79,7 +79,7 @@ def file_layer(file: Path) -> Layer:
         with open_file(local_path(file), allow_pipe=True) as opened:
             text = opened.read(MAX_BYTES + 1)
     except OSError as error:
-        raise UserError(f"--config {file}: cannot be read: {error}") from error
+        raise UserError(f"--config {file}: cannot be read: {why(error)}") from error
     return _parse_layer(text, f"--config {file}")
 
 

@@ -34,11 +34,28 @@ def _reason(root: Section, detail: Any) -> str:
             return "must be given"
         case "value_error" | "boolean":
             return str(detail["msg"]).removeprefix("Value error, ")
+        case "union_tag_not_found" | "union_tag_invalid":
+            return _kind_needed(root, detail)
         case "model_type" | "model_attributes_type":
             names, value = _settings_at(root, location), detail["input"]
             example = f"; write {_key(root, detail)}.kind={value}" if "kind" in names and isinstance(value, str) else ""
             return f"this is a section, with the settings {', '.join(names)}{example}"
     return str(detail["msg"][:1].lower() + detail["msg"][1:])
+
+
+def _kind_needed(root: Section, detail: Any) -> str:
+    sections = [each for each in types_at(root, detail["loc"]) if _is_section(each)]
+    kinds = [str(get_args(each.model_fields["kind"].annotation)[0]) for each in sections]
+    if detail["type"] == "union_tag_invalid":
+        return f"kind must be one of {', '.join(kinds)}{close_to(str(detail['ctx']['tag']), kinds)}"
+    glued = any(":" in str(key) for key in detail["input"])
+    return f"kind must be given, one of {', '.join(kinds)}{'; in YAML a space follows the colon' if glued else ''}"
+
+
+def close_to(name: str, names: Sequence[str]) -> str:
+    """A question whether another name was meant; nothing where none is close."""
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _shortened(value: Any) -> str:
@@ -61,8 +78,7 @@ def _key(root: Section, detail: Any) -> str:
 
 def _suggestion(root: Section, location: tuple[Any, ...]) -> str:
     names = _settings_at(root, location[:-1])
-    close = difflib.get_close_matches(str(location[-1]), names, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; allowed are {', '.join(names)}"
+    return close_to(str(location[-1]), names) or f"; allowed are {', '.join(names)}"
 
 
 def _settings_at(root: Section, location: Sequence[Any]) -> list[str]:

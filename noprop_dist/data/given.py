@@ -14,7 +14,7 @@ from noprop_dist.data.dataset import DataSet
 from noprop_dist.data.image_file import GREY, pixels_of
 from noprop_dist.data.inputs import Keep, check_memory, in_memory
 from noprop_dist.data.npz import load_arrays
-from noprop_dist.errors import UserError
+from noprop_dist.errors import UserError, why
 
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img", "images", "pixel_values", "x"), ("label", "labels", "target", "y")
@@ -207,7 +207,7 @@ class _Pictures:
         try:
             return pixels_of(value, self._channels)
         except (ValueError, OSError) as error:
-            raise UserError(f"{where}: is no readable image: {error}") from error
+            raise UserError(f"{where}: is no readable image: {why(error)}") from error
 
 
 def _array(value: Any, where: str) -> NDArray[Any]:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from noprop_dist.errors import UserError
+from noprop_dist.errors import UserError, why
 from noprop_dist.files import open_file
 
 CHUNK_BYTES = 16 * 2**20
@@ -87,8 +87,8 @@ class MappedInputs:
                 self._array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
         except Exception as error:  # numpy raises many kinds on a damaged header
             raise UserError(
-                f"{path}: cannot be mapped on {socket.gethostname()}: {error}; a packed data set has to lie, whole, "
-                "under the same path on every node"
+                f"{path}: cannot be mapped on {socket.gethostname()}: {why(error)}; a packed data set has to lie, "
+                "whole, under the same path on every node"
             ) from error
 
     @property

@@ -12,7 +12,7 @@ from noprop_dist.data.inputs import Keep, in_memory
 from noprop_dist.data.npz import load_npz
 from noprop_dist.data.packed import load_packed
 from noprop_dist.data.torchvision_sets import load_torchvision
-from noprop_dist.errors import UserError
+from noprop_dist.errors import UserError, why
 
 
 def load_data(settings: DataSettings, keep: Keep = in_memory) -> DataSet:
@@ -28,7 +28,7 @@ def load_data(settings: DataSettings, keep: Keep = in_memory) -> DataSet:
     try:
         return _load(settings, keep)
     except OSError as error:
-        raise UserError(f"data.root={settings.root}: cannot be read: {error}") from error
+        raise UserError(f"data.root={settings.root}: cannot be read: {why(error, with_file=True)}") from error
 
 
 def _load(settings: DataSettings, keep: Keep) -> DataSet:

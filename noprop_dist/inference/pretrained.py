@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from noprop_dist import __version__
 from noprop_dist.config import schema
-from noprop_dist.errors import UserError
+from noprop_dist.errors import UserError, why
 from noprop_dist.files import JsonObject, local_path, open_file, parse_json
 from noprop_dist.inference.model_card import model_card
 from noprop_dist.inference.network import Sampler
@@ -220,7 +220,7 @@ def _config(folder: Path) -> PretrainedConfig:
         reason = f"{'.'.join(map(str, first['loc']))}: {first['msg'][:1].lower()}{first['msg'][1:]}"
         raise UserError(f"{folder}: {CONFIG} cannot be read: {reason}") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: {CONFIG} cannot be read: {error}") from error
+        raise UserError(f"{folder}: {CONFIG} cannot be read: {why(error)}") from error
     return config
 
 
@@ -250,7 +250,7 @@ def _weights(file: Path, digest: str) -> dict[str, Tensor]:
             raise ValueError(f"it is damaged, or of another {CONFIG} (its checksum does not match)")
         tensors: dict[str, Tensor] = load(content)
     except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"{file}: cannot be read: {error}") from error
+        raise UserError(f"{file}: cannot be read: {why(error)}") from error
     return tensors
 
 

@@ -5,7 +5,7 @@ import os
 import re
 from contextlib import suppress
 
-from noprop_dist.errors import UserError
+from noprop_dist.errors import UserError, why
 from noprop_dist.files import local_path
 
 
@@ -33,7 +33,7 @@ class DiscoveryFile:
             part.write_text(content)
             part.replace(self._file)
         except OSError as error:
-            raise UserError(f"metrics.discovery={folder}: cannot be written: {error}") from error
+            raise UserError(f"metrics.discovery={folder}: cannot be written: {why(error)}") from error
 
     def remove(self) -> None:
         """Remove the file, before the endpoint ends."""

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from noprop_dist.errors import UserError
+from noprop_dist.errors import UserError, why
 
 CLOSE_TIMEOUT_SECONDS, STOP_POLL_SECONDS = 5.0, 0.05
 
@@ -42,7 +42,7 @@ class Endpoint:
             self._server = _Server(host, port, handler)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
-                raise UserError(f"metrics.host={host}: cannot be listened on: {error}") from error
+                raise UserError(f"metrics.host={host}: cannot be listened on: {why(error)}") from error
             self._server = _Server(host, 0, handler)
         self.port = self._server.server_port
         serve = partial(self._server.serve_forever, STOP_POLL_SECONDS)

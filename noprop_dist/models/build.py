@@ -1,7 +1,10 @@
 """Builds networks from settings, with weights that depend on (seed, block) alone."""
 
+import os
+import re
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from noprop_dist.config import schema
 from noprop_dist.errors import UserError
@@ -34,8 +37,61 @@ def build_network(
         with seeded_aside(initial_seed):
             return _construct(settings, shapes, given)
     except (RuntimeError, MemoryError) as error:  # what torch raises where memory is not enough
-        reason = str(error).splitlines()[0] if str(error) else "there is not enough memory"
-        raise UserError(f"blocks.network: {settings.kind} cannot be built in these sizes: {reason}") from error
+        raise UserError(f"blocks.network: {settings.kind} cannot be built in these sizes: {told(error)}") from error
+
+
+def check_memory(settings: schema.NetworkSettings, shapes: Shapes, block: int) -> None:
+    """Refuse a block, or a W_embed, that is larger than this machine's memory. Takes no memory itself.
+
+    Of a network of the user's own, and of one that has to be built for it, nothing is said.
+
+    Args:
+        settings: of the block's network.
+        shapes: that it has to fit.
+        block: its number, for people.
+
+    Raises:
+        UserError: as described; names the setting that makes it so large.
+    """
+    memory, d = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), shapes.embedding_dim
+    weights = [torch.empty(shapes.classes, d, device="meta"), *_weights_on_paper(settings, shapes)]
+    size = sum(each.numel() * each.element_size() for each in weights)
+    if size > memory:
+        by_dim = d in max(weights, key=Tensor.numel).shape and not shapes.z_is_image
+        sizes = settings.model_dump(mode="json", include={"kind", "backbone", "channels", "width", "depth"})
+        named = ", ".join(f"{name}={value}" for name, value in sizes.items())
+        raise UserError(
+            f"{f'embedding.dim={d}' if by_dim else f'blocks.network with {named}'}: the weights of block {block} and "
+            f"W_embed take {in_gib(size)}, and this machine has {in_gib(memory)} of memory"
+        )
+
+
+def _weights_on_paper(settings: schema.NetworkSettings, shapes: Shapes) -> list[Tensor]:
+    """The weights of a network by shape alone; none where torch cannot tell without building it."""
+    if isinstance(settings, schema.CustomNetwork | schema.GivenNetwork):
+        return []
+    try:
+        with torch.device("meta"), seeded_aside(0):
+            return list(_construct(settings, shapes, None).parameters())
+    except RuntimeError:  # a backbone that computes while it is built, or sizes beyond all numbers
+        return []
+
+
+def told(error: BaseException) -> str:
+    """One line of what a network raised; what torch's allocator says, in plain words."""
+    text = " ".join(str(error).split())
+    asked = re.search(r"tried to allocate (\d+) bytes", text)
+    if asked is not None:
+        return f"there is not enough memory for {in_gib(int(asked[1]))} at once"
+    if isinstance(error, MemoryError) or re.search(r"overflow|can't allocate memory|out of memory", text):
+        return "there is not enough memory"
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def in_gib(size: int) -> str:
+    """Bytes for people."""
+    return f"{size / 2**30:,.1f} GiB"
 
 
 def _construct(settings: schema.NetworkSettings, shapes: Shapes, given: NetworkFactory | None) -> nn.Module:
@@ -81,7 +137,7 @@ def check_network(network: nn.Module, shapes: Shapes, name: str) -> None:
     except (Exception, SystemExit) as error:
         raise UserError(
             f"{name}: the network cannot take samples of shape {shapes.input_shape} with z of size "
-            f"{shapes.embedding_dim}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            f"{shapes.embedding_dim}: {type(error).__name__}: {told(error)}"
         ) from error
     finally:
         network.train(training)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from noprop_dist.config.refusals import close_to
 from noprop_dist.errors import UserError
 from noprop_dist.models.features import TwoPathNetwork
 from noprop_dist.models.label_path import LabelPath, linear_norm_relu
@@ -59,8 +60,8 @@ def _classification_network(backbone: str, outputs: int) -> nn.Module:
     known = torchvision.models.list_models(module=torchvision.models)
     if backbone not in known:
         raise UserError(
-            f"blocks.network.backbone: torchvision has no classification network {backbone!r}; "
-            f"known are {', '.join(known)}"
+            f"blocks.network.backbone: torchvision has no classification network {backbone!r}"
+            f"{close_to(backbone, known) or '; torchvision.models.list_models() has their names, such as resnet18'}"
         )
     network: nn.Module = torchvision.models.get_model(backbone, weights=None, num_classes=outputs)
     return network

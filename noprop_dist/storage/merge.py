@@ -77,15 +77,20 @@ def _check_agreement(runs: Sequence[RunDirectory], facts: Sequence[Mapping[str, 
 def _choose(runs: Sequence[RunDirectory], manifests: Sequence[Manifest], blocks: int) -> tuple[list[Chosen], list[str]]:
     """The entry of every stage and the run that it is from; the classifier is every run's."""
     chosen: dict[Stage, Chosen] = {}
-    warnings = []
+    warnings, twice = [], dict[tuple[str, str], list[str]]()
     for run, manifest in zip(runs, manifests, strict=True):
         for entry in manifest.stages:
             before, kept = chosen.setdefault(entry.stage, (run, entry))
             if kept.sha256 == entry.sha256:
+                if before is not run and entry.stage.is_block:
+                    twice.setdefault((str(before), str(run)), []).append(str(entry.stage.index))
                 continue
             if entry.stage != CLASSIFIER:
                 raise UserError(f"these runs cannot be merged: {entry.name} differs between {before} and {run}")
             warnings.append(f"the classifiers of {before} and {run} differ in bits; the former is taken")
+    for (former, other), blocks_there in twice.items():
+        numbers = ", ".join(blocks_there)
+        warnings.append(f"{former} and {other} hold the same weights of block(s) {numbers}; the former's are taken")
     warnings += _other_sources(chosen)
     missing = [str(t) for t in range(1, blocks + 1) if block(t) not in chosen]
     if missing:

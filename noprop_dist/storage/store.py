@@ -64,8 +64,10 @@ class Store:
         self._files = LocalFiles(path) if isinstance(files, fs.LocalFileSystem) else ObjectFiles(files, path)
 
     def __str__(self) -> str:
-        name = without_secrets(self.root).partition("?")[0].rstrip("/") if "://" in self.root else self.root
-        return printable(name)
+        if "://" not in self.root:
+            return printable(self.root)
+        scheme, slashes, rest = without_secrets(self.root).partition("?")[0].partition("://")
+        return printable(f"{scheme}{slashes}{rest.rstrip('/')}")
 
     @property
     def link(self) -> str:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from noprop_dist.errors import UserError
+from noprop_dist.models.build import told
 from noprop_dist.plan import RunPlan
 from noprop_dist.torch_random import seeded_aside
 
@@ -41,7 +43,11 @@ def block_footprints(plan: RunPlan) -> dict[int, Footprint]:
 
 
 def block_footprint(plan: RunPlan, block: int) -> Footprint:
-    """Build a block on the CPU and run one forward pass of a whole batch."""
+    """Build a block on the CPU and run one forward pass of a whole batch.
+
+    Raises:
+        UserError: there is not enough memory for it.
+    """
     network = plan.block_network(block)
     saved: dict[int, int] = {}
     training = plan.config.training
@@ -53,7 +59,10 @@ def block_footprint(plan: RunPlan, block: int) -> Footprint:
         return tensor
 
     with seeded_aside(0), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        logits = network(x, z)
+        try:
+            logits = network(x, z)
+        except (RuntimeError, MemoryError) as error:
+            raise UserError(f"training.batch_size={batch}: block {block} cannot take a batch: {told(error)}") from error
     weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
     del logits
     size = sum(p.numel() * p.element_size() for p in network.parameters())

@@ -21,7 +21,7 @@ from noprop_dist.data.samples import Samples
 from noprop_dist.diffusion.embedding import onehot_embedding, random_embedding
 from noprop_dist.diffusion.objective import denoising_weight
 from noprop_dist.errors import UserError
-from noprop_dist.models.build import check_network
+from noprop_dist.models.build import check_memory, check_network
 from noprop_dist.models.custom import NetworkFactory
 from noprop_dist.plan import Module, RunPlan
 from noprop_dist.records import News
@@ -207,6 +207,7 @@ def check(config: RunConfig, given: Given = NOTHING) -> tuple[RunPlan, DataSet]:
     for number in config.blocks.trained():
         settings = config.blocks.network_of(number)
         if settings not in checked:
+            check_memory(settings, plan.shapes, number)
             check_network(plan.block_network(number), plan.shapes, f"blocks.network of block {number}")
             checked.append(settings)
     return plan, data

@@ -165,6 +165,15 @@ def test_a_run_of_single_blocks_can_be_reported(noprop, tmp_path):
         (["train", "--set", "engine.device=cuda", "--engine", "sequential"], "no GPU"),
         (["train", "--address", "127.0.0.1:1"], "--address 127.0.0.1:1: nobody answers there"),
         (["train", "--address", "nonsense"], "write HOST:PORT"),
+        (["train", "--config", "nope.yaml"], "--config nope.yaml: cannot be read: there is no such file or folder"),
+        (["train", "--run-dir", "s3://"], "s3://: is no path or URI"),
+        (["plan", "--set", "blocks.networks={1:{kind:mlp}}"], "one of paper, small-conv, mlp, torchvision, custom"),
+        (["plan", "--set", "blocks.networks={1:{kind:mlp}}"], "in YAML a space follows the colon"),
+        (["plan", "--set", "blocks.network.kind=mpl"], "torchvision, custom, given; did you mean mlp?"),
+        (
+            ["plan", "--set", "blocks.network={kind: torchvision, backbone: resnet19}"],
+            "no classification network 'resnet19'; did you mean resnet1",
+        ),
         (["train", "--address", "127.0.0.1:port"], "write HOST:PORT"),
         (["plan", "--set", "blocks.count=0"], "blocks.count: 0 is not allowed"),
         (["evaluate", "nowhere"], "holds no run"),
@@ -262,6 +271,12 @@ def test_what_does_nothing_for_a_run_is_told(run_dir, capsys, command, line):
     with pytest.raises(SystemExit) as end:
         main([*command, run_dir])
     assert (end.value.code, line in capsys.readouterr().err.replace("\n", " ")) == (0, True)
+
+
+def test_what_pack_refuses_has_no_progress(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["pack", str(tmp_path)])
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_what_does_nothing_for_pack_is_told(tmp_path, capsys):

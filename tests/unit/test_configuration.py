@@ -77,7 +77,7 @@ def test_there_are_at_least_five_checkpoints_in_a_run():
             "blocks.network.kernel=3",
             "blocks.network.kernel: there is no such setting; allowed are kind, channels, width",
         ),
-        ("blocks.network.kind=transformer", "blocks.network: .*'transformer'.*'paper'"),
+        ("blocks.network.kind=transformer", "blocks.network: .*'transformer'.* kind must be one of paper, small-conv"),
         ("training.batch_size=many", "training.batch_size: 'many' is not allowed: input should be a valid integer"),
         ("blocks.count=0", "blocks.count: 0 is not allowed: input should be greater than or equal to 1"),
         ("objective.eta=0", "objective.eta: 0 is not allowed: input should be greater than 0"),

@@ -34,6 +34,12 @@ def test_merged_parts_are_the_network_that_one_run_would_have_trained(small_run,
     assert out.checkpoints.manifest().merged_from["block-03"] == str(parts[1])
 
 
+def test_blocks_that_two_parts_hold_alike_are_told_with_whose_are_taken(small_run, tmp_path):
+    twins = [small_run(name=name) for name in ("first", "second")]
+    (told,) = merge_runs(RunDirectory(str(tmp_path / "out")), twins)
+    assert told == f"{twins[0]} and {twins[1]} hold the same weights of block(s) 1, 2, 3; the former's are taken"
+
+
 def test_what_disagrees_is_named(small_run, parts, tmp_path):
     out = RunDirectory(str(tmp_path / "out"))
     other = small_run("blocks.only=3", "seed=1", "training.learning_rate=0.01", name="other")

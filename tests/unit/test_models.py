@@ -8,7 +8,7 @@ from torch import nn
 
 from noprop_dist.config import schema as networks
 from noprop_dist.errors import UserError
-from noprop_dist.models.build import build_network, check_network
+from noprop_dist.models.build import build_network, check_memory, check_network
 from noprop_dist.models.shapes import Shapes
 
 DIGITS, MNIST, CIFAR = (Shapes(shape, 10, 10) for shape in ((1, 8, 8), (1, 28, 28), (3, 32, 32)))
@@ -138,6 +138,24 @@ def test_a_users_class_that_does_not_fit_is_refused_with_its_block(own_module, n
         check_network(network, DIGITS, "block 7")
 
 
+@pytest.mark.parametrize(
+    ("settings", "dim", "named"),
+    [
+        (networks.MlpNetwork(), 2_000_000_000, "embedding.dim=2000000000: .* take 1,981.9 GiB"),
+        (
+            networks.MlpNetwork(width=1_000_000_000),
+            20,
+            "blocks.network with kind=mlp, width=1000000000, .* GiB",
+        ),
+        (networks.SmallConvNetwork(channels=(2_000_000_000, 3)), 20, r"channels=\[2000000000, 3\], .* GiB"),
+    ],
+)
+def test_sizes_beyond_this_machines_memory_are_told_with_the_setting_before_they_are_tried(settings, dim, named):
+    with pytest.raises(UserError, match=f"{named}, and this machine has .* GiB of memory"):
+        check_memory(settings, Shapes((1, 8, 8), 10, dim), 1)
+
+
 def test_a_network_larger_than_memory_is_refused():
-    with pytest.raises(UserError, match="blocks.network: mlp cannot be built in these sizes"):
+    told = "blocks.network: mlp cannot be built in these sizes: there is not enough memory for .* GiB at once"
+    with pytest.raises(UserError, match=told):
         build_network(networks.MlpNetwork(width=2_000_000_000), Shapes((2_000_000,), 2, 2), 0)

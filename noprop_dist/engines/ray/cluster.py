@@ -17,7 +17,7 @@ from ray.job_config import JobConfig
 from ray.util.placement_group import get_current_placement_group
 
 from noprop_dist.engines.core.placement import Resources
-from noprop_dist.errors import UserError
+from noprop_dist.errors import UserError, why
 from noprop_dist.models.custom import SENT_FOLDER
 
 CONNECT_TIMEOUT_SECONDS = 3.0
@@ -201,7 +201,7 @@ def _check_somebody_listens(address: str, named: str) -> None:
         with socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_SECONDS) as connection:
             answer = b"" if os.environ.get("RAY_USE_TLS") == "1" else _first_http2_frame(connection)
     except OSError as error:
-        raise UserError(f"{named}: nobody answers there: {error}") from error
+        raise UserError(f"{named}: nobody answers there: {why(error)}") from error
     if answer and answer[3:4] != HTTP2_SETTINGS_TYPE:
         raise UserError(f"{named}: what answers there is no Ray cluster")
 

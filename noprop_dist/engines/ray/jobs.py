@@ -21,7 +21,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from noprop_dist.data.torchvision_sets import FOLDERS
 from noprop_dist.engines.ray.token import PLACES
-from noprop_dist.errors import TrainingError, UserError
+from noprop_dist.errors import TrainingError, UserError, why
 
 STOP_WAIT_SECONDS = 60
 """From telling a job to stop until Ray kills it. Ray's default is three seconds, too few for the snapshots."""
@@ -254,7 +254,7 @@ def packages_of(folder: Path) -> list[str]:
         dependencies = [Requirement(each) for each in tomllib.loads(file.read_text())["project"]["dependencies"]]
         constraints = pins.read_text().splitlines() if pins.exists() else []
     except (OSError, KeyError, ValueError) as error:
-        raise UserError(f"--install: {file} does not tell the packages: {error}") from error
+        raise UserError(f"--install: {file} does not tell the packages: {why(error)}") from error
     extras = {extra for each in dependencies if each.name == "ray" for extra in each.extras}
     wanted = [str(each) for each in dependencies if each.name != "ray"] + _needed_by_ray(extras - {"default"})
     names = {_package(each) for each in wanted}
