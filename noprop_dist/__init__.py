@@ -11,7 +11,7 @@ imported when they are first used: torch and Ray take seconds.
 
 The packages, in the direction of their imports:
 
-    cli → api → (engines, baseline) → training → inference → storage → plan → data → models → config → diffusion
+    cli → api → (engines, baseline) → training → inference → storage → run_plan → data → models → config → diffusion
 
 `docs/explanation/architecture.md` says what each is for, and follows one batch and one snapshot through them.
 """

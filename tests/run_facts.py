@@ -3,7 +3,7 @@
 from collections import Counter
 
 from noprop_dist.records import EmbeddingUpdated, RoundDone
-from noprop_dist.report.summary import of_kind
+from noprop_dist.reporting.summary import of_kind
 from noprop_dist.stages import EMBEDDING
 from noprop_dist.storage.run_directory import RunDirectory
 

@@ -4,13 +4,12 @@ import inspect
 from collections.abc import Iterator
 
 import noprop_dist
-from noprop_dist import api as api_functions
 
 GROUPS = {
     "Train": ("RunConfig", "train", "resume", "Result", "Checkpoint"),
     "Use a trained network": ("load", "NoPropClassifier", "evaluate", "predict", "export"),
     "Watch": ("Callback",),
-    "Around training": ("result", "inspect", "plan", "report", "merge", "pack"),
+    "Around training": ("inspect", "plan", "report", "merge", "pack"),
     "Errors": ("UserError", "TrainingError"),
 }
 
@@ -27,7 +26,7 @@ def _group(title: str, names: tuple[str, ...]) -> Iterator[str]:
     if present:
         yield from (f"## {title}", "")
     for name in present:
-        found = getattr(api_functions, name, None) or getattr(noprop_dist, name)
+        found = getattr(noprop_dist, name)
         yield from (f"::: {found.__module__}.{found.__qualname__}", "    options:", f"      heading: {name}")
         if not inspect.isclass(found) or issubclass(found, Exception):
             yield "      members: false"

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from noprop_dist.errors import TrainingError
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
-from noprop_dist.plan import RunPlan
 from noprop_dist.records import Evaluated, ObjectiveMeasured, Record, RoundDone, StageFailed
+from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import Stage
 from noprop_dist.storage.run_directory import RunDirectory
 

@@ -17,9 +17,9 @@ from noprop_dist.engines.core.drawing import Drawing, who_draws
 from noprop_dist.engines.core.placement import Placement
 from noprop_dist.errors import UserError
 from noprop_dist.files import local_path
-from noprop_dist.plan import RunPlan
 from noprop_dist.records import is_damaged
-from noprop_dist.report.summary import LatestMetrics, latest_metrics
+from noprop_dist.reporting.summary import LatestMetrics, latest_metrics
+from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import Stage
 from noprop_dist.storage.checkpoints import Checkpoints, Manifest, SnapshotEntry
 from noprop_dist.storage.identity import OtherRunError
@@ -30,7 +30,7 @@ from noprop_dist.training.footprint import Footprint, block_footprints
 from noprop_dist.training.setup import check
 
 if TYPE_CHECKING:
-    from noprop_dist.report.run_report import WrittenReport
+    from noprop_dist.reporting.run_report import WrittenReport
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def report(run_dir: str, data_root: str | None = None, *, trust_code: bool = Fal
     Raises:
         UserError: there is no run, or no checkpoint yet; or the data is not at `data_root`; or as of `open_run`.
     """
-    from noprop_dist.report.run_report import write_report  # matplotlib, which nothing else needs
+    from noprop_dist.reporting.run_report import write_report  # matplotlib, which nothing else needs
 
     directory = RunDirectory(run_dir)
     config = directory.config()

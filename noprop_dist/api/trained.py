@@ -30,7 +30,7 @@ from noprop_dist.inference.network import Prediction, Sampler
 from noprop_dist.inference.predictions import Written, answers, write_predictions
 from noprop_dist.inference.predictions_file import PredictionsFile
 from noprop_dist.models.custom import NetworkFactory
-from noprop_dist.plan import RunPlan
+from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import NETWORK
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import explaining_misfits

@@ -21,8 +21,8 @@ from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.inference.load import changed_networks
 from noprop_dist.inference.score import last_step_of
 from noprop_dist.models.custom import NetworkFactory
-from noprop_dist.plan import RunPlan
 from noprop_dist.records import Evaluated
+from noprop_dist.run_plan import RunPlan
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.trust import check_networks, check_settings
 from noprop_dist.tracking.callback import Callback

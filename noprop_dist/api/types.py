@@ -5,9 +5,9 @@ from noprop_dist.engines.core.placement import Placement, WorkerPlace
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.inference.evaluation import BlockEvaluation, Evaluation, ObjectiveTerms
 from noprop_dist.inference.network import Sampler
-from noprop_dist.plan import RunPlan
 from noprop_dist.records import Record, RoundDone
-from noprop_dist.report.summary import LatestMetrics
+from noprop_dist.reporting.summary import LatestMetrics
+from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import Stage
 from noprop_dist.storage.checkpoints import Manifest, SnapshotEntry
 from noprop_dist.training.footprint import Footprint

@@ -21,8 +21,8 @@ from noprop_dist.engines.ray.cluster import cluster_resources
 from noprop_dist.errors import TrainingError
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.inference.network import NoPropNetwork
-from noprop_dist.plan import RunPlan
 from noprop_dist.records import Record, RoundDone, RunEnded, StageFailed, UnreadLine
+from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import NETWORK, Stage
 from noprop_dist.storage.run_directory import RAY_TRAIN_FOLDER, RunDirectory
 from noprop_dist.storage.snapshot import Snapshot

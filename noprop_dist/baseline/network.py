@@ -11,7 +11,7 @@ from noprop_dist.diffusion.objective import predict_embedding
 from noprop_dist.diffusion.reverse import BlockFunction, Link
 from noprop_dist.diffusion.schedule import Schedule
 from noprop_dist.inference.network import NoPropNetwork, Sampler
-from noprop_dist.plan import RunPlan
+from noprop_dist.run_plan import RunPlan
 from noprop_dist.storage.snapshot import Snapshot, load_weights
 
 INITIAL_ALPHA = 0.5

@@ -14,7 +14,7 @@ from noprop_dist.bench.rates import ray_records
 from noprop_dist.config.layers import load_config
 from noprop_dist.engines.ray.cluster import ray_session
 from noprop_dist.records import Evaluated, Record, RoundDone
-from noprop_dist.report.summary import busy_seconds, of_kind
+from noprop_dist.reporting.summary import busy_seconds, of_kind
 
 METHODS = ("noprop", "backprop")
 

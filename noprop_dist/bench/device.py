@@ -18,8 +18,8 @@ from noprop_dist.config.layers import load_config
 from noprop_dist.config.schema import Precision, RunConfig
 from noprop_dist.data.dataset import DataSet, Split, assemble
 from noprop_dist.errors import UserError
-from noprop_dist.plan import RunPlan
 from noprop_dist.random_streams import Purpose, stream
+from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import block
 from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.device import choose_device, start_computing

@@ -10,7 +10,7 @@ from typing import TypeVar
 from noprop_dist.engines.ray.loopback import LoopbackCluster
 from noprop_dist.errors import TrainingError
 from noprop_dist.records import RoundDone, WorkerReady
-from noprop_dist.report.summary import of_kind
+from noprop_dist.reporting.summary import of_kind
 from noprop_dist.storage.run_directory import RunDirectory
 
 Kind = TypeVar("Kind")

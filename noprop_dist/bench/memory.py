@@ -17,7 +17,7 @@ from noprop_dist.bench.rates import ray_records, undisturbed
 from noprop_dist.config.layers import load_config
 from noprop_dist.engines.ray.cluster import ray_session
 from noprop_dist.records import RoundDone
-from noprop_dist.report.summary import of_kind
+from noprop_dist.reporting.summary import of_kind
 from noprop_dist.stages import CLASSIFIER
 
 BLOCKS = (10, 50)

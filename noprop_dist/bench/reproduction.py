@@ -13,8 +13,8 @@ from noprop_dist.errors import UserError
 from noprop_dist.files import JsonObject, from_json, parse_json
 from noprop_dist.inference.evaluation import Passes, measure
 from noprop_dist.records import RoundDone
-from noprop_dist.report.paper_table import COLUMNS, NAMES, PAPER, Cell, markdown, table_rows
-from noprop_dist.report.summary import busy_seconds, of_kind
+from noprop_dist.reporting.paper_table import COLUMNS, NAMES, PAPER, Cell, markdown, table_rows
+from noprop_dist.reporting.summary import busy_seconds, of_kind
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.store import Store
 

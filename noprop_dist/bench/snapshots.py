@@ -12,7 +12,7 @@ from noprop_dist.bench.harness import Say, SideRow, Spread, alternate, rate_in_w
 from noprop_dist.bench.rates import ray_rate, undisturbed
 from noprop_dist.config.layers import load_config
 from noprop_dist.engines.ray.cluster import ray_session
-from noprop_dist.plan import SNAPSHOT_EVERY_STEPS
+from noprop_dist.run_plan import SNAPSHOT_EVERY_STEPS
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from noprop_dist.bench.rates import block_rate, parts, ray_records
 from noprop_dist.config.layers import load_config
 from noprop_dist.engines.ray.cluster import ray_session
 from noprop_dist.records import Evaluated, Record
-from noprop_dist.report.summary import of_kind
+from noprop_dist.reporting.summary import of_kind
 
 SYNC_STEPS = (1, 8, 32, 128)
 FIXED = "one-hot, fixed"

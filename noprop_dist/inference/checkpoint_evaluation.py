@@ -8,8 +8,8 @@ import numpy as np
 from noprop_dist.data.dataset import HeldOut, Split
 from noprop_dist.inference.evaluation import Evaluation, ObjectiveTerms, Passes, measure
 from noprop_dist.inference.network import NoPropNetwork
-from noprop_dist.plan import RunPlan
 from noprop_dist.records import Evaluated, ObjectiveMeasured, Record
+from noprop_dist.run_plan import RunPlan
 
 MEAN, STOCHASTIC = Passes("mean"), Passes("stochastic")
 

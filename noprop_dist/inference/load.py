@@ -14,8 +14,8 @@ from noprop_dist.errors import UserError
 from noprop_dist.inference.classifier import NoPropClassifier
 from noprop_dist.inference.network import NoPropNetwork, Sampler
 from noprop_dist.inference.score import best_step
-from noprop_dist.plan import RunPlan
 from noprop_dist.records import Evaluated
+from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import CLASSIFIER, EMBEDDING, Stage, block
 from noprop_dist.storage.identity import other_sources
 from noprop_dist.storage.run_directory import RunDirectory

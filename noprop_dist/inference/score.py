@@ -9,8 +9,8 @@ from math import inf, isnan
 
 from noprop_dist.config.schema import EarlyStoppingSettings, Score
 from noprop_dist.errors import UserError
-from noprop_dist.plan import RunPlan
 from noprop_dist.records import Evaluated, ObjectiveMeasured, Record
+from noprop_dist.run_plan import RunPlan
 from noprop_dist.storage.run_directory import RunDirectory
 
 LOWER_IS_BETTER = "validation cross-entropy", "validation objective"

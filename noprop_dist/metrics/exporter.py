@@ -18,7 +18,6 @@ from noprop_dist.metrics.discovery import DiscoveryFile
 from noprop_dist.metrics.endpoint import Endpoint
 from noprop_dist.metrics.families import Families
 from noprop_dist.metrics.live import LiveCollector, LiveStage
-from noprop_dist.plan import RunPlan
 from noprop_dist.records import (
     EmbeddingUpdated,
     Evaluated,
@@ -31,6 +30,7 @@ from noprop_dist.records import (
     WorkerLost,
     WorkerReady,
 )
+from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import EMBEDDING, Stage
 
 HEALTHY_SECONDS = 60.0

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from noprop_dist.config.schema import RunConfig
-from noprop_dist.plan import RunPlan
 from noprop_dist.records import (
     CheckpointCompleted,
     EmbeddingUpdated,
@@ -18,6 +17,7 @@ from noprop_dist.records import (
     RoundDone,
     RunEnded,
 )
+from noprop_dist.run_plan import RunPlan
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from noprop_dist.data.dataset import HeldOut
 from noprop_dist.inference.network import NoPropNetwork
-from noprop_dist.plan import RunPlan
-from noprop_dist.report.run_report import tracked_pictures
+from noprop_dist.reporting.run_report import tracked_pictures
+from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import Stage
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import Snapshot

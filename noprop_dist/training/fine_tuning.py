@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from noprop_dist.errors import UserError
-from noprop_dist.plan import RunPlan
 from noprop_dist.records import News
+from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.run_directory import RunDirectory, StartingWeights
 from noprop_dist.storage.snapshot import WEIGHTS_ALONE, Arrays, Snapshot, first_difference

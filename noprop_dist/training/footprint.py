@@ -7,7 +7,7 @@ from torch import Tensor
 
 from noprop_dist.errors import UserError
 from noprop_dist.models.build import told
-from noprop_dist.plan import RunPlan
+from noprop_dist.run_plan import RunPlan
 from noprop_dist.torch_random import seeded_aside
 
 OPTIMIZER_COPIES = {"adamw": 2, "adam": 2, "sgd": 1}

@@ -23,8 +23,8 @@ from noprop_dist.diffusion.objective import denoising_weight
 from noprop_dist.errors import UserError
 from noprop_dist.models.build import check_memory, check_network
 from noprop_dist.models.custom import NetworkFactory
-from noprop_dist.plan import Module, RunPlan
 from noprop_dist.records import News
+from noprop_dist.run_plan import Module, RunPlan
 from noprop_dist.stages import CLASSIFIER, EMBEDDING, Stage, block
 from noprop_dist.storage.checkpoint_writer import CheckpointWriter
 from noprop_dist.storage.run_directory import RunDirectory

@@ -17,8 +17,8 @@ from noprop_dist.engines.core.run import StartingPoint
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.inference.evaluation import Evaluation
 from noprop_dist.inference.score import scores_of
-from noprop_dist.plan import RunPlan
 from noprop_dist.records import EmbeddingUpdated, Evaluated, RoundDone
+from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import EMBEDDING
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.training.batch_stream import RoundKey

@@ -17,7 +17,7 @@ from noprop_dist.engines.core.placement import Resources, place_run
 from noprop_dist.engines.core.run import Run
 from noprop_dist.engines.ray.actors import events_of
 from noprop_dist.records import EmbeddingUpdated, RoundDone
-from noprop_dist.report.summary import of_kind
+from noprop_dist.reporting.summary import of_kind
 from noprop_dist.stages import EMBEDDING
 
 START_SECONDS = 5.0

@@ -160,7 +160,9 @@ class Frozen(Moody):
     """What it draws while it is traced is in the graph for good."""
 
     def forward(self, x, z):
-        return self.linear(z) + 5 * float(np.random.default_rng().random()) * torch.arange(self.linear.out_features)
+        return self.linear(z) + 5 * torch.cos(
+            torch.arange(self.linear.out_features) + float(np.random.default_rng().uniform(0, 1000))
+        )
 
 
 @pytest.mark.parametrize(

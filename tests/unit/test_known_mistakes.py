@@ -15,7 +15,7 @@ from noprop_dist.diffusion.objective import denoising_weight
 from noprop_dist.diffusion.schedule import cosine
 from noprop_dist.inference.evaluation import evaluate, evaluate_blocks, evaluate_terms
 from noprop_dist.inference.network import NoPropNetwork
-from noprop_dist.plan import RunPlan
+from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import block
 from noprop_dist.training.setup import prepare
 

@@ -1,5 +1,6 @@
 """The Python API: what is handed over, what comes back, and what is refused."""
 
+import pkgutil
 import subprocess
 import sys
 
@@ -149,5 +150,7 @@ def test_the_package_is_imported_without_torch_or_ray():
 
 def test_every_public_name_is_there():
     assert all(getattr(noprop_dist, name).__doc__ for name in noprop_dist.__all__)
+    modules = {each.name for each in pkgutil.iter_modules(noprop_dist.__path__)}
+    assert not modules & {*noprop_dist.__all__}, "once it is imported, a module takes the place of the name"
     with pytest.raises(AttributeError, match="has no attribute 'trian'"):
         noprop_dist.trian  # noqa: B018

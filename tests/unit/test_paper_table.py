@@ -1,6 +1,6 @@
 """The paper's table beside ours: figures over seeds and passes, and nothing where nothing was measured."""
 
-from noprop_dist.report.paper_table import COLUMNS, PAPER, Cell, markdown, table_rows
+from noprop_dist.reporting.paper_table import COLUMNS, PAPER, Cell, markdown, table_rows
 
 
 def cell(seed, *stochastic, mean=0.99):

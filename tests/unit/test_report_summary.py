@@ -7,8 +7,8 @@ import pytest
 from noprop_dist.cli.inspect import show_run
 from noprop_dist.cli.report import write_report
 from noprop_dist.records import EmbeddingUpdated, Evaluated, RoundDone, from_line
-from noprop_dist.report.plots import accuracy_over_steps, embedding_over_steps, loss_over_steps
-from noprop_dist.report.summary import busy_seconds, latest_metrics
+from noprop_dist.reporting.plots import accuracy_over_steps, embedding_over_steps, loss_over_steps
+from noprop_dist.reporting.summary import busy_seconds, latest_metrics
 from noprop_dist.stages import CLASSIFIER, EMBEDDING, NETWORK, block
 
 

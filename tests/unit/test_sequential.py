@@ -13,8 +13,8 @@ from noprop_dist.data.load import load_data
 from noprop_dist.engines.sequential import train_sequentially
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.inference.load import assemble_network
-from noprop_dist.plan import RunPlan
 from noprop_dist.records import Evaluated, News, RoundDone, StageFailed
+from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import block
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.device import choose_device

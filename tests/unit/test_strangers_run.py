@@ -22,7 +22,7 @@ from noprop_dist.models import custom
 from noprop_dist.models.custom import SENT_FOLDER, locate, never_import_from
 from noprop_dist.printable import without_secrets
 from noprop_dist.records import Evaluated
-from noprop_dist.report.plots import accuracy_over_steps
+from noprop_dist.reporting.plots import accuracy_over_steps
 from noprop_dist.storage import store
 from noprop_dist.storage.checkpoints import Manifest, SnapshotEntry
 from noprop_dist.storage.local_files import RefusedPathError

@@ -17,8 +17,8 @@ from noprop_dist.config.layers import load_config, to_yaml
 from noprop_dist.data.dataset import DataFacts
 from noprop_dist.engines.ray.callbacks import pickled, unpickled
 from noprop_dist.errors import TrainingError, UserError
-from noprop_dist.plan import RunPlan
 from noprop_dist.records import CheckpointCompleted, Evaluated, News, ObjectiveMeasured, RoundDone, RunEnded
+from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import block
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.tracking import host as host_module

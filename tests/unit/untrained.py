@@ -15,7 +15,7 @@ from noprop_dist.data.dataset import DataFacts
 from noprop_dist.diffusion.embedding import onehot_embedding, random_embedding
 from noprop_dist.inference.classifier import NoPropClassifier
 from noprop_dist.inference.network import NoPropNetwork
-from noprop_dist.plan import RunPlan
+from noprop_dist.run_plan import RunPlan
 
 MLP = "blocks.network={kind: mlp, width: 16, depth: 1}"
 

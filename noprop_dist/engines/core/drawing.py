@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from noprop_dist.engines.core.placement import Placement
-from noprop_dist.plan import RunPlan
+from noprop_dist.run_plan import RunPlan
 
 LARGE_BATCH_BYTES = 2**16
 """Of z in one step: thirteen times a one-hot batch of digits, whose drawing takes 36 µs; and it all has to be sent."""

@@ -50,8 +50,8 @@ from noprop_dist.engines.core.stage import StageRun, Stopped
 from noprop_dist.engines.core.stopping import Stopping
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.inference.score import Scores
-from noprop_dist.plan import RunPlan
 from noprop_dist.records import CheckpointCompleted, RunEnded, StageRecovered, WorkerReady
+from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import EMBEDDING, Stage, block
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.training.embedding import EmbeddingExchange, EmbeddingVersion

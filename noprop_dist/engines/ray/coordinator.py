@@ -27,8 +27,8 @@ from noprop_dist.inference.network import NoPropNetwork
 from noprop_dist.inference.score import scores_of
 from noprop_dist.metrics.exporter import MetricsExporter
 from noprop_dist.metrics.live import LiveStage
-from noprop_dist.plan import RunPlan
 from noprop_dist.records import News, RunEnded, WorkerReady
+from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import Stage
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import Snapshot

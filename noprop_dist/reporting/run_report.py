@@ -15,12 +15,12 @@ from noprop_dist.errors import UserError
 from noprop_dist.inference.evaluation import evaluate_blocks
 from noprop_dist.inference.load import TrainedRun
 from noprop_dist.inference.network import NoPropNetwork
-from noprop_dist.plan import RunPlan
 from noprop_dist.printable import without_secrets
 from noprop_dist.records import EmbeddingUpdated, Evaluated, ObjectiveMeasured, Record, RoundDone
-from noprop_dist.report import plots
-from noprop_dist.report.page import html_page
-from noprop_dist.report.summary import latest_metrics, of_kind
+from noprop_dist.reporting import plots
+from noprop_dist.reporting.page import html_page
+from noprop_dist.reporting.summary import latest_metrics, of_kind
+from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.checkpoints import Manifest
 from noprop_dist.storage.run_directory import RunDirectory
