@@ -7,8 +7,8 @@ from dataclasses import asdict
 from rich.table import Table
 
 from noprop_dist import api
-from noprop_dist.cli.options import checked_sampler, warn, working
-from noprop_dist.cli.terminal import FittingTable, Terminal
+from noprop_dist.cli.options import checked_sampler, warn
+from noprop_dist.cli.terminal import FittingTable, Terminal, working
 from noprop_dist.inference.evaluation import BlockEvaluation, Evaluation, ObjectiveTerms
 
 console = Terminal()
