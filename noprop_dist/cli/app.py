@@ -3,16 +3,18 @@
 import platform
 import shutil
 import sys
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from noprop_dist import __version__
 from noprop_dist.cli.bench import bench_app
 from noprop_dist.cli.job import job_app
-from noprop_dist.cli.terminal import LastingOutput, Terminal, shown, standard_streams
+from noprop_dist.cli.terminal import LastingOutput, Terminal, shown, standard_streams, working
 from noprop_dist.config.layers import PRESETS
 from noprop_dist.errors import TrainingError, UserError, why
 
@@ -25,6 +27,19 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+
+class Loaded(TyperCommand):
+    """A command that needs all libraries: their import takes seconds, on a loaded machine half a minute."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command, after a spinner for as long as the libraries take."""
+        with working("loading"):
+            from noprop_dist import api  # noqa: F401
+        return super().invoke(ctx)
+
+
+command = partial(app.command, cls=Loaded)
 app.add_typer(bench_app, name="bench")
 app.add_typer(job_app, name="job")
 
@@ -76,7 +91,7 @@ def _before_any_command(
     pass
 
 
-@app.command()
+@command()
 def train(
     preset: Preset = None,
     config: ConfigFile = None,
@@ -99,7 +114,7 @@ def train(
     start_run(configured(preset, config, set_ or [], engine, address, method), run_dir, or_resume)
 
 
-@app.command()
+@command()
 def resume(
     run_dir: RunDir,
     set_: Annotated[
@@ -126,7 +141,7 @@ def resume(
     resume_run(run_dir, set_ or [], address, data_root, trust_code)
 
 
-@app.command()
+@command()
 def reproduce(
     data: Annotated[str, typer.Argument(help="mnist, cifar10 or cifar100.", metavar="DATA")],
     seeds: Annotated[int, typer.Option(help="Runs of each row, with seeds 0, 1, ….", min=1)] = 3,
@@ -140,7 +155,7 @@ def reproduce(
     show_reproduction(data, seeds, epochs, out or f"runs/reproduce-{data}", set_ or [])
 
 
-@app.command()
+@command()
 def pack(
     out: Annotated[str, typer.Argument(help="A new folder, under a path that every node reaches.")],
     preset: Preset = None,
@@ -154,7 +169,7 @@ def pack(
     pack_into(out, configured(preset, config, set_ or [], None, None).data, set_ or [])
 
 
-@app.command()
+@command()
 def plan(
     preset: Preset = None,
     config: ConfigFile = None,
@@ -171,7 +186,7 @@ def plan(
     show_plan(configured(preset, config, set_ or [], engine, address, method), run_dir)
 
 
-@app.command()
+@command()
 def evaluate(
     run_dir: RunDir,
     sampler: Sampler = "mean",
@@ -187,7 +202,7 @@ def evaluate(
     show_evaluation(run_dir, sampler, passes, per_block, data_root, as_json, trust_code)
 
 
-@app.command()
+@command()
 def predict(
     run_dir: RunDir,
     images: Annotated[
@@ -220,7 +235,7 @@ def predict(
         write_predictions(run_dir, images, out, sampler, passes, as_json, trust_code)
 
 
-@app.command()
+@command()
 def export(
     run_dir: RunDir,
     format_: Annotated[str, typer.Option("--format", help="torch-export, onnx or safetensors.", metavar="NAME")],
@@ -251,7 +266,7 @@ def export(
     )
 
 
-@app.command()
+@command()
 def inspect(run_dir: RunDir, as_json: Json = False) -> None:
     """Configuration, steps, metrics and the fingerprint of every block's weights."""
     from noprop_dist.cli.inspect import show_run
@@ -259,7 +274,7 @@ def inspect(run_dir: RunDir, as_json: Json = False) -> None:
     show_run(run_dir, as_json)
 
 
-@app.command()
+@command()
 def merge(
     out: Annotated[str, typer.Argument(help="The new run directory.")],
     runs: Annotated[list[str], typer.Argument(help="Runs that each trained some of the blocks (blocks.only).")],
@@ -273,7 +288,7 @@ def merge(
     print(shown(merged.directory))
 
 
-@app.command()
+@command()
 def report(run_dir: RunDir, data_root: DataRoot = None, trust_code: TrustCode = False) -> None:
     """Write report.html and PNG plots into the run directory."""
     from noprop_dist.cli.report import write_report
@@ -292,8 +307,8 @@ def _fitting_help() -> dict[str, int]:
     if columns >= FRAMED_COLUMNS:
         return {}
     for group in (app, bench_app, job_app):
-        for command in group.registered_commands:
-            command.short_help = command.callback and command.callback.__doc__  # else it is cut to one line
+        for each in group.registered_commands:
+            each.short_help = each.callback and each.callback.__doc__  # else it is cut to one line
         for part in group.registered_groups:
             part.short_help = None if part.typer_instance is None else part.typer_instance.info.help
     return {"terminal_width": columns - 1}

@@ -8,8 +8,8 @@ from rich.table import Table
 
 from noprop_dist import api
 from noprop_dist.api.types import BlockEvaluation, Evaluation, ObjectiveTerms
-from noprop_dist.cli.options import checked_sampler, warn, working
-from noprop_dist.cli.terminal import FittingTable, Terminal
+from noprop_dist.cli.options import checked_sampler, warn
+from noprop_dist.cli.terminal import FittingTable, Terminal, working
 
 console = Terminal()
 

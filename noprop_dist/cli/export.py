@@ -1,8 +1,8 @@
 """`export`."""
 
 from noprop_dist import api
-from noprop_dist.cli.options import checked_sampler, warn, working
-from noprop_dist.cli.terminal import Terminal, shown
+from noprop_dist.cli.options import checked_sampler, warn
+from noprop_dist.cli.terminal import Terminal, shown, working
 
 
 def write_export(

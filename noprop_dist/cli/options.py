@@ -1,7 +1,6 @@
 """What several commands share: options that are checked, and lines on standard error."""
 
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 from noprop_dist.api.types import Sampler
@@ -53,8 +52,3 @@ def warn(lines: Iterable[str]) -> None:
     """Print warnings on standard error."""
     for line in lines:
         Terminal(stderr=True).print(line, style="yellow")
-
-
-def working(note: str) -> AbstractContextManager[object]:
-    """A spinner on standard error for what takes a while; shows nothing if that is no terminal."""
-    return Terminal(stderr=True).status(note)

@@ -1,8 +1,8 @@
 """`report`: writes the plots and the page of a run."""
 
 from noprop_dist import api
-from noprop_dist.cli.options import warn, working
-from noprop_dist.cli.terminal import Terminal
+from noprop_dist.cli.options import warn
+from noprop_dist.cli.terminal import Terminal, working
 
 console = Terminal()
 

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import IO, Any, TextIO, cast
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -125,6 +125,11 @@ class Terminal(Console):
     def render_str(self, text: str, **options: Any) -> Text:  # cells of tables come here, too
         """As the base class has it."""
         return super().render_str(shown(text), **options)
+
+
+def working(note: str) -> AbstractContextManager[object]:
+    """A spinner on standard error for what takes a while; shows nothing if that is no terminal."""
+    return Terminal(stderr=True).status(note)
 
 
 class FittingTable(Table):

@@ -82,3 +82,23 @@ def test_torch_is_imported_in_another_working_directory(tmp_path, monkeypatch):
     elsewhere.import_elsewhere()
     assert importlib.import_module("heavy_library").FOLDER == "/"
     assert Path.cwd() == tmp_path
+
+
+def test_a_command_says_at_once_on_a_terminal_that_its_libraries_are_loading():
+    ours, theirs = os.openpty()
+    environment, said = {**os.environ, "TERM": "xterm"}, b""
+    command = [sys.executable, "-c", NOPROP, "inspect", "nowhere"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs, env=environment) as run:
+        while b"loading" not in said:
+            said += os.read(ours, 1000)
+        assert run.poll() is None
+        while b"holds no run" not in said:
+            said += os.read(ours, 1000)
+    os.close(theirs)
+    os.close(ours)
+    assert run.returncode == 2
+
+
+def test_a_command_says_nothing_of_loading_in_a_pipe():
+    done = subprocess.run([sys.executable, "-c", NOPROP, "inspect", "x"], capture_output=True, text=True, check=False)
+    assert done.stderr.startswith("noprop-dist: ")
