@@ -3,7 +3,8 @@
     python examples/tune.py [TRIALS]
 
 Tune reserves a share of the cluster for each trial, a placement group. The workers of a trial's run live in it, and
-`engine.workers` counts its cores. Trials that find no room wait. What they trained stays below runs/tune.
+`engine.workers` counts its cores. Trials that find no room wait. Their runs are kept in runs/tune; on a cluster of
+several machines this has to be a folder or URI that all of them reach.
 """
 
 import sys
@@ -18,21 +19,21 @@ CORES = 1
 """Of each trial. With GPUs: `{"CPU": 1, "GPU": 1}` for each worker."""
 
 
-def trial(settings: dict[str, Any]) -> dict[str, float]:
-    """Train digits with the settings of one trial; what it returns is reported to Tune."""
-    config = noprop_dist.RunConfig.preset("digits", **settings)
-    result = noprop_dist.train(config, Path(tune.get_context().get_trial_dir()) / "run")
-    return {"accuracy": result.metrics["validation_accuracy"], "step": result.step}
-
-
 def sweep(trials: int, folder: Path, steps: int = 200) -> tune.ResultGrid:
-    """Run so many trials and keep their runs in a folder.
+    """Run so many trials.
 
     Args:
         trials: how many.
-        folder: of the sweep.
+        folder: of the trials' runs, and of what Tune keeps.
         steps: of every block of a trial.
     """
+    folder = folder.absolute()
+
+    def trial(settings: dict[str, Any]) -> dict[str, Any]:
+        config = noprop_dist.RunConfig.preset("digits", **settings)
+        result = noprop_dist.train(config, folder / f"run-{tune.get_context().get_trial_id()}")
+        return {"accuracy": result.metrics["validation_accuracy"], "run": result.path}
+
     space = {
         "blocks": {"count": tune.choice([3, 5, 10])},
         "objective": {"eta": tune.choice([0.1, 1.0])},
@@ -43,11 +44,11 @@ def sweep(trials: int, folder: Path, steps: int = 200) -> tune.ResultGrid:
         tune.with_resources(trial, tune.PlacementGroupFactory([{"CPU": 0}, *[{"CPU": 1}] * CORES])),
         param_space=space,
         tune_config=tune.TuneConfig(metric="accuracy", mode="max", num_samples=trials),
-        run_config=tune.RunConfig(name=folder.name, storage_path=str(folder.parent.absolute())),
+        run_config=tune.RunConfig(name="tune", storage_path=str(folder)),
     )
     return tuner.fit()
 
 
 if __name__ == "__main__":
     best = sweep(int(sys.argv[1]) if len(sys.argv) > 1 else 4, Path("runs/tune")).get_best_result()
-    print(f"validation accuracy {best.metrics['accuracy']:.2%} with {best.config}; the run is in {best.path}/run")
+    print(f"validation accuracy {best.metrics['accuracy']:.2%} with {best.config}; the run is in {best.metrics['run']}")

@@ -18,13 +18,14 @@ def test_four_trials_of_a_sweep_train_each_on_the_core_that_tune_reserved_for_it
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
 
-    grid = example.sweep(4, tmp_path / "sweep", steps=40)
+    grid = example.sweep(4, tmp_path, steps=40)
 
     assert [result.error for result in grid] == [None] * 4
     assert len({result.config["training"]["learning_rate"] for result in grid}) == 4
     for result in grid:
-        run = Path(result.path) / "run"
+        run = result.metrics["run"]
+        assert Path(run).parent == tmp_path
         assert noprop_dist.Result.from_path(run).step == 40
-        workers = {record.worker for record in RunDirectory(str(run)).metrics() if isinstance(record, WorkerReady)}
+        workers = {record.worker for record in RunDirectory(run).metrics() if isinstance(record, WorkerReady)}
         assert {name for name in workers if name.startswith("block worker")} == {"block worker 1"}  # of one core
     assert grid.get_best_result().metrics["accuracy"] == max(result.metrics["accuracy"] for result in grid)
