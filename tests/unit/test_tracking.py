@@ -203,7 +203,7 @@ def test_a_callback_that_cannot_be_sent_is_told_in_a_sentence(tmp_path):
 
 @pytest.mark.slow
 def test_the_example_of_the_documentation_runs(tmp_path, monkeypatch, capsys):
-    document = (Path(__file__).parents[2] / "docs" / "callbacks.md").read_text()
+    document = (Path(__file__).parents[2] / "docs" / "how-to" / "callbacks.md").read_text()
     (example,) = re.findall(r"## A callback of your own\n\n((?:    .*\n|\n)+)", document)
     monkeypatch.chdir(tmp_path)
     exec(textwrap.dedent(example), {"__name__": "example"})
