@@ -1,6 +1,6 @@
 """What follows a run: a `Callback` is told of every record, where the run lives.
 
-That is the coordinator's process on Ray, and this process in the sequential engine. A callback outlives the driver.
+That is the coordinator's process on Ray, and this process in the sequential engine.
 """
 
 from collections.abc import Callable, Mapping
