@@ -66,7 +66,7 @@ def preset_layer(name: str) -> Layer:
     if name not in PRESETS:
         raise UserError(f"preset {name}: no such preset; allowed are {', '.join(PRESETS)}")
     text = (resources.files(__package__) / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
-    return _parse_layer(text, f"preset {name}")
+    return parse_layer(text, f"preset {name}")
 
 
 def file_layer(file: Path) -> Layer:
@@ -80,7 +80,7 @@ def file_layer(file: Path) -> Layer:
             text = opened.read(MAX_BYTES + 1)
     except OSError as error:
         raise UserError(f"--config {file}: cannot be read: {why(error)}") from error
-    return _parse_layer(text, f"--config {file}")
+    return parse_layer(text, f"--config {file}")
 
 
 def setting_layer(setting: str) -> Layer:
@@ -133,7 +133,12 @@ def to_yaml(config: RunConfig) -> str:
     return to_yaml_text(config.model_dump(mode="json"))
 
 
-def _parse_layer(text: str | bytes, source: str) -> Layer:
+def parse_layer(text: str | bytes, source: str) -> Layer:
+    """Settings that stand in YAML.
+
+    Raises:
+        UserError: it is damaged, or holds no settings; begins with the source.
+    """
     layer = parse_yaml(text, source)
     if not isinstance(layer, dict):
         found = "nothing" if layer is None else f"a {_KINDS.get(type(layer), 'single value')}"

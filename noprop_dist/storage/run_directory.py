@@ -22,9 +22,8 @@ from functools import cached_property
 from pathlib import Path
 
 from noprop_dist.config.bits import may_change
-from noprop_dist.config.layers import merge, setting_layer, to_yaml, validated
+from noprop_dist.config.layers import merge, parse_layer, setting_layer, to_yaml, validated
 from noprop_dist.config.schema import RunConfig
-from noprop_dist.config.yaml_text import parse_yaml
 from noprop_dist.data.dataset import DataFacts
 from noprop_dist.errors import UserError
 from noprop_dist.files import JsonObject, parse_json
@@ -237,7 +236,7 @@ class RunDirectory:
 
     def _config(self, changes: Sequence[SettingChange]) -> RunConfig:
         try:
-            values = parse_yaml(self._store.read("config.yaml"), "config.yaml")
+            values = parse_layer(self._store.read(CONFIG), CONFIG)
             for change in changes:
                 values = merge(values, setting_layer(change.setting))
             return validated(values)

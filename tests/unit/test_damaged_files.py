@@ -85,6 +85,15 @@ def test_changes_of_other_types_are_refused(run: Path, change: object) -> None:
         api.inspect(str(run))
 
 
+@pytest.mark.parametrize(
+    ("content", "held"), [("", "nothing"), ("null", "nothing"), ("[1]", "a list"), ("3", "a number")]
+)
+def test_a_configuration_that_holds_no_settings_is_refused(run: Path, content: str, held: str) -> None:
+    (run / "config.yaml").write_text(content)
+    with pytest.raises(UserError, match=f"must hold settings such as `seed: 1`, it holds {held}"):
+        api.inspect(str(run))
+
+
 @pytest.mark.parametrize("file", [f"{STEP}/manifest.json", "data.json", "changes.json"])
 def test_json_that_is_nested_too_deeply_is_refused(run: Path, file: str) -> None:
     (run / file).write_text(DEEP)
