@@ -75,7 +75,7 @@ def test_a_coordinator_that_is_lost_again_and_again_ends_the_run_and_says_how_to
 
 def test_what_the_coordinator_waits_for_before_there_is_a_table_is_told_once(small_config, tmp_path):
     class Waits:
-        def __init__(self, config, directory, resume, trusted):
+        def __init__(self, config, directory, resume, **_):
             self.asked = 0
 
         def run(self):
