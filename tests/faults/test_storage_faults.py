@@ -88,7 +88,7 @@ def storage(small_setup, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Store, "write", lambda store, *arguments: unless_full(store, write, *arguments))
     monkeypatch.setattr(Store, "append", lambda store, *arguments: unless_full(store, append, *arguments))
-    thread = StorageThread(setup.checkpoint_writer(directory), log)
+    thread = StorageThread(setup.checkpoint_writer(directory), log, directory)
     return thread, log
 
 
