@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from noprop_dist.errors import TrainingError
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
+from noprop_dist.inference.score import last_step_of
 from noprop_dist.records import Evaluated, ObjectiveMeasured, Record, RoundDone, StageFailed
 from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import Stage
@@ -66,11 +67,11 @@ class Result:
             UserError: there is no run.
         """
         directory = RunDirectory(str(path))
-        total_steps = RunPlan(directory.config(), directory.facts()).total_steps
+        last_step = last_step_of(RunPlan(directory.config(), directory.facts()), directory)
         steps = directory.checkpoints.steps()
         step = steps[-1] if steps else 0
         evaluation = CheckpointEvaluation.last_of(directory.metrics())
-        return Result(directory.link, step, step < total_steps, evaluation, directory.root)
+        return Result(directory.link, step, step < last_step, evaluation, directory.root)
 
     @cached_property
     def _directory(self) -> RunDirectory:

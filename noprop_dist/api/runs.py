@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from noprop_dist.api.engines import checked_placement
@@ -128,13 +129,13 @@ class RunContents:
     warnings: tuple[str, ...]
 
 
-def inspect(run_dir: str) -> RunContents:
+def inspect(run_dir: str | Path) -> RunContents:
     """Read a run's configuration, its last checkpoint's manifest, its newest snapshots, and its latest figures.
 
     Raises:
         UserError: there is no run, or what describes it is damaged.
     """
-    directory = RunDirectory(run_dir)
+    directory = RunDirectory(str(run_dir))
     config, checkpoints = directory.config(), directory.checkpoints
     manifest = checkpoints.manifest(of_any_run=True) if checkpoints.steps() else None
     run_plan = RunPlan(config, directory.facts())

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,7 +14,8 @@ from noprop_dist.api.watcher import silent
 from noprop_dist.baseline.network import assemble_end_to_end
 from noprop_dist.config.effect import without_effect
 from noprop_dist.config.schema import RunConfig
-from noprop_dist.data.load import load_again
+from noprop_dist.data.dataset import Split
+from noprop_dist.data.load import check_same_data, load_again
 from noprop_dist.data.unlabelled import FewLines, find_samples
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.inference.classifier import NoPropClassifier
@@ -51,7 +53,7 @@ def open_run(
     Args:
         run_dir: that holds the run.
         device: "cpu", "cuda", or "auto": a GPU if there is one, else all cores.
-        checkpoint: "last" undamaged one, "best" by its validation accuracy, or the one of a step.
+        checkpoint: "last" undamaged one, "best" by `checkpoint.score`, or the one of a step.
         network: what was handed over to `train`, if it was.
         trust_code: import networks that the run names by import path, though no `train` on this machine named them.
 
@@ -165,35 +167,48 @@ class RunEvaluation:
 
 
 def evaluate(
-    run: TrainedRun,
+    run: TrainedRun | str | Path,
     sampler: Sampler = "mean",
     passes: int = 1,
     *,
     terms: bool = True,
     per_block: bool = False,
     data_root: str | None = None,
+    data: Any = None,
 ) -> RunEvaluation:
     """Measure a trained run on its whole test set.
 
     Args:
-        run: from `open_run`.
+        run: a run directory, or what `open_run` made of it.
         sampler: `stochastic` (Eq. 3) or `mean` (no noise on the way).
         passes: of the reverse process, averaged.
         terms: whether to measure the terms of Eq. 8, too.
         per_block: whether to measure each block, too.
         data_root: where the data lies now, if it has moved.
+        data: what was handed over to `train`, if it was.
 
     Raises:
         UserError: the data set cannot be read, or is not the one that the run was trained on.
     """
+    run = run if isinstance(run, TrainedRun) else open_run(run)
     config = run.plan.config
-    test = load_again(config.data, run.plan.facts, str(run.directory), data_root).held_out.test
+    test = _test_split(run, data_root, data)
     with tells_failing_networks(run):
         eta = config.objective.eta if terms and not run.plan.end_to_end else None
         parts = sampler if per_block else None
         measured = measure(run.network, test, [Passes(sampler, passes)], eta=eta, blocks=parts)
     (accuracy,), idle = measured.accuracies, idle_root(config, data_root)
     return RunEvaluation(accuracy, measured.terms, measured.per_block, run.step, idle)
+
+
+def _test_split(run: TrainedRun, data_root: str | None, data: Any) -> Split:
+    config, facts, where = run.plan.config, run.plan.facts, str(run.directory)
+    given = handed_over_again(config, data, None).data
+    if given is None:
+        return load_again(config.data, facts, where, data_root).held_out.test
+    loaded = given.load(config.data)
+    check_same_data(facts, loaded.facts, where, config.data)
+    return loaded.held_out.test
 
 
 @contextmanager

@@ -88,15 +88,34 @@ def given_data(data: Any, columns: Columns | None = None) -> GivenData:
 
 
 def _of_splits(splits: Mapping[Any, Any], columns: Columns | None) -> GivenData:
-    arrays, class_names = dict[str, NDArray[Any]](), None
+    arrays, names = dict[str, NDArray[Any]](), dict[str, tuple[str, ...] | None]()
     for key, split in splits.items():
         part = SPLITS.get(str(key))
         if part is None:
             raise UserError(f"data: has a split {key!r}, allowed are train, val and test; leave it out of the mapping")
-        x, y, names = _split(split, str(key), columns)
-        arrays |= {f"x_{part}": x, f"y_{part}": y}
-        class_names = names if part == "train" else class_names
+        if part in names:
+            raise UserError(f"data: has two splits that mean {part}; leave one out of the mapping")
+        arrays[f"x_{part}"], arrays[f"y_{part}"], names[part] = _split(split, str(key), columns)
+    class_names = names.get("train")
+    for part, own in names.items():
+        if class_names is not None and own is not None and own != class_names:
+            arrays[f"y_{part}"] = _by_name(arrays[f"y_{part}"], own, class_names, part)
     return GivenData(arrays, class_names)
+
+
+def _by_name(labels: NDArray[Any], own: tuple[str, ...], class_names: tuple[str, ...], part: str) -> NDArray[np.int64]:
+    """Labels of a split as numbers of the training split's classes of the same names.
+
+    Raises:
+        UserError: a label stands for a class that the training split has not.
+    """
+    for label in np.unique(labels).tolist():
+        if not 0 <= label < len(own) or own[label] not in class_names:
+            what = f"class {own[label]!r}" if 0 <= label < len(own) else f"label {label} without a name"
+            raise UserError(f"data: {part} has {what}, and train has the classes {', '.join(class_names[:9])}")
+    numbers = [class_names.index(name) if name in class_names else -1 for name in own]
+    renumbered: NDArray[np.int64] = np.array(numbers, dtype=np.int64)[labels]
+    return renumbered
 
 
 def _split(split: Any, name: str, columns: Columns | None) -> tuple[NDArray[Any], NDArray[Any], tuple[str, ...] | None]:

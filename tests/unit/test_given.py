@@ -55,6 +55,18 @@ def test_pictures_and_the_names_of_their_classes_are_read_as_torchvision_has_the
     assert given_data(Pictures("RGB")).load(SETTINGS).facts.input_shape == (3, 8, 8)
 
 
+def test_classes_of_other_splits_are_those_of_the_same_names():
+    class Others(Pictures):
+        classes = ("dog", "eel", "cat")
+
+    found = given_data({"train": Pictures(), "test": Others()})
+    assert found.arrays["y_train"][:3].tolist() == [0, 1, 2]
+    assert found.arrays["y_test"][:3].tolist() == [1, 2, 0]
+    Others.classes = ("dog", "eel", "fox")
+    with pytest.raises(UserError, match="data: test has class 'fox', and train has the classes cat, dog, eel"):
+        given_data({"train": Pictures(), "test": Others()})
+
+
 def test_a_hugging_face_dataset_is_read_by_the_types_of_its_columns():
     datasets = pytest.importorskip("datasets")
     features = datasets.Features(
@@ -87,6 +99,7 @@ def test_columns_that_are_not_found_can_be_named():
         (7, "train is int; allowed are a pair"),
         ("digits", "train is str; allowed are a pair"),
         ({"left": (X, Y)}, "has a split 'left', allowed are train, val and test"),
+        ({"train": (X, Y), "val": (X, Y), "validation": (X, Y)}, "has two splits that mean val"),
         ({"x_test": X, "y_test": Y}, "data: has no array x_train; it holds x_test, y_test"),
         ((X, Y[:10]), "x_train has 60 samples, y_train 10 labels"),
         ((np.array([object()] * 60), Y), "holds object, arrays of plain numbers are needed"),

@@ -112,12 +112,33 @@ def test_what_cannot_be_used_is_one_sentence_and_leaves_nothing(config, tmp_path
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_on_data_that_was_handed_over_is_evaluated_on_it(config, tmp_path):
+    result = noprop_dist.train(config, tmp_path / "run", data=(X, Y))
+    measured = noprop_dist.evaluate(tmp_path / "run", data=(X, Y)).accuracy
+    assert measured.accuracy == result.metrics["test_accuracy"]
+    with pytest.raises(UserError, match="was trained on other data"):
+        noprop_dist.evaluate(tmp_path / "run", data=(255 - X, Y))
+    with pytest.raises(UserError, match=r"hand it over again \(data=…\)"):
+        noprop_dist.evaluate(tmp_path / "run")
+
+
 def test_data_that_has_a_name_is_not_handed_over_again(config, tmp_path):
     run = noprop_dist.train(config, tmp_path / "run")
     with pytest.raises(UserError, match="data: this run reads data.name=digits"):
         noprop_dist.resume(run.path, data=(X, Y))
     with pytest.raises(UserError, match="network: this run's networks have names"):
         noprop_dist.resume(run.path, network=Linear)
+
+
+def test_a_run_that_ended_early_was_not_stopped(tmp_path):
+    early = {
+        **SMALL,
+        "training": {"max_steps": 30, "batch_size": 8, "early_stopping": {"patience": 1, "min_delta": 1.0}},
+    }
+    result = noprop_dist.train(RunConfig(**early), tmp_path / "run", data=(X, Y))
+    assert result.step < 30
+    assert not result.stopped
+    assert not Result.from_path(result.path).stopped
 
 
 def test_a_failed_run_tells_its_error(config, tmp_path):
