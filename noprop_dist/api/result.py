@@ -81,6 +81,10 @@ class Result:
     def _records(self) -> Sequence[Record]:
         return self._directory.metrics()
 
+    @cached_property
+    def _measured(self) -> list[dict[str, float]]:
+        return _rows(self._records)
+
     @property
     def error(self) -> TrainingError | None:
         """Why a stage ended before its end; None where none did, or it was mended since."""
@@ -89,8 +93,7 @@ class Result:
     @property
     def metrics(self) -> Metrics:
         """The figures of the last checkpoint that was measured: the last row of `metrics_dataframe`."""
-        rows = _rows(self._records)
-        return rows[-1] if rows else {}
+        return self._measured[-1] if self._measured else {}
 
     @property
     def metrics_dataframe(self) -> "pandas.DataFrame":
@@ -102,7 +105,7 @@ class Result:
         """
         import pandas
 
-        return pandas.DataFrame(_rows(self._records))
+        return pandas.DataFrame(self._measured)
 
     @property
     def checkpoint(self) -> Checkpoint | None:
@@ -113,7 +116,7 @@ class Result:
     @property
     def best_checkpoints(self) -> list[tuple[Checkpoint, Metrics]]:
         """The checkpoints that the run directory keeps, each with its figures, the oldest first."""
-        by_step = {row["step"]: row for row in _rows(self._records)}
+        by_step = {row["step"]: row for row in self._measured}
         return [(Checkpoint(self.path, step), by_step.get(step, {})) for step in self._directory.checkpoints.steps()]
 
 

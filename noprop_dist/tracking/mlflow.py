@@ -6,16 +6,16 @@ A folder of plain files and no database: SQLite needs seconds to make its tables
 
 import itertools
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from noprop_dist.records import EmbeddingUpdated, Evaluated, ObjectiveMeasured, Record, RoundDone, RunEnded
-from noprop_dist.tracking.callback import Callback, RunInfo
+from noprop_dist.records import Record, RunEnded
+from noprop_dist.tracking.callback import RunInfo
 from noprop_dist.tracking.figures import figures_of, hyper_parameters
 from noprop_dist.tracking.folders import check_no_link
+from noprop_dist.tracking.tracker import Tracker, picture_files
 
 BATCH, BATCH_SECONDS = 1000, 10.0
 """Metrics are sent so many at once, at the latest after so many seconds. MLflow takes 1000."""
@@ -23,7 +23,7 @@ PARAMETERS_AT_ONCE = 100
 STATUS = {"stopped": "KILLED", "failed": "FAILED", "finished": "FINISHED"}
 
 
-class MlflowCallback(Callback):
+class MlflowCallback(Tracker):
     """Writes an MLflow run.
 
     A run that goes on continues its MLflow run, with all that people noted there. What that has of a figure already is
@@ -46,12 +46,6 @@ class MlflowCallback(Callback):
             self._add(record)
         self._send()
 
-    def on_round(self, record: RoundDone | EmbeddingUpdated) -> None:
-        self._add(record)
-
-    def on_evaluation(self, record: Evaluated | ObjectiveMeasured) -> None:
-        self._add(record)
-
     def on_end(self, record: RunEnded) -> None:
         self._send()
         try:
@@ -63,11 +57,8 @@ class MlflowCallback(Callback):
             self._client.set_terminated(self._id, status=STATUS[how])
 
     def _add_pictures(self) -> None:
-        with tempfile.TemporaryDirectory(prefix="noprop-dist-mlflow-") as folder:
-            for name, png in self._run.pictures().items():
-                file = Path(folder) / f"{name}.png"
-                file.write_bytes(png)
-                self._client.log_artifact(self._id, str(file))
+        for _, file in picture_files(self._run.pictures()):
+            self._client.log_artifact(self._id, str(file))
 
     def _connect(self, folder: Path) -> Any:
         for setting in ("MLFLOW_DISABLE_TELEMETRY", "MLFLOW_ALLOW_FILE_STORE"):

@@ -4,10 +4,11 @@ import struct
 import time
 from typing import Any
 
-from noprop_dist.records import EmbeddingUpdated, Evaluated, ObjectiveMeasured, Record, RoundDone, RunEnded
-from noprop_dist.tracking.callback import Callback, RunInfo
+from noprop_dist.records import Record, RunEnded
+from noprop_dist.tracking.callback import RunInfo
 from noprop_dist.tracking.figures import figures_of, hyper_parameters
 from noprop_dist.tracking.folders import new_folder
+from noprop_dist.tracking.tracker import Tracker
 
 FLUSH_SECONDS = 5
 RGBA = 4
@@ -15,7 +16,7 @@ COMPARED = ("accuracy/validation-mean", "accuracy/test-mean", "objective/elbo")
 """Figures in the table of hyper-parameters."""
 
 
-class TensorBoardCallback(Callback):
+class TensorBoardCallback(Tracker):
     """Writes an event file.
 
     Each process of a run writes it anew, from the records so far: whatever a process that was killed has left, there
@@ -35,12 +36,6 @@ class TensorBoardCallback(Callback):
         self._add_hyper_parameters()
         for record in run.earlier:
             self._add(record)
-
-    def on_round(self, record: RoundDone | EmbeddingUpdated) -> None:
-        self._add(record)
-
-    def on_evaluation(self, record: Evaluated | ObjectiveMeasured) -> None:
-        self._add(record)
 
     def on_end(self, record: RunEnded) -> None:
         try:

@@ -1,17 +1,16 @@
 """Weights & Biases, offline: nothing is sent. `wandb sync RUN/tracking/wandb/wandb/offline-run-*` uploads."""
 
 import os
-import tempfile
 import uuid
-from pathlib import Path
 
-from noprop_dist.records import EmbeddingUpdated, Evaluated, ObjectiveMeasured, Record, RoundDone, RunEnded
-from noprop_dist.tracking.callback import Callback, RunInfo
+from noprop_dist.records import Record, RunEnded
+from noprop_dist.tracking.callback import RunInfo
 from noprop_dist.tracking.figures import figures_of, hyper_parameters
 from noprop_dist.tracking.folders import new_folder
+from noprop_dist.tracking.tracker import Tracker, picture_files
 
 
-class WandbCallback(Callback):
+class WandbCallback(Tracker):
     """Writes an offline run of W&B.
 
     Each process of a run writes it anew, from the records so far, under an identifier of its own: whatever a process
@@ -46,12 +45,6 @@ class WandbCallback(Callback):
         for record in run.earlier:
             self._add(record)
 
-    def on_round(self, record: RoundDone | EmbeddingUpdated) -> None:
-        self._add(record)
-
-    def on_evaluation(self, record: Evaluated | ObjectiveMeasured) -> None:
-        self._add(record)
-
     def on_end(self, record: RunEnded) -> None:
         try:
             self._add_pictures()
@@ -72,8 +65,5 @@ class WandbCallback(Callback):
     def _add_pictures(self) -> None:
         import wandb
 
-        with tempfile.TemporaryDirectory(prefix="noprop-dist-wandb-") as folder:
-            for name, png in self._info.pictures().items():
-                file = Path(folder) / f"{name}.png"
-                file.write_bytes(png)
-                self._wandb_run.log({name: wandb.Image(str(file))})
+        for name, file in picture_files(self._info.pictures()):
+            self._wandb_run.log({name: wandb.Image(str(file))})
