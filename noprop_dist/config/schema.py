@@ -468,7 +468,9 @@ class EngineSettings(Settings):
         20, description="without reply, and ten times its slowest round, before a worker counts as hung"
     )
     stall_timeout_seconds: KeepsBits[Seconds] = Field(
-        1800, description="the same before a worker's first round is done"
+        1800,
+        description="the same before a worker's first round is done; a process that is stuck as a whole is noticed "
+        "after four times hang_seconds",
     )
     profile: ProfileSettings | None = Field(
         None, description="{block: 3, steps: 20} writes a trace of them into profile/ (default: none)"

@@ -1,4 +1,4 @@
-"""Nodes that come and go, on a real cluster; `tests/simulation` has all else that the engine decides about losses."""
+"""Nodes that come and go, and a process that is stuck; `tests/simulation` has all else that is decided about losses."""
 
 import pytest
 from run_facts import fingerprints, records_of, rounds_of, steps_written
@@ -35,3 +35,17 @@ def test_a_block_moves_onto_a_node_that_joins_and_then_off_a_node_that_leaves(li
     assert any("the cluster has grown: 2 block(s) on 2 worker(s)" in line for line in news())
     assert set(steps_written(run.folder).values()) == {900}
     assert [each.reason for each in records_of(run.folder, WorkerLost)] == ["node_leaving"]
+
+
+def test_a_process_that_is_stuck_in_its_first_round_is_replaced(live, sequential, tmp_path):
+    flag = tmp_path / "flag"
+    network = f"{{kind: custom, path: 'networks:StuckOnce', arguments: {{unless_there: '{flag}'}}}}"
+    settings = ["evaluation.samples=0", "metrics.port=null", "blocks.count=2", f"blocks.network={network}",
+                "training.max_steps=40", "engine.hang_seconds=3"]  # fmt: skip
+    flag.touch()
+    expected = fingerprints(sequential(*settings))
+    flag.unlink()
+    run = live(settings)
+    run.finish()
+    assert fingerprints(run.folder) == expected
+    assert [(each.worker, each.reason) for each in run.records(WorkerLost)] == [("block worker 1", "hung")]

@@ -3,9 +3,9 @@
 from hashing import HashingWorld, small_plan
 from world import START_SECONDS
 
-from noprop_dist.engines.core.commands import EVALUATOR, Slot
+from noprop_dist.engines.core.commands import EVALUATOR, Ping, Slot
 from noprop_dist.engines.core.events import ActorLost
-from noprop_dist.records import Evaluated, News
+from noprop_dist.records import Evaluated, News, WorkerLost
 from noprop_dist.stages import CLASSIFIER
 
 FIRST, SECOND = Slot("block worker", 1), Slot("block worker", 2)
@@ -58,3 +58,31 @@ def test_checkpoints_that_wait_for_a_slow_evaluator_are_bounded_and_the_last_is_
     assert measured[-1] == 400
     assert len(measured) + len(left_out) == 100
     assert left_out
+
+
+def test_a_process_that_is_stuck_before_its_first_round_is_done_is_replaced_soon():
+    """Its round may take `engine.stall_timeout_seconds`; that its process is stuck is known sooner."""
+    world = HashingWorld(small_plan("engine.hang_seconds=4"))
+    world.step_seconds[FIRST] = 1.0
+    world.at(START_SECONDS + 0.5, lambda: world.hang(FIRST))
+    begun = world.now
+    assert world.train().error is None
+    lost = world.records_of(WorkerLost)
+    assert [(each.worker, each.reason) for each in lost] == [(FIRST.name, "hung")]
+    assert lost[0].at_work_on is not None, "the loss is charged to the stage that it was at work on"
+    assert world.now - begun < 100
+
+
+def test_a_first_round_may_take_its_time():
+    world = HashingWorld(small_plan("engine.hang_seconds=4"))
+    world.step_seconds[FIRST] = 60.0
+    world.at(START_SECONDS + 30, world.step_seconds.clear)  # its second round is as fast as any
+    assert world.train().error is None
+    assert world.records_of(WorkerLost) == []
+    assert world.calls_of(Ping), "it was asked whether it is there"
+
+
+def test_nobody_is_pinged_while_rounds_come_in():
+    world = HashingWorld(small_plan())
+    world.train()
+    assert world.calls_of(Ping) == []

@@ -204,7 +204,8 @@ class World:
     def _answer(self, slot, state, request):
         if isinstance(request, c.Stop):
             self._stop_process(slot, state)
-        return None if request is REFUSED or isinstance(request, c.Stop) else state.actor.answer(request)
+        nothing = request is REFUSED or isinstance(request, c.Stop | c.Ping)
+        return None if nothing else state.actor.answer(request)
 
     def _stop_process(self, slot, state):
         """Rounds under way end with the step that is under way."""

@@ -17,6 +17,7 @@ from noprop_dist.engines.core.commands import (
     Evaluate,
     Incarnation,
     KillActor,
+    Ping,
     Release,
     Request,
     Slot,
@@ -30,7 +31,10 @@ from noprop_dist.stages import Stage
 from noprop_dist.training.messages import WorkerFacts
 
 MAIN_LANE, CONTROL_LANE = "main", "control"
-"""Calls of one lane are done in order. `stop` has a lane to itself: it does not wait for the calls before it."""
+"""Calls of one lane are done in order. `stop` and `ping` have a lane of their own: they wait for no work."""
+
+PING_PATIENCE = 3
+"""A process that answers no ping for this many times `engine.hang_seconds` is stuck, however long a round may take."""
 
 ProofOfWork = Train | UpdateEmbedding | Evaluate
 """An answer to one of these shows that the actor works. Losses before it are not counted any more."""
@@ -139,7 +143,7 @@ class ActorSlot:
 
     def lane_of(self, request: Request, stage: Stage | None) -> str:
         """The lane in which a call waits for the calls before it."""
-        if isinstance(request, Stop):
+        if isinstance(request, Stop | Ping):
             return CONTROL_LANE
         return MAIN_LANE if stage is None or self.lanes == 1 else lane_name(stage.index % self.lanes)
 
@@ -214,6 +218,19 @@ class ActorPool:
             slot.losses_in_row = 0
         return Answer(slot.slot, call, value)
 
+    def ping_silent(self, hang_seconds: float, now: float) -> None:
+        """Ping the actors that have work and were silent for `hang_seconds`.
+
+        The first round of a process may take half an hour. Whether the process is there at all is known sooner.
+        """
+        for slot in self.slots.values():
+            calls = [call for each in slot.calls.values() for call in each]
+            if not slot.ready or not calls or slot.calls.get(CONTROL_LANE):
+                continue
+            silent_since = max(min(call.since for call in calls), *slot.heard.values())
+            if now - silent_since > hang_seconds:
+                self.call(slot.slot, Ping(), None, PING_PATIENCE * hang_seconds, now)
+
     def overdue(self, now: float) -> list[tuple[ActorSlot, str, Call]]:
         """Slots of which a lane was silent for longer than its oldest call allows, with that lane and call."""
         late = []
@@ -227,7 +244,7 @@ class ActorPool:
     def at_work_on(self, slot: ActorSlot, lane: str | None = None) -> Stage | None:
         """The stage of the oldest call under way, in one lane or in any."""
         calls = [call for name, each in slot.calls.items() if lane in (None, name) for call in each]
-        working = [call for call in calls if not isinstance(call.request, Stop | Release)]
+        working = [call for call in calls if not isinstance(call.request, Stop | Ping | Release)]
         return min(working, key=lambda call: call.number).stage if working else None
 
     def end(self, slot: ActorSlot, state: Absent | GivenUp) -> None:

@@ -92,7 +92,12 @@ class Stop:
     """Begin no further step; answered with None, at once."""
 
 
-Request = DescribeYourself | Hold | Release | Train | UpdateEmbedding | TakeSnapshot | Evaluate | Stop
+@dataclass(frozen=True)
+class Ping:
+    """Answered with None, at once, whatever else is under way."""
+
+
+Request = DescribeYourself | Hold | Release | Train | UpdateEmbedding | TakeSnapshot | Evaluate | Stop | Ping
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from noprop_dist.engines.core.actor_pool import Absent, ActorSlot, GivenUp
+from noprop_dist.engines.core.actor_pool import CONTROL_LANE, Absent, ActorSlot, GivenUp
 from noprop_dist.engines.core.commands import EVALUATOR, DescribeYourself, GiveUpStage
 from noprop_dist.engines.core.failure_policy import Loss, after_loss
 from noprop_dist.engines.core.parts import Parts
@@ -20,13 +20,15 @@ def stage_failed(parts: Parts, stage_run: StageRun, failure: StageFailure, now: 
 
 def lose_silent_actors(parts: Parts, now: float) -> None:
     """Treat actors as lost that have not replied for longer than their calls allow."""
+    parts.pool.ping_silent(parts.engine.hang_seconds, now)
     for slot, lane, call in parts.pool.overdue(now):
         if isinstance(call.request, DescribeYourself):
             # The cluster may have no room for it. Asking again costs nothing, so it is no loss.
             parts.pool.end(slot, Absent(retry_at=now))
             slot.losses_in_row = 0
         else:
-            actor_lost(parts, slot, "hung", f"it hung: no reply for {call.patience_seconds:.0f} s", now, lane)
+            silent_lane = None if lane == CONTROL_LANE else lane  # one that answers no ping is silent as a whole
+            actor_lost(parts, slot, "hung", f"it hung: no reply for {call.patience_seconds:.0f} s", now, silent_lane)
 
 
 def actor_lost(

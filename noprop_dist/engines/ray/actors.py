@@ -19,6 +19,7 @@ from noprop_dist.engines.core.commands import (
     Evaluate,
     Hold,
     Incarnation,
+    Ping,
     Release,
     Request,
     StartActor,
@@ -51,6 +52,7 @@ METHODS: dict[type[Request], str] = {
     TakeSnapshot: "snapshot",
     Evaluate: "evaluate",
     Stop: "stop",
+    Ping: "ping",
 }
 """The method of an actor that answers a request; its arguments are the fields of the request."""
 
@@ -114,7 +116,8 @@ class RayActors:
             actor = ray.remote(concurrency_groups=CONTROL_GROUP, **self._side)(self._classes.classifier)
             handle = actor.remote(self._setup, self._labels)
         elif slot == EVALUATOR:
-            handle = ray.remote(**self._side)(Evaluator).remote(self._setup, self._held_out, self._directory)
+            actor = ray.remote(concurrency_groups=CONTROL_GROUP, **self._side)(Evaluator)
+            handle = actor.remote(self._setup, self._held_out, self._directory)
         else:
             handle = self._block_worker(command)
         self._handles[command.process] = handle
@@ -127,7 +130,9 @@ class RayActors:
         options = {"num_cpus": place.cpus, "num_gpus": place.gpus, **spread(), **ACTOR_OPTIONS}
         if self._setup.config.training.replicas_per_block > 1:
             group = ray.remote(**groups, **options)(BlockGroup)
-            return group.remote(self._setup, [self._inputs, self._labels], options)
+            return group.remote(
+                self._setup, [self._inputs, self._labels], {"concurrency_groups": CONTROL_GROUP, **options}
+            )
         actor = ray.remote(**groups, **options)(self._classes.block)
         return actor.remote(self._setup, self._inputs, self._labels)
 

@@ -18,6 +18,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from noprop_dist.data.dataset import Labels
 from noprop_dist.data.inputs import Inputs
+from noprop_dist.engines.core.actor_pool import CONTROL_LANE
 from noprop_dist.engines.ray.workers import BlockWorker
 from noprop_dist.stages import Stage
 from noprop_dist.storage.snapshot import Snapshot
@@ -108,6 +109,10 @@ class BlockGroup(Replica):
         done = super().train(work)
         self._wait(told)
         return done
+
+    def ping(self) -> None:
+        """Answer once all processes of the group have: one that is stuck holds up the others."""
+        self._wait([other.ping.options(concurrency_group=CONTROL_LANE).remote() for other in self._others])
 
     def stop(self) -> None:
         """Begin no further round. One that is under way is done to its end, because all must do the same steps."""

@@ -38,7 +38,7 @@ WORKER_ERRORS = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torc
 class StageWorker:
     """Stages on one device; calls of a stage are done in the order in which they arrive, all by the same thread.
 
-    Only `stop` does not wait for the calls before it.
+    Only `stop` and `ping` do not wait for the calls before them.
 
     Args:
         setup: of the run.
@@ -61,6 +61,9 @@ class StageWorker:
     def facts(self) -> WorkerFacts:
         """Where this worker is; its first reply says that it is ready."""
         return worker_facts(self._device)
+
+    def ping(self) -> None:
+        """Answer: the process is there."""
 
     def hold(self, stage: Stage, snapshot: Snapshot | None) -> StageFailure | Accompanied | None:
         """Take a stage in, at a snapshot or (without one) at step 0."""
@@ -206,6 +209,9 @@ class Evaluator:
     def facts(self) -> WorkerFacts:
         """Where this evaluator is; its first reply says that it is ready."""
         return worker_facts(self._device)
+
+    def ping(self) -> None:
+        """Answer: the process is there."""
 
     def evaluate(self, step: int) -> CheckpointEvaluation | Accompanied:
         """Measure the checkpoint of `step`; at the end of a run the workers' cores are free to help."""
