@@ -31,8 +31,6 @@ def handed_over(config: RunConfig, data: Any, network: NetworkFactory | None) ->
         config, given = _with_data(config, settings), Given(given_data(data, settings.columns))
     if network is None:
         return config, given
-    if not callable(network):
-        raise UserError(f"network: is {type(network).__name__}; a class or a function that builds one is needed")
     path = import_path(network)
     name = getattr(network, "__qualname__", type(network).__name__)
     chosen = CustomNetwork(path=path) if path else GivenNetwork(name=name)

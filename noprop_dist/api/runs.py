@@ -9,6 +9,7 @@ from noprop_dist.api.engines import checked_placement
 from noprop_dist.api.trained import idle_root, open_run, tells_failing_networks
 from noprop_dist.api.watcher import silent
 from noprop_dist.baseline.placement import Processes
+from noprop_dist.config.arguments import checked
 from noprop_dist.config.schema import DataSettings, RunConfig
 from noprop_dist.data.dataset import DataFacts, DataSet
 from noprop_dist.data.inputs import Keep, MappedInputs
@@ -57,14 +58,15 @@ class PlannedRun:
     notes: tuple[str, ...]
 
 
-def plan(config: RunConfig, run_dir: str | None = None) -> PlannedRun:
+@checked
+def plan(config: RunConfig, run_dir: str | Path | None = None) -> PlannedRun:
     """Check that configuration, data, networks and a new run directory can be used; start nothing.
 
     Raises:
         UserError: they cannot.
     """
     if run_dir is not None:
-        RunDirectory(run_dir).check_unused()
+        RunDirectory(str(run_dir)).check_unused()
     run_plan, data = check(config)
     read_source(run_plan)
     footprints = block_footprints(run_plan)
@@ -92,7 +94,8 @@ class MergedRun:
     warnings: tuple[str, ...]
 
 
-def merge(out: str, runs: Sequence[str], say: Callable[[str], None] = silent) -> MergedRun:
+@checked
+def merge(out: str | Path, runs: Sequence[str | Path], say: Callable[[str], None] = silent) -> MergedRun:
     """Assemble one network from blocks that were trained in different runs.
 
     Args:
@@ -103,8 +106,8 @@ def merge(out: str, runs: Sequence[str], say: Callable[[str], None] = silent) ->
     Raises:
         UserError: the runs do not fit each other, a block is missing, or `out` holds a run.
     """
-    directory = RunDirectory(out)
-    warnings = merge_runs(directory, [RunDirectory(run) for run in runs], say)
+    directory = RunDirectory(str(out))
+    warnings = merge_runs(directory, [RunDirectory(str(run)) for run in runs], say)
     return MergedRun(directory.link, tuple(warnings))
 
 
@@ -129,6 +132,7 @@ class RunContents:
     warnings: tuple[str, ...]
 
 
+@checked
 def inspect(run_dir: str | Path) -> RunContents:
     """Read a run's configuration, its last checkpoint's manifest, its newest snapshots, and its latest figures.
 
@@ -179,7 +183,8 @@ def _newest_entries(
     return newest
 
 
-def report(run_dir: str, data_root: str | None = None, *, trust_code: bool = False) -> "WrittenReport":
+@checked
+def report(run_dir: str | Path, data_root: str | None = None, *, trust_code: bool = False) -> "WrittenReport":
     """Write report.html and plots/*.png into a run directory.
 
     Args:
@@ -192,7 +197,7 @@ def report(run_dir: str, data_root: str | None = None, *, trust_code: bool = Fal
     """
     from noprop_dist.reporting.run_report import write_report  # matplotlib, which nothing else needs
 
-    directory = RunDirectory(run_dir)
+    directory = RunDirectory(str(run_dir))
     config = directory.config()
     directory.checkpoints.manifest()
     if config.blocks.only is None:
@@ -204,8 +209,9 @@ def report(run_dir: str, data_root: str | None = None, *, trust_code: bool = Fal
     return replace(write_report(directory, None), notes=() if data_root is None else (unread,))
 
 
+@checked
 def pack(
-    out: str,
+    out: str | Path,
     settings: DataSettings,
     on_progress: Callable[[str, int, int], None],
     warn: Callable[[str], None] = silent,

@@ -12,12 +12,14 @@ import torch
 from noprop_dist.api.handed_over import handed_over_again
 from noprop_dist.api.watcher import silent
 from noprop_dist.baseline.network import assemble_end_to_end
+from noprop_dist.config.arguments import Seed, checked
 from noprop_dist.config.effect import without_effect
-from noprop_dist.config.schema import RunConfig
+from noprop_dist.config.schema import Positive, RunConfig
 from noprop_dist.data.dataset import Split
 from noprop_dist.data.load import check_same_data, load_again
 from noprop_dist.data.unlabelled import FewLines, find_samples
 from noprop_dist.errors import TrainingError, UserError
+from noprop_dist.files import local_path
 from noprop_dist.inference.classifier import NoPropClassifier
 from noprop_dist.inference.evaluation import (
     BlockEvaluation,
@@ -37,12 +39,14 @@ from noprop_dist.stages import NETWORK
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import explaining_misfits
 from noprop_dist.storage.trust import check_networks, own_networks
-from noprop_dist.training.device import choose_device, keep_freed_memory
+from noprop_dist.torch_device import choose_device
+from noprop_dist.training.device import keep_freed_memory
 
 
+@checked
 def open_run(
     run_dir: str | Path,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     *,
     checkpoint: str | int = "last",
     network: NetworkFactory | None = None,
@@ -52,7 +56,7 @@ def open_run(
 
     Args:
         run_dir: that holds the run.
-        device: "cpu", "cuda", or "auto": a GPU if there is one, else all cores.
+        device: "cpu", "cuda", "cuda:1" …, or "auto": a GPU if there is one, else all cores.
         checkpoint: "last" undamaged one, "best" by `checkpoint.score`, or the one of a step.
         network: what was handed over to `train`, if it was.
         trust_code: import networks that the run names by import path, though no `train` on this machine named them.
@@ -81,15 +85,16 @@ def open_run(
     return TrainedRun(directory, run_plan, assembled, step, told)
 
 
+@checked
 def load(
-    run_dir: str,
+    run_dir: str | Path,
     checkpoint: str | int = "last",
     *,
     network: NetworkFactory | None = None,
     sampler: Sampler = "mean",
-    passes: int = 1,
-    seed: int | None = None,
-    device: str = "auto",
+    passes: Positive = 1,
+    seed: Seed | None = None,
+    device: str | torch.device = "auto",
     trust_code: bool = False,
 ) -> NoPropClassifier:
     """Load one of a run's checkpoints as a torch module.
@@ -111,16 +116,17 @@ def load(
     return classifier_of(run, sampler, passes, seed)
 
 
+@checked
 def export(
-    run_dir: str,
+    run_dir: str | Path,
     format: str,  # noqa: A002
     out: str | Path,
     checkpoint: str | int = "last",
     *,
     network: NetworkFactory | None = None,
     sampler: Sampler = "mean",
-    passes: int = 1,
-    seed: int | None = None,
+    passes: Positive = 1,
+    seed: Seed | None = None,
     noise: str = "stored",
     trust_code: bool = False,
 ) -> Exported:
@@ -166,10 +172,11 @@ class RunEvaluation:
     notes: tuple[str, ...] = ()
 
 
+@checked
 def evaluate(
     run: TrainedRun | str | Path,
     sampler: Sampler = "mean",
-    passes: int = 1,
+    passes: Positive = 1,
     *,
     terms: bool = True,
     per_block: bool = False,
@@ -190,7 +197,7 @@ def evaluate(
     Raises:
         UserError: the data set cannot be read, or is not the one that the run was trained on.
     """
-    run = run if isinstance(run, TrainedRun) else open_run(run)
+    run = _opened(run)
     config = run.plan.config
     test = _test_split(run, data_root, data)
     with tells_failing_networks(run):
@@ -199,6 +206,10 @@ def evaluate(
         measured = measure(run.network, test, [Passes(sampler, passes)], eta=eta, blocks=parts)
     (accuracy,), idle = measured.accuracies, idle_root(config, data_root)
     return RunEvaluation(accuracy, measured.terms, measured.per_block, run.step, idle)
+
+
+def _opened(run: TrainedRun | str | Path) -> TrainedRun:
+    return run if isinstance(run, TrainedRun) else open_run(run)
 
 
 def _test_split(run: TrainedRun, data_root: str | None, data: Any) -> Split:
@@ -233,18 +244,19 @@ def idle_root(config: RunConfig, data_root: str | None) -> tuple[str, ...]:
     return () if data_root is None else tuple(without_effect(config, {"data": {"root": data_root}}))
 
 
+@checked
 def predict(
-    run: TrainedRun,
-    images: Sequence[Path],
+    run: TrainedRun | str | Path,
+    images: Sequence[str | Path],
     sampler: Sampler = "mean",
-    passes: int = 1,
+    passes: Positive = 1,
     *,
     warn: Callable[[str], None] = silent,
 ) -> list[Prediction]:
     """Classify samples, each by itself.
 
     Args:
-        run: from `open_run`.
+        run: as of `evaluate`.
         images: image files in any format that Pillow reads, resized to what the network takes, and folders of them; or
             one .npz file or packed data set, see `find_samples`.
         sampler: `stochastic` or `mean`.
@@ -254,7 +266,7 @@ def predict(
     Raises:
         UserError: the run was trained on other samples, or a file is no image.
     """
-    told = FewLines(warn)
+    run, told = _opened(run), FewLines(warn)
     source = find_samples(images, run.plan.facts, str(run.directory), told)
     found: list[Prediction] = []
     with tells_failing_networks(run):
@@ -266,12 +278,13 @@ def predict(
     return found
 
 
+@checked
 def predict_into(
-    run: TrainedRun,
-    images: Sequence[Path],
-    out: Path,
+    run: TrainedRun | str | Path,
+    images: Sequence[str | Path],
+    out: str | Path,
     sampler: Sampler = "mean",
-    passes: int = 1,
+    passes: Positive = 1,
     *,
     warn: Callable[[str], None] = silent,
     on_progress: Callable[[int, int], None] = lambda _done, _of: None,
@@ -292,11 +305,11 @@ def predict_into(
     Raises:
         UserError: as of `predict`, or `out` cannot be written or holds other predictions.
     """
-    told = FewLines(warn)
+    run, told = _opened(run), FewLines(warn)
     source = find_samples(images, run.plan.facts, str(run.directory), told)
     of = {"network": run.fingerprint(), "step": run.step, "sampler": sampler, "number of passes": passes}
     of |= {"number of images": len(source), "fingerprint of the images": source.identity()}
-    file = PredictionsFile(out, of, run.plan.facts.class_names)
+    file = PredictionsFile(local_path(out), of, run.plan.facts.class_names)
     with tells_failing_networks(run):
         written = write_predictions(run.network, source, file, sampler, passes, told, on_progress)
     told.end()

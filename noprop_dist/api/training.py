@@ -12,6 +12,7 @@ from noprop_dist.api.engines import Job, run_job
 from noprop_dist.api.handed_over import handed_over, handed_over_again, names_given_network
 from noprop_dist.api.result import Result
 from noprop_dist.api.watcher import Watcher
+from noprop_dist.config.arguments import checked
 from noprop_dist.config.bits import changed_bits, continued, setting_at, shown
 from noprop_dist.config.layers import idle_settings
 from noprop_dist.config.schema import RunConfig
@@ -35,6 +36,7 @@ def default_run_dir(config: RunConfig) -> str:
     return f"runs/{config.data.name}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
+@checked
 def train(
     config: RunConfig,
     run_dir: str | Path | None = None,
@@ -80,6 +82,7 @@ def train(
     return _result(directory, run_job(Job(config, directory, given, watcher, callbacks)))
 
 
+@checked
 def resume(
     run_dir: str | Path,
     settings: Sequence[str] = (),

@@ -77,7 +77,7 @@ def given_data(data: Any, columns: Columns | None = None) -> GivenData:
     if isinstance(data, GivenData):
         return data
     if isinstance(data, Mapping) and any(str(key)[:2] in ("x_", "y_") for key in data):
-        return GivenData({str(name): _array(value, str(name)) for name, value in data.items()})
+        return GivenData({str(name): plain_array(value, str(name)) for name, value in data.items()})
     if isinstance(data, Mapping):
         return _of_splits(data, columns)
     if isinstance(data, tuple | list) and len(data) == 2:
@@ -121,7 +121,7 @@ def _by_name(labels: NDArray[Any], own: tuple[str, ...], class_names: tuple[str,
 def _split(split: Any, name: str, columns: Columns | None) -> tuple[NDArray[Any], NDArray[Any], tuple[str, ...] | None]:
     """(x, y, names of the classes) of one split."""
     if isinstance(split, tuple | list) and len(split) == 2:
-        return _array(split[0], f"x of {name}"), _array(split[1], f"y of {name}"), None
+        return plain_array(split[0], f"x of {name}"), plain_array(split[1], f"y of {name}"), None
     if isinstance(split, torch.utils.data.DataLoader):
         raise UserError(f"data: {name} is a DataLoader; hand over its dataset: the run makes its own batches")
     if _is_hugging_face(split):
@@ -217,7 +217,7 @@ class _Pictures:
 
     def __call__(self, value: Any, where: str) -> NDArray[Any]:
         if not isinstance(value, Image.Image):
-            return _array(value, where)
+            return plain_array(value, where)
         grey = value.mode in GREY
         if self._channels is None:
             self._channels = 1 if grey else 3
@@ -229,7 +229,12 @@ class _Pictures:
             raise UserError(f"{where}: is no readable image: {why(error)}") from error
 
 
-def _array(value: Any, where: str) -> NDArray[Any]:
+def plain_array(value: Any, where: str) -> NDArray[Any]:
+    """The array that a caller's value is.
+
+    Raises:
+        UserError: it is none, or does not hold plain numbers.
+    """
     convert: Callable[[Any], Any] = (
         (lambda tensor: tensor.detach().cpu().numpy()) if isinstance(value, torch.Tensor) else np.asarray
     )

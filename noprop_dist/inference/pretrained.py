@@ -172,6 +172,10 @@ def pretrained_folder(name: str, revision: str | None = None) -> Path:
         UserError: there is no such folder, and no such repository.
     """
     if "://" not in name and local_path(name).exists():
+        if revision is not None:
+            raise UserError(
+                f"revision={revision}: {name} is a folder of this machine; only repositories have revisions"
+            )
         return local_path(name)
     if not HUB_ID.fullmatch(name):
         raise UserError(f"{name}: there is no such folder, and it is no name of a repository (owner/name)")
@@ -227,7 +231,9 @@ def _config(folder: Path) -> PretrainedConfig:
 def _check_trust(folder: Path, config: PretrainedConfig, network: NetworkFactory | None, trust_code: bool) -> None:
     given = {each.name for each in _networks(config) if isinstance(each, schema.GivenNetwork)}
     named = {each.path for each in _networks(config) if isinstance(each, schema.CustomNetwork)}
-    if network is not None or not (given or named):
+    if network is not None and not (given or named):
+        raise UserError(f"{folder}: network has no part in it: no block is of a class of somebody's own; leave it out")
+    if network is not None or not named | given:
         return
     never_import_from(folder)
     if given or not trust_code:

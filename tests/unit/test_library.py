@@ -101,7 +101,7 @@ def test_a_class_that_every_process_imports_is_named_by_its_path(config, tmp_pat
     [
         ({"data": 5}, "data: train is int; allowed are"),
         ({"data": "mnits"}, "data.name: 'mnits' is not allowed"),
-        ({"data": (X, Y), "network": 5}, "network: is int; a class or a function"),
+        ({"data": (X, Y), "network": 5}, "network: 5 is not allowed: input should be callable"),
         ({"data": (X, Y), "network": lambda **_: 5}, "what was built is int, no torch.nn.Module"),
         ({"data": (X, Y), "network": lambda: None}, "could not be built: TypeError"),
     ],
