@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from noprop_dist.api.handed_over import handed_over_again
+from noprop_dist.api.handed_over import handed_over_again, is_own_class
 from noprop_dist.api.watcher import silent
 from noprop_dist.baseline.network import assemble_end_to_end
 from noprop_dist.config.arguments import Seed, checked
@@ -58,7 +58,7 @@ def open_run(
         run_dir: that holds the run.
         device: "cpu", "cuda", "cuda:1" …, or "auto": a GPU if there is one, else all cores.
         checkpoint: "last" undamaged one, "best" by `checkpoint.score`, or the one of a step.
-        network: what was handed over to `train`, if it was.
+        network: what was handed over to `train`, if it was; or the class that the run names, which is trusted then.
         trust_code: import networks that the run names by import path, though no `train` on this machine named them.
 
     Raises:
@@ -69,7 +69,7 @@ def open_run(
     config = directory.config()
     given = handed_over_again(config, None, network)
     run_plan = RunPlan(config, directory.facts(), given_network=given.network)
-    check_networks(run_plan.config, directory, trust_code)
+    check_networks(config, directory, trust_code or is_own_class(config, network))
     torch.set_num_threads(os.cpu_count() or 1)
     snapshots, warnings = load_snapshots(directory, checkpoint)
     chosen = choose_device(device)

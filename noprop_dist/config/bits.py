@@ -91,7 +91,7 @@ def _refusal(before: RunConfig, after: RunConfig, key: str) -> str:
         else ""
     )
     return (
-        f"--set {key}={new}: this run has {key}={old}, which {effect} of its result; resume only takes settings that "
+        f"{key}={new}: this run has {key}={old}, which {effect} of its result; resume only takes settings that "
         f"change no bits (such as engine.address, checkpoint.* and metrics.*){stages}, and the length of the run "
         f"({' or '.join(LENGTH)})"
     )

@@ -80,9 +80,9 @@ class PredictionsFile:
         self._of, self._class_names = dict(of), class_names
         self._about, self._partial = (self._out.with_name(self._out.name + end) for end in (".json", ".partial"))
         if self._out.suffix.lower() not in FORMATS:
-            raise UserError(f"--out {out}: must end in .csv or .parquet")
+            raise UserError(f"out={out}: must end in .csv or .parquet")
         if not self._out.parent.is_dir():
-            raise UserError(f"--out {out}: there is no folder {self._out.parent}")
+            raise UserError(f"out={out}: there is no folder {self._out.parent}")
         self._check_own()
 
     def is_complete(self) -> bool:
@@ -140,14 +140,14 @@ class PredictionsFile:
             return
         of = self._read_about().get("of")
         if not isinstance(of, dict):
-            raise UserError(f"{there[0]}: is there already, and nothing says of which predictions; give another --out")
+            raise UserError(f"{there[0]}: is there already, and nothing says of which predictions; give another file")
         if there == [self._about]:
             return  # of predictions that were deleted
         for key in dict.fromkeys([*self._of, *of]):
             if of.get(key) != self._of.get(key):
                 raise UserError(
                     f"{there[0]}: holds predictions with another {key} ({of.get(key)}, and not {self._of.get(key)}); "
-                    f"give another --out, or delete it"
+                    f"give another file, or delete it"
                 )
 
     def _read_about(self) -> dict[str, Any]:

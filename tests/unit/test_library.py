@@ -3,6 +3,7 @@
 import pkgutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,13 +95,27 @@ def test_a_class_that_every_process_imports_is_named_by_its_path(config, tmp_pat
     result = noprop_dist.train(config, "run", data=(X, Y), network=mine)
     assert noprop_dist.inspect("run").config.blocks.network.path == "my_networks:Mine"
     assert noprop_dist.resume(result.path, data=(X, Y)).step == 6
+    assert noprop_dist.resume(result.path, data=(X, Y), network=mine).step == 6
+    with pytest.raises(UserError, match="network: is Linear, this run's networks are my_networks:Mine; leave it out"):
+        noprop_dist.resume(result.path, data=(X, Y), network=Linear)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another user"))
+    with pytest.raises(UserError, match="would import my_networks:Mine .* --trust-code .trust_code=True. allows it"):
+        noprop_dist.load(result.path)
+    assert noprop_dist.load(result.path, network=mine), "who hands a class over trusts it"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"data": 5}, "data: train is int; allowed are"),
-        ({"data": "mnits"}, "data.name: 'mnits' is not allowed"),
+        (
+            {"data": "mnits"},
+            "data: there is no file or folder 'mnits', and no data set of that name; did you mean mnist",
+        ),
+        ({"data": "nowhere"}, "data: there is no file or folder 'nowhere', and .* named ones are digits, mnist"),
+        ({"data": ""}, "data: there is no file or folder ''"),
+        ({"data": Path("digits")}, "data: there is no file or folder 'digits'"),
+        ({"data": __file__}, "data: .* is a file; allowed are .npz files, image folders and packed folders"),
         ({"data": (X, Y), "network": 5}, "network: 5 is not allowed: input should be callable"),
         ({"data": (X, Y), "network": lambda **_: 5}, "what was built is int, no torch.nn.Module"),
         ({"data": (X, Y), "network": lambda: None}, "could not be built: TypeError"),
@@ -126,7 +141,7 @@ def test_data_that_has_a_name_is_not_handed_over_again(config, tmp_path):
     run = noprop_dist.train(config, tmp_path / "run")
     with pytest.raises(UserError, match="data: this run reads data.name=digits"):
         noprop_dist.resume(run.path, data=(X, Y))
-    with pytest.raises(UserError, match="network: this run's networks have names"):
+    with pytest.raises(UserError, match="network: is Linear, this run's networks are mlp; leave it out"):
         noprop_dist.resume(run.path, network=Linear)
 
 
@@ -175,3 +190,17 @@ def test_every_public_name_is_there():
     assert not modules & {*noprop_dist.__all__}, "once it is imported, a module takes the place of the name"
     with pytest.raises(AttributeError, match="has no attribute 'trian'"):
         noprop_dist.trian  # noqa: B018
+
+
+def test_a_cluster_that_has_no_part_in_a_run_is_told(config, tmp_path):
+    warned = []
+    noprop_dist.train(config, tmp_path / "run", address="10.0.0.1:6379", watcher=Watcher(warn=warned.append))
+    noprop_dist.resume(tmp_path / "run", address="10.0.0.1:6379", watcher=Watcher(warn=warned.append))
+    assert warned == ["engine.address: no effect with engine.kind=sequential"] * 2
+
+
+def test_data_goes_by_its_name_though_a_folder_has_it_too(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    noprop_dist.train(config, "run", data="digits")
+    assert noprop_dist.inspect("run").config.data.name == "digits"

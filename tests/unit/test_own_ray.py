@@ -110,7 +110,7 @@ def test_an_address_out_of_the_environment_is_told_as_such(monkeypatch):
     monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
     with pytest.raises(UserError, match="^RAY_ADDRESS=nonsense: is no address"), cluster.ray_session(None):
         pass
-    with pytest.raises(UserError, match="^--address other: is no address"), cluster.ray_session("other"):
+    with pytest.raises(UserError, match="^engine.address=other: is no address"), cluster.ray_session("other"):
         pass
 
 

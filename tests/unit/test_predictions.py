@@ -140,7 +140,7 @@ def test_predictions_of_another_run_sampler_or_images_are_left_alone(trained, ru
     other = api.open_run(trained["other"], "cpu")
     with pytest.raises(UserError, match=r"out.csv(.partial)?: holds predictions with another network"):
         api.predict_into(other, [images], out)
-    with pytest.raises(UserError, match="another sampler .mean, and not stochastic.; give another --out"):
+    with pytest.raises(UserError, match="another sampler .mean, and not stochastic.; give another file"):
         api.predict_into(run, [images], out, "stochastic")
     with pytest.raises(UserError, match="another number of passes"):
         api.predict_into(run, [images], out, passes=2)

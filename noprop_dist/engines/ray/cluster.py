@@ -40,7 +40,7 @@ def ray_session(address: str | None) -> Iterator[None]:
     if ray.is_initialized() and address is None:
         yield
         return
-    named = f"--address {address}" if address else f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}"
+    named = f"engine.address={address}" if address else f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}"
     address = _resolved(address)
     own = {"include_dashboard": False, **_fewer_cores(), **_own_folder()} if address == "local" else {}
     _check_somebody_listens(address, named)
