@@ -15,8 +15,10 @@ def local_path(text: str | Path) -> Path:
     """A path with `~` expanded.
 
     Raises:
-        UserError: there is no such home, or it is a URI.
+        UserError: there is no such home, it is a URI, or empty: pathlib would take it for the working directory.
     """
+    if text == "":
+        raise UserError("a path of a file or folder is empty; the working directory is .")
     if "://" in str(text):
         raise UserError(f"{text}: is a URI; only run directories may be URIs, this is a path of a file or folder")
     try:

@@ -84,8 +84,8 @@ def _named(data: str | Path, settings: DataSettings) -> DataSettings:
     Raises:
         UserError: there is neither.
     """
-    place = local_path(data)
-    if data not in NAMED and (data == "" or not place.exists()):
+    place = local_path(data or ".")
+    if data == "" or not (data in NAMED or place.exists()):
         meant = close_to(str(data), NAMED) or f"; named ones are {', '.join(NAMED)}"
         raise UserError(f"data: there is no file or folder {str(data)!r}, and no data set of that name{meant}")
     kind = "npz" if place.suffix.lower() == ".npz" else "packed" if is_packed(place) else "image-folder"

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from noprop_dist.config.arguments import checked
 from noprop_dist.errors import TrainingError
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.inference.score import last_step_of
@@ -60,6 +61,7 @@ class Result:
     _root: str = field(default="", repr=False)
 
     @staticmethod
+    @checked
     def from_path(path: str | Path) -> "Result":
         """The result of the run that a run directory holds.
 

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from noprop_dist.api.engines import checked_placement
 from noprop_dist.api.trained import idle_root, open_run, tells_failing_networks
@@ -95,7 +97,11 @@ class MergedRun:
 
 
 @checked
-def merge(out: str | Path, runs: Sequence[str | Path], say: Callable[[str], None] = silent) -> MergedRun:
+def merge(
+    out: str | Path,
+    runs: Annotated[Sequence[str | Path], Field(min_length=1)],
+    say: Callable[[str], None] = silent,
+) -> MergedRun:
     """Assemble one network from blocks that were trained in different runs.
 
     Args:

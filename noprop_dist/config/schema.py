@@ -49,6 +49,14 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse it.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(f"{name}={value!r}: settings are fixed once they are made; RunConfig(…) makes others")
+
     @model_validator(mode="before")
     @classmethod
     def _no_boolean_is_a_number(cls, values: Any) -> Any:

@@ -287,8 +287,7 @@ class NoPropClassifier(nn.Module):
         Raises:
             UserError: shape, dtype or values do not fit.
         """
-        if not isinstance(images, Tensor):
-            raise UserError(f"images are {type(images).__name__}: a tensor is needed; `predict` takes arrays, too")
+        _check_tensor(images, "images", "; `predict` takes arrays, too")
         if images.shape[1:] != self.input_shape:
             takes = ", ".join(map(str, ("B", *self.input_shape)))
             raise UserError(f"images of shape {tuple(images.shape)} do not fit: this network takes ({takes})")
@@ -330,6 +329,7 @@ class NoPropClassifier(nn.Module):
 
     def _checked(self, noise: Tensor, batch: int) -> Tensor:
         """Noise of a caller, (passes, T + 1, B, d)."""
+        _check_tensor(noise, "noise")
         passes, levels, d = self.noise.shape[0], self.noise.shape[1], self.noise.shape[3]
         allowed = (levels,) if self.sampler == "stochastic" else (levels, 1)
         given = noise if noise.dim() == 4 else noise[None]
@@ -355,6 +355,11 @@ class NoPropClassifier(nn.Module):
             z = a * predict_embedding(logits(block, features, chain[-1]), self.embedding) + b * chain[-1]
             chain.append(z + s * epsilon[t] if self.sampler == "stochastic" else z)
         return chain
+
+
+def _check_tensor(value: object, name: str, otherwise: str = "") -> None:
+    if not isinstance(value, Tensor):
+        raise UserError(f"{name}: is {type(value).__name__}, a tensor is needed{otherwise}")
 
 
 def _put_channels_last(module: nn.Module) -> None:

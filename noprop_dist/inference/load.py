@@ -54,12 +54,14 @@ def load_snapshots(
 
     Args:
         directory: of the run.
-        checkpoint: `last` is the last undamaged one, `best` the one that is best by `checkpoint.score`, a number the
-            one of that step.
+        checkpoint: `last` is the last undamaged one, `best` the one that is best by `checkpoint.score`, a
+            number, or its digits, the one of that step.
 
     Raises:
         UserError: there is no such checkpoint, or it is damaged.
     """
+    if str(checkpoint).isdecimal():
+        checkpoint = int(checkpoint)
     if checkpoint == "last":
         snapshots, warnings = directory.checkpoints.load_last_whole()
         return snapshots, tuple(f"{each}; the one before it is used" for each in warnings)

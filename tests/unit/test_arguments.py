@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import noprop_dist
-from noprop_dist import Callback, RunConfig, UserError
+from noprop_dist import Callback, NoPropClassifier, RunConfig, UserError
 from noprop_dist.config.arguments import checked
 from noprop_dist.config.schema import Positive
 
@@ -33,6 +33,12 @@ CONFIG = RunConfig(engine={"kind": "sequential"})
         (lambda: noprop_dist.inspect(None), "run_dir: None is not allowed"),
         (lambda: noprop_dist.report(None), "run_dir: None is not allowed"),
         (lambda: noprop_dist.merge("out", "run"), "runs: 'run' is not allowed: 'str' instances are not allowed"),
+        (lambda: noprop_dist.merge("out", []), r"runs: \[\] is not allowed: .* at least 1 item"),
+        (lambda: noprop_dist.Result.from_path(None), "path: None is not allowed"),
+        (lambda: NoPropClassifier.from_pretrained(""), "a path of a file or folder is empty"),
+        (lambda: NoPropClassifier.from_pretrained(None), "folder: None is not allowed"),
+        (lambda: setattr(CONFIG, "seed", 3), "seed=3: settings are fixed once they are made; RunConfig"),
+        (lambda: setattr(CONFIG.training, "max_steps", 3), "max_steps=3: settings are fixed once they are made"),
         (lambda: noprop_dist.load("run", 2.0), "checkpoint: 2.0 is not allowed"),
         (lambda: noprop_dist.load("run", passes="3"), "passes: '3' is not allowed: input should be a valid integer"),
         (lambda: noprop_dist.load("run", passes=0), "passes: 0 is not allowed: input should be greater than or equal"),
@@ -62,7 +68,7 @@ def test_arguments_are_handed_on_as_they_are_and_numbers_of_numpy_are_numbers():
 
     anything = object()
     assert function(anything, Path("x"), np.int64(3), names=("a",)) == (anything, Path("x"), 3, ("a",))
-    with pytest.raises(TypeError, match="missing a required argument: 'where'"):
+    with pytest.raises(TypeError, match=r"^function\(\) missing a required argument: 'where'"):
         function(1)
     with pytest.raises(UserError, match=r"passes: True is not allowed.*; names: .*"):
         function(1, "x", True, 5)

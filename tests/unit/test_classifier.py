@@ -207,6 +207,7 @@ def test_the_best_checkpoint_is_that_of_the_highest_validation_accuracy(run, tmp
     (copied / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert api.open_run(str(copied), checkpoint="best").step == best
     assert api.open_run(str(copied), checkpoint=6).step == 6
+    assert api.open_run(str(copied), checkpoint="6").step == 6
     assert api.open_run(str(copied)).step == 12
 
 
@@ -268,7 +269,7 @@ def test_what_is_no_batch_of_images_is_one_sentence(images, message):
     classifier = untrained(MLP)
     with pytest.raises(UserError, match=message):
         classifier.predict(images)
-    with pytest.raises(UserError, match=r"images are \w+: a tensor is needed|images of shape"):
+    with pytest.raises(UserError, match=r"images: is \w+, a tensor is needed|images of shape"):
         classifier(images)
 
 

@@ -151,7 +151,7 @@ def test_an_unknown_preset_is_refused_with_those_that_there_are():
 
 
 def test_a_configuration_cannot_be_changed():
-    with pytest.raises(ValueError, match="frozen"):
+    with pytest.raises(UserError, match="seed=3: settings are fixed"):
         load_config("digits", None, []).seed = 3
 
 
