@@ -3,8 +3,9 @@
 import json
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -27,7 +28,7 @@ def local_path(text: str | Path) -> Path:
         raise UserError(f"{text}: the home that ~ stands for cannot be found; write the path out") from error
 
 
-def open_file(file: Path, *, allow_pipe: bool = False) -> BinaryIO:
+def open_file(file: Path, *, allow_pipe: bool = False) -> BufferedReader:
     """Open a regular file for reading. A pipe or a device, which can keep a reader waiting forever, is refused.
 
     Args:

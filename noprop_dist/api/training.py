@@ -10,7 +10,7 @@ from typing import Any
 
 from noprop_dist.api.engines import Job, run_job
 from noprop_dist.api.handed_over import handed_over, handed_over_again, is_own_class, names_given_network
-from noprop_dist.api.result import Result
+from noprop_dist.api.result import NamedRun, Result, run_directory
 from noprop_dist.api.watcher import Watcher
 from noprop_dist.config.arguments import checked
 from noprop_dist.config.bits import changed_bits, continued, setting_at, shown
@@ -86,7 +86,7 @@ def train(
 
 @checked
 def resume(
-    run_dir: str | Path,
+    run: NamedRun,
     settings: Sequence[str] = (),
     *,
     data: Any = None,
@@ -99,7 +99,7 @@ def resume(
     """Continue a run from the newest snapshot of every stage.
 
     Args:
-        run_dir: that holds the run.
+        run: a run directory (a path or a URI), or a `Result`.
         settings: `key=value`; what changes no bits (`data.root` for data that has moved), how single stages are
             trained from here on, and how long the run is (`training.epochs=20`), finished or not.
         data: what was handed over to `train`, if it was; of a run that names its data, None.
@@ -113,7 +113,7 @@ def resume(
         UserError: there is no run, a setting may not change, or data or snapshots are of another run.
         TrainingError: as of `train`.
     """
-    directory, watcher = RunDirectory(str(run_dir)), watcher or Watcher.on_stderr()
+    directory, watcher = run_directory(run), watcher or Watcher.on_stderr()
     config = _located(_at(continued(directory.config(), settings), address, watcher))
     given = handed_over_again(config, data, network)
     trusted = trust_code or is_own_class(config, network)

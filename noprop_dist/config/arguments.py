@@ -45,7 +45,10 @@ def checked(function: Callable[Parameters, Returned]) -> Callable[Parameters, Re
             checked_values = model().model_validate(given)
         except ValidationError as error:
             told = "; ".join(sentences(model(), error.errors(), nothing="None"))
-            raise UserError(told.replace("an instance of Sequence", "a list or a tuple")) from None
+            told = told.replace(", or input should be ", ", or ").replace(
+                "an instance of Sequence", "a list or a tuple"
+            )
+            raise UserError(told) from None
         bound.arguments.update((name, getattr(checked_values, name)) for name in given)
         return function(*bound.args, **bound.kwargs)
 
@@ -67,17 +70,18 @@ def _model(function: Callable[..., Any]) -> type[BaseModel]:
 
 def _strict(annotation: Any) -> Any:
     """A type of which pydantic takes instances alone, and looks into none."""
+    origin, parts = get_origin(annotation), get_args(annotation)
     if annotation is RunConfig:
         return Annotated[RunConfig, PlainValidator(_configuration)]
-    if annotation in (Any, *_PLAIN):
-        return annotation
-    if isinstance(annotation, type) and get_origin(annotation) is None:
+    if isinstance(annotation, type) and origin is None and annotation not in (Any, *_PLAIN):
         return Annotated[annotation, InstanceOf()]  # type: ignore[type-arg]
-    if get_origin(annotation) in (Union, UnionType):
-        return Union[tuple(map(_strict, get_args(annotation)))]  # noqa: UP007 (computed)
-    if get_origin(annotation) in (None, Annotated, Literal, Callable):
+    if origin in (None, Literal, Callable):
         return annotation
-    return get_origin(annotation)[tuple(map(_strict, get_args(annotation)))]
+    if origin is Annotated:
+        return Annotated[(_strict(parts[0]), *parts[1:])]
+    if origin in (Union, UnionType):
+        return Union[tuple(map(_strict, parts))]  # noqa: UP007 (computed)
+    return origin[tuple(map(_strict, parts))]
 
 
 def _configuration(value: Any) -> RunConfig:

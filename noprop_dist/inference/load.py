@@ -54,26 +54,23 @@ def load_snapshots(
 
     Args:
         directory: of the run.
-        checkpoint: `last` is the last undamaged one, `best` the one that is best by `checkpoint.score`, a
-            number, or its digits, the one of that step.
+        checkpoint: `last` is the last undamaged one, `best` the one that is best by `checkpoint.score`, a number,
+            perhaps as text, the one of that step.
 
     Raises:
         UserError: there is no such checkpoint, or it is damaged.
     """
-    if str(checkpoint).isdecimal():
-        checkpoint = int(checkpoint)
     if checkpoint == "last":
         snapshots, warnings = directory.checkpoints.load_last_whole()
         return snapshots, tuple(f"{each}; the one before it is used" for each in warnings)
     steps = directory.checkpoints.steps()
     if not steps:
         raise UserError(f"{directory}: holds no complete checkpoint yet")
-    step = best_step(directory) if checkpoint == "best" else checkpoint
-    if step not in steps:
-        raise UserError(
-            f"{directory}: has no checkpoint {checkpoint}; allowed are last, best, {', '.join(map(str, steps))}"
-        )
-    return directory.checkpoints.load_all(int(step)), ()
+    named = {str(step): step for step in steps}
+    step = best_step(directory) if checkpoint == "best" else named.get(str(checkpoint))
+    if step is None:
+        raise UserError(f"{directory}: has no checkpoint {checkpoint}; allowed are last, best, {', '.join(named)}")
+    return directory.checkpoints.load_all(step), ()
 
 
 def changed_networks(directory: RunDirectory, plan: RunPlan, step: int) -> list[str]:

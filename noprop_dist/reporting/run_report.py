@@ -9,9 +9,7 @@ from matplotlib.figure import Figure
 
 from noprop_dist.config.layers import to_yaml
 from noprop_dist.data.dataset import HeldOut, Split
-from noprop_dist.data.load import load_again
 from noprop_dist.data.samples import Samples
-from noprop_dist.errors import UserError
 from noprop_dist.inference.evaluation import evaluate_blocks
 from noprop_dist.inference.load import TrainedRun
 from noprop_dist.inference.network import NoPropNetwork
@@ -48,27 +46,18 @@ class WrittenReport:
     notes: tuple[str, ...] = ()
 
 
-def write_report(directory: RunDirectory, run: TrainedRun | None, data_root: str | None = None) -> WrittenReport:
+def write_report(
+    directory: RunDirectory, measured: tuple[TrainedRun, Split] | None = None, left_out: str | None = None
+) -> WrittenReport:
     """Write report.html and plots/*.png into a run directory.
 
     Args:
         directory: of the run, with a checkpoint.
-        run: its network; None if it has not all blocks.
-        data_root: where its data lies now, if it has moved.
-
-    Raises:
-        UserError: the run's data is not at `data_root`.
+        measured: its network and test samples; None if there are not both.
+        left_out: why not, if that is to be told.
     """
     plan, metrics = RunPlan(directory.config(), directory.facts()), directory.metrics()
-    pictures, left_out = _training_pictures(plan, metrics), None
-    if run is not None:
-        try:
-            data = load_again(plan.config.data, plan.facts, str(directory), data_root)
-            pictures += _network_pictures(run, data.held_out)
-        except UserError as error:
-            if data_root is not None:
-                raise
-            left_out = str(error)
+    pictures = _training_pictures(plan, metrics) + ([] if measured is None else _network_pictures(*measured))
     rendered = [(file, heading, text, _png(figure)) for file, heading, text, figure in pictures]
     for file, _, _, png in rendered:
         directory.write_file(f"plots/{file}.png", png)
@@ -139,8 +128,8 @@ def tracked_pictures(
     return drawn
 
 
-def _network_pictures(run: TrainedRun, held_out: HeldOut) -> Pictures:
-    test = Split(held_out.test.inputs[:PARTS_SAMPLES], held_out.test.labels[:PARTS_SAMPLES])
+def _network_pictures(run: TrainedRun, whole_test: Split) -> Pictures:
+    test = Split(whole_test.inputs[:PARTS_SAMPLES], whole_test.labels[:PARTS_SAMPLES])
     parts = evaluate_blocks(run.network, test, "mean")
     text = "Only the chain and its parts together show whether the chain does anything (mean sampler)."
     pictures = [("parts", "Accuracy through the blocks", text, plots.accuracy_of_parts(parts))]

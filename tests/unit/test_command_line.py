@@ -113,7 +113,7 @@ def test_a_report_without_the_data_says_what_it_left_out(noprop, tmp_path, monke
     run = noprop("train", *SMALL, *data, "--run-dir", tmp_path / "run").splitlines()[-1]
     assert "left out" not in noprop("report", run)
     (tmp_path / "d.npz").unlink()
-    assert "left out what needs the data set" in noprop("report", run)
+    assert "left out what needs the network and its data" in noprop("report", run)
     message = noprop("predict", run, tmp_path / "digit.png", code=2)
     assert "was trained on samples of shape (6,), not on images" in message
 

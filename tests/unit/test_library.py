@@ -12,7 +12,7 @@ from run_facts import fingerprints
 from torch import nn
 
 import noprop_dist
-from noprop_dist import Result, RunConfig, TrainingError, UserError
+from noprop_dist import Result, RunConfig, TrainingError, UserError, api
 from noprop_dist.api import Watcher
 
 X = np.random.default_rng(0).integers(0, 256, (80, 1, 4, 4), dtype=np.uint8)
@@ -54,10 +54,61 @@ def test_a_result_has_the_figures_of_every_checkpoint(config, tmp_path):
     (_, on_test), *_ = [each for each in result.evaluation.results if each[0] == "test"]
     assert result.metrics["test_accuracy"] == frame["test_accuracy"].iloc[-1] == on_test.accuracy
     assert result.checkpoint.step == 6
-    assert [(each.step, figures["step"]) for each, figures in result.best_checkpoints] == [(3, 3), (6, 6)]
+    assert [(each.step, figures["step"]) for each, figures in Result.from_path(result.path).best_checkpoints] == [
+        (each.step, each.step) for each, _ in result.best_checkpoints
+    ]
     assert result.error is None
     assert not result.stopped
     assert Result.from_path(result.path).metrics == result.metrics
+
+
+@pytest.mark.parametrize("score", ["validation accuracy", "validation cross-entropy", None])
+def test_the_best_checkpoint_stands_first(tmp_path, score):
+    kept = {"every_steps": 2, "num_to_keep": 9, **({"score": score} if score else {})}
+    result = noprop_dist.train(RunConfig(**{**SMALL, "checkpoint": kept}), tmp_path / "run", data=(X, Y))
+    column = "cross_entropy" if score == "validation cross-entropy" else "validation_accuracy"
+    figures = [figures[column] for _, figures in result.best_checkpoints]
+    assert sorted(each.step for each, _ in result.best_checkpoints) == [2, 4, 6]
+    assert figures == sorted(figures, reverse=column == "validation_accuracy")
+    assert api.open_run(result, checkpoint="best").step == result.best_checkpoints[0][0].step
+
+
+def test_checkpoints_without_figures_stand_last_the_newest_first(tmp_path):
+    unmeasured = RunConfig(**SMALL, evaluation={"samples": 0})
+    result = noprop_dist.train(unmeasured, tmp_path / "run", data=(X, Y))
+    assert [each.step for each, _ in result.best_checkpoints] == [6, 3]
+
+
+def test_a_run_is_named_by_its_path_its_result_or_a_checkpoint(tmp_path):
+    result = noprop_dist.train(RunConfig(**SMALL), tmp_path / "run")
+    first = min((each for each, _ in result.best_checkpoints), key=lambda each: each.step)
+    for run in (result.path, tmp_path / "run", result):
+        assert noprop_dist.evaluate(run).step == 6
+        assert noprop_dist.evaluate(run, checkpoint=3).step == noprop_dist.evaluate(run, checkpoint="3").step == 3
+        assert noprop_dist.inspect(run).manifest.step == 6
+        assert noprop_dist.resume(run).step == 6
+        assert noprop_dist.report(run).place.endswith("report.html")
+        with pytest.raises(UserError, match="has no checkpoint 4; allowed are last, best, 3, 6"):
+            noprop_dist.predict(run, tmp_path / "x.png", checkpoint=4)
+    assert noprop_dist.evaluate(first).step == 3
+    assert noprop_dist.export(first, "safetensors", tmp_path / "model").bytes
+    with pytest.raises(UserError, match="checkpoint best: the run is given as its checkpoint of step 3 already"):
+        noprop_dist.load(first, "best")
+    for use in (noprop_dist.evaluate, noprop_dist.inspect, noprop_dist.resume, noprop_dist.report, noprop_dist.load):
+        with pytest.raises(UserError, match="run: 5 is not allowed: .* an instance of Result"):
+            use(5)
+
+
+def test_a_report_has_what_was_handed_over_again_and_says_what_it_lacks(config, tmp_path):
+    run = noprop_dist.train(config, tmp_path / "run", data=(X, Y), network=Local())
+    assert "its network was handed over" in noprop_dist.report(run).left_out
+    assert "its network was handed over" in noprop_dist.report(run, data=(X, Y)).left_out
+    assert "data was handed over" in noprop_dist.report(run, network=Local()).left_out
+    assert not (tmp_path / "run" / "plots" / "parts.png").exists()
+    assert noprop_dist.report(run, data=(X, Y), network=Local()).left_out is None
+    assert (tmp_path / "run" / "plots" / "parts.png").exists()
+    with pytest.raises(UserError, match="was trained on other data"):
+        noprop_dist.report(run, data=(255 - X, Y), network=Local())
 
 
 def test_a_run_goes_on_with_what_was_handed_over_and_says_what_it_lacks(config, tmp_path):
