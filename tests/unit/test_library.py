@@ -13,7 +13,7 @@ from torch import nn
 
 import noprop_dist
 from noprop_dist import Result, RunConfig, TrainingError, UserError, api
-from noprop_dist.api import Watcher
+from noprop_dist.api import Watcher, open_run
 
 X = np.random.default_rng(0).integers(0, 256, (80, 1, 4, 4), dtype=np.uint8)
 Y = np.arange(80) % 4
@@ -255,3 +255,11 @@ def test_data_goes_by_its_name_though_a_folder_has_it_too(config, tmp_path, monk
     (tmp_path / "digits").mkdir()
     noprop_dist.train(config, "run", data="digits")
     assert noprop_dist.inspect("run").config.data.name == "digits"
+
+
+def test_a_run_that_is_open_takes_no_other_network(config, tmp_path):
+    noprop_dist.train(config, tmp_path / "run", network=Local())
+    assert noprop_dist.evaluate(tmp_path / "run", network=Local()).step == 6
+    opened = open_run(tmp_path / "run", network=Local())
+    with pytest.raises(UserError, match="network: has no part in it where the run is open already"):
+        noprop_dist.evaluate(opened, network=Local())
