@@ -296,10 +296,13 @@ class NoPropClassifier(nn.Module):
 
 
 def _put_channels_last(module: nn.Module) -> None:
-    """Lay out the weights of convolutions of images as a CPU takes them fastest, and as runs have them."""
+    """Lay out the weights of convolutions of images as a CPU takes them fastest, and as runs have them, to the stride.
+
+    `contiguous` would leave weights of one channel as they are, and a convolution would sum in another order.
+    """
     for parameter in module.parameters():
         if parameter.dim() == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+            parameter.data = parameter.data.to(memory_format=torch.channels_last)
 
 
 def _check_choices(sampler: str, passes: int, seed: int) -> None:

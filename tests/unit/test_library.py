@@ -189,6 +189,10 @@ def test_a_run_that_ended_early_was_not_stopped(tmp_path):
     result = noprop_dist.train(RunConfig(**early), tmp_path / "run", data=(X, Y))
     assert result.step < 30
     assert not result.stopped
+    best = result.best_checkpoints[0][0].step
+    assert noprop_dist.evaluate(result, checkpoint="best", data=(X, Y)).step == best < result.step
+    noprop_dist.report(result)
+    assert f"step {best}, by validation accuracy" in (tmp_path / "run" / "report.html").read_text()
     assert not Result.from_path(result.path).stopped
 
 
@@ -226,3 +230,13 @@ def test_every_public_name_is_there():
     assert not modules & {*noprop_dist.__all__}, "once it is imported, a module takes the place of the name"
     with pytest.raises(AttributeError, match="has no attribute 'trian'"):
         noprop_dist.trian  # noqa: B018
+
+
+def test_a_pretrained_folder_has_the_bits_of_the_run_on_a_cpu(tmp_path):
+    settings = {**SMALL, "blocks": {"count": 2, "network": {"kind": "small-conv"}}}
+    run = noprop_dist.train(RunConfig(**settings), tmp_path / "run")
+    model = noprop_dist.load(run, device="cpu")
+    model.save_pretrained(tmp_path / "model")
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (200, *model.input_shape), dtype=np.uint8))
+    read = noprop_dist.NoPropClassifier.from_pretrained(tmp_path / "model", device="cpu")
+    assert torch.equal(read.predict_proba(images), model.predict_proba(images))
