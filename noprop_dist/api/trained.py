@@ -190,7 +190,7 @@ def evaluate(
     """Measure one of a run's checkpoints on the whole test set.
 
     Args:
-        run: a run directory (a path or a URI), a `Result`, one `Checkpoint` of it, or what `open_run` made of these.
+        run: a run directory (a path or a URI), a `Result`, or one `Checkpoint` of it.
         sampler: `stochastic` (Eq. 3) or `mean` (no noise on the way).
         passes: of the reverse process, averaged.
         checkpoint: see `load`.
