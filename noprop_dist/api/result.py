@@ -52,7 +52,8 @@ class Result:
         path: of the run directory.
         step: that every stage has reached.
         stopped: whether the run was asked to stop before its end; `resume` continues it.
-        evaluation: the accuracies of the last checkpoint that was measured; None where nothing was.
+        evaluation: the accuracies of the last checkpoint that was measured; None where nothing was. Unless the run went
+            to its last step they are those of a sample: `evaluate(result, checkpoint="best")` takes the whole test set.
     """
 
     path: str

@@ -15,7 +15,8 @@ from noprop_dist.api.watcher import silent
 from noprop_dist.baseline.network import assemble_end_to_end
 from noprop_dist.config.arguments import Seed, checked
 from noprop_dist.config.effect import without_effect
-from noprop_dist.config.schema import Positive, RunConfig
+from noprop_dist.config.schema import RunConfig
+from noprop_dist.config.sections.base import Positive
 from noprop_dist.data.dataset import Split
 from noprop_dist.data.load import check_same_data, load_again
 from noprop_dist.data.unlabelled import FewLines, find_samples
@@ -198,7 +199,7 @@ def evaluate(
     """Measure one of a run's checkpoints on the whole test set.
 
     Args:
-        run: a run directory (a path or a URI), a `Result`, one `Checkpoint` of it, or what `open_run` made of these.
+        run: a run directory (a path or a URI), a `Result`, or one `Checkpoint` of it.
         sampler: `stochastic` (Eq. 3) or `mean` (no noise on the way).
         passes: of the reverse process, averaged.
         checkpoint: see `load`.

@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from noprop_dist.config.layers import merge, setting_layer, validated
-from noprop_dist.config.schema import Mark, RunConfig
+from noprop_dist.config.schema import RunConfig
+from noprop_dist.config.sections.base import Mark
 from noprop_dist.errors import UserError
 
 OF_SINGLE_STAGES = re.compile(r"blocks\.training\.\d+\.\w+|(classifier|embedding)\.learning_rate")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from noprop_dist.config.arguments import Seed, checked
-from noprop_dist.config.schema import Positive
+from noprop_dist.config.sections.base import Positive
 from noprop_dist.data.given import plain_array
 from noprop_dist.diffusion.objective import predict_embedding
 from noprop_dist.errors import UserError
@@ -363,7 +363,10 @@ def _check_tensor(value: object, name: str, otherwise: str = "") -> None:
 
 
 def _put_channels_last(module: nn.Module) -> None:
-    """Lay out the weights of convolutions of images as a CPU takes them fastest, and as runs have them."""
+    """Lay out the weights of convolutions of images as a CPU takes them fastest, and as runs have them, to the stride.
+
+    `contiguous` would leave weights of one channel as they are, and a convolution would sum in another order.
+    """
     for parameter in module.parameters():
         if parameter.dim() == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+            parameter.data = parameter.data.to(memory_format=torch.channels_last)

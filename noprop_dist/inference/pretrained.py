@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from noprop_dist import __version__
 from noprop_dist.config import schema
+from noprop_dist.config.sections.base import Positive
 from noprop_dist.errors import UserError, why
 from noprop_dist.files import JsonObject, local_path, open_file, parse_json
 from noprop_dist.inference.model_card import model_card
@@ -63,9 +64,9 @@ class PretrainedConfig(BaseModel):
 
     format: Literal[1]
     model_type: Literal["noprop"]
-    input_shape: Annotated[tuple[schema.Positive, ...], Field(min_length=1, max_length=8)]
+    input_shape: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=8)]
     input_dtype: Literal["uint8", "float32"]
-    embedding_dim: schema.Positive
+    embedding_dim: Positive
     id2label: Annotated[dict[int, str], Field(min_length=1)]
     sampler: Sampler
     blocks: schema.BlockSettings

@@ -13,6 +13,7 @@ from noprop_dist.data.samples import Samples
 from noprop_dist.inference.evaluation import evaluate_blocks
 from noprop_dist.inference.load import TrainedRun
 from noprop_dist.inference.network import NoPropNetwork
+from noprop_dist.inference.score import scores_of
 from noprop_dist.printable import without_secrets
 from noprop_dist.records import EmbeddingUpdated, Evaluated, ObjectiveMeasured, Record, RoundDone
 from noprop_dist.reporting import plots
@@ -67,13 +68,14 @@ def write_report(
 
 
 def _page(directory: RunDirectory, plan: RunPlan, metrics: list[Record], pngs: list[tuple[str, str, bytes]]) -> str:
-    manifest = directory.checkpoints.manifest()
+    manifest, scores = directory.checkpoints.manifest(), scores_of(plan, metrics)
+    best = None if scores is None else next(iter(scores.best(1, among=directory.checkpoints.steps())), None)
     return html_page(
         title=f"{'Back-propagation' if plan.end_to_end else 'NoProp-DT'} on {plan.facts.name}",
         subtitle=f"{plan.config.blocks.count} blocks {_between_blocks(plan)}; {directory}",
         headline=_headline(metrics),
         pictures=pngs,
-        facts=_facts(plan, metrics, manifest),
+        facts=_facts(plan, metrics, manifest, best),
         fingerprints={entry.name: entry.sha256 for entry in manifest.stages},
         config=without_secrets(to_yaml(plan.config)),
     )
@@ -148,11 +150,15 @@ def _path_picture(run: TrainedRun, test: Split) -> Pictures:
 
 
 def _headline(metrics: list[Record]) -> dict[str, str]:
-    last = latest_metrics(metrics).evaluations
-    return {f"{each.split} accuracy, {each.sampler} sampler": f"{each.accuracy:.2%}" for each in last}
+    return {
+        f"{each.split} accuracy, {each.sampler} sampler, {each.samples:,} samples, step {each.step:,}": (
+            f"{each.accuracy:.2%}"
+        )
+        for each in latest_metrics(metrics).evaluations
+    }
 
 
-def _facts(plan: RunPlan, metrics: list[Record], manifest: Manifest) -> dict[str, str]:
+def _facts(plan: RunPlan, metrics: list[Record], manifest: Manifest, best: int | None) -> dict[str, str]:
     rounds = of_kind(metrics, RoundDone)
     times = [each.time for each in rounds] or [0.0]
     seconds = max(times) - min(times)
@@ -165,6 +171,8 @@ def _facts(plan: RunPlan, metrics: list[Record], manifest: Manifest) -> dict[str
         "time of a block-step": f"{1000 * busy / max(1, steps):.2f} ms, mean",
         "software": ", ".join(f"{name} {version}" for name, version in manifest.software.items()),
     }
+    if best is not None:
+        facts["best checkpoint"] = f"step {best:,}, by {plan.config.score}; see evaluate --checkpoint best"
     objective = latest_metrics(metrics).objective
     if objective is not None:
         terms = ("cross_entropy", "kl", "denoising", "objective", "elbo")

@@ -9,7 +9,7 @@ import pytest
 import noprop_dist
 from noprop_dist import Callback, NoPropClassifier, RunConfig, UserError
 from noprop_dist.config.arguments import checked
-from noprop_dist.config.schema import Positive
+from noprop_dist.config.sections.base import Positive
 
 CONFIG = RunConfig(engine={"kind": "sequential"})
 

@@ -7,7 +7,8 @@ from pydantic import BaseModel
 
 from noprop_dist.config.bits import LENGTH, changed_bits, changes_between, continued, what_changes_bits
 from noprop_dist.config.layers import load_config
-from noprop_dist.config.schema import Mark, RunConfig
+from noprop_dist.config.schema import RunConfig
+from noprop_dist.config.sections.base import Mark
 from noprop_dist.errors import UserError
 
 BASELINE = "method=backprop"

@@ -204,6 +204,10 @@ def test_a_run_that_ended_early_was_not_stopped(tmp_path):
     result = noprop_dist.train(RunConfig(**early), tmp_path / "run", data=(X, Y))
     assert result.step < 30
     assert not result.stopped
+    best = result.best_checkpoints[0][0].step
+    assert noprop_dist.evaluate(result, checkpoint="best", data=(X, Y)).step == best < result.step
+    noprop_dist.report(result)
+    assert f"step {best}, by validation accuracy" in (tmp_path / "run" / "report.html").read_text()
     assert not Result.from_path(result.path).stopped
 
 
@@ -263,3 +267,13 @@ def test_a_run_that_is_open_takes_no_other_network(config, tmp_path):
     opened = open_run(tmp_path / "run", network=Local())
     with pytest.raises(UserError, match="network: has no part in it where the run is open already"):
         noprop_dist.evaluate(opened, network=Local())
+
+
+def test_a_pretrained_folder_has_the_bits_of_the_run_on_a_cpu(tmp_path):
+    settings = {**SMALL, "blocks": {"count": 2, "network": {"kind": "small-conv"}}}
+    run = noprop_dist.train(RunConfig(**settings), tmp_path / "run")
+    model = noprop_dist.load(run, device="cpu")
+    model.save_pretrained(tmp_path / "model")
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (200, *model.input_shape), dtype=np.uint8))
+    read = noprop_dist.NoPropClassifier.from_pretrained(tmp_path / "model", device="cpu")
+    assert torch.equal(read.predict_proba(images), model.predict_proba(images))
