@@ -3,8 +3,9 @@
 import json
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -15,8 +16,10 @@ def local_path(text: str | Path) -> Path:
     """A path with `~` expanded.
 
     Raises:
-        UserError: there is no such home, or it is a URI.
+        UserError: there is no such home, it is a URI, or empty: pathlib would take it for the working directory.
     """
+    if text == "":
+        raise UserError("a path of a file or folder is empty; the working directory is .")
     if "://" in str(text):
         raise UserError(f"{text}: is a URI; only run directories may be URIs, this is a path of a file or folder")
     try:
@@ -25,7 +28,7 @@ def local_path(text: str | Path) -> Path:
         raise UserError(f"{text}: the home that ~ stands for cannot be found; write the path out") from error
 
 
-def open_file(file: Path, *, allow_pipe: bool = False) -> BinaryIO:
+def open_file(file: Path, *, allow_pipe: bool = False) -> BufferedReader:
     """Open a regular file for reading. A pipe or a device, which can keep a reader waiting forever, is refused.
 
     Args:

@@ -1,4 +1,4 @@
-"""The reference of the settings, from `noprop_dist/config/schema.py`."""
+"""The reference of the settings, from `noprop_dist/config/schema.py` and its sections."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -8,7 +8,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from noprop_dist.config.layers import PRESETS, preset_layer
-from noprop_dist.config.schema import Mark, RunConfig
+from noprop_dist.config.schema import RunConfig
+from noprop_dist.config.sections.base import Mark
 
 EFFECT = {
     Mark.BITS: "yes",

@@ -16,8 +16,8 @@ from noprop_dist.files import have_a_home
 from noprop_dist.inference.score import last_step_of
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.trust import check_networks, remember
+from noprop_dist.torch_device import choose_device
 from noprop_dist.tracking.callback import Callback
-from noprop_dist.training.device import choose_device
 from noprop_dist.training.fine_tuning import begin, read_source
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.setup import Given, check, go_on, prepare
@@ -66,7 +66,7 @@ def _train_sequentially(job: Job) -> RunOutcome:
     setup, data = prepare(job.config, job.given)
     for note in data.notes:
         watcher.warn(note)
-    choose_device(job.config.engine.device)
+    choose_device(job.config.engine.device, "engine.device")
     with directory.only_writer(watcher.say):
         if job.resume:
             go_on(setup.plan, directory)

@@ -3,13 +3,19 @@
 from pathlib import Path
 from typing import Any
 
+from noprop_dist.config.effect import DOWNLOADED
+from noprop_dist.config.refusals import close_to
 from noprop_dist.config.schema import CustomNetwork, DataSettings, GivenNetwork, RunConfig
 from noprop_dist.data.given import given_data
 from noprop_dist.data.packed import is_packed
 from noprop_dist.errors import UserError
 from noprop_dist.files import local_path
-from noprop_dist.models.custom import NetworkFactory, import_path
+from noprop_dist.models.custom import NetworkFactory, import_path, is_at
+from noprop_dist.storage.trust import own_networks
 from noprop_dist.training.setup import Given
+
+NAMED = ("digits", *DOWNLOADED)
+"""Data sets of which the name is enough."""
 
 
 def handed_over(config: RunConfig, data: Any, network: NetworkFactory | None) -> tuple[RunConfig, Given]:
@@ -25,17 +31,14 @@ def handed_over(config: RunConfig, data: Any, network: NetworkFactory | None) ->
     """
     given = Given()
     if isinstance(data, str | Path):
-        config = _with_data(config, _named(str(data), config.data))
+        config = _with_data(config, _named(data, config.data))
     elif data is not None:
         settings = config.data.model_copy(update={"name": "given", "root": None})
         config, given = _with_data(config, settings), Given(given_data(data, settings.columns))
     if network is None:
         return config, given
-    if not callable(network):
-        raise UserError(f"network: is {type(network).__name__}; a class or a function that builds one is needed")
     path = import_path(network)
-    name = getattr(network, "__qualname__", type(network).__name__)
-    chosen = CustomNetwork(path=path) if path else GivenNetwork(name=name)
+    chosen = CustomNetwork(path=path) if path else GivenNetwork(name=_name(network))
     config = config.model_copy(update={"blocks": config.blocks.model_copy(update={"network": chosen})})
     return config, Given(given.data, None if path else network)
 
@@ -48,9 +51,17 @@ def handed_over_again(config: RunConfig, data: Any, network: NetworkFactory | No
     """
     if data is not None and config.data.name != "given":
         raise UserError(f"data: this run reads data.name={config.data.name}; data.root says where it lies now")
-    if network is not None and not names_given_network(config):
-        raise UserError("network: this run's networks have names in its configuration; none is handed over")
+    if network is not None and not (names_given_network(config) or is_own_class(config, network)):
+        every = map(config.blocks.network_of, range(1, config.blocks.count + 1))
+        names = sorted({each.path if isinstance(each, CustomNetwork) else each.kind for each in every})
+        raise UserError(f"network: is {_name(network)}, this run's networks are {', '.join(names)}; leave it out")
     return Given(None if data is None else given_data(data, config.data.columns), network)
+
+
+def is_own_class(config: RunConfig, network: NetworkFactory | None) -> bool:
+    """Return True if what is handed over is the class that the configuration names for all networks of a user's own."""
+    own = own_networks(config)
+    return network is not None and bool(own) and all(is_at(network, each.path) for each in own)
 
 
 def names_given_network(config: RunConfig) -> bool:
@@ -59,13 +70,26 @@ def names_given_network(config: RunConfig) -> bool:
     return any(isinstance(network, GivenNetwork) for network in every)
 
 
+def _name(network: NetworkFactory) -> str:
+    return getattr(network, "__qualname__", type(network).__name__)
+
+
 def _with_data(config: RunConfig, settings: DataSettings) -> RunConfig:
     return config.model_copy(update={"data": settings})
 
 
-def _named(data: str, settings: DataSettings) -> DataSettings:
-    """The settings of the data set of this name, or of the file or folder at this path."""
-    place = local_path(data)
-    kind = "npz" if data.endswith(".npz") else "packed" if is_packed(place) else "image-folder"
-    names = {"name": kind, "root": data} if place.exists() else {"name": data}
+def _named(data: str | Path, settings: DataSettings) -> DataSettings:
+    """The settings of the data set of this name (a `Path` is none), or of the file or folder at this path.
+
+    Raises:
+        UserError: there is neither.
+    """
+    place = local_path(data or ".")
+    if data == "" or not (data in NAMED or place.exists()):
+        meant = close_to(str(data), NAMED) or f"; named ones are {', '.join(NAMED)}"
+        raise UserError(f"data: there is no file or folder {str(data)!r}, and no data set of that name{meant}")
+    kind = "npz" if place.suffix.lower() == ".npz" else "packed" if is_packed(place) else "image-folder"
+    if data not in NAMED and kind != "npz" and place.is_file():
+        raise UserError(f"data: {data} is a file; allowed are .npz files, image folders and packed folders")
+    names = {"name": data} if data in NAMED else {"name": kind, "root": str(data)}
     return RunConfig(data={**settings.model_dump(exclude_unset=True, exclude={"name", "root"}), **names}).data

@@ -7,9 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from noprop_dist.config.arguments import checked
 from noprop_dist.errors import TrainingError
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
-from noprop_dist.inference.score import last_step_of
+from noprop_dist.inference.score import best_steps, last_step_of
 from noprop_dist.records import Evaluated, ObjectiveMeasured, Record, RoundDone, StageFailed
 from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import Stage
@@ -34,12 +35,13 @@ class Checkpoint:
 
     path: str
     step: int
+    _root: str = field(default="", repr=False, compare=False)
 
     def load(self, **options: Any) -> "NoPropClassifier":
         """The network of this checkpoint; see `noprop_dist.load` for the options."""
-        from noprop_dist.api import load
+        from noprop_dist.api.trained import load
 
-        return load(self.path, self.step, **options)
+        return load(self, **options)
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class Result:
         path: of the run directory.
         step: that every stage has reached.
         stopped: whether the run was asked to stop before its end; `resume` continues it.
-        evaluation: the accuracies of the last checkpoint that was measured; None where nothing was.
+        evaluation: the accuracies of the last checkpoint that was measured; None where nothing was. Unless the run went
+            to its last step they are those of a sample: `evaluate(result, checkpoint="best")` takes the whole test set.
     """
 
     path: str
@@ -60,6 +63,7 @@ class Result:
     _root: str = field(default="", repr=False)
 
     @staticmethod
+    @checked
     def from_path(path: str | Path) -> "Result":
         """The result of the run that a run directory holds.
 
@@ -111,13 +115,29 @@ class Result:
     def checkpoint(self) -> Checkpoint | None:
         """The last checkpoint; None where none is whole yet."""
         steps = self._directory.checkpoints.steps()
-        return Checkpoint(self.path, steps[-1]) if steps else None
+        return self._checkpoint(steps[-1]) if steps else None
 
     @property
     def best_checkpoints(self) -> list[tuple[Checkpoint, Metrics]]:
-        """The checkpoints that the run directory keeps, each with its figures, the oldest first."""
+        """The checkpoints that the run directory keeps, each with its figures, the best one first.
+
+        The best is that of `load(path, "best")`: by `checkpoint.score`, or else by validation accuracy; of equally good
+        ones the earliest. `checkpoint.num_to_keep` says how many are kept; the last one always is. Those that were not
+        measured stand at the end, the newest first.
+        """
         by_step = {row["step"]: row for row in self._measured}
-        return [(Checkpoint(self.path, step), by_step.get(step, {})) for step in self._directory.checkpoints.steps()]
+        return [(self._checkpoint(step), by_step.get(step, {})) for step in best_steps(self._directory)]
+
+    def _checkpoint(self, step: int) -> Checkpoint:
+        return Checkpoint(self.path, step, self._root)
+
+
+NamedRun = str | Path | Result
+"""A run: its directory, a path or a URI, or what `train` returned."""
+
+
+def run_directory(run: NamedRun | Checkpoint) -> RunDirectory:
+    return RunDirectory(run._root or run.path if isinstance(run, Result | Checkpoint) else str(run))
 
 
 def _error(records: Sequence[Record]) -> TrainingError | None:

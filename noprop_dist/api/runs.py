@@ -3,12 +3,17 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from noprop_dist.api.engines import checked_placement
-from noprop_dist.api.trained import idle_root, open_run, tells_failing_networks
+from noprop_dist.api.handed_over import names_given_network
+from noprop_dist.api.result import NamedRun, run_directory
+from noprop_dist.api.trained import held_out_test, idle_root, open_run, tells_failing_networks
 from noprop_dist.api.watcher import silent
 from noprop_dist.baseline.placement import Processes
+from noprop_dist.config.arguments import checked
 from noprop_dist.config.schema import DataSettings, RunConfig
 from noprop_dist.data.dataset import DataFacts, DataSet
 from noprop_dist.data.inputs import Keep, MappedInputs
@@ -18,6 +23,7 @@ from noprop_dist.engines.core.drawing import Drawing, who_draws
 from noprop_dist.engines.core.placement import Placement
 from noprop_dist.errors import UserError
 from noprop_dist.files import local_path
+from noprop_dist.models.custom import NetworkFactory
 from noprop_dist.records import is_damaged
 from noprop_dist.reporting.summary import LatestMetrics, latest_metrics
 from noprop_dist.run_plan import RunPlan
@@ -57,14 +63,15 @@ class PlannedRun:
     notes: tuple[str, ...]
 
 
-def plan(config: RunConfig, run_dir: str | None = None) -> PlannedRun:
+@checked
+def plan(config: RunConfig, run_dir: str | Path | None = None) -> PlannedRun:
     """Check that configuration, data, networks and a new run directory can be used; start nothing.
 
     Raises:
         UserError: they cannot.
     """
     if run_dir is not None:
-        RunDirectory(run_dir).check_unused()
+        RunDirectory(str(run_dir)).check_unused()
     run_plan, data = check(config)
     read_source(run_plan)
     footprints = block_footprints(run_plan)
@@ -92,7 +99,12 @@ class MergedRun:
     warnings: tuple[str, ...]
 
 
-def merge(out: str, runs: Sequence[str], say: Callable[[str], None] = silent) -> MergedRun:
+@checked
+def merge(
+    out: str | Path,
+    runs: Annotated[Sequence[NamedRun], Field(min_length=1)],
+    say: Callable[[str], None] = silent,
+) -> MergedRun:
     """Assemble one network from blocks that were trained in different runs.
 
     Args:
@@ -103,8 +115,8 @@ def merge(out: str, runs: Sequence[str], say: Callable[[str], None] = silent) ->
     Raises:
         UserError: the runs do not fit each other, a block is missing, or `out` holds a run.
     """
-    directory = RunDirectory(out)
-    warnings = merge_runs(directory, [RunDirectory(run) for run in runs], say)
+    directory = RunDirectory(str(out))
+    warnings = merge_runs(directory, [run_directory(run) for run in runs], say)
     return MergedRun(directory.link, tuple(warnings))
 
 
@@ -129,13 +141,14 @@ class RunContents:
     warnings: tuple[str, ...]
 
 
-def inspect(run_dir: str | Path) -> RunContents:
+@checked
+def inspect(run: NamedRun) -> RunContents:
     """Read a run's configuration, its last checkpoint's manifest, its newest snapshots, and its latest figures.
 
     Raises:
         UserError: there is no run, or what describes it is damaged.
     """
-    directory = RunDirectory(str(run_dir))
+    directory = run_directory(run)
     config, checkpoints = directory.config(), directory.checkpoints
     manifest = checkpoints.manifest(of_any_run=True) if checkpoints.steps() else None
     run_plan = RunPlan(config, directory.facts())
@@ -179,33 +192,55 @@ def _newest_entries(
     return newest
 
 
-def report(run_dir: str, data_root: str | None = None, *, trust_code: bool = False) -> "WrittenReport":
+@checked
+def report(
+    run: NamedRun,
+    data_root: str | None = None,
+    *,
+    data: Any = None,
+    network: NetworkFactory | None = None,
+    trust_code: bool = False,
+) -> "WrittenReport":
     """Write report.html and plots/*.png into a run directory.
 
+    Of a run whose data or network were handed over in Python and are not again, it has all that needs neither.
+
     Args:
-        run_dir: that holds the run.
+        run: a run directory (a path or a URI), or a `Result`.
         data_root: where the data lies now, if it has moved.
-        trust_code: see `open_run`.
+        data: what was handed over to `train`, if it was.
+        network: likewise.
+        trust_code: see `load`.
 
     Raises:
-        UserError: there is no run, or no checkpoint yet; or the data is not at `data_root`; or as of `open_run`.
+        UserError: there is no run, or no checkpoint yet; or the data is not at `data_root`, or is other data; or as of
+            `load`.
     """
     from noprop_dist.reporting.run_report import write_report  # matplotlib, which nothing else needs
 
-    directory = RunDirectory(run_dir)
+    directory = run_directory(run)
     config = directory.config()
     directory.checkpoints.manifest()
-    if config.blocks.only is None:
-        run = open_run(run_dir, trust_code=trust_code)
-        with tells_failing_networks(run):
-            written = write_report(directory, run, data_root)
-        return replace(written, notes=(*run.warnings, *idle_root(config, data_root)))
-    unread = f"data.root={data_root}: no effect with blocks.only: a report on single blocks reads no data"
-    return replace(write_report(directory, None), notes=() if data_root is None else (unread,))
+    if config.blocks.only is not None:
+        unread = f"data.root={data_root}: no effect with blocks.only: a report on single blocks reads no data"
+        return replace(write_report(directory), notes=() if data_root is None else (unread,))
+    if network is None and names_given_network(config):
+        return write_report(directory, left_out="its network was handed over in Python (network=…) and lies in no file")
+    opened = open_run(run, network=network, trust_code=trust_code)
+    notes = (*opened.warnings, *idle_root(config, data_root))
+    try:
+        test = held_out_test(opened, data_root, data)
+    except UserError as error:
+        if data_root is not None or data is not None:
+            raise
+        return replace(write_report(directory, left_out=str(error)), notes=notes)
+    with tells_failing_networks(opened):
+        return replace(write_report(directory, (opened, test)), notes=notes)
 
 
+@checked
 def pack(
-    out: str,
+    out: str | Path,
     settings: DataSettings,
     on_progress: Callable[[str, int, int], None],
     warn: Callable[[str], None] = silent,

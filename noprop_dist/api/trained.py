@@ -9,11 +9,14 @@ from typing import Any
 
 import torch
 
-from noprop_dist.api.handed_over import handed_over_again
+from noprop_dist.api.handed_over import handed_over_again, is_own_class
+from noprop_dist.api.result import Checkpoint, NamedRun, run_directory
 from noprop_dist.api.watcher import silent
 from noprop_dist.baseline.network import assemble_end_to_end
+from noprop_dist.config.arguments import Seed, checked
 from noprop_dist.config.effect import without_effect
 from noprop_dist.config.schema import RunConfig
+from noprop_dist.config.sections.base import Positive
 from noprop_dist.data.dataset import Split
 from noprop_dist.data.load import check_same_data, load_again
 from noprop_dist.data.unlabelled import FewLines, find_samples
@@ -34,15 +37,16 @@ from noprop_dist.inference.predictions_file import PredictionsFile
 from noprop_dist.models.custom import NetworkFactory
 from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import NETWORK
-from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import explaining_misfits
 from noprop_dist.storage.trust import check_networks, own_networks
-from noprop_dist.training.device import choose_device, keep_freed_memory
+from noprop_dist.torch_device import choose_device
+from noprop_dist.training.device import keep_freed_memory
 
 
+@checked
 def open_run(
-    run_dir: str | Path,
-    device: str = "auto",
+    run: NamedRun | Checkpoint | TrainedRun,
+    device: str | torch.device = "auto",
     *,
     checkpoint: str | int = "last",
     network: NetworkFactory | None = None,
@@ -51,21 +55,29 @@ def open_run(
     """Load the network of one of a run's checkpoints.
 
     Args:
-        run_dir: that holds the run.
-        device: "cpu", "cuda", or "auto": a GPU if there is one, else all cores.
-        checkpoint: "last" undamaged one, "best" by `checkpoint.score`, or the one of a step.
-        network: what was handed over to `train`, if it was.
+        run: a run directory (a path or a URI), a `Result`, or one `Checkpoint` of it.
+        device: "cpu", "cuda", "cuda:1" …, or "auto": a GPU if there is one, else all cores.
+        checkpoint: "last" undamaged one, "best" by `checkpoint.score` or else by validation accuracy, or the one of a
+            step.
+        network: what was handed over to `train`, if it was; or the class that the run names, which is trusted then.
         trust_code: import networks that the run names by import path, though no `train` on this machine named them.
 
     Raises:
-        UserError: there is no checkpoint, or a block is missing (the run trained `blocks.only` some); or a network
+        UserError: there is no such checkpoint, or a block is missing (the run trained `blocks.only` some); or a network
             is neither known nor trusted, or lies in the run directory.
     """
-    directory = RunDirectory(str(run_dir))
+    if isinstance(run, TrainedRun | Checkpoint) and checkpoint not in ("last", run.step):
+        raise UserError(f"checkpoint {checkpoint}: the run is given as its checkpoint of step {run.step} already")
+    if isinstance(run, TrainedRun) and network is not None:
+        raise UserError("network: has no part in it where the run is open already; leave it out, or name the run")
+    if isinstance(run, TrainedRun):
+        return run
+    checkpoint = run.step if isinstance(run, Checkpoint) else checkpoint
+    directory = run_directory(run)
     config = directory.config()
     given = handed_over_again(config, None, network)
     run_plan = RunPlan(config, directory.facts(), given_network=given.network)
-    check_networks(run_plan.config, directory, trust_code)
+    check_networks(config, directory, trust_code or is_own_class(config, network))
     torch.set_num_threads(os.cpu_count() or 1)
     snapshots, warnings = load_snapshots(directory, checkpoint)
     chosen = choose_device(device)
@@ -81,70 +93,74 @@ def open_run(
     return TrainedRun(directory, run_plan, assembled, step, told)
 
 
+@checked
 def load(
-    run_dir: str,
+    run: NamedRun | Checkpoint,
     checkpoint: str | int = "last",
     *,
     network: NetworkFactory | None = None,
     sampler: Sampler = "mean",
-    passes: int = 1,
-    seed: int | None = None,
-    device: str = "auto",
+    passes: Positive = 1,
+    seed: Seed | None = None,
+    device: str | torch.device = "auto",
     trust_code: bool = False,
 ) -> NoPropClassifier:
     """Load one of a run's checkpoints as a torch module.
 
     Args:
-        run_dir: that holds the run.
-        checkpoint: see `open_run`.
-        network: see `open_run`.
+        run: a run directory (a path or a URI), a `Result`, or one `Checkpoint` of it.
+        checkpoint: "last" undamaged one, "best" by `checkpoint.score` or else by validation accuracy, or the one of a
+            step.
+        network: what was handed over to `train`, if it was; or the class that the run names, which is trusted then.
         sampler: `mean` (no noise on the way) or `stochastic` (Eq. 3).
         passes: of the reverse process, averaged.
         seed: of z_0 and ε; by default the run's.
-        device: see `open_run`.
-        trust_code: see `open_run`.
+        device: "cpu", "cuda", "cuda:1" …, or "auto": a GPU if there is one, else all cores.
+        trust_code: import networks that the run names by import path, though no `train` on this machine named them.
 
     Raises:
-        UserError: as of `open_run`, or sampler, passes or seed are not allowed.
+        UserError: there is no such checkpoint, or a block is missing (the run trained `blocks.only` some); a network is
+            neither known nor trusted, or lies in the run directory; or sampler, passes or seed are not allowed.
     """
-    run = open_run(run_dir, device, checkpoint=checkpoint, network=network, trust_code=trust_code)
-    return classifier_of(run, sampler, passes, seed)
+    opened = open_run(run, device, checkpoint=checkpoint, network=network, trust_code=trust_code)
+    return classifier_of(opened, sampler, passes, seed)
 
 
+@checked
 def export(
-    run_dir: str,
+    run: NamedRun | Checkpoint,
     format: str,  # noqa: A002
     out: str | Path,
     checkpoint: str | int = "last",
     *,
     network: NetworkFactory | None = None,
     sampler: Sampler = "mean",
-    passes: int = 1,
-    seed: int | None = None,
+    passes: Positive = 1,
+    seed: Seed | None = None,
     noise: str = "stored",
     trust_code: bool = False,
 ) -> Exported:
     """Write one of a run's checkpoints as one file or folder for other programs.
 
     Args:
-        run_dir: that holds the run.
+        run: see `load`.
         format: `torch-export`, `onnx` or `safetensors`; see `inference.export`.
         out: a new file, or a new folder for safetensors.
-        checkpoint: see `open_run`.
-        network: see `open_run`.
+        checkpoint: see `load`.
+        network: see `load`.
         sampler: see `load`.
         passes: see `load`.
         seed: see `load`.
         noise: `stored` in it, or an `input` of the graph.
-        trust_code: see `open_run`.
+        trust_code: see `load`.
 
     Raises:
         UserError: as of `load` and `inference.export.export_classifier`.
         OSError: `out` cannot be written.
     """
-    run = open_run(run_dir, "cpu", checkpoint=checkpoint, network=network, trust_code=trust_code)
-    exported = export_classifier(classifier_of(run, sampler, passes, seed), format, out, noise)
-    return replace(exported, warnings=run.warnings)
+    opened = open_run(run, "cpu", checkpoint=checkpoint, network=network, trust_code=trust_code)
+    exported = export_classifier(classifier_of(opened, sampler, passes, seed), format, out, noise)
+    return replace(exported, warnings=opened.warnings)
 
 
 @dataclass(frozen=True)
@@ -156,7 +172,7 @@ class RunEvaluation:
         terms: of Eq. 8; None for the baseline, which has no such objective.
         per_block: each block along the chain and alone; empty unless `per_block` was given.
         step: of the checkpoint that was measured.
-        notes: of what was asked for and does nothing.
+        notes: of damaged checkpoints and changed networks, and of what was asked for and does nothing.
     """
 
     accuracy: Evaluation
@@ -166,42 +182,49 @@ class RunEvaluation:
     notes: tuple[str, ...] = ()
 
 
+@checked
 def evaluate(
-    run: TrainedRun | str | Path,
+    run: NamedRun | Checkpoint | TrainedRun,
     sampler: Sampler = "mean",
-    passes: int = 1,
+    passes: Positive = 1,
     *,
+    checkpoint: str | int = "last",
     terms: bool = True,
     per_block: bool = False,
     data_root: str | None = None,
     data: Any = None,
+    network: NetworkFactory | None = None,
+    trust_code: bool = False,
 ) -> RunEvaluation:
-    """Measure a trained run on its whole test set.
+    """Measure one of a run's checkpoints on the whole test set.
 
     Args:
-        run: a run directory, or what `open_run` made of it.
+        run: a run directory (a path or a URI), a `Result`, or one `Checkpoint` of it.
         sampler: `stochastic` (Eq. 3) or `mean` (no noise on the way).
         passes: of the reverse process, averaged.
+        checkpoint: see `load`.
         terms: whether to measure the terms of Eq. 8, too.
         per_block: whether to measure each block, too.
         data_root: where the data lies now, if it has moved.
         data: what was handed over to `train`, if it was.
+        network: likewise.
+        trust_code: see `load`.
 
     Raises:
-        UserError: the data set cannot be read, or is not the one that the run was trained on.
+        UserError: as of `load`; or the data set cannot be read, or is not the one that the run was trained on.
     """
-    run = run if isinstance(run, TrainedRun) else open_run(run)
-    config = run.plan.config
-    test = _test_split(run, data_root, data)
-    with tells_failing_networks(run):
-        eta = config.objective.eta if terms and not run.plan.end_to_end else None
+    opened = open_run(run, checkpoint=checkpoint, network=network, trust_code=trust_code)
+    config = opened.plan.config
+    test = held_out_test(opened, data_root, data)
+    with tells_failing_networks(opened):
+        eta = config.objective.eta if terms and not opened.plan.end_to_end else None
         parts = sampler if per_block else None
-        measured = measure(run.network, test, [Passes(sampler, passes)], eta=eta, blocks=parts)
-    (accuracy,), idle = measured.accuracies, idle_root(config, data_root)
-    return RunEvaluation(accuracy, measured.terms, measured.per_block, run.step, idle)
+        measured = measure(opened.network, test, [Passes(sampler, passes)], eta=eta, blocks=parts)
+    (accuracy,), notes = measured.accuracies, (*opened.warnings, *idle_root(config, data_root))
+    return RunEvaluation(accuracy, measured.terms, measured.per_block, opened.step, notes)
 
 
-def _test_split(run: TrainedRun, data_root: str | None, data: Any) -> Split:
+def held_out_test(run: TrainedRun, data_root: str | None, data: Any) -> Split:
     config, facts, where = run.plan.config, run.plan.facts, str(run.directory)
     given = handed_over_again(config, data, None).data
     if given is None:
@@ -233,46 +256,57 @@ def idle_root(config: RunConfig, data_root: str | None) -> tuple[str, ...]:
     return () if data_root is None else tuple(without_effect(config, {"data": {"root": data_root}}))
 
 
+@checked
 def predict(
-    run: TrainedRun,
-    images: Sequence[Path],
+    run: NamedRun | Checkpoint | TrainedRun,
+    images: str | Path | Sequence[str | Path],
     sampler: Sampler = "mean",
-    passes: int = 1,
+    passes: Positive = 1,
     *,
+    checkpoint: str | int = "last",
+    network: NetworkFactory | None = None,
+    trust_code: bool = False,
     warn: Callable[[str], None] = silent,
 ) -> list[Prediction]:
     """Classify samples, each by itself.
 
     Args:
-        run: from `open_run`.
+        run: as of `evaluate`.
         images: image files in any format that Pillow reads, resized to what the network takes, and folders of them; or
             one .npz file or packed data set, see `find_samples`.
         sampler: `stochastic` or `mean`.
         passes: of the reverse process, averaged.
-        warn: told what is left out, or not looked at.
+        checkpoint: see `load`.
+        network: see `load`.
+        trust_code: see `load`.
+        warn: told what is left out, or not looked at, and of damaged checkpoints and changed networks.
 
     Raises:
-        UserError: the run was trained on other samples, or a file is no image.
+        UserError: as of `load`; or the run was trained on other samples, or a file is no image.
     """
-    told = FewLines(warn)
-    source = find_samples(images, run.plan.facts, str(run.directory), told)
-    found: list[Prediction] = []
-    with tells_failing_networks(run):
-        for each in answers(run.network, source, sampler, passes, batch=1):
+    opened = open_run(run, checkpoint=checkpoint, network=network, trust_code=trust_code)
+    told, found = _tells(opened, warn), list[Prediction]()
+    source = find_samples(_places(images), opened.plan.facts, str(opened.directory), told)
+    with tells_failing_networks(opened):
+        for each in answers(opened.network, source, sampler, passes, batch=1):
             for error in each.unreadable.values():
                 raise error
-            found.append(Prediction.of(each.probabilities[0], run.network, source.name(each.rows.start)))
+            found.append(Prediction.of(each.probabilities[0], opened.network, source.name(each.rows.start)))
     told.end()
     return found
 
 
+@checked
 def predict_into(
-    run: TrainedRun,
-    images: Sequence[Path],
-    out: Path,
+    run: NamedRun | Checkpoint | TrainedRun,
+    images: str | Path | Sequence[str | Path],
+    out: str | Path,
     sampler: Sampler = "mean",
-    passes: int = 1,
+    passes: Positive = 1,
     *,
+    checkpoint: str | int = "last",
+    network: NetworkFactory | None = None,
+    trust_code: bool = False,
     warn: Callable[[str], None] = silent,
     on_progress: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Written:
@@ -286,18 +320,32 @@ def predict_into(
         out: ends in .csv or .parquet; appears once it is whole.
         sampler: as of `predict`.
         passes: likewise.
+        checkpoint: likewise.
+        network: likewise.
+        trust_code: likewise.
         warn: likewise.
         on_progress: told (samples done, samples in all).
 
     Raises:
         UserError: as of `predict`, or `out` cannot be written or holds other predictions.
     """
-    told = FewLines(warn)
-    source = find_samples(images, run.plan.facts, str(run.directory), told)
-    of = {"network": run.fingerprint(), "step": run.step, "sampler": sampler, "number of passes": passes}
+    opened = open_run(run, checkpoint=checkpoint, network=network, trust_code=trust_code)
+    told = _tells(opened, warn)
+    source = find_samples(_places(images), opened.plan.facts, str(opened.directory), told)
+    of = {"network": opened.fingerprint(), "step": opened.step, "sampler": sampler, "number of passes": passes}
     of |= {"number of images": len(source), "fingerprint of the images": source.identity()}
-    file = PredictionsFile(out, of, run.plan.facts.class_names)
-    with tells_failing_networks(run):
-        written = write_predictions(run.network, source, file, sampler, passes, told, on_progress)
+    file = PredictionsFile(out, of, opened.plan.facts.class_names)
+    with tells_failing_networks(opened):
+        written = write_predictions(opened.network, source, file, sampler, passes, told, on_progress)
     told.end()
     return written
+
+
+def _places(images: str | Path | Sequence[str | Path]) -> list[Path]:
+    return [Path(each) for each in ([images] if isinstance(images, str | Path) else images)]
+
+
+def _tells(run: TrainedRun, warn: Callable[[str], None]) -> FewLines:
+    for line in run.warnings:
+        warn(line)
+    return FewLines(warn)

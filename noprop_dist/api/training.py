@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from noprop_dist.api.engines import Job, run_job
-from noprop_dist.api.handed_over import handed_over, handed_over_again, names_given_network
-from noprop_dist.api.result import Result
+from noprop_dist.api.handed_over import handed_over, handed_over_again, is_own_class, names_given_network
+from noprop_dist.api.result import NamedRun, Result, run_directory
 from noprop_dist.api.watcher import Watcher
+from noprop_dist.config.arguments import checked
 from noprop_dist.config.bits import changed_bits, continued, setting_at, shown
+from noprop_dist.config.effect import without_effect
 from noprop_dist.config.layers import idle_settings
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.errors import UserError
@@ -35,6 +37,7 @@ def default_run_dir(config: RunConfig) -> str:
     return f"runs/{config.data.name}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
+@checked
 def train(
     config: RunConfig,
     run_dir: str | Path | None = None,
@@ -53,7 +56,8 @@ def train(
         run_dir: where, a path or a URI; `default_run_dir` without it.
         data: in place of the configuration's: the name of a data set; the path of an image folder, a .npz file or a
             packed folder; a pair (x, y) of arrays; a mapping with x_train, y_train and perhaps x_val, y_val, x_test,
-            y_test; a torch or Hugging Face Dataset; or a mapping from train, val and test to such.
+            y_test; a torch or Hugging Face Dataset; or a pair (train, test) or a mapping from train, val and test to
+            such.
         network: of every block, in place of the configuration's: a class or function, called as
             network(input_shape=…, classes=…, embedding_dim=…), that returns a torch.nn.Module (x, z) → logits. One that
             no other process can import, of a notebook for example, is sent to the workers, and has to be handed over
@@ -70,7 +74,7 @@ def train(
     """
     watcher = watcher or Watcher.on_stderr()
     config, given = handed_over(config, data, network)
-    config = _located(_at(config, address))
+    config = _located(_at(config, address, watcher))
     directory = RunDirectory(default_run_dir(config) if run_dir is None else str(run_dir))
     if or_resume and directory.holds_run:
         check_same_run(directory, config)
@@ -80,8 +84,9 @@ def train(
     return _result(directory, run_job(Job(config, directory, given, watcher, callbacks)))
 
 
+@checked
 def resume(
-    run_dir: str | Path,
+    run: NamedRun,
     settings: Sequence[str] = (),
     *,
     data: Any = None,
@@ -94,11 +99,11 @@ def resume(
     """Continue a run from the newest snapshot of every stage.
 
     Args:
-        run_dir: that holds the run.
+        run: a run directory (a path or a URI), or a `Result`.
         settings: `key=value`; what changes no bits (`data.root` for data that has moved), how single stages are
             trained from here on, and how long the run is (`training.epochs=20`), finished or not.
         data: what was handed over to `train`, if it was; of a run that names its data, None.
-        network: likewise.
+        network: likewise; or the class that the run names, which is trusted then.
         address: of a running Ray cluster.
         callbacks: as of `train`.
         watcher: told how far the run is; lines on standard error without one.
@@ -108,19 +113,22 @@ def resume(
         UserError: there is no run, a setting may not change, or data or snapshots are of another run.
         TrainingError: as of `train`.
     """
-    directory, watcher = RunDirectory(str(run_dir)), watcher or Watcher.on_stderr()
-    config = _located(_at(continued(directory.config(), settings), address))
+    directory, watcher = run_directory(run), watcher or Watcher.on_stderr()
+    config = _located(_at(continued(directory.config(), settings), address, watcher))
     given = handed_over_again(config, data, network)
+    trusted = trust_code or is_own_class(config, network)
     if not trust_code:
         check_settings(config, directory, [*settings, *(["engine.address=…"] if address else [])])
     for line in idle_settings(config, settings):
         watcher.warn(line)
-    return _go_on(Job(config, directory, given, watcher, callbacks, resume=True, named=False, trusted=trust_code))
+    return _go_on(Job(config, directory, given, watcher, callbacks, resume=True, named=False, trusted=trusted))
 
 
-def _at(config: RunConfig, address: str | None) -> RunConfig:
+def _at(config: RunConfig, address: str | None, watcher: Watcher) -> RunConfig:
     if address is None:
         return config
+    for line in without_effect(config, {"engine": {"address": address}}):
+        watcher.warn(line)
     return config.model_copy(update={"engine": config.engine.model_copy(update={"address": address})})
 
 

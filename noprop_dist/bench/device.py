@@ -21,8 +21,9 @@ from noprop_dist.errors import UserError
 from noprop_dist.random_streams import Purpose, stream
 from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import block
+from noprop_dist.torch_device import choose_device
 from noprop_dist.training.batch_stream import RoundKey
-from noprop_dist.training.device import choose_device, start_computing
+from noprop_dist.training.device import start_computing
 from noprop_dist.training.setup import RunSetup, check, run_setup
 
 PLAIN: tuple[str, Precision] = ("plain loop", "float32")

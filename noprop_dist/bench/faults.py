@@ -114,7 +114,8 @@ def sequential_fingerprints(settings: Sequence[str], folder: Path) -> dict[Stage
         settings: as for `train`.
         folder: of the run, not yet there.
     """
-    api.train(load_config("digits", None, [*settings, "engine.kind=sequential"]), str(folder))
+    config = load_config("digits", None, [*settings, "engine.kind=sequential"])
+    api.train(config, folder, watcher=api.Watcher())
     return fingerprints(RunDirectory(str(folder)))
 
 

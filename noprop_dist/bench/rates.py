@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from noprop_dist.api import train
+from noprop_dist.api import Watcher, train
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.engines.core.placement import Placement, Resources, place_run
 from noprop_dist.errors import UserError
@@ -61,7 +61,7 @@ def ray_rate(config: RunConfig, workers: int) -> float:
 def ray_records(config: RunConfig) -> list[Record]:
     """The records of one run of the Ray engine in a folder that is deleted again."""
     with tempfile.TemporaryDirectory(prefix="noprop-dist-bench-") as folder:
-        train(config, f"{folder}/run")
+        train(config, f"{folder}/run", watcher=Watcher())
         return RunDirectory(f"{folder}/run").metrics()
 
 

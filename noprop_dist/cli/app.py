@@ -66,6 +66,9 @@ TrustCode = Annotated[
     bool,
     typer.Option("--trust-code", help="Import networks that the run names, though no train here named them."),
 ]
+Checkpoint = Annotated[
+    str, typer.Option(help="last, best (by checkpoint.score, or else validation accuracy) or a step.")
+]
 DataRoot = Annotated[
     str | None, typer.Option(help="Where the run's data lies now, if it has moved.", metavar="PATH", show_default=False)
 ]
@@ -191,15 +194,25 @@ def evaluate(
     run_dir: RunDir,
     sampler: Sampler = "mean",
     passes: Annotated[int, typer.Option(help="Average over so many passes of the reverse process.")] = 1,
+    checkpoint: Checkpoint = "last",
     per_block: Annotated[bool, typer.Option("--per-block", help="Also each block along the chain, and alone.")] = False,
     data_root: DataRoot = None,
     as_json: Json = False,
     trust_code: TrustCode = False,
 ) -> None:
-    """Accuracy of a run's last checkpoint on the whole test set."""
+    """Accuracy of one of a run's checkpoints on the whole test set."""
     from noprop_dist.cli.evaluate import show_evaluation
 
-    show_evaluation(run_dir, sampler, passes, per_block, data_root, as_json, trust_code)
+    show_evaluation(
+        run_dir,
+        sampler,
+        passes,
+        checkpoint,
+        per_block=per_block,
+        data_root=data_root,
+        as_json=as_json,
+        trust_code=trust_code,
+    )
 
 
 @command()
@@ -223,6 +236,7 @@ def predict(
     ] = None,
     sampler: Sampler = "mean",
     passes: Annotated[int, typer.Option(help="Average over so many passes of the reverse process.")] = 1,
+    checkpoint: Checkpoint = "last",
     as_json: Json = False,
     trust_code: TrustCode = False,
 ) -> None:
@@ -230,9 +244,9 @@ def predict(
     from noprop_dist.cli.predict import show_predictions, write_predictions
 
     if out is None:
-        show_predictions(run_dir, images, sampler, passes, as_json, trust_code)
+        show_predictions(run_dir, images, sampler, passes, checkpoint, as_json, trust_code)
     else:
-        write_predictions(run_dir, images, out, sampler, passes, as_json, trust_code)
+        write_predictions(run_dir, images, out, sampler, passes, checkpoint, as_json, trust_code)
 
 
 @command()
@@ -241,7 +255,7 @@ def export(
     format_: Annotated[str, typer.Option("--format", help="torch-export, onnx or safetensors.", metavar="NAME")],
     out: Annotated[str, typer.Option(help="A new file; for safetensors a new folder.", metavar="PATH")],
     *,
-    checkpoint: Annotated[str, typer.Option(help="last, best (by validation accuracy) or a step.")] = "last",
+    checkpoint: Checkpoint = "last",
     sampler: Sampler = "mean",
     passes: Annotated[int, typer.Option(help="Average over so many passes of the reverse process.")] = 1,
     noise: Annotated[str, typer.Option(help="stored in it, or an input of the graph.", metavar="NAME")] = "stored",

@@ -15,14 +15,28 @@ console = Terminal()
 
 
 def show_evaluation(
-    run_dir: str, sampler: str, passes: int, per_block: bool, data_root: str | None, as_json: bool, trust_code: bool
+    run_dir: str,
+    sampler: str,
+    passes: int,
+    checkpoint: str,
+    *,
+    per_block: bool,
+    data_root: str | None,
+    as_json: bool,
+    trust_code: bool,
 ) -> None:
     """Print the accuracy on the test set."""
     chosen = checked_sampler(sampler, passes)
-    run = api.open_run(run_dir, trust_code=trust_code)
-    warn(run.warnings)
     with working("classifying the test samples"):
-        result = api.evaluate(run, chosen, passes, per_block=per_block, data_root=data_root)
+        result = api.evaluate(
+            run_dir,
+            chosen,
+            passes,
+            checkpoint=checkpoint,
+            per_block=per_block,
+            data_root=data_root,
+            trust_code=trust_code,
+        )
     warn(result.notes)
     terms = result.terms
     if as_json:

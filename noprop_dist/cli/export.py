@@ -24,7 +24,7 @@ def write_export(
             run_dir,
             format_,
             out,
-            int(checkpoint) if checkpoint.isdecimal() else checkpoint,
+            checkpoint,
             sampler=chosen,
             passes=passes,
             seed=seed,

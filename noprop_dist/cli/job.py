@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from noprop_dist.api.jobs import jobs_at
 from noprop_dist.cli.terminal import FittingTable, Terminal
 from noprop_dist.errors import UserError
 from noprop_dist.files import local_path
@@ -45,7 +44,7 @@ def submit(
     folder = None if working_dir is None else local_path(working_dir)
     if folder is not None and not folder.is_dir():
         raise UserError(f"--working-dir {working_dir}: is no folder")
-    jobs = jobs_at(_known(address))
+    jobs = _jobs(address)
     job = jobs.submit(arguments, folder, install)
     if detach:
         messages.print(f"follow it: noprop-dist job follow --address {jobs.address} {job}")
@@ -58,13 +57,13 @@ def submit(
 @job_app.command()
 def follow(job: JobId, address: Address = None) -> None:
     """Show what a job writes, from its beginning, and end with its exit code; Ctrl-C leaves the job as it is."""
-    _follow(jobs_at(_known(address)), job)
+    _follow(_jobs(address), job)
 
 
 @job_app.command()
 def stop(job: JobId, address: Address = None) -> None:
     """Let a job snapshot and end; `resume` goes on with its run."""
-    jobs_at(_known(address)).stop(job)
+    _jobs(address).stop(job)
     messages.print(f"{job} has ended")
 
 
@@ -72,7 +71,7 @@ def stop(job: JobId, address: Address = None) -> None:
 def list_jobs(address: Address = None) -> None:
     """All jobs that the cluster knows, the newest first."""
     table = FittingTable("job", "status", "command")
-    for row in jobs_at(_known(address)).all():
+    for row in _jobs(address).all():
         table.add_row(*row)
     Terminal(soft_wrap=False).print(table)
 
@@ -86,11 +85,13 @@ def _follow(jobs: "Jobs", job: str) -> None:
     raise SystemExit(code if code >= 0 else 128 - code)
 
 
-def _known(address: str | None) -> str:
+def _jobs(address: str | None) -> "Jobs":
+    from noprop_dist.api.jobs import jobs_at
+
     found = address or os.environ.get("RAY_API_SERVER_ADDRESS")
     if found is None:
         raise UserError("--address: say which cluster, http://HOST:8265, or set RAY_API_SERVER_ADDRESS")
-    return found
+    return jobs_at(found)
 
 
 def _show(text: str) -> None:

@@ -19,13 +19,13 @@ LINE_SECONDS = 10.0
 
 
 def show_predictions(
-    run_dir: str, images: Sequence[Path], sampler: str, passes: int, as_json: bool, trust_code: bool
+    run_dir: str, images: Sequence[Path], sampler: str, passes: int, checkpoint: str, as_json: bool, trust_code: bool
 ) -> None:
     """Print class and probability of each image."""
     chosen = checked_sampler(sampler, passes)
-    run = api.open_run(run_dir, trust_code=trust_code)
-    warn(run.warnings)
-    found = api.predict(run, images, chosen, passes, warn=lambda line: warn([line]))
+    found = api.predict(
+        run_dir, images, chosen, passes, checkpoint=checkpoint, trust_code=trust_code, warn=lambda line: warn([line])
+    )
     if as_json:
         print(json.dumps([{"image": p.image, "class": p.class_name, "probability": p.probability} for p in found]))
         return
@@ -34,7 +34,14 @@ def show_predictions(
 
 
 def write_predictions(
-    run_dir: str, images: Sequence[Path], out: Path, sampler: str, passes: int, as_json: bool, trust_code: bool
+    run_dir: str,
+    images: Sequence[Path],
+    out: Path,
+    sampler: str,
+    passes: int,
+    checkpoint: str,
+    as_json: bool,
+    trust_code: bool,
 ) -> None:
     """Write class and probabilities of each image into a file.
 
@@ -42,11 +49,19 @@ def write_predictions(
         UserError: the file cannot be written; or it is, without the images that cannot be read.
     """
     chosen = checked_sampler(sampler, passes)
-    run = api.open_run(run_dir, trust_code=trust_code)
-    warn(run.warnings)
     try:
         with _progress() as (say, show):
-            written = api.predict_into(run, images, out, chosen, passes, warn=say, on_progress=show)
+            written = api.predict_into(
+                run_dir,
+                images,
+                out,
+                chosen,
+                passes,
+                checkpoint=checkpoint,
+                trust_code=trust_code,
+                warn=say,
+                on_progress=show,
+            )
     except KeyboardInterrupt:
         warn([f"interrupted; the same command goes on with {out}"])
         raise

@@ -13,5 +13,5 @@ def write_report(run_dir: str, data_root: str | None = None, trust_code: bool = 
         written = api.report(run_dir, data_root, trust_code=trust_code)
     warn(written.notes)
     if written.left_out is not None:
-        console.print(f"left out what needs the data set: {written.left_out}")
+        console.print(f"left out what needs the network and its data: {written.left_out}")
     console.print(written.place)

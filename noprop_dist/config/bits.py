@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from noprop_dist.config.layers import merge, setting_layer, validated
-from noprop_dist.config.schema import Mark, RunConfig
+from noprop_dist.config.schema import RunConfig
+from noprop_dist.config.sections.base import Mark
 from noprop_dist.errors import UserError
 
 OF_SINGLE_STAGES = re.compile(r"blocks\.training\.\d+\.\w+|(classifier|embedding)\.learning_rate")
@@ -91,7 +92,7 @@ def _refusal(before: RunConfig, after: RunConfig, key: str) -> str:
         else ""
     )
     return (
-        f"--set {key}={new}: this run has {key}={old}, which {effect} of its result; resume only takes settings that "
+        f"{key}={new}: this run has {key}={old}, which {effect} of its result; resume only takes settings that "
         f"change no bits (such as engine.address, checkpoint.* and metrics.*){stages}, and the length of the run "
         f"({' or '.join(LENGTH)})"
     )

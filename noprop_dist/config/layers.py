@@ -91,10 +91,10 @@ def setting_layer(setting: str) -> Layer:
     """
     key, equals, text = setting.partition("=")
     if not equals or not all(key.split(".")):
-        raise UserError(f"--set {setting}: write key.path=value, for example training.max_steps=300")
+        raise UserError(f"setting {setting}: write key.path=value, for example training.max_steps=300")
     value: Any = text
     if not _is_text(key) or text in ("", "~", "null") or text[0] in "'\"":
-        value = parse_yaml(text, f"--set {setting}")
+        value = parse_yaml(text, f"setting {setting}")
     for part in reversed(key.split(".")):
         # Block numbers are the only keys that are not names (blocks.networks.3.kind=mlp).
         value = {int(part) if part.isdecimal() and len(part) < 10 else part: value}

@@ -12,15 +12,21 @@ _UNKNOWN = ("extra_forbidden", "invalid_key")
 _SAID_IN_FULL = (*_UNKNOWN, "missing", "value_error", "boolean")
 
 
-def sentences(root: Section, details: Sequence[Any]) -> Iterator[str]:
-    """One sentence for each setting that is refused; what a union says of each of its members is put together."""
+def sentences(root: Section, details: Sequence[Any], nothing: str = "null") -> Iterator[str]:
+    """One sentence for each setting that is refused; what a union says of each of its members is put together.
+
+    Args:
+        root: the section that was validated.
+        details: of pydantic.
+        nothing: how one writes that there is no value.
+    """
     by_key: dict[str, list[Any]] = {}
     for detail in details:
         by_key.setdefault(_key(root, detail), []).append(detail)
     for key, of_key in by_key.items():
         first, reasons = of_key[0], list(dict.fromkeys(_reason(root, detail) for detail in of_key))
         if NoneType in types_at(root, first["loc"]):
-            reasons.append("null")
+            reasons.append(nothing)
         refused = "" if first["type"] in _SAID_IN_FULL else f"{_shortened(first['input'])} is not allowed: "
         yield f"{key}{': ' if key else ''}{refused}{', or '.join(reasons)}"
 

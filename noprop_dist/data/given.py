@@ -1,6 +1,6 @@
 """Data that a caller holds: arrays, a torch Dataset, a Hugging Face Dataset. All of them become named arrays."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img", "images", "pixel_values", "x"), ("label", "labels", "target", "y")
 FORMS = (
     "a pair (x, y) of arrays, a mapping with x_train, y_train and perhaps x_val, y_val, x_test, y_test, a torch or "
-    "Hugging Face Dataset, or a mapping from train, val and test to one of these"
+    "Hugging Face Dataset, or a pair (train, test) or a mapping from train, val and test of these"
 )
 Columns = tuple[str, str]
 
@@ -67,8 +67,8 @@ def given_data(data: Any, columns: Columns | None = None) -> GivenData:
 
     Args:
         data: a pair (x, y) of arrays or tensors; a mapping with x_train, y_train and, where given, x_val, y_val,
-            x_test, y_test; a torch or Hugging Face Dataset; a mapping from split to a pair or a Dataset; or a pair of
-            Datasets, (train, test). A Dataset is read once, so random transforms are drawn once, too.
+            x_test, y_test; a torch or Hugging Face Dataset; or a pair (train, test) or a mapping from split of pairs
+            or Datasets. A Dataset is read once, so random transforms are drawn once, too.
         columns: of image and label of a Hugging Face Dataset; found by their types where None.
 
     Raises:
@@ -77,13 +77,11 @@ def given_data(data: Any, columns: Columns | None = None) -> GivenData:
     if isinstance(data, GivenData):
         return data
     if isinstance(data, Mapping) and any(str(key)[:2] in ("x_", "y_") for key in data):
-        return GivenData({str(name): _array(value, str(name)) for name, value in data.items()})
+        return GivenData({str(name): plain_array(value, f"data: {name}") for name, value in data.items()})
     if isinstance(data, Mapping):
         return _of_splits(data, columns)
-    if isinstance(data, tuple | list) and len(data) == 2:
-        if all(map(_is_dataset, data)):
-            return _of_splits(dict(zip(("train", "test"), data, strict=True)), columns)
-        return _of_splits({"train": data}, columns)
+    if _is_train_and_test(data):
+        return _of_splits({"train": data[0], "test": data[1]}, columns)
     return _of_splits({"train": data}, columns)
 
 
@@ -121,9 +119,11 @@ def _by_name(labels: NDArray[Any], own: tuple[str, ...], class_names: tuple[str,
 def _split(split: Any, name: str, columns: Columns | None) -> tuple[NDArray[Any], NDArray[Any], tuple[str, ...] | None]:
     """(x, y, names of the classes) of one split."""
     if isinstance(split, tuple | list) and len(split) == 2:
-        return _array(split[0], f"x of {name}"), _array(split[1], f"y of {name}"), None
+        return plain_array(split[0], f"data: x of {name}"), plain_array(split[1], f"data: y of {name}"), None
     if isinstance(split, torch.utils.data.DataLoader):
         raise UserError(f"data: {name} is a DataLoader; hand over its dataset: the run makes its own batches")
+    if not hasattr(split, "__len__") and (_is_hugging_face(split) or isinstance(split, torch.utils.data.Dataset)):
+        raise UserError(f"data: {name} is a stream, {type(split).__name__}; read it into a Dataset that has a length")
     if _is_hugging_face(split):
         image, label = columns or (_image_column(split), _label_column(split))
         missing = [each for each in (image, label) if each not in split.column_names]
@@ -142,18 +142,18 @@ def _split(split: Any, name: str, columns: Columns | None) -> tuple[NDArray[Any]
     raise UserError(f"data: {name} is {type(split).__name__}; allowed are {FORMS}")
 
 
-def _names_of(dataset: Any, labels: NDArray[Any]) -> tuple[str, ...] | None:
-    """What torchvision's data sets call their classes, where that fits the labels."""
-    names: Any = getattr(dataset, "classes", None)
-    if not isinstance(names, list | tuple) or not labels.size or labels.min() < 0 or labels.max() >= len(names):
-        return None
-    return tuple(map(str, names))
+def _is_train_and_test(data: Any) -> bool:
+    """Return True for two Datasets, and for two tuples (x, y) in a tuple: lists may be samples or labels."""
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        return False
+    pairs = [isinstance(data, tuple) and isinstance(each, tuple) and len(each) == 2 for each in data]
+    return all(_is_dataset(each) or pair for each, pair in zip(data, pairs, strict=True))
 
 
 def _is_dataset(data: Any) -> bool:
     """Return True for what gives its samples by number and says how many there are."""
     sized = hasattr(data, "__getitem__") and hasattr(data, "__len__")
-    return sized and not isinstance(data, str | bytes | Mapping | np.ndarray | torch.Tensor | tuple | list)
+    return sized and not (hasattr(data, "__array__") or isinstance(data, str | bytes | Mapping | tuple | list))
 
 
 def _is_hugging_face(data: Any) -> bool:
@@ -189,7 +189,7 @@ def _stacked(samples: Iterable[Any], number: int, name: str) -> tuple[NDArray[An
     x: NDArray[Any] | None = None
     labels = list[int]()
     to_pixels = _Pictures()
-    for index, sample in enumerate(samples):
+    for index, sample in enumerate(_told(samples, name)):
         where = f"data: sample {index} of {name}"
         if not isinstance(sample, tuple | list) or len(sample) < 2:
             raise UserError(f"{where} is {type(sample).__name__}, a pair (x, y) is needed")
@@ -204,9 +204,30 @@ def _stacked(samples: Iterable[Any], number: int, name: str) -> tuple[NDArray[An
                 "resize or convert them alike"
             )
         x[index] = pixels
-    if x is None or len(labels) != number:
+    if x is None:
+        raise UserError(f"data: {name} has no samples")
+    if len(labels) != number:
         raise UserError(f"data: {name} has {len(labels)} samples, and says that it has {number}")
     return x, np.array(labels, dtype=np.int64)
+
+
+def _told(samples: Iterable[Any], name: str) -> Iterator[Any]:
+    """The samples; what a Dataset raises is told with the sample's number.
+
+    Raises:
+        UserError: as described.
+    """
+    found, index = iter(samples), 0
+    while True:
+        try:
+            sample = next(found)
+        except StopIteration:
+            return
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise UserError(f"data: sample {index} of {name} cannot be read: {reason}") from error
+        yield sample
+        index += 1
 
 
 class _Pictures:
@@ -217,7 +238,7 @@ class _Pictures:
 
     def __call__(self, value: Any, where: str) -> NDArray[Any]:
         if not isinstance(value, Image.Image):
-            return _array(value, where)
+            return plain_array(value, where)
         grey = value.mode in GREY
         if self._channels is None:
             self._channels = 1 if grey else 3
@@ -229,7 +250,12 @@ class _Pictures:
             raise UserError(f"{where}: is no readable image: {why(error)}") from error
 
 
-def _array(value: Any, where: str) -> NDArray[Any]:
+def plain_array(value: Any, where: str) -> NDArray[Any]:
+    """The array that a caller's value is.
+
+    Raises:
+        UserError: it is none, or does not hold plain numbers.
+    """
     convert: Callable[[Any], Any] = (
         (lambda tensor: tensor.detach().cpu().numpy()) if isinstance(value, torch.Tensor) else np.asarray
     )

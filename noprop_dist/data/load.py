@@ -70,7 +70,7 @@ def load_again(settings: DataSettings, trained_on: DataFacts, run: str, root: st
     except UserError as error:
         if root is not None or settings.root is None:
             raise
-        raise UserError(f"{error}; if the data of {run} has moved, --data-root says where to") from error
+        raise UserError(f"{error}; if the data of {run} has moved, --data-root (data_root=…) says where to") from error
     check_same_data(trained_on, data.facts, run, settings)
     return data
 

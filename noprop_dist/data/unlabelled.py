@@ -66,7 +66,7 @@ class Unlabelled(Protocol):
         """Some of the samples as they are stored, (n, …), and why some rows of them cannot be read (zeros)."""
 
 
-def find_samples(places: Sequence[Path], facts: DataFacts, run: str, told: FewLines) -> Unlabelled:
+def find_samples(places: Sequence[str | Path], facts: DataFacts, run: str, told: FewLines) -> Unlabelled:
     """Find what is to be classified, and check that a network takes it.
 
     Args:

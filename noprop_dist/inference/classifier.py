@@ -2,14 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from math import log
+from math import isfinite, log
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from noprop_dist.config.arguments import Seed, checked
+from noprop_dist.config.sections.base import Positive
+from noprop_dist.data.given import plain_array
 from noprop_dist.diffusion.objective import predict_embedding
 from noprop_dist.errors import UserError
 from noprop_dist.files import local_path
@@ -17,8 +21,12 @@ from noprop_dist.inference.network import NoPropNetwork, Sampler
 from noprop_dist.inference.pretrained import config_of, pretrained_folder, push, read_pretrained, write_pretrained
 from noprop_dist.models.custom import NetworkFactory
 from noprop_dist.models.features import image_features, logits
+from noprop_dist.torch_device import choose_device
 
 Images = Tensor | NDArray[Any]
+LOWEST, HIGHEST = -0.5, 1.5
+"""Of floats in 0..1 for uint8. Resizing overshoots a little; what is in 0..255, or normalised, goes further."""
+CHOSEN_BY_LOADING = ("passes", "seed", "device")
 
 
 class NoPropClassifier(nn.Module):
@@ -29,6 +37,8 @@ class NoPropClassifier(nn.Module):
 
     Images have the shape of the run's samples, after the batch. A network that was trained on uint8 takes uint8, or
     floats in 0..1 as torchvision's `ToTensor` makes them; one that was trained on floats takes floats of that scale.
+    Other floats are refused where their values are at hand: not in a compiled `forward`, and not on a GPU, for whose
+    values it would have to wait.
 
     Args:
         blocks: in evaluation mode.
@@ -78,13 +88,14 @@ class NoPropClassifier(nn.Module):
         self.class_names, self.card = class_names, dict(card)
 
     @classmethod
+    @checked
     def of(
         cls,
         network: NoPropNetwork,
         card: Mapping[str, Any],
         sampler: Sampler = "mean",
-        passes: int = 1,
-        seed: int | None = None,
+        passes: Positive = 1,
+        seed: Seed | None = None,
     ) -> "NoPropClassifier":
         """The module of an assembled network, with which it shares its weights.
 
@@ -99,7 +110,6 @@ class NoPropClassifier(nn.Module):
             UserError: sampler, passes or seed are not allowed.
         """
         seed = network.seed if seed is None else seed
-        _check_choices(sampler, passes, seed)
         facts, drawing = network.facts, replace(network, seed=seed)
         per_channel = (-1, *[1] * (len(facts.input_shape) - 1))
         steps = range(network.schedule.T + 1)
@@ -123,6 +133,27 @@ class NoPropClassifier(nn.Module):
         ).eval()
 
     @property
+    def sampler(self) -> Sampler:
+        """`stochastic` (Eq. 3) or `mean` (no noise on the way)."""
+        return self._sampler
+
+    @sampler.setter
+    @checked
+    def sampler(self, sampler: Sampler) -> None:
+        self._sampler = sampler
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As the base class has it, but for what would have no effect.
+
+        Raises:
+            UserError: as described.
+        """
+        if name in CHOSEN_BY_LOADING:
+            otherwise = "to(…) moves it" if name == "device" else f"load(…, {name}=…) makes one with another"
+            raise UserError(f"{name}={value}: cannot be set on a classifier; {otherwise}")
+        super().__setattr__(name, value)
+
+    @property
     def passes(self) -> int:
         """Passes of the reverse process that are averaged."""
         return len(self.noise)
@@ -141,11 +172,12 @@ class NoPropClassifier(nn.Module):
                 takes z_0 alone, too: (1, B, d) or (passes, 1, B, d).
 
         Raises:
-            UserError: shape or dtype of images or noise do not fit.
+            UserError: shape or dtype of images or noise, or values of images, do not fit.
         """
+        x = self.normalise(images)
         batch = images.shape[0]
         draws = self.noise.expand(-1, -1, batch, -1) if noise is None else self._checked(noise, batch)
-        z_T = self._chain(self.normalise(images), draws)[-1]
+        z_T = self._chain(x, draws)[-1]
         scores: Tensor = self.classifier(z_T, self.embedding).float()
         of_passes = scores.log_softmax(dim=-1).reshape(draws.shape[0], batch, len(self.embedding))
         return of_passes.logsumexp(dim=0) - log(draws.shape[0])
@@ -180,6 +212,7 @@ class NoPropClassifier(nn.Module):
             passes=self.passes,
         )
 
+    @checked
     def save_pretrained(
         self, folder: str | Path, *, push_to_hub: str | None = None, private: bool | None = None
     ) -> Path:
@@ -207,6 +240,7 @@ class NoPropClassifier(nn.Module):
         return target
 
     @classmethod
+    @checked
     def from_pretrained(
         cls,
         folder: str | Path,
@@ -223,12 +257,13 @@ class NoPropClassifier(nn.Module):
             network: the class, or a function that builds it, of blocks that are networks of a user's own.
             trust_code: import that class from where the folder says; never from the folder itself.
             revision: of the repository.
-            device: that it computes on.
+            device: that it computes on, as of `load`.
 
         Raises:
             UserError: a file is missing or damaged, they do not belong together, or a network of a user's own is
-                neither handed over nor trusted.
+                neither handed over nor trusted; or `network` or `revision` have no part in it.
         """
+        chosen = choose_device(device)
         source = pretrained_folder(str(folder), revision)
         config, blocks, classifier, buffers = read_pretrained(source, network, trust_code)
         module = cls(
@@ -241,7 +276,7 @@ class NoPropClassifier(nn.Module):
             class_names=config.class_names,
             card=config.card,
         )
-        module.to(device, buffers["embedding"].dtype)
+        module.to(chosen, buffers["embedding"].dtype)
         if module.device.type == "cpu":
             _put_channels_last(module)
         return module.eval()
@@ -250,24 +285,51 @@ class NoPropClassifier(nn.Module):
         """(B, …) as `forward` takes them → what the blocks take.
 
         Raises:
-            UserError: shape or dtype do not fit.
+            UserError: shape, dtype or values do not fit.
         """
+        _check_tensor(images, "images", "; `predict` takes arrays, too")
         if images.shape[1:] != self.input_shape:
             takes = ", ".join(map(str, ("B", *self.input_shape)))
             raise UserError(f"images of shape {tuple(images.shape)} do not fit: this network takes ({takes})")
         if not (images.is_floating_point() or str(images.dtype) == f"torch.{self.input_dtype}"):
             also = " (0..255) or floats in 0..1" if self.input_dtype == "uint8" else ""
             raise UserError(f"images of dtype {images.dtype} do not fit: this network takes {self.input_dtype}{also}")
+        if not torch.compiler.is_compiling():
+            self._check_values(images)
         x = images.to(torch.float32)
         if not images.is_floating_point():
             x = x / 255
         return ((x - self.mean) / self.std).to(self.embedding.dtype)
 
     def _here(self, images: Images) -> Tensor:
-        return torch.as_tensor(images, device=self.device)
+        """Images on the device of the module; arrays are copied, for torch takes not all that NumPy has."""
+        if not isinstance(images, Tensor):
+            array = plain_array(images, "images")
+            kind = np.float64 if array.dtype.kind == "f" and array.itemsize > 8 else array.dtype.newbyteorder("=")
+            images = torch.from_numpy(np.array(array, dtype=kind, order="C"))
+        self._check_values(images)
+        return images.to(self.device)
+
+    def _check_values(self, images: Tensor) -> None:
+        """Refuse floats that are not finite, or of another scale than that of pixels.
+
+        Raises:
+            UserError: as described.
+        """
+        if images.device.type != "cpu" or not images.is_floating_point() or not images.numel():
+            return
+        low, high = (float(end) for end in images.detach().aminmax())
+        if not isfinite(high - low):
+            raise UserError("images hold values that are not finite")
+        if self.input_dtype == "uint8" and not LOWEST <= low <= high <= HIGHEST:
+            raise UserError(
+                f"images from {low:g} to {high:g} do not fit: this network takes uint8 (0..255), or floats in 0..1, "
+                "which are pixels / 255 and not normalised"
+            )
 
     def _checked(self, noise: Tensor, batch: int) -> Tensor:
         """Noise of a caller, (passes, T + 1, B, d)."""
+        _check_tensor(noise, "noise")
         passes, levels, d = self.noise.shape[0], self.noise.shape[1], self.noise.shape[3]
         allowed = (levels,) if self.sampler == "stochastic" else (levels, 1)
         given = noise if noise.dim() == 4 else noise[None]
@@ -295,17 +357,16 @@ class NoPropClassifier(nn.Module):
         return chain
 
 
+def _check_tensor(value: object, name: str, otherwise: str = "") -> None:
+    if not isinstance(value, Tensor):
+        raise UserError(f"{name}: is {type(value).__name__}, a tensor is needed{otherwise}")
+
+
 def _put_channels_last(module: nn.Module) -> None:
-    """Lay out the weights of convolutions of images as a CPU takes them fastest, and as runs have them."""
+    """Lay out the weights of convolutions of images as a CPU takes them fastest, and as runs have them, to the stride.
+
+    `contiguous` would leave weights of one channel as they are, and a convolution would sum in another order.
+    """
     for parameter in module.parameters():
         if parameter.dim() == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-
-
-def _check_choices(sampler: str, passes: int, seed: int) -> None:
-    if sampler not in get_args(Sampler):
-        raise UserError(f"sampler={sampler}: allowed are {' and '.join(get_args(Sampler))}")
-    if passes < 1:
-        raise UserError(f"passes={passes}: must be at least 1")
-    if not 0 <= seed < 2**63:
-        raise UserError(f"seed={seed}: must be within 0..2^63 − 1")
+            parameter.data = parameter.data.to(memory_format=torch.channels_last)

@@ -54,8 +54,8 @@ def load_snapshots(
 
     Args:
         directory: of the run.
-        checkpoint: `last` is the last undamaged one, `best` the one that is best by `checkpoint.score`, a number the
-            one of that step.
+        checkpoint: `last` is the last undamaged one, `best` the one that is best by `checkpoint.score`, a number,
+            perhaps as text, the one of that step.
 
     Raises:
         UserError: there is no such checkpoint, or it is damaged.
@@ -66,12 +66,11 @@ def load_snapshots(
     steps = directory.checkpoints.steps()
     if not steps:
         raise UserError(f"{directory}: holds no complete checkpoint yet")
-    step = best_step(directory) if checkpoint == "best" else checkpoint
-    if step not in steps:
-        raise UserError(
-            f"{directory}: has no checkpoint {checkpoint}; allowed are last, best, {', '.join(map(str, steps))}"
-        )
-    return directory.checkpoints.load_all(int(step)), ()
+    named = {str(step): step for step in steps}
+    step = best_step(directory) if checkpoint == "best" else named.get(str(checkpoint))
+    if step is None:
+        raise UserError(f"{directory}: has no checkpoint {checkpoint}; allowed are last, best, {', '.join(named)}")
+    return directory.checkpoints.load_all(step), ()
 
 
 def changed_networks(directory: RunDirectory, plan: RunPlan, step: int) -> list[str]:

@@ -1,12 +1,15 @@
 """A file of predictions, CSV or Parquet, that an interrupted process leaves so that another can go on.
 
 * OUT: image, class, probability, and the probability of each class; appears once it is whole
-* OUT.json: which network, sampler and images the predictions are of, and what was left out
+* OUT.json: which network, sampler and images the predictions are of, what was left out, and the fingerprint of OUT
 * OUT.partial: until then: the probabilities of the samples that are done, (n, m) float32
+* OUT.new, OUT.json.new: while OUT and OUT.json are written
+* OUT.changed-SHA256: what OUT had become when it was found to be no longer what was written
 """
 
 import csv
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,13 +37,14 @@ class Journal:
         opened: the file, for reading and appending.
         classes: m.
         batch: rows of a batch; a batch that was not written to its end is dropped, so that batches stay the same.
+        samples: in all; there are no more rows.
     """
 
-    def __init__(self, opened: BinaryIO, classes: int, batch: int) -> None:
+    def __init__(self, opened: BinaryIO, classes: int, batch: int, samples: int) -> None:
         self._opened = opened
         self._classes = classes
         self._row_bytes = 4 * classes
-        self.rows = os.fstat(opened.fileno()).st_size // self._row_bytes // batch * batch
+        self.rows = min(os.fstat(opened.fileno()).st_size // self._row_bytes, samples) // batch * batch
         self._cut()
 
     def append(self, probabilities: NDArray[np.float32]) -> None:
@@ -75,19 +79,33 @@ class PredictionsFile:
         UserError: it has another ending, its folder is not there, or it is there and holds other predictions.
     """
 
-    def __init__(self, out: Path, of: Mapping[str, Any], class_names: Sequence[str]) -> None:
+    def __init__(self, out: str | Path, of: Mapping[str, Any], class_names: Sequence[str]) -> None:
         self._out = local_path(out)
         self._of, self._class_names = dict(of), class_names
-        self._about, self._partial = (self._out.with_name(self._out.name + end) for end in (".json", ".partial"))
         if self._out.suffix.lower() not in FORMATS:
-            raise UserError(f"--out {out}: must end in .csv or .parquet")
+            raise UserError(f"out={self._out}: must end in .csv or .parquet")
         if not self._out.parent.is_dir():
-            raise UserError(f"--out {out}: there is no folder {self._out.parent}")
+            raise UserError(f"out={out}: there is no folder {self._out.parent}")
+        if self._out.is_dir():
+            raise UserError(f"out={out}: is a folder; a new file is needed")
+        self._about, self._partial = self._beside(".json"), self._beside(".partial")
         self._check_own()
 
-    def is_complete(self) -> bool:
-        """Return True if the file is there, whole."""
-        return os.path.lexists(self._out)
+    def is_complete(self, say: Callable[[str], None]) -> bool:
+        """Return True if the file is there as it was written. One that was cut or edited since is set aside.
+
+        Args:
+            say: told where it is then.
+        """
+        if not os.path.lexists(self._out):
+            return False
+        found = _sha256(self._out)
+        if found == self._read_about().get("sha256"):
+            return True
+        aside = self._beside(f".changed-{found[:16]}")  # what has this name already is the very same
+        self._out.replace(aside)
+        say(f"{self._out}: was changed since it was written; it is {aside.name} now, and is written anew")
+        return False
 
     def left_out(self) -> int:
         """The samples that a whole file does not have."""
@@ -95,8 +113,8 @@ class PredictionsFile:
         return len(names) if isinstance(names, list) else 0
 
     @contextmanager
-    def journal(self, batch: int) -> Iterator[Journal]:
-        """What is done so far, to be added to.
+    def journal(self, batch: int, samples: int) -> Iterator[Journal]:
+        """What is done so far, to be added to; see `Journal`.
 
         Raises:
             UserError: another process is adding to it.
@@ -107,7 +125,7 @@ class PredictionsFile:
             except BlockingIOError as error:
                 raise UserError(f"{self._partial}: another process is writing it") from error
             self._write_about({})
-            yield Journal(opened, len(self._class_names), batch)
+            yield Journal(opened, len(self._class_names), batch, samples)
 
     def write(self, journal: Journal, name: Callable[[int], str]) -> None:
         """Write the file of what a journal holds, and delete that.
@@ -118,10 +136,10 @@ class PredictionsFile:
         """
         left_out: list[str] = []
         table = self._table(journal, name, left_out)
-        fresh = self._out.with_name(f"{self._out.name}.new")
+        fresh = self._beside(".new")
         write = _write_csv if self._out.suffix.lower() == ".csv" else _write_parquet
         write(fresh, table, self._class_names)
-        self._write_about({"samples": journal.rows, "left_out": left_out})
+        self._write_about({"samples": journal.rows, "left_out": left_out, "sha256": _sha256(fresh)})
         fresh.replace(self._out)
         self._partial.unlink()
 
@@ -135,20 +153,24 @@ class PredictionsFile:
             yield [names[row] for row in known], classes, probabilities[known]
 
     def _check_own(self) -> None:
-        there = [path for path in (self._out, self._partial, self._about) if os.path.lexists(path)]
+        unfinished = self._beside(".new"), self._beside(".json.new")
+        there = [path for path in (self._out, self._partial, *unfinished, self._about) if os.path.lexists(path)]
         if not there:
             return
         of = self._read_about().get("of")
         if not isinstance(of, dict):
-            raise UserError(f"{there[0]}: is there already, and nothing says of which predictions; give another --out")
+            raise UserError(f"{there[0]}: is there already, and nothing says of which predictions; give another file")
         if there == [self._about]:
             return  # of predictions that were deleted
         for key in dict.fromkeys([*self._of, *of]):
             if of.get(key) != self._of.get(key):
                 raise UserError(
                     f"{there[0]}: holds predictions with another {key} ({of.get(key)}, and not {self._of.get(key)}); "
-                    f"give another --out, or delete it"
+                    f"give another file, or delete it"
                 )
+
+    def _beside(self, ending: str) -> Path:
+        return self._out.with_name(self._out.name + ending)
 
     def _read_about(self) -> dict[str, Any]:
         try:
@@ -159,9 +181,14 @@ class PredictionsFile:
         return values if values.get("made_by") == MADE_BY else {}
 
     def _write_about(self, result: Mapping[str, Any]) -> None:
-        fresh = self._about.with_name(f"{self._about.name}.new")
+        fresh = self._beside(".json.new")
         fresh.write_text(json.dumps({"made_by": MADE_BY, "of": self._of, **result}, indent=1))
         fresh.replace(self._about)
+
+
+def _sha256(file: Path) -> str:
+    with open_file(file) as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _columns(class_names: Sequence[str]) -> list[str]:

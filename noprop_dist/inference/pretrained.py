@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from noprop_dist import __version__
 from noprop_dist.config import schema
+from noprop_dist.config.sections.base import Positive
 from noprop_dist.errors import UserError, why
 from noprop_dist.files import JsonObject, local_path, open_file, parse_json
 from noprop_dist.inference.model_card import model_card
@@ -63,9 +64,9 @@ class PretrainedConfig(BaseModel):
 
     format: Literal[1]
     model_type: Literal["noprop"]
-    input_shape: Annotated[tuple[schema.Positive, ...], Field(min_length=1, max_length=8)]
+    input_shape: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=8)]
     input_dtype: Literal["uint8", "float32"]
-    embedding_dim: schema.Positive
+    embedding_dim: Positive
     id2label: Annotated[dict[int, str], Field(min_length=1)]
     sampler: Sampler
     blocks: schema.BlockSettings
@@ -172,6 +173,10 @@ def pretrained_folder(name: str, revision: str | None = None) -> Path:
         UserError: there is no such folder, and no such repository.
     """
     if "://" not in name and local_path(name).exists():
+        if revision is not None:
+            raise UserError(
+                f"revision={revision}: {name} is a folder of this machine; only repositories have revisions"
+            )
         return local_path(name)
     if not HUB_ID.fullmatch(name):
         raise UserError(f"{name}: there is no such folder, and it is no name of a repository (owner/name)")
@@ -227,7 +232,9 @@ def _config(folder: Path) -> PretrainedConfig:
 def _check_trust(folder: Path, config: PretrainedConfig, network: NetworkFactory | None, trust_code: bool) -> None:
     given = {each.name for each in _networks(config) if isinstance(each, schema.GivenNetwork)}
     named = {each.path for each in _networks(config) if isinstance(each, schema.CustomNetwork)}
-    if network is not None or not (given or named):
+    if network is not None and not (given or named):
+        raise UserError(f"{folder}: network has no part in it: no block is of a class of somebody's own; leave it out")
+    if network is not None or not named | given:
         return
     never_import_from(folder)
     if given or not trust_code:

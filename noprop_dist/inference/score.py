@@ -98,6 +98,15 @@ def last_step_of(plan: RunPlan, directory: RunDirectory) -> int:
     return plan.total_steps if stop is None else stop
 
 
+def best_steps(directory: RunDirectory) -> tuple[int, ...]:
+    """The steps of a run's complete checkpoints, the best one first, those that were not measured last.
+
+    `checkpoint.score` says which is better, or else validation accuracy.
+    """
+    steps = directory.checkpoints.steps()
+    return tuple(dict.fromkeys([*_scores_or_accuracies(directory).best(len(steps), among=steps), *reversed(steps)]))
+
+
 def best_step(directory: RunDirectory) -> int:
     """The step of a run's best complete checkpoint, by `checkpoint.score` or else by validation accuracy.
 
@@ -107,10 +116,14 @@ def best_step(directory: RunDirectory) -> int:
     steps = directory.checkpoints.steps()
     if not steps:
         directory.checkpoints.manifest()  # which says so
-    best = Scores(directory.config().score or "validation accuracy", None, directory.metrics()).best(1, among=steps)
+    best = _scores_or_accuracies(directory).best(1, among=steps)
     if not best:
         raise UserError(f"{directory}: none of its checkpoints was measured on validation data, so none is the best")
     return best[0]
+
+
+def _scores_or_accuracies(directory: RunDirectory) -> Scores:
+    return Scores(directory.config().score or "validation accuracy", None, directory.metrics())
 
 
 def _figure(record: Record, score: Score) -> tuple[int, float] | None:

@@ -98,14 +98,19 @@ def import_path(factory: NetworkFactory) -> str | None:
     if path.startswith("__main__:"):
         return None
     try:
-        module, name = _parts(path)
+        module, _ = _parts(path)
     except UserError:
         return None
-    loaded = sys.modules.get(module)
-    found = isinstance(factory, type) and getattr(loaded, name, None) is factory
-    file = getattr(loaded, "__file__", None)
+    found = isinstance(factory, type) and is_at(factory, path)
+    file = getattr(sys.modules.get(module), "__file__", None)
     here = file is not None and _lies_in(file, Path(os.getcwd()))  # noqa: PTH109
     return path if found and (here or is_installed(file)) else None
+
+
+def is_at(factory: NetworkFactory, path: str) -> bool:
+    """Return True if an import of "package.module:Class" has given this process that class. Imports nothing."""
+    module, _, name = path.partition(":")
+    return getattr(sys.modules.get(module), name, None) is factory
 
 
 def is_installed(file: str | None) -> bool:

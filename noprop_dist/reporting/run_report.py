@@ -9,12 +9,11 @@ from matplotlib.figure import Figure
 
 from noprop_dist.config.layers import to_yaml
 from noprop_dist.data.dataset import HeldOut, Split
-from noprop_dist.data.load import load_again
 from noprop_dist.data.samples import Samples
-from noprop_dist.errors import UserError
 from noprop_dist.inference.evaluation import evaluate_blocks
 from noprop_dist.inference.load import TrainedRun
 from noprop_dist.inference.network import NoPropNetwork
+from noprop_dist.inference.score import scores_of
 from noprop_dist.printable import without_secrets
 from noprop_dist.records import EmbeddingUpdated, Evaluated, ObjectiveMeasured, Record, RoundDone
 from noprop_dist.reporting import plots
@@ -48,27 +47,18 @@ class WrittenReport:
     notes: tuple[str, ...] = ()
 
 
-def write_report(directory: RunDirectory, run: TrainedRun | None, data_root: str | None = None) -> WrittenReport:
+def write_report(
+    directory: RunDirectory, measured: tuple[TrainedRun, Split] | None = None, left_out: str | None = None
+) -> WrittenReport:
     """Write report.html and plots/*.png into a run directory.
 
     Args:
         directory: of the run, with a checkpoint.
-        run: its network; None if it has not all blocks.
-        data_root: where its data lies now, if it has moved.
-
-    Raises:
-        UserError: the run's data is not at `data_root`.
+        measured: its network and test samples; None if there are not both.
+        left_out: why not, if that is to be told.
     """
     plan, metrics = RunPlan(directory.config(), directory.facts()), directory.metrics()
-    pictures, left_out = _training_pictures(plan, metrics), None
-    if run is not None:
-        try:
-            data = load_again(plan.config.data, plan.facts, str(directory), data_root)
-            pictures += _network_pictures(run, data.held_out)
-        except UserError as error:
-            if data_root is not None:
-                raise
-            left_out = str(error)
+    pictures = _training_pictures(plan, metrics) + ([] if measured is None else _network_pictures(*measured))
     rendered = [(file, heading, text, _png(figure)) for file, heading, text, figure in pictures]
     for file, _, _, png in rendered:
         directory.write_file(f"plots/{file}.png", png)
@@ -78,13 +68,14 @@ def write_report(directory: RunDirectory, run: TrainedRun | None, data_root: str
 
 
 def _page(directory: RunDirectory, plan: RunPlan, metrics: list[Record], pngs: list[tuple[str, str, bytes]]) -> str:
-    manifest = directory.checkpoints.manifest()
+    manifest, scores = directory.checkpoints.manifest(), scores_of(plan, metrics)
+    best = None if scores is None else next(iter(scores.best(1, among=directory.checkpoints.steps())), None)
     return html_page(
         title=f"{'Back-propagation' if plan.end_to_end else 'NoProp-DT'} on {plan.facts.name}",
         subtitle=f"{plan.config.blocks.count} blocks {_between_blocks(plan)}; {directory}",
         headline=_headline(metrics),
         pictures=pngs,
-        facts=_facts(plan, metrics, manifest),
+        facts=_facts(plan, metrics, manifest, best),
         fingerprints={entry.name: entry.sha256 for entry in manifest.stages},
         config=without_secrets(to_yaml(plan.config)),
     )
@@ -139,8 +130,8 @@ def tracked_pictures(
     return drawn
 
 
-def _network_pictures(run: TrainedRun, held_out: HeldOut) -> Pictures:
-    test = Split(held_out.test.inputs[:PARTS_SAMPLES], held_out.test.labels[:PARTS_SAMPLES])
+def _network_pictures(run: TrainedRun, whole_test: Split) -> Pictures:
+    test = Split(whole_test.inputs[:PARTS_SAMPLES], whole_test.labels[:PARTS_SAMPLES])
     parts = evaluate_blocks(run.network, test, "mean")
     text = "Only the chain and its parts together show whether the chain does anything (mean sampler)."
     pictures = [("parts", "Accuracy through the blocks", text, plots.accuracy_of_parts(parts))]
@@ -159,11 +150,15 @@ def _path_picture(run: TrainedRun, test: Split) -> Pictures:
 
 
 def _headline(metrics: list[Record]) -> dict[str, str]:
-    last = latest_metrics(metrics).evaluations
-    return {f"{each.split} accuracy, {each.sampler} sampler": f"{each.accuracy:.2%}" for each in last}
+    return {
+        f"{each.split} accuracy, {each.sampler} sampler, {each.samples:,} samples, step {each.step:,}": (
+            f"{each.accuracy:.2%}"
+        )
+        for each in latest_metrics(metrics).evaluations
+    }
 
 
-def _facts(plan: RunPlan, metrics: list[Record], manifest: Manifest) -> dict[str, str]:
+def _facts(plan: RunPlan, metrics: list[Record], manifest: Manifest, best: int | None) -> dict[str, str]:
     rounds = of_kind(metrics, RoundDone)
     times = [each.time for each in rounds] or [0.0]
     seconds = max(times) - min(times)
@@ -176,6 +171,8 @@ def _facts(plan: RunPlan, metrics: list[Record], manifest: Manifest) -> dict[str
         "time of a block-step": f"{1000 * busy / max(1, steps):.2f} ms, mean",
         "software": ", ".join(f"{name} {version}" for name, version in manifest.software.items()),
     }
+    if best is not None:
+        facts["best checkpoint"] = f"step {best:,}, by {plan.config.score}; see evaluate --checkpoint best"
     objective = latest_metrics(metrics).objective
     if objective is not None:
         terms = ("cross_entropy", "kl", "denoising", "objective", "elbo")

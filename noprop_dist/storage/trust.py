@@ -62,7 +62,7 @@ def check_settings(config: RunConfig, directory: RunDirectory, given: Sequence[s
         ((key, value),) = deed.items()
         there = key == "data.root" and not would_download(config.data)
         if key not in keys and not there and deed not in known:
-            raise _refusal(directory, f"resuming it would use {key}={value}", f", and so does --set {key}=…")
+            raise _refusal(directory, f"resuming it would use {key}={value}", f", and so does a setting {key}=…")
 
 
 def remember(config: RunConfig) -> None:
@@ -109,7 +109,8 @@ def _settings(config: RunConfig) -> Iterator[dict[str, str]]:
 
 def _refusal(directory: RunDirectory, what: str, otherwise: str = "") -> UserError:
     return UserError(
-        f"{directory}: {what}, which no `train` on this machine has named so far; --trust-code allows it{otherwise}"
+        f"{directory}: {what}, which no `train` on this machine has named so far; --trust-code (trust_code=True) "
+        f"allows it{otherwise}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Makes a process ready to compute: its device, what makes its bits repeatable, and how it keeps freed memory."""
+"""Makes a process ready to compute: what makes its bits repeatable, and how it keeps freed memory."""
 
 import ctypes
 import os
@@ -7,7 +7,7 @@ import resource
 import torch
 
 from noprop_dist.config.schema import Precision
-from noprop_dist.errors import UserError
+from noprop_dist.torch_device import choose_device
 
 # glibc's mallopt (malloc.h). 32 MiB is the largest threshold that it takes for mmap.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -3, -4, -8
@@ -15,18 +15,6 @@ KEEP_FREED_BYTES, LARGEST_HEAP_BLOCK_BYTES = 2**30, 32 * 2**20
 HEAP_BYTES = 64 * 2**20
 """An arena other than the main one is made of pieces of this size (HEAP_MAX_SIZE); it gives free ones back unless the
 padding is as large."""
-
-
-def choose_device(wanted: str) -> torch.device:
-    """The device of a setting; `auto` is a GPU if there is one.
-
-    Raises:
-        UserError: `cuda` is wanted and there is no GPU.
-    """
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise UserError("engine.device=cuda: this process sees no GPU; use engine.device=cpu or auto")
-    use_gpu = wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available())
-    return torch.device("cuda", 0) if use_gpu else torch.device("cpu")
 
 
 def start_computing(wanted: str, threads: int, precision: Precision = "float32") -> torch.device:
@@ -40,7 +28,7 @@ def start_computing(wanted: str, threads: int, precision: Precision = "float32")
     Raises:
         UserError: `cuda` is wanted and there is no GPU.
     """
-    device = choose_device(wanted)
+    device = choose_device(wanted, "engine.device")
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False

@@ -8,6 +8,7 @@ import pytest
 from noprop_dist.api import train
 from noprop_dist.bench import memory, rates, scaling, snapshots, sync_steps
 from noprop_dist.bench.dispatch import DispatchRow
+from noprop_dist.bench.faults import sequential_fingerprints
 from noprop_dist.bench.harness import Spread
 from noprop_dist.cli.app import main
 from noprop_dist.cli.tables import show_rows
@@ -23,10 +24,9 @@ SMALL = ["--set", "blocks.count=2", "--set", "blocks.network={kind: mlp, width: 
 def bench(monkeypatch, capsys):
     """Runs a benchmark; runs of the Ray engine are done by the sequential one, which writes the same records."""
 
-    def train_here(config, folder):
-        return train(
-            config.model_copy(update={"engine": config.engine.model_copy(update={"kind": "sequential"})}), folder
-        )
+    def train_here(config, folder, watcher):
+        here = config.model_copy(update={"engine": config.engine.model_copy(update={"kind": "sequential"})})
+        return train(here, folder, watcher=watcher)
 
     monkeypatch.setattr(rates, "train", train_here)
     for module in (memory, scaling, snapshots, sync_steps):
@@ -103,3 +103,8 @@ def test_scaling_measures_real_and_sleeping_blocks_against_ideal(bench, monkeypa
         *(("sleeping", 1, 50), ("sleeping", 2, 100)),
     ]
     assert [row["percent_of_ideal"] for row in rows] == pytest.approx([100, 70.7, 20, 20], abs=0.1)
+
+
+def test_a_benchmarked_run_tells_no_progress_of_its_own(tmp_path, capsys):
+    sequential_fingerprints(["blocks.count=1", "training.max_steps=2", "evaluation.samples=0"], tmp_path / "run")
+    assert capsys.readouterr() == ("", "")

@@ -7,7 +7,8 @@ from pydantic import BaseModel
 
 from noprop_dist.config.bits import LENGTH, changed_bits, changes_between, continued, what_changes_bits
 from noprop_dist.config.layers import load_config
-from noprop_dist.config.schema import Mark, RunConfig
+from noprop_dist.config.schema import RunConfig
+from noprop_dist.config.sections.base import Mark
 from noprop_dist.errors import UserError
 
 BASELINE = "method=backprop"
@@ -177,7 +178,7 @@ def test_a_refusal_names_key_values_and_what_is_allowed_in_one_sentence():
     with pytest.raises(UserError) as refused:
         continued(load_config("digits", None, []), ["engine.threads_per_worker=2"])
     assert str(refused.value) == (
-        "--set engine.threads_per_worker=2: this run has engine.threads_per_worker=1, which fixes the bits of its "
+        "engine.threads_per_worker=2: this run has engine.threads_per_worker=1, which fixes the bits of its "
         "result; resume only takes settings that change no bits (such as engine.address, checkpoint.* and metrics.*)"
         ", from here on blocks.training.N.*, classifier.learning_rate and embedding.learning_rate, and the length of "
         "the run (training.epochs or training.max_steps)"

@@ -207,6 +207,7 @@ def test_the_best_checkpoint_is_that_of_the_highest_validation_accuracy(run, tmp
     (copied / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert api.open_run(str(copied), checkpoint="best").step == best
     assert api.open_run(str(copied), checkpoint=6).step == 6
+    assert api.open_run(str(copied), checkpoint="6").step == 6
     assert api.open_run(str(copied)).step == 12
 
 
@@ -220,3 +221,85 @@ def test_there_is_no_best_where_nothing_was_evaluated(sequential):
     run = sequential("blocks.count=2", MLP, "training.max_steps=6", "evaluation.samples=0")
     with pytest.raises(UserError, match="none of its checkpoints was measured on validation data"):
         api.load(str(run), "best")
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32", ">f4", "f2", "longdouble"])
+def test_an_array_answers_alike_however_it_lies_in_memory(dtype):
+    classifier = untrained(MLP)
+    images = images_for(classifier, 6)
+    if dtype != "uint8":
+        images = images / 255
+    array = images.numpy().astype(dtype)
+    array.flags.writeable = False
+    expected = classifier.predict_proba(torch.from_numpy(array.astype("uint8" if dtype == "uint8" else "float32")))
+    torch.testing.assert_close(classifier.predict_proba(array[::-1]), expected.flip(0))
+    assert classifier.chain(array[::-1]).shape[1] == 6
+    assert torch.equal(classifier.predict(np.asfortranarray(array)), expected.argmax(dim=1))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda images: images.float(), "images from 0 to 25. do not fit: this network takes uint8 .* floats in 0..1"),
+        (lambda images: (images / 255 - 0.13) / 0.31, "images from .* do not fit: .* not normalised"),
+        (lambda images: images / 255 * torch.nan, "images hold values that are not finite"),
+    ],
+)
+@pytest.mark.parametrize("way", ["forward", "predict", "predict_proba", "chain"])
+def test_floats_of_another_scale_than_pixels_are_refused(make, message, way):
+    classifier = untrained(MLP)
+    images = make(images_for(classifier, 4))
+    with pytest.raises(UserError, match=message):
+        getattr(classifier, way)(images)
+    with pytest.raises(UserError, match=message):
+        classifier.predict(images.numpy())
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (None, "images: holds object, arrays of plain numbers"),
+        ("image.png", "images: holds .*, arrays of plain numbers"),
+        (3, r"images of shape \(\) do not fit"),
+        ([[1, 2], [3]], "images: is no array"),
+        (torch.zeros(()), r"images of shape \(\) do not fit"),
+    ],
+)
+def test_what_is_no_batch_of_images_is_one_sentence(images, message):
+    classifier = untrained(MLP)
+    with pytest.raises(UserError, match=message):
+        classifier.predict(images)
+    with pytest.raises(UserError, match=r"images: is \w+, a tensor is needed|images of shape"):
+        classifier(images)
+
+
+def test_what_is_set_on_a_classifier_has_an_effect_or_is_refused():
+    classifier = untrained(MLP)
+    images = images_for(classifier, 3)
+    classifier.sampler = "stochastic"
+    assert torch.equal(classifier(images), untrained(MLP, sampler="stochastic")(images))
+    with pytest.raises(UserError, match="sampler: 'foo' is not allowed: input should be 'stochastic' or 'mean'"):
+        classifier.sampler = "foo"
+    for name, value in {"passes": 3, "seed": 4, "device": "cpu"}.items():
+        with pytest.raises(UserError, match=f"{name}={value}: cannot be set on a classifier; "):
+            setattr(classifier, name, value)
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("tpu", "device=tpu: is no device; allowed are auto, cpu, cuda, and cuda:0"),
+        ("cuda:x", "device=cuda:x: is no device"),
+        ("cuda:9", "device=cuda:9: this process sees .*; use device=cpu or auto"),
+        (torch.device("cuda", 9), "device=cuda:9: this process sees .*; use device=cpu or auto"),
+        ("", "device=: is no device"),
+        (None, "device: None is not allowed"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused_wherever_it_is_named(run, tmp_path, device, message):
+    api.load(run, device=torch.device("cpu")).save_pretrained(tmp_path / "saved")
+    for call in (api.load, api.open_run):
+        with pytest.raises(UserError, match=message):
+            call(run, device=device)
+    with pytest.raises(UserError, match=message):
+        NoPropClassifier.from_pretrained(tmp_path / "saved", device=device)

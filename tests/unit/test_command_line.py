@@ -113,7 +113,7 @@ def test_a_report_without_the_data_says_what_it_left_out(noprop, tmp_path, monke
     run = noprop("train", *SMALL, *data, "--run-dir", tmp_path / "run").splitlines()[-1]
     assert "left out" not in noprop("report", run)
     (tmp_path / "d.npz").unlink()
-    assert "left out what needs the data set" in noprop("report", run)
+    assert "left out what needs the network and its data" in noprop("report", run)
     message = noprop("predict", run, tmp_path / "digit.png", code=2)
     assert "was trained on samples of shape (6,), not on images" in message
 
@@ -163,7 +163,7 @@ def test_a_run_of_single_blocks_can_be_reported(noprop, tmp_path):
         (["train", "--set", "data={name: npz, root: none.npz}"], "there is no such file"),
         (["train", "--set", "blocks.network={kind: custom, path: 'nosuch:Net'}"], "cannot be imported"),
         (["train", "--set", "engine.device=cuda", "--engine", "sequential"], "no GPU"),
-        (["train", "--address", "127.0.0.1:1"], "--address 127.0.0.1:1: nobody answers there"),
+        (["train", "--address", "127.0.0.1:1"], "engine.address=127.0.0.1:1: nobody answers there"),
         (["train", "--address", "nonsense"], "write HOST:PORT"),
         (["train", "--config", "nope.yaml"], "--config nope.yaml: cannot be read: there is no such file or folder"),
         (["train", "--run-dir", "s3://"], "s3://: is no path or URI"),
@@ -206,7 +206,7 @@ def test_an_address_where_something_else_answers_is_told_at_once(noprop, tmp_pat
         threading.Thread(target=answer, daemon=True).start()
         address = f"127.0.0.1:{server.getsockname()[1]}"
         message = noprop("train", "--address", address, "--run-dir", tmp_path / "run", code=2)
-    assert f"--address {address}: what answers there is no Ray cluster" in message
+    assert f"engine.address={address}: what answers there is no Ray cluster" in message
 
 
 def test_mistakes_with_a_run_directory_overwrite_nothing(noprop, run_dir, tmp_path):
@@ -244,7 +244,7 @@ def test_the_same_run_goes_on_and_another_is_refused(noprop, run_dir, setting, m
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("seed=3", "--set seed=3: this run has seed=0, which fixes the bits of its result"),
+        ("seed=3", "seed=3: this run has seed=0, which fixes the bits of its result"),
         ("engine.threads_per_worker=2", "this run has engine.threads_per_worker=1, which fixes the bits of its result"),
         ("engine.round_steps=3", None),
         ("metrics.port=null", None),
@@ -306,7 +306,7 @@ def test_data_that_has_moved_is_found_by_an_option(noprop, tmp_path, monkeypatch
     np.savez("here.npz", x_train=np.random.default_rng(0).normal(size=(300, 6)), y_train=np.resize(np.arange(3), 300))
     run = tmp_path / noprop("train", *SMALL, "--run-dir", "run", "--set", "data={name: npz, root: here.npz}").strip()
     (tmp_path / "here.npz").rename(tmp_path / "there: 1.npz")
-    assert "--data-root says where to" in noprop("evaluate", run, code=2)
+    assert "--data-root (data_root=…) says where to" in noprop("evaluate", run, code=2)
     noprop("evaluate", run, "--data-root", "there: 1.npz")
     assert "left out" not in noprop("report", run, "--data-root", "there: 1.npz")
     for manifest in (run / "checkpoints").glob("*/manifest.json"):

@@ -102,7 +102,7 @@ def test_there_are_at_least_five_checkpoints_in_a_run():
         ("checkpoint.score=test accuracy", "checkpoint.score: 'test accuracy' is not allowed.*'validation accuracy'"),
         ("training.early_stopping={patience: 0}", "patience: 0 is not allowed"),
         ("training.early_stopping=true", "training.early_stopping"),
-        ("seed", "--set seed: write key.path=value"),
+        ("seed", "setting seed: write key.path=value"),
         ("=3", "write key.path=value"),
         ("seed=[1", "cannot be read as YAML"),
     ],
@@ -151,7 +151,7 @@ def test_an_unknown_preset_is_refused_with_those_that_there_are():
 
 
 def test_a_configuration_cannot_be_changed():
-    with pytest.raises(ValueError, match="frozen"):
+    with pytest.raises(UserError, match="seed=3: settings are fixed"):
         load_config("digits", None, []).seed = 3
 
 

@@ -240,7 +240,7 @@ def test_the_command_exports_a_run(run, tmp_path, capsys):
         (["--sampler", "x"], "--sampler x: allowed are"),
         (["--passes", "0"], "--passes 0: must be at least 1"),
         (["--noise", "x"], "noise x: allowed are"),
-        (["--seed", "-1"], "seed=-1: must be"),
+        (["--seed", "-1"], "seed: -1 is not allowed"),
         (["--out", "s3://bucket/x"], "is a URI"),
     ],
 )

@@ -1,10 +1,11 @@
 """Data that a caller holds becomes the same named arrays as a .npz file's."""
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from noprop_dist.config.schema import DataSettings
 from noprop_dist.data.given import given_data
@@ -31,6 +32,24 @@ class Pictures(Dataset):
         return Image.fromarray(X[index]).convert(self.mode), int(Y[index])
 
 
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter([(X[0], 0)])
+
+
+class Broken(Dataset):
+    def __init__(self, length=5):
+        self.length = length
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        if index == 2:
+            raise ZeroDivisionError("no luck")
+        return X[index], 0
+
+
 def test_arrays_make_the_data_set_that_their_npz_file_makes(tmp_path):
     np.savez(tmp_path / "data.npz", x_train=X, y_train=Y)
     from_file = load_npz(DataSettings(name="npz", root=str(tmp_path / "data.npz")))
@@ -38,6 +57,25 @@ def test_arrays_make_the_data_set_that_their_npz_file_makes(tmp_path):
         given = given_data(data).load(SETTINGS)
         assert given.facts.sha256 == from_file.facts.sha256
         assert given.facts.test_sha256 == from_file.facts.test_sha256
+
+
+@pytest.mark.parametrize("change", [np.ascontiguousarray, np.asfortranarray, lambda x: x.astype(">f8")])
+def test_arrays_are_taken_however_they_lie_in_memory(change):
+    backwards = given_data((change(X)[::-1], Y[::-1])).load(SETTINGS)
+    as_they_are = given_data((change(X[::-1].copy()), Y[::-1].copy())).load(SETTINGS)
+    assert backwards.facts == as_they_are.facts
+    assert torch.from_numpy(backwards.train.inputs[:]).shape[1:] == backwards.facts.input_shape
+
+
+def test_pairs_of_train_and_test_are_read_as_keras_has_them():
+    data = given_data(((X, Y), (X[:30], Y[:30]))).load(SETTINGS)
+    assert data.facts.samples["test"] == 30
+    assert given_data((Pictures(), (X[:, None], Y))).names == ["x_train", "y_train", "x_test", "y_test"]
+
+
+def test_tables_are_arrays():
+    data = given_data((pandas.DataFrame(X.reshape(60, -1) / 255), pandas.Series(Y))).load(SETTINGS)
+    assert data.facts.input_shape == (64,)
 
 
 def test_a_torch_dataset_of_tensors_is_read_as_it_stands():
@@ -97,6 +135,10 @@ def test_columns_that_are_not_found_can_be_named():
     [
         (DataLoader(TensorDataset(torch.rand(4, 2), torch.arange(4))), "is a DataLoader; hand over its dataset"),
         (7, "train is int; allowed are a pair"),
+        (Stream(), "train is a stream, Stream; read it into a Dataset that has a length"),
+        (Broken(), "sample 2 of train cannot be read: ZeroDivisionError: no luck"),
+        (Broken(0), "data: train has no samples"),
+        (pandas.DataFrame({"a": Y}), "train is DataFrame; allowed are a pair"),
         ("digits", "train is str; allowed are a pair"),
         ({"left": (X, Y)}, "has a split 'left', allowed are train, val and test"),
         ({"train": (X, Y), "val": (X, Y), "validation": (X, Y)}, "has two splits that mean val"),

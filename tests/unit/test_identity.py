@@ -231,7 +231,9 @@ def test_a_run_is_found_from_other_folders_and_its_data_may_move(train, tmp_path
     monkeypatch.chdir(tmp_path / "away")
     accuracy = api.evaluate(api.open_run(str(whole))).accuracy
     (tmp_path / "d.npz").rename(tmp_path / "away" / "moved.npz")
-    with pytest.raises(UserError, match="there is no such file; if the data of .*whole has moved, --data-root says"):
+    with pytest.raises(
+        UserError, match="there is no such file; if the data of .*whole has moved, --data-root .data_root=…. says"
+    ):
         api.evaluate(api.open_run(str(whole)))
     assert api.evaluate(api.open_run(str(whole)), data_root="moved.npz").accuracy == accuracy
     assert api.report(str(whole), "moved.npz").left_out is None

@@ -6,11 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from noprop_dist.config.schema import RunConfig
 from noprop_dist.engines.core.placement import Resources
 from noprop_dist.engines.ray import cluster
+from noprop_dist.engines.ray.driver import train_on_ray
 from noprop_dist.engines.ray.token import use_token_if_there_is_one
 from noprop_dist.errors import UserError
 from noprop_dist.files import have_a_home
+from noprop_dist.training.setup import Given
 
 
 @pytest.fixture
@@ -110,7 +113,7 @@ def test_an_address_out_of_the_environment_is_told_as_such(monkeypatch):
     monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
     with pytest.raises(UserError, match="^RAY_ADDRESS=nonsense: is no address"), cluster.ray_session(None):
         pass
-    with pytest.raises(UserError, match="^--address other: is no address"), cluster.ray_session("other"):
+    with pytest.raises(UserError, match="^engine.address=other: is no address"), cluster.ray_session("other"):
         pass
 
 
@@ -119,3 +122,22 @@ def test_a_run_in_a_placement_group_counts_what_the_group_reserves_and_stays_in_
     monkeypatch.setattr(cluster, "get_current_placement_group", lambda: group)
     assert cluster.cluster_resources() == Resources(cpus=3.0, gpus=1.0, node_cpus=2.0)
     assert cluster.spread() == {}
+
+
+@pytest.mark.parametrize("address", [None, "auto", "10.0.0.1:6379"])
+def test_a_process_that_is_connected_already_stays_so(monkeypatch, address):
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(cluster.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="10.0.0.1:6379"))
+    monkeypatch.setattr(cluster.ray, "init", None)
+    monkeypatch.setattr(cluster.ray, "shutdown", None)
+    with cluster.ray_session(address):
+        pass
+    monkeypatch.setattr(cluster, "_check_somebody_listens", lambda *_: None)
+    other = "^engine.address=10.0.0.2:6379: this process is connected to another Ray cluster; ray.shutdown"
+    with pytest.raises(UserError, match=other), cluster.ray_session("10.0.0.2:6379"):
+        pass
+
+
+def test_a_network_that_cannot_be_sent_is_told_before_anything_is_started(tmp_path):
+    with (tmp_path / "file").open("w") as opened, pytest.raises(UserError, match="^network: cannot be sent to the run"):
+        train_on_ray(RunConfig(), str(tmp_path), lambda _: None, given=Given(network=lambda **_: opened))

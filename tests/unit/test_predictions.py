@@ -140,7 +140,7 @@ def test_predictions_of_another_run_sampler_or_images_are_left_alone(trained, ru
     other = api.open_run(trained["other"], "cpu")
     with pytest.raises(UserError, match=r"out.csv(.partial)?: holds predictions with another network"):
         api.predict_into(other, [images], out)
-    with pytest.raises(UserError, match="another sampler .mean, and not stochastic.; give another --out"):
+    with pytest.raises(UserError, match="another sampler .mean, and not stochastic.; give another file"):
         api.predict_into(run, [images], out, "stochastic")
     with pytest.raises(UserError, match="another number of passes"):
         api.predict_into(run, [images], out, passes=2)
@@ -152,7 +152,7 @@ def test_predictions_of_another_run_sampler_or_images_are_left_alone(trained, ru
     assert {file: file.read_bytes() for file in tmp_path.glob("out*")} == before
 
 
-@pytest.mark.parametrize("name", ["out.csv", "out.csv.json", "out.csv.partial"])
+@pytest.mark.parametrize("name", ["out.csv", "out.csv.json", "out.csv.partial", "out.csv.new", "out.csv.json.new"])
 @pytest.mark.parametrize("content", ["", "mine", '{"of": {}}', "[1]"])
 def test_files_of_others_are_not_overwritten(run, images, tmp_path, name, content):
     (tmp_path / name).write_text(content)
@@ -164,8 +164,33 @@ def test_files_of_others_are_not_overwritten(run, images, tmp_path, name, conten
 
 def test_one_process_at_a_time_writes_a_file(run, images, tmp_path):
     file = PredictionsFile(tmp_path / "out.csv", {}, ["a", "b"])
-    with file.journal(batch=1), pytest.raises(UserError, match="another process is writing"), file.journal(batch=1):
+    with file.journal(1, 9), pytest.raises(UserError, match="another process is writing"), file.journal(1, 9):
         pass
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+@pytest.mark.parametrize("kept", [0.5, 0.9, 1.5])
+def test_a_file_that_was_cut_or_edited_is_set_aside_and_written_anew(run, images, tmp_path, ending, kept):
+    out, told = tmp_path / f"out.{ending}", []
+    api.predict_into(run, [images], out)
+    whole = out.read_bytes()
+    for _ in range(2):
+        out.write_bytes((2 * whole)[: int(kept * len(whole))])
+        api.predict_into(run, [images], out, warn=told.append)
+        assert out.read_bytes() == whole
+    (aside,) = tmp_path.glob("out*.changed-*")
+    assert aside.read_bytes() == (2 * whole)[: int(kept * len(whole))]
+    assert told == [f"{out}: was changed since it was written; it is {aside.name} now, and is written anew"] * 2
+
+
+def test_a_partial_file_with_more_rows_than_samples_is_cut(run, images, tmp_path):
+    api.predict_into(run, [images], tmp_path / "whole.csv")
+    out = tmp_path / "out.csv"
+    interrupt(run, images, out)
+    partial = tmp_path / "out.csv.partial"
+    partial.write_bytes(partial.read_bytes() * 3)
+    api.predict_into(run, [images], out)
+    assert len(rows(out)) == 11
 
 
 @contextmanager
@@ -295,12 +320,23 @@ def test_places_that_hold_nothing_are_refused(run, images, tmp_path):
 
 @pytest.mark.parametrize(
     ("out", "message"),
-    [("out.txt", "must end in .csv or .parquet"), ("none/out.csv", "there is no folder"), ("s3://b/out.csv", "URI")],
+    [
+        ("out.txt", "out.txt: must end in .csv or .parquet"),
+        ("", "a path of a file or folder is empty"),
+        (".", "out=.: must end in"),
+        ("/", "out=/: must end in"),
+        ("folder.csv", "folder.csv: is a folder"),
+        ("none/out.csv", "there is no folder"),
+        ("file/out.csv", "there is no folder"),
+        ("s3://b/out.csv", "URI"),
+    ],
 )
 def test_a_place_that_takes_no_predictions_is_refused(run, images, tmp_path, monkeypatch, out, message):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "file").touch()
     with pytest.raises(UserError, match=message):
-        api.predict_into(run, [images], Path(out) if "://" not in out else out)
+        api.predict_into(run, [images], out)
 
 
 def test_an_interruption_says_how_to_go_on(trained, images, tmp_path, monkeypatch, capsys):

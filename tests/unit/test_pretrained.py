@@ -415,3 +415,11 @@ def test_a_classifier_without_the_settings_of_its_networks_is_not_saved(tmp_path
     with pytest.raises(UserError, match="card has no settings of its networks"):
         classifier.save_pretrained(tmp_path / "x")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_has_no_part_in_reading_a_folder_is_refused(folder, own):
+    with pytest.raises(UserError, match="network has no part in it: no block is of a class of somebody's own"):
+        NoPropClassifier.from_pretrained(folder, network=OwnNetwork)
+    with pytest.raises(UserError, match="revision=v1: .* is a folder of this machine; only repositories have"):
+        NoPropClassifier.from_pretrained(folder, revision="v1")
+    assert NoPropClassifier.from_pretrained(own, network=OwnNetwork)

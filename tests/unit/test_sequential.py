@@ -17,7 +17,7 @@ from noprop_dist.records import Evaluated, News, RoundDone, StageFailed
 from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import block
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.training.device import choose_device
+from noprop_dist.torch_device import choose_device
 from noprop_dist.training.setup import prepare
 
 
@@ -120,7 +120,7 @@ def test_more_samples_in_a_batch_than_in_the_data_are_refused(small_config):
 def test_a_gpu_where_there_is_none_is_refused(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UserError, match="engine.device=cuda: this process sees no GPU"):
-        choose_device("cuda")
+        choose_device("cuda", "engine.device")
     assert choose_device("auto").type == "cpu"
 
 

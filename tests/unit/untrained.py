@@ -17,6 +17,7 @@ from noprop_dist.inference.classifier import NoPropClassifier
 from noprop_dist.inference.network import NoPropNetwork
 from noprop_dist.run_plan import RunPlan
 
+CPU = torch.device("cpu")
 MLP = "blocks.network={kind: mlp, width: 16, depth: 1}"
 
 
@@ -67,11 +68,11 @@ def untrained_network(*settings, shape=(1, 8, 8), dtype="uint8", classes=5):
         else onehot_embedding(classes)
     )
     if plan.end_to_end:
-        baseline = end_to_end_network(plan, embedding).eval()
+        baseline = plan.on_device(end_to_end_network(plan, embedding).eval(), CPU)
         _of_use(baseline)
         network = baseline.for_inference(plan.schedule, facts, 3)
     else:
-        blocks = tuple(plan.block_network(t).eval() for t in (1, 2, 3))
+        blocks = tuple(plan.on_device(plan.block_network(t).eval(), CPU) for t in (1, 2, 3))
         network = NoPropNetwork(blocks, plan.classifier().eval(), embedding, plan.schedule, facts, 3)
         for module in (*blocks, network.classifier):
             _of_use(module)

@@ -16,15 +16,26 @@ def pickled(callbacks: Sequence[Callback]) -> bytes | None:
         UserError: one holds something that cannot be sent, such as an open file.
     """
     for each in callbacks:
-        try:
-            cloudpickle.dumps(each)
-        except Exception as error:
-            cause = " ".join(f"{type(error).__name__}: {error}".split())
-            raise UserError(
-                f"callback {type(each).__name__}: cannot be sent to the run's coordinator: {cause}; open files and "
-                "connections in on_start"
-            ) from error
+        check_travels(each, f"callback {type(each).__name__}", "open files and connections in on_start")
     return cast(bytes, cloudpickle.dumps(tuple(callbacks))) if callbacks else None
+
+
+def check_travels(value: object, what: str, otherwise: str) -> None:
+    """Check that something can be sent to other processes.
+
+    Args:
+        value: to be sent.
+        what: it is, for people.
+        otherwise: what the user can do.
+
+    Raises:
+        UserError: it holds something that cannot be sent, such as an open file.
+    """
+    try:
+        cloudpickle.dumps(value)
+    except Exception as error:
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{what}: cannot be sent to the run's coordinator: {cause}; {otherwise}") from error
 
 
 def unpickled(callbacks: bytes | None) -> Sequence[Callback]:

@@ -34,16 +34,18 @@ def ray_session(address: str | None) -> Iterator[None]:
         address: of a running cluster; without it $RAY_ADDRESS, and without that a Ray of our own.
 
     Raises:
-        UserError: nobody answers at the address, or Ray cannot be started here.
+        UserError: nobody answers at the address, this process is in another cluster, or Ray cannot be started.
         SystemExit: SIGTERM came while Ray was being started, 143.
     """
-    if ray.is_initialized() and address is None:
+    if ray.is_initialized() and _is_connected_to(address):
         yield
         return
-    named = f"--address {address}" if address else f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}"
+    named = f"engine.address={address}" if address else f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}"
     address = _resolved(address)
     own = {"include_dashboard": False, **_fewer_cores(), **_own_folder()} if address == "local" else {}
     _check_somebody_listens(address, named)
+    if ray.is_initialized():
+        raise UserError(f"{named}: this process is connected to another Ray cluster; ray.shutdown() leaves that")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         with _own_signal_handlers():
@@ -94,6 +96,10 @@ def _own_signal_handlers() -> Iterator[None]:
 def is_remote(address: str | None) -> bool:
     """Return True if a session at this address joins a cluster that is already running."""
     return _resolved(address) != "local"
+
+
+def _is_connected_to(address: str | None) -> bool:
+    return address in (None, "", "auto") or address == ray.get_runtime_context().gcs_address
 
 
 def is_connected() -> bool:

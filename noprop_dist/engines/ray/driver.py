@@ -16,7 +16,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from noprop_dist.config.schema import EngineSettings, RunConfig
 from noprop_dist.engines.core.failure_policy import back_off_seconds, within_budget
 from noprop_dist.engines.ray.actors import ACTOR_OPTIONS
-from noprop_dist.engines.ray.callbacks import pickled
+from noprop_dist.engines.ray.callbacks import check_travels, pickled
 from noprop_dist.engines.ray.cluster import cause_of_loss, cluster_answers, ray_session
 from noprop_dist.engines.ray.coordinator import Coordinator
 from noprop_dist.engines.ray.heartbeat import Heartbeat
@@ -103,11 +103,16 @@ def train_on_ray(
 
 
 def _send_by_value(given: Given) -> None:
-    """Let the code of a network travel with it where a worker could not import it."""
+    """Let the code of a network travel with it where a worker could not import it.
+
+    Raises:
+        UserError: it holds something that cannot be sent.
+    """
     factory = given.network.func if isinstance(given.network, functools.partial) else given.network
     module = sys.modules.get(getattr(factory, "__module__", None) or "")
     if module is not None and module.__name__ != "__main__" and not is_installed(module.__file__):
         ray.cloudpickle.register_pickle_by_value(module)
+    check_travels(given.network, "network", "make locks, open files and connections where it is built")
 
 
 class _SilentError(Exception):

@@ -1,0 +1,128 @@
+"""The blocks of a run, their networks, and how single ones are trained."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from noprop_dist.config.sections.base import ChangesBits, ChangesBlocks, Positive, Settings
+
+
+class PaperNetwork(Settings):
+    """The paper's block (Figure 6, left), for images of at least 4×4 pixels."""
+
+    kind: ChangesBits[Literal["paper"]] = "paper"
+    dropout: ChangesBits[float] = Field(0.2, ge=0, lt=1, description="rate of dropout in the image path")
+    dropout_unit: ChangesBits[Literal["element", "channel"]] = Field(
+        "element", description="what is dropped: elements as in the paper, or whole channels (faster on CPU)"
+    )
+
+
+class SmallConvNetwork(Settings):
+    """Two convolutions and a small head, for images of about 8×8 pixels."""
+
+    kind: ChangesBits[Literal["small-conv"]] = "small-conv"
+    channels: ChangesBits[tuple[Positive, Positive]] = Field((16, 32), description="channels of the two convolutions")
+    width: ChangesBits[Positive] = Field(128, description="width of the linear layers")
+
+
+class MlpNetwork(Settings):
+    """Linear layers over the flattened input and z, for vectors."""
+
+    kind: ChangesBits[Literal["mlp"]] = "mlp"
+    width: ChangesBits[Positive] = Field(256, description="width of the hidden layers")
+    depth: ChangesBits[int] = Field(2, ge=1, le=1000, description="hidden layers after input and z are joined")
+
+
+class TorchvisionNetwork(Settings):
+    """Any torchvision classification backbone as the image path."""
+
+    kind: ChangesBits[Literal["torchvision"]] = "torchvision"
+    backbone: ChangesBits[str] = Field("resnet18", description="a name that torchvision.models.list_models() prints")
+    width: ChangesBits[Positive] = Field(256, description="width of the backbone's output and of the head")
+
+
+class CustomNetwork(Settings):
+    """Your own torch.nn.Module: (x, z) → logits.
+
+    It is built as Class(input_shape=…, classes=…, embedding_dim=…, **arguments).
+    """
+
+    kind: ChangesBits[Literal["custom"]] = "custom"
+    path: ChangesBits[str] = Field(description="import path, package.module:Class")
+    arguments: ChangesBits[dict[str, Any]] = Field(default_factory=dict, description="further keyword arguments")
+
+
+class GivenNetwork(Settings):
+    """A class or function that was handed over in Python, `train(config, network=…)`; built as a custom one is."""
+
+    kind: ChangesBits[Literal["given"]] = "given"
+    name: ChangesBits[str] = Field(description="of the class or function, for people")
+
+
+NetworkSettings = Annotated[
+    PaperNetwork | SmallConvNetwork | MlpNetwork | TorchvisionNetwork | CustomNetwork | GivenNetwork,
+    Field(discriminator="kind"),
+]
+
+
+class BlockTrainingSettings(Settings):
+    """How a single block is trained; what is not given is as in `training`."""
+
+    learning_rate: ChangesBits[float | None] = Field(None, gt=0)
+    weight_decay: ChangesBits[float | None] = Field(None, ge=0)
+    gradient_clip: ChangesBits[float | None] = Field(None, gt=0, description="largest gradient norm")
+
+
+class BlockSettings(Settings):
+    """The T denoising blocks and their networks."""
+
+    count: ChangesBits[int] = Field(10, ge=1, le=10_000, description="T")
+    only: ChangesBlocks[tuple[Positive, ...] | None] = Field(
+        None, description="train these blocks alone, e.g. [1, 2, 5] or 1-5,8 (default: all)"
+    )
+    network: NetworkSettings = SmallConvNetwork()
+    networks: dict[int, NetworkSettings] = Field(
+        default_factory=dict, description="another network for single blocks, by block number"
+    )
+    training: dict[int, BlockTrainingSettings] = Field(
+        default_factory=dict, description="another learning rate, decay or clipping for single blocks, by block number"
+    )
+
+    @field_validator("only", mode="before")
+    @classmethod
+    def _ranges(cls, value: Any) -> Any:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return (value,)
+        return _parse_ranges(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _blocks_exist(self) -> "BlockSettings":
+        named = {"only": self.only or (), "networks": tuple(self.networks), "training": tuple(self.training)}
+        for field, numbers in named.items():
+            for number in numbers:
+                if not 1 <= number <= self.count:
+                    raise ValueError(f"{field} names block {number}, blocks are 1..{self.count}")
+        if self.only is not None and (not self.only or len(set(self.only)) < len(self.only)):
+            raise ValueError("only must name at least one block, and none twice")
+        return self
+
+    def trained(self) -> tuple[int, ...]:
+        """The blocks that this run trains, in rising order."""
+        return tuple(sorted(self.only)) if self.only is not None else tuple(range(1, self.count + 1))
+
+    def network_of(self, block: int) -> NetworkSettings:
+        """The network settings of one block."""
+        return self.networks.get(block, self.network)
+
+
+def _parse_ranges(text: str) -> tuple[int, ...]:
+    """'1-3,8' → (1, 2, 3, 8)."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise ValueError(f"{text!r} is no list of blocks such as 1-5,8")
+        if max(len(first), len(last)) > 5:
+            raise ValueError(f"{part.strip()!r} is no block, blocks are 1..10,000 at most")
+        numbers += range(int(first), int(last if dash else first) + 1)
+    return tuple(numbers)
