@@ -84,7 +84,9 @@ def small_run(small_config: Callable[..., RunConfig], tmp_path: Path) -> Callabl
 
 
 @pytest.fixture(scope="session")
-def trained_once(small_config: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def trained_once(
+    small_config: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
     """The folder of a finished run, the same one for everybody who asks for these settings."""
     from noprop_dist.api import train
 
