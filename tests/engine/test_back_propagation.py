@@ -28,8 +28,8 @@ from noprop_dist.training.setup import prepare
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_here")]
 
-STEPS = 400
-DIGITS = ["method=backprop", "blocks.count=3", "engine.device=cpu", "checkpoint.every_steps=200",
+STEPS = 240
+DIGITS = ["method=backprop", "blocks.count=3", "engine.device=cpu", "checkpoint.every_steps=80",
           "checkpoint.snapshot_every_steps=20"]  # fmt: skip
 
 
