@@ -4,6 +4,8 @@ PyYAML reads YAML 1.1, where `off` is false, `010` is 8, `1:30` is 90 and `1e-3`
 """
 
 import re
+from copy import deepcopy
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import yaml
@@ -126,7 +128,7 @@ def parse_yaml(text: str | bytes, source: str) -> Any:
         raise UserError(f"{source}: is larger than {MAX_BYTES // 2**20} MiB, too large for settings")
     try:
         decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text
-        return yaml.load(decoded, _Loader)
+        return deepcopy(_loaded(decoded))
     except UnicodeDecodeError as error:
         raise UserError(f"{source}: is no UTF-8 text (byte {error.start + 1}); save it as UTF-8") from error
     except yaml.MarkedYAMLError as error:
@@ -135,6 +137,12 @@ def parse_yaml(text: str | bytes, source: str) -> Any:
         raise UserError(f"{source}: cannot be read as YAML: it is nested too deeply") from error
     except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{source}: cannot be read as YAML: {' '.join(str(error).split())[:200]}") from error
+
+
+@lru_cache(maxsize=64)
+def _loaded(text: str) -> Any:
+    """Kept, because one command asks a run for its configuration a dozen times, and PyYAML takes 5 ms for it."""
+    return yaml.load(text, _Loader)
 
 
 def to_yaml_text(value: Any) -> str:

@@ -28,8 +28,8 @@ from noprop_dist.training.setup import prepare
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_here")]
 
-STEPS = 600
-DIGITS = ["method=backprop", "blocks.count=3", "engine.device=cpu", "checkpoint.every_steps=200",
+STEPS = 240
+DIGITS = ["method=backprop", "blocks.count=3", "engine.device=cpu", "checkpoint.every_steps=80",
           "checkpoint.snapshot_every_steps=20"]  # fmt: skip
 
 
@@ -115,11 +115,12 @@ def test_processes_that_find_no_room_are_waited_for_no_longer_than_was_set(tmp_p
 
 
 def test_a_resume_deletes_no_folder_that_a_strangers_run_names_and_takes_no_foreign_snapshot(tmp_path):
-    config = load_config("digits", None, [*DIGITS, "training.max_steps=400", "engine.workers=1"])
+    steps = ["training.max_steps=80", "checkpoint.every_steps=40"]
+    config = load_config("digits", None, [*DIGITS, *steps, "engine.workers=1"])
     run, victim = tmp_path / "run", tmp_path / "victim"
     EndToEndCoordinator(config, str(run)).run()
     expected = fingerprints(run)
-    shutil.rmtree(run / "checkpoints/step-00000400")
+    shutil.rmtree(run / "checkpoints/step-00000080")
     victim.mkdir()
     named = {"version": 0, "checkpoint_dir_name": str(victim), "metrics": {}}
     state = run / RAY_TRAIN_FOLDER / "checkpoint_manager_snapshot.json"
@@ -129,4 +130,4 @@ def test_a_resume_deletes_no_folder_that_a_strangers_run_names_and_takes_no_fore
     EndToEndCoordinator(continued(config, ["checkpoint.num_to_keep=1"]), str(run), resume=True).run()
     assert victim.is_dir()
     assert fingerprints(run) == expected
-    assert steps_written(run) == {NETWORK: 400}, "it went on from the run's own snapshots"
+    assert steps_written(run) == {NETWORK: 80}, "it went on from the run's own snapshots"

@@ -160,7 +160,7 @@ RUN = ["training.max_steps=48", "checkpoint.every_steps=4", "checkpoint.snapshot
     ],
     ids=["accuracy", "elbo", "no early stopping", "learned"],
 )
-@pytest.mark.parametrize("evaluation_seconds", [0.05, 5.0])
+@pytest.mark.parametrize("evaluation_seconds", [5.0, pytest.param(0.05, marks=pytest.mark.slow)])
 def test_both_engines_keep_the_same_checkpoints_bit_for_bit(small_config, tmp_path, settings, evaluation_seconds):
     config = small_config(*RUN, *settings)
     api.train(small_config(*RUN, *settings, "engine.kind=sequential"), str(tmp_path / "sequential"))

@@ -31,12 +31,12 @@ def noprop(capsys):
 
 
 @pytest.fixture
-def run_dir(noprop, tmp_path):
-    return noprop("train", *SMALL, "--run-dir", tmp_path / "run").splitlines()[-1]
+def run_dir(copied_run):
+    return copied_run().root
 
 
-def test_train_prints_the_run_directory(run_dir, tmp_path):
-    assert run_dir == str(tmp_path / "run")
+def test_train_prints_the_run_directory(noprop, tmp_path):
+    assert noprop("train", *SMALL, "--run-dir", tmp_path / "run").splitlines()[-1] == str(tmp_path / "run")
 
 
 def test_a_run_directory_is_made_up_where_none_is_given(noprop, tmp_path, monkeypatch):
@@ -106,6 +106,7 @@ def test_report_writes_a_page_that_needs_nothing_else_and_plots(noprop, run_dir,
     assert plots == ["accuracy", "denoising", "loss", "parts", "path", "terms"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_without_the_data_says_what_it_left_out(noprop, tmp_path, monkeypatch):
     random = np.random.default_rng(0)
     np.savez(tmp_path / "d.npz", x_train=random.normal(size=(300, 6)), y_train=np.resize(np.arange(3), 300))
@@ -267,6 +268,7 @@ def test_resume_takes_what_changes_no_bits_and_the_training_of_single_stages(nop
         (["report", "--data-root", "x"], "data.root: no effect with data.name=digits"),
     ],
 )
+@pytest.mark.usefixtures("undrawn")
 def test_what_does_nothing_for_a_run_is_told(run_dir, capsys, command, line):
     with pytest.raises(SystemExit) as end:
         main([*command, run_dir])
@@ -301,6 +303,7 @@ def test_a_run_goes_on_with_its_own_data_wherever_that_lies(noprop, tmp_path):
     assert noprop(*again, f"data={{name: npz, root: {tmp_path}/there.npz}}").strip() == str(tmp_path / "run")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_data_that_has_moved_is_found_by_an_option(noprop, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.savez("here.npz", x_train=np.random.default_rng(0).normal(size=(300, 6)), y_train=np.resize(np.arange(3), 300))

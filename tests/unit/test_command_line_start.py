@@ -57,6 +57,7 @@ def test_neither_torch_nor_ray_is_imported_before_a_command_needs_it(arguments):
     assert not {"torch", "ray", "sklearn", "matplotlib"} & imported
 
 
+@pytest.mark.slow
 def test_predictions_wait_for_no_plots_and_no_ray():
     code = "import sys, noprop_dist.cli.predict; print(*{'matplotlib', 'ray', 'sklearn'} & sys.modules.keys())"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
@@ -99,6 +100,7 @@ def test_a_command_says_at_once_on_a_terminal_that_its_libraries_are_loading():
     assert run.returncode == 2
 
 
+@pytest.mark.slow
 def test_a_command_says_nothing_of_loading_in_a_pipe():
     done = subprocess.run([sys.executable, "-c", NOPROP, "inspect", "x"], capture_output=True, text=True, check=False)
     assert done.stderr.startswith("noprop-dist: ")

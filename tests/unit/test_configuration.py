@@ -291,3 +291,8 @@ def test_early_stopping_keeps_checkpoints_by_validation_accuracy_unless_another_
     assert load_config("digits", None, ["training.early_stopping={patience: 2}"]).score == "validation accuracy"
     other = ["training.early_stopping.min_delta=0.1", "checkpoint.score=validation elbo"]
     assert load_config("digits", None, other).score == "validation elbo"
+
+
+def test_what_is_done_to_parsed_yaml_is_not_in_what_is_parsed_next():
+    parse_yaml("a: {b: [1]}", "x")["a"]["b"].append(2)
+    assert parse_yaml("a: {b: [1]}", "x") == {"a": {"b": [1]}}

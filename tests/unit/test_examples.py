@@ -34,6 +34,7 @@ def test_an_example_explains_itself():
     assert "[STEPS]" in told
 
 
+@pytest.mark.slow
 def test_algorithm_1_in_one_file_has_the_bits_of_the_engine(tmp_path):
     settings = ["engine.kind=sequential", f"training.max_steps={STEPS}", f"checkpoint.every_steps={STEPS}"]
     setup, data = prepare(load_config("digits", None, settings))

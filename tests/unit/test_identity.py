@@ -19,6 +19,9 @@ SMALL = ["blocks.count=2", "blocks.network={kind: mlp, width: 8, depth: 1}", "tr
          "engine.kind=sequential"]  # fmt: skip
 
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
 def write_data(file, seed=0, samples=200, features=6, classes=4, **arrays):
     random = np.random.default_rng(seed)
     labels = np.arange(samples) % classes

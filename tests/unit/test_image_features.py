@@ -60,7 +60,7 @@ def test_logits_of_shared_features_are_those_of_the_whole_network(untrained, kin
             assert torch.equal(features.logits(block, kept, -z), block(x, -z))
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("kind", [*NETWORKS[:3], pytest.param("torchvision", marks=pytest.mark.slow)])
 def test_figures_are_those_of_a_pass_for_each(untrained, nothing_shared, kind):
     network, test = untrained(kind)
     together = measure(network, test, PASSES, eta=0.1, blocks="stochastic")

@@ -23,7 +23,7 @@ from noprop_dist.training.setup import prepare
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The digits preset, trained for long enough that its chain is worth measuring."""
-    config = load_config("digits", None, ["engine.kind=sequential", "blocks.count=5", "training.max_steps=150"])
+    config = load_config("digits", None, ["engine.kind=sequential", "blocks.count=5", "training.max_steps=80"])
     folder = str(tmp_path_factory.mktemp("trained") / "run")
     train(config, folder)
     return open_run(folder, "cpu").network, load_data(config.data).held_out.test

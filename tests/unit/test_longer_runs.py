@@ -42,9 +42,9 @@ def texts(directory):
         [LEARNED, "embedding.sync_steps=4"],
     ],
 )
-def test_a_longer_run_has_the_bits_of_one_that_was_begun_with_that_length(small_run, settings, left):
-    whole = small_run(*EVERY_4, *settings, "training.max_steps=24", name="whole")
-    part = small_run(*EVERY_4, *settings)
+def test_a_longer_run_has_the_bits_of_one_that_was_begun_with_that_length(copied_run, settings, left):
+    whole = copied_run(*EVERY_4, *settings, "training.max_steps=24", name="whole")
+    part = copied_run(*EVERY_4, *settings)
     for step in range(left + 4, 16, 4):
         shutil.rmtree(f"{part}/checkpoints/step-{step:08d}", ignore_errors=True)
     outcome = api.resume(str(part), ["training.max_steps=24"])
@@ -55,17 +55,17 @@ def test_a_longer_run_has_the_bits_of_one_that_was_begun_with_that_length(small_
         assert done == wanted
 
 
-def test_epochs_make_a_run_longer_as_steps_do(small_run):
+def test_epochs_make_a_run_longer_as_steps_do(copied_run):
     short = ["training.max_steps=null", "training.batch_size=128", "evaluation.samples=0"]
-    whole = small_run(*short, "training.epochs=4", name="whole")
-    part = small_run(*short, "training.epochs=2")
+    whole = copied_run(*short, "training.epochs=4", name="whole")
+    part = copied_run(*short, "training.epochs=2")
     api.resume(str(part), ["training.epochs=4"])
     assert state_of(part) == state_of(whole)
     assert part.config().training.epochs == 4
 
 
-def test_going_back_to_make_a_version_of_w_embed_as_a_whole_is_told(small_run):
-    run = small_run(*EVERY_4, LEARNED)
+def test_going_back_to_make_a_version_of_w_embed_as_a_whole_is_told(copied_run):
+    run = copied_run(*EVERY_4, LEARNED)
     api.resume(str(run), ["training.max_steps=24"])
     (told,) = [text for text in texts(run) if "W_embed" in text]
     assert "ended at step 12 was cut short by the end of the run" in told
@@ -101,8 +101,8 @@ def test_a_schedule_over_the_whole_run_goes_on_as_in_a_run_of_the_new_length(kin
 
 
 @pytest.mark.parametrize("kind", ["cosine", "one-cycle"])
-def test_what_becomes_of_such_a_schedule_is_told_and_written_down(small_run, kind):
-    run, said = small_run(*EVERY_4, f"training.lr_schedule.kind={kind}"), []
+def test_what_becomes_of_such_a_schedule_is_told_and_written_down(copied_run, kind):
+    run, said = copied_run(*EVERY_4, f"training.lr_schedule.kind={kind}"), []
     api.resume(str(run), ["training.max_steps=24"], watcher=api.Watcher(say=said.append))
     told = (
         f"the run ends at step 24, no longer at step 12; from here on the learning rates are those of "
@@ -115,8 +115,9 @@ def test_what_becomes_of_such_a_schedule_is_told_and_written_down(small_run, kin
     assert said.count(told) == texts(run).count(told) == 1, "only when the length changes"
 
 
-def test_a_longer_run_is_still_the_same_run(small_run):
-    run = small_run(*EVERY_4)
+@pytest.mark.usefixtures("undrawn")
+def test_a_longer_run_is_still_the_same_run(copied_run):
+    run = copied_run(*EVERY_4)
     api.resume(str(run), ["training.max_steps=24"])
     (change,) = run.changes()
     assert (change.setting, change.from_step["block-01"]) == ("training.max_steps=24", 12)
@@ -131,9 +132,9 @@ def test_a_longer_run_is_still_the_same_run(small_run):
     assert sorted(set(finals)) == [12, 24]
 
 
-def test_a_run_may_end_where_it_stands_and_is_measured_as_a_whole(small_run):
-    run = small_run(*EVERY_4)
-    wanted = state_of(small_run(*EVERY_4, "training.max_steps=8", name="short"))
+def test_a_run_may_end_where_it_stands_and_is_measured_as_a_whole(copied_run):
+    run = copied_run(*EVERY_4)
+    wanted = state_of(copied_run(*EVERY_4, "training.max_steps=8", name="short"))
     shutil.rmtree(f"{run}/checkpoints/step-00000012")
     outcome = api.resume(str(run), ["training.max_steps=8"])
     assert (outcome.step, outcome.evaluation.step, outcome.evaluation.final) == (8, 8, True)
@@ -143,16 +144,16 @@ def test_a_run_may_end_where_it_stands_and_is_measured_as_a_whole(small_run):
 
 
 @pytest.mark.parametrize("setting", ["training.max_steps=11", "training.epochs=1"])
-def test_a_run_is_not_made_shorter_than_what_is_done(small_run, setting):
+def test_a_run_is_not_made_shorter_than_what_is_done(copied_run, setting):
     steps = ["training.max_steps=null", "training.epochs=2"] if "epochs" in setting else []
-    run = small_run(*EVERY_4, *steps)
+    run = copied_run(*EVERY_4, *steps)
     with pytest.raises(UserError, match=rf"{setting}: makes \d+ steps, and .*run has done \d+; a run ends at or after"):
         api.resume(str(run), [setting])
     assert run.changes() == []
 
 
-def test_nothing_but_the_length_can_change(small_run):
-    run = small_run(*EVERY_4)
+def test_nothing_but_the_length_can_change(copied_run):
+    run = copied_run(*EVERY_4)
     with pytest.raises(UserError, match=r"training.batch_size=8: .* and the length of the run"):
         api.resume(str(run), ["training.max_steps=24", "training.batch_size=8"])
     assert run.changes() == []

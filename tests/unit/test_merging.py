@@ -15,17 +15,17 @@ def fingerprints(directory):
 
 
 @pytest.fixture
-def parts(small_run):
+def parts(copied_run):
     return [
-        small_run("blocks.only=1-2", name="first"),
-        small_run("blocks.only=3", "engine.round_steps=5", name="second"),
+        copied_run("blocks.only=1-2", name="first"),
+        copied_run("blocks.only=3", "engine.round_steps=5", name="second"),
     ]
 
 
-def test_merged_parts_are_the_network_that_one_run_would_have_trained(small_run, parts, tmp_path):
+def test_merged_parts_are_the_network_that_one_run_would_have_trained(copied_run, parts, tmp_path):
     out = RunDirectory(str(tmp_path / "out"))
     assert merge_runs(out, parts) == []
-    assert fingerprints(out) == fingerprints(small_run(name="whole"))
+    assert fingerprints(out) == fingerprints(copied_run(name="whole"))
     assert out.config().blocks.only is None
     rounds = [record for record in out.metrics() if isinstance(record, RoundDone)]
     assert sum(record.steps for record in rounds if record.stage == CLASSIFIER) == 12, (
@@ -34,21 +34,21 @@ def test_merged_parts_are_the_network_that_one_run_would_have_trained(small_run,
     assert out.checkpoints.manifest().merged_from["block-03"] == str(parts[1])
 
 
-def test_blocks_that_two_parts_hold_alike_are_told_with_whose_are_taken(small_run, tmp_path):
-    twins = [small_run(name=name) for name in ("first", "second")]
+def test_blocks_that_two_parts_hold_alike_are_told_with_whose_are_taken(copied_run, tmp_path):
+    twins = [copied_run(name=name) for name in ("first", "second")]
     (told,) = merge_runs(RunDirectory(str(tmp_path / "out")), twins)
     assert told == f"{twins[0]} and {twins[1]} hold the same weights of block(s) 1, 2, 3; the former's are taken"
 
 
-def test_what_disagrees_is_named(small_run, parts, tmp_path):
+def test_what_disagrees_is_named(copied_run, parts, tmp_path):
     out = RunDirectory(str(tmp_path / "out"))
-    other = small_run("blocks.only=3", "seed=1", "training.learning_rate=0.01", name="other")
+    other = copied_run("blocks.only=3", "seed=1", "training.learning_rate=0.01", name="other")
     with pytest.raises(UserError, match=r"seed is 0 in .*first and 1 in .*other; training.learning_rate is 0.001 in"):
         merge_runs(out, [parts[0], other])
-    shorter = small_run("blocks.only=3", "training.max_steps=11", name="shorter")
+    shorter = copied_run("blocks.only=3", "training.max_steps=11", name="shorter")
     with pytest.raises(UserError, match="training.max_steps is 12 in .*first and 11 in .*shorter"):
         merge_runs(out, [parts[0], shorter])
-    elsewhere = small_run("blocks.only=3", "engine.device=cpu", name="elsewhere")
+    elsewhere = copied_run("blocks.only=3", "engine.device=cpu", name="elsewhere")
     with pytest.raises(UserError, match="engine.device is 'auto' in .*first and 'cpu' in .*elsewhere"):
         merge_runs(out, [parts[0], elsewhere])
     assert not out.holds_run

@@ -27,7 +27,11 @@ DIGITS, MNIST, CIFAR = (Shapes(shape, 10, 10) for shape in ((1, 8, 8), (1, 28, 2
         (networks.TorchvisionNetwork(backbone="resnet18"), MNIST),
         (networks.TorchvisionNetwork(backbone="densenet121", width=32), CIFAR),
         (networks.TorchvisionNetwork(backbone="mobilenet_v3_small", width=32), CIFAR),
-        (networks.TorchvisionNetwork(backbone="convnext_tiny", width=32), Shapes((1, 96, 96), 5, 3)),
+        pytest.param(
+            networks.TorchvisionNetwork(backbone="convnext_tiny", width=32),
+            Shapes((1, 96, 96), 5, 3),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_network_fits_its_data_and_depends_on_x_and_z(settings, shapes):

@@ -94,6 +94,7 @@ def old_run(small_run, tmp_path):
     return run
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_directory_of_an_earlier_version_is_reported_and_inspected(old_run, tmp_path, capsys):
     write_report(str(old_run), data_root=None, trust_code=False)
     plots = {file.stem for file in (tmp_path / "run/plots").glob("*.png")}

@@ -52,6 +52,7 @@ def edit(tmp_path):
     return lambda: (tmp_path / "inner_net.py").write_text(NETWORK + "# edited\n")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_changed_file_is_told_once_with_both_fingerprints_by_whatever_imports_it(train, edit):
     run = train("run")
     assert api.open_run("run").warnings == ()

@@ -129,8 +129,8 @@ def test_a_crafted_pickle_in_place_of_weights_is_not_run(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_directory_with_a_run_is_refused_and_left_alone(small_run):
-    directory = small_run()
+def test_a_directory_with_a_run_is_refused_and_left_alone(copied_run):
+    directory = copied_run()
     with pytest.raises(UserError, match="already holds a run; `noprop-dist resume"):
         directory.create(directory.config(), directory.facts())
     assert directory.config().blocks.count == 3
@@ -143,8 +143,8 @@ def test_a_directory_that_cannot_be_written_is_refused(tmp_path, small_setup):
         RunDirectory(str(tmp_path / "file" / "run")).create(setup.config, setup.plan.facts)
 
 
-def test_damaged_descriptions_of_a_run_are_told(small_run):
-    directory = small_run()
+def test_damaged_descriptions_of_a_run_are_told(copied_run):
+    directory = copied_run()
     store = Store(str(directory))
     store.write("data.json", b"{}")
     with pytest.raises(UserError, match="data.json cannot be read"):
@@ -239,8 +239,8 @@ def test_new_records_are_read_from_where_the_last_reading_ended(tmp_path):
     assert directory.metrics_from(offset)[0] == [round_done(ONE, 5), news], "the file became shorter: read anew"
 
 
-def test_settings_that_a_resume_changed_are_kept_and_repeated_by_manifests(small_run):
-    directory = small_run("checkpoint.every_steps=6")
+def test_settings_that_a_resume_changed_are_kept_and_repeated_by_manifests(copied_run):
+    directory = copied_run("checkpoint.every_steps=6")
     directory.add_changes(["classifier.learning_rate=0.01"], {"block-01": 6, "classifier": 6})
     change = SettingChange("classifier.learning_rate=0.01", {"block-01": 6, "classifier": 6})
     assert directory.changes() == [change]
@@ -414,8 +414,8 @@ def test_stages_that_stay_together_lose_no_checkpoint(tmp_path):
     assert writer.news() == ()
 
 
-def test_a_run_directory_that_is_deleted_is_not_half_made_anew(small_run):
-    directory = small_run("checkpoint.every_steps=6")
+def test_a_run_directory_that_is_deleted_is_not_half_made_anew(copied_run):
+    directory = copied_run("checkpoint.every_steps=6")
     path = Path(str(directory))
     directory.must_stay()
     shutil.move(path, path.with_name("away"))
@@ -431,8 +431,8 @@ def test_a_run_directory_that_is_deleted_is_not_half_made_anew(small_run):
     directory.append_metrics([MEASURED])
 
 
-def test_a_run_that_began_where_a_live_one_was_deleted_is_not_written_into(small_run):
-    directory = small_run()
+def test_a_run_that_began_where_a_live_one_was_deleted_is_not_written_into(copied_run):
+    directory = copied_run()
     path = Path(str(directory))
     with directory.only_writer():
         directory.must_stay()
@@ -453,8 +453,8 @@ def test_a_run_whose_directory_is_deleted_ends_with_a_sentence(small_config, tmp
     assert not (tmp_path / "run").exists()
 
 
-def test_a_part_of_a_run_is_no_place_for_a_new_one(small_run):
-    directory = small_run()
+def test_a_part_of_a_run_is_no_place_for_a_new_one(copied_run):
+    directory = copied_run()
     (Path(str(directory)) / "config.yaml").unlink()
     with pytest.raises(UserError, match="holds checkpoints but no config.yaml"):
         directory.check_unused()
@@ -500,9 +500,9 @@ def test_a_run_begins_in_no_folder_that_holds_a_part_of_another(small_config, tm
     assert [each.name for each in (tmp_path / "run").iterdir()] == [name]
 
 
-def test_a_tilde_is_the_home_wherever_a_run_directory_is_named(small_run, tmp_path, monkeypatch):
+def test_a_tilde_is_the_home_wherever_a_run_directory_is_named(copied_run, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    small_run()
+    copied_run()
     assert RunDirectory("~/run").holds_run
     assert api.merge("~/merged", ["~/run"]).directory == str(tmp_path / "merged")
     with pytest.raises(UserError, match="the home that ~ stands for cannot be found"):

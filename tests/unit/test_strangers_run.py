@@ -153,6 +153,7 @@ def trained(small_config, module, standing_in):
 
 
 @pytest.mark.parametrize("use", [api.open_run, api.report, api.resume])
+@pytest.mark.usefixtures("undrawn")
 def test_a_network_that_this_machine_did_not_train_with_takes_trust(trained, standing_in, monkeypatch, use):
     monkeypatch.setenv("XDG_STATE_HOME", str(standing_in / "of another user"))
     monkeypatch.delitem(sys.modules, trained)
@@ -211,8 +212,8 @@ def test_without_a_home_runs_are_trained_and_looked_at_with_trust(small_config, 
         ("metrics.host=0.0.0.0", "127.0.0.1"),
     ],
 )
-def test_resume_takes_no_cluster_folder_or_open_port_from_a_strangers_run(small_run, setting, usual):
-    directory = small_run()
+def test_resume_takes_no_cluster_folder_or_open_port_from_a_strangers_run(copied_run, setting, usual):
+    directory = copied_run()
     config = Path(directory.root, "config.yaml")
     section, key, value = *setting.partition("=")[0].split("."), setting.partition("=")[2]
     values = yaml.safe_load(config.read_text())
@@ -228,8 +229,8 @@ def test_resume_takes_no_cluster_folder_or_open_port_from_a_strangers_run(small_
 NAMES = ["../../victim", "/etc/passwd", "block-01/../../x", "", "manifest", "block-", "block-1²", 3, None]
 
 
-def test_nothing_is_downloaded_to_where_a_strangers_run_says(small_run, tmp_path):
-    run, root = small_run(), tmp_path / "elsewhere"
+def test_nothing_is_downloaded_to_where_a_strangers_run_says(copied_run, tmp_path):
+    run, root = copied_run(), tmp_path / "elsewhere"
     config = Path(run.root) / "config.yaml"
     config.write_text(config.read_text().replace("name: digits", "name: mnist").replace("root: null", f"root: {root}"))
     assert run.config().data.download
@@ -243,24 +244,24 @@ def test_nothing_is_downloaded_to_where_a_strangers_run_says(small_run, tmp_path
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_manifest_names_no_files_but_those_of_stages(small_run, name):
-    directory = small_run()
+def test_a_manifest_names_no_files_but_those_of_stages(copied_run, name):
+    directory = copied_run()
     entry = directory.checkpoints.manifest().stages[0].to_json(3)
     with pytest.raises(ValueError, match="no name of a stage's files"):
         SnapshotEntry.from_json(JsonObject({**entry, "name": name}))
 
 
 @pytest.mark.parametrize("step", ["../../x", -1, 1.5, True, None, 10**30])
-def test_a_manifest_knows_no_step_but_a_number(small_run, step):
-    manifest = small_run().checkpoints.manifest()
+def test_a_manifest_knows_no_step_but_a_number(copied_run, step):
+    manifest = copied_run().checkpoints.manifest()
     with pytest.raises(ValueError, match="no number of steps"):
         Manifest.from_json(JsonObject({**manifest.to_json(3), "step": step}))
     with pytest.raises(ValueError, match="no number of steps"):
         SnapshotEntry.from_json(JsonObject({**manifest.stages[0].to_json(3), "step": step}))
 
 
-def test_folders_and_entries_of_other_names_are_passed_over(small_run):
-    directory = small_run()
+def test_folders_and_entries_of_other_names_are_passed_over(copied_run):
+    directory = copied_run()
     before = directory.checkpoints.saved_steps()
     checkpoints = Path(directory.root, "checkpoints")
     for name in ("step-00000001²", "step-1", "step-0000000x", "99"):
@@ -333,8 +334,8 @@ def test_the_run_directory_itself_may_be_a_link(tmp_path):
         assert Store(root).read("folder/file") == b"new"
 
 
-def test_a_lock_that_is_a_link_is_told_and_its_target_kept(small_run, tmp_path):
-    directory = small_run()
+def test_a_lock_that_is_a_link_is_told_and_its_target_kept(copied_run, tmp_path):
+    directory = copied_run()
     (tmp_path / "victim").write_text("precious")
     Path(directory.root, LOCK).unlink(missing_ok=True)
     Path(directory.root, LOCK).symlink_to(tmp_path / "victim")
@@ -359,8 +360,8 @@ def test_no_name_leads_out_of_the_root(tmp_path, name, deed):
     assert [file.name for file in tmp_path.iterdir()] == ["run"]
 
 
-def test_what_ray_train_left_is_deleted_unread_and_no_link_is_followed(small_run, tmp_path):
-    directory = small_run()
+def test_what_ray_train_left_is_deleted_unread_and_no_link_is_followed(copied_run, tmp_path):
+    directory = copied_run()
     left = Path(directory.root, "ray-train")
     (left / "checkpoint_1").mkdir(parents=True)
     (left / "checkpoint_manager_snapshot.json").write_text('{"checkpoint_dir_name": "/home"}')
@@ -457,8 +458,9 @@ def test_no_error_shows_a_secret(kind):
     )
 
 
-def test_a_secret_in_a_setting_is_in_no_report_and_no_json(small_run, capsys):
-    directory = small_run()
+@pytest.mark.usefixtures("undrawn")
+def test_a_secret_in_a_setting_is_in_no_report_and_no_json(copied_run, capsys):
+    directory = copied_run()
     config = Path(directory.root, "config.yaml")
     config.write_text(config.read_text().replace("address: null", f"address: {SECRET}"))
     api.report(directory.root)
@@ -482,8 +484,8 @@ def test_no_name_is_a_formula_in_a_picture(name):
 
 
 @pytest.mark.slow
-def test_files_of_the_working_directory_take_no_modules_place(tmp_path, small_run):
-    small_run(name="gift")
+def test_files_of_the_working_directory_take_no_modules_place(tmp_path, copied_run):
+    copied_run(name="gift")
     gift = tmp_path / "gift"
     for module in ("numpy", "yaml", "typer", "rich", "json", "secrets", "torch", "cupy", "random"):
         (gift / f"{module}.py").write_text(f"open('PWNED', 'a').write('{module} ')")

@@ -171,7 +171,7 @@ def test_a_standard_output_that_was_closed_is_named():
     assert ended(">&-", "--version") == (2, "", told)
 
 
-@pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-"])
+@pytest.mark.parametrize("redirection", ["2>/dev/full", pytest.param("2>&-", marks=pytest.mark.slow)])
 def test_a_standard_error_that_takes_nothing_changes_no_exit_code(redirection):
     assert ended(redirection, "inspect", "nowhere") == (2, "", "")
 

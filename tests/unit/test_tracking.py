@@ -340,6 +340,7 @@ def test_trackers_of_a_run_in_an_object_store_write_among_the_users_state(tmp_pa
     assert one.name.startswith("run-")
 
 
+@pytest.mark.slow
 def test_a_tracker_that_cannot_write_is_told_and_the_run_goes_on(small_config, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
@@ -350,7 +351,12 @@ def test_a_tracker_that_cannot_write_is_told_and_the_run_goes_on(small_config, t
     assert told == {"TensorBoardCallback", "MlflowCallback", "WandbCallback"}
 
 
-@pytest.mark.parametrize("link", ["tracking", "tracking/tensorboard", "tracking/mlflow", "tracking/wandb/wandb"])
+SLOW_LINKS = [  # they import what a tracker is for
+    pytest.param(f"tracking/{each}", marks=pytest.mark.slow) for each in ("tensorboard", "mlflow", "wandb/wandb")
+]
+
+
+@pytest.mark.parametrize("link", ["tracking", *SLOW_LINKS])
 def test_a_link_in_a_strangers_run_lets_no_tracker_write_or_delete_elsewhere(small_config, tmp_path, link):
     folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
     (folder / link).parent.mkdir(parents=True)

@@ -108,15 +108,12 @@ def test_a_read_only_data_set_from_the_object_store_can_be_trained_on(small_setu
 def bytes_of_tensors_made_by(make):
     """Of the tensors that are there because of `make`, whose result is kept meanwhile."""
     gc.collect()
-    gc.freeze()  # what is there already is not looked at
-    try:
-        kept = make()
-        gc.collect()
-        tensors = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)]
-        del kept
-        return sum({each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}.values())
-    finally:
-        gc.unfreeze()
+    gc.freeze()  # what is there already is not looked at, here and later
+    kept = make()
+    gc.collect()
+    tensors = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)]
+    del kept
+    return sum({each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}.values())
 
 
 def test_memory_of_a_block_worker_does_not_grow_with_the_number_of_blocks_as_the_baselines_does(small_config):
