@@ -32,6 +32,7 @@ from noprop_dist.storage.checkpoints import Checkpoints, Manifest, SnapshotEntry
 from noprop_dist.storage.identity import OtherRunError
 from noprop_dist.storage.merge import merge_runs
 from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.torch_state import ALL_CORES, as_in_a_new_process
 from noprop_dist.training.fine_tuning import read_source
 from noprop_dist.training.footprint import Footprint, block_footprints
 from noprop_dist.training.setup import check
@@ -64,6 +65,7 @@ class PlannedRun:
 
 
 @checked
+@as_in_a_new_process()
 def plan(config: RunConfig, run_dir: str | Path | None = None) -> PlannedRun:
     """Check that configuration, data, networks and a new run directory can be used; start nothing.
 
@@ -193,6 +195,7 @@ def _newest_entries(
 
 
 @checked
+@as_in_a_new_process(ALL_CORES)
 def report(
     run: NamedRun,
     data_root: str | None = None,

@@ -1,6 +1,5 @@
 """A trained run: its network, its accuracy, its answers."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -40,10 +39,12 @@ from noprop_dist.stages import NETWORK
 from noprop_dist.storage.snapshot import explaining_misfits
 from noprop_dist.storage.trust import check_networks, own_networks
 from noprop_dist.torch_device import choose_device
+from noprop_dist.torch_state import ALL_CORES, as_in_a_new_process
 from noprop_dist.training.device import keep_freed_memory
 
 
 @checked
+@as_in_a_new_process()
 def open_run(
     run: NamedRun | Checkpoint | TrainedRun,
     device: str | torch.device = "auto",
@@ -56,7 +57,7 @@ def open_run(
 
     Args:
         run: a run directory (a path or a URI), a `Result`, or one `Checkpoint` of it.
-        device: "cpu", "cuda", "cuda:1" …, or "auto": a GPU if there is one, else all cores.
+        device: "cpu", "cuda", "cuda:1" …, or "auto": a GPU if there is one, else the CPU.
         checkpoint: "last" undamaged one, "best" by `checkpoint.score` or else by validation accuracy, or the one of a
             step.
         network: what was handed over to `train`, if it was; or the class that the run names, which is trusted then.
@@ -78,7 +79,6 @@ def open_run(
     given = handed_over_again(config, None, network)
     run_plan = RunPlan(config, directory.facts(), given_network=given.network)
     check_networks(config, directory, trust_code or is_own_class(config, network))
-    torch.set_num_threads(os.cpu_count() or 1)
     snapshots, warnings = load_snapshots(directory, checkpoint)
     chosen = choose_device(device)
     if chosen.type == "cpu":
@@ -115,7 +115,7 @@ def load(
         sampler: `mean` (no noise on the way) or `stochastic` (Eq. 3).
         passes: of the reverse process, averaged.
         seed: of z_0 and ε; by default the run's.
-        device: "cpu", "cuda", "cuda:1" …, or "auto": a GPU if there is one, else all cores.
+        device: "cpu", "cuda", "cuda:1" …, or "auto": a GPU if there is one, else the CPU.
         trust_code: import networks that the run names by import path, though no `train` on this machine named them.
 
     Raises:
@@ -127,6 +127,7 @@ def load(
 
 
 @checked
+@as_in_a_new_process(ALL_CORES)
 def export(
     run: NamedRun | Checkpoint,
     format: str,  # noqa: A002
@@ -183,6 +184,7 @@ class RunEvaluation:
 
 
 @checked
+@as_in_a_new_process(ALL_CORES)
 def evaluate(
     run: NamedRun | Checkpoint | TrainedRun,
     sampler: Sampler = "mean",
@@ -257,6 +259,7 @@ def idle_root(config: RunConfig, data_root: str | None) -> tuple[str, ...]:
 
 
 @checked
+@as_in_a_new_process(ALL_CORES)
 def predict(
     run: NamedRun | Checkpoint | TrainedRun,
     images: str | Path | Sequence[str | Path],
@@ -297,6 +300,7 @@ def predict(
 
 
 @checked
+@as_in_a_new_process(ALL_CORES)
 def predict_into(
     run: NamedRun | Checkpoint | TrainedRun,
     images: str | Path | Sequence[str | Path],

@@ -27,6 +27,7 @@ from noprop_dist.records import Evaluated
 from noprop_dist.run_plan import RunPlan
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.trust import check_networks, check_settings
+from noprop_dist.torch_state import as_in_a_new_process
 from noprop_dist.tracking.callback import Callback
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.setup import Given, check_length
@@ -38,6 +39,7 @@ def default_run_dir(config: RunConfig) -> str:
 
 
 @checked
+@as_in_a_new_process()
 def train(
     config: RunConfig,
     run_dir: str | Path | None = None,
@@ -85,6 +87,7 @@ def train(
 
 
 @checked
+@as_in_a_new_process()
 def resume(
     run: NamedRun,
     settings: Sequence[str] = (),

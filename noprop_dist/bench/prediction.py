@@ -16,6 +16,7 @@ from noprop_dist.data.samples import Samples
 from noprop_dist.data.unlabelled import FewLines, find_samples
 from noprop_dist.inference.load import TrainedRun
 from noprop_dist.inference.predictions import BATCH
+from noprop_dist.torch_state import ALL_CORES, as_in_a_new_process
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class PredictionCost:
         return [SideRow("predict --out", self.predict), SideRow("bare forward passes", self.bare)]
 
 
+@as_in_a_new_process(ALL_CORES)
 def bench_prediction(run_dir: str, images: Sequence[Path], repeats: int, say: Say) -> PredictionCost:
     """Measure both sides in turns, after a turn that is not counted, with the mean sampler.
 

@@ -17,6 +17,7 @@ from noprop_dist.reporting.paper_table import COLUMNS, NAMES, PAPER, Cell, markd
 from noprop_dist.reporting.summary import busy_seconds, of_kind
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.store import Store
+from noprop_dist.torch_state import ALL_CORES, as_in_a_new_process
 
 PASSES = 5
 EMBEDDINGS = {
@@ -86,6 +87,7 @@ def _cell(config: RunConfig, directory: RunDirectory, watched: Watched) -> Cell:
     return cell
 
 
+@as_in_a_new_process(ALL_CORES)
 def _measure(run_dir: str) -> Cell:
     run = api.open_run(run_dir)
     test = load_data(run.plan.config.data).held_out.test

@@ -22,6 +22,7 @@ from noprop_dist.inference.pretrained import config_of, pretrained_folder, push,
 from noprop_dist.models.custom import NetworkFactory
 from noprop_dist.models.features import image_features, logits
 from noprop_dist.torch_device import choose_device
+from noprop_dist.torch_state import as_in_a_new_process
 
 Images = Tensor | NDArray[Any]
 LOWEST, HIGHEST = -0.5, 1.5
@@ -89,6 +90,7 @@ class NoPropClassifier(nn.Module):
 
     @classmethod
     @checked
+    @as_in_a_new_process()
     def of(
         cls,
         network: NoPropNetwork,
@@ -184,19 +186,19 @@ class NoPropClassifier(nn.Module):
 
     def predict_proba(self, images: Images) -> Tensor:
         """Probabilities of the m classes, (B, m) float32; images may lie on another device or be an array."""
-        with torch.no_grad():
+        with as_in_a_new_process(), torch.no_grad():
             probabilities: Tensor = self(self._here(images)).exp()
         return probabilities
 
     def predict(self, images: Images) -> Tensor:
         """The most probable class of each image, (B,) int64; `class_names` has their names."""
-        with torch.no_grad():
+        with as_in_a_new_process(), torch.no_grad():
             classes: Tensor = self(self._here(images)).argmax(dim=-1)
         return classes
 
     def chain(self, images: Images) -> Tensor:
         """z_0 … z_T of the first pass, (T + 1, B, d)."""
-        with torch.no_grad():
+        with as_in_a_new_process(), torch.no_grad():
             here = self._here(images)
             return torch.stack(self._chain(self.normalise(here), self.noise[:1].expand(-1, -1, len(here), -1)))
 
@@ -241,6 +243,7 @@ class NoPropClassifier(nn.Module):
 
     @classmethod
     @checked
+    @as_in_a_new_process()
     def from_pretrained(
         cls,
         folder: str | Path,
