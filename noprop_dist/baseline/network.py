@@ -11,6 +11,7 @@ from noprop_dist.diffusion.objective import predict_embedding
 from noprop_dist.diffusion.reverse import BlockFunction, Link
 from noprop_dist.diffusion.schedule import Schedule
 from noprop_dist.inference.network import NoPropNetwork, Sampler
+from noprop_dist.models.check import check_apart
 from noprop_dist.run_plan import RunPlan
 from noprop_dist.storage.snapshot import Snapshot, load_weights
 
@@ -112,8 +113,9 @@ def end_to_end_network(plan: RunPlan, embedding: Tensor) -> EndToEndNetwork:
         plan: of the run.
         embedding: W_embed at the start, (m, d).
     """
-    blocks = [plan.block_network(t) for t in plan.config.blocks.trained()]
-    return EndToEndNetwork(blocks, plan.classifier(), embedding, plan.config.embedding.is_learned)
+    blocks = {t: plan.block_network(t) for t in plan.config.blocks.trained()}
+    check_apart((f"block {t}", network) for t, network in blocks.items())
+    return EndToEndNetwork([*blocks.values()], plan.classifier(), embedding, plan.config.embedding.is_learned)
 
 
 def assemble_end_to_end(plan: RunPlan, snapshot: Snapshot, device: torch.device) -> NoPropNetwork:

@@ -14,6 +14,7 @@ from noprop_dist.errors import UserError
 from noprop_dist.inference.classifier import NoPropClassifier
 from noprop_dist.inference.network import NoPropNetwork, Sampler
 from noprop_dist.inference.score import best_step
+from noprop_dist.models.check import check_apart
 from noprop_dist.records import Evaluated
 from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import CLASSIFIER, EMBEDDING, Stage, block
@@ -148,8 +149,10 @@ def assemble_network(plan: RunPlan, snapshots: Mapping[Stage, Snapshot], device:
         load_weights(module, snapshots[stage])
         return plan.on_device(module.eval(), device)
 
+    blocks = {block(t): plan.block_network(t) for t in every_block}
+    check_apart((stage.name, network) for stage, network in blocks.items())
     return NoPropNetwork(
-        blocks=tuple(trained(plan.block_network(t), block(t)) for t in every_block),
+        blocks=tuple(trained(network, stage) for stage, network in blocks.items()),
         classifier=trained(plan.classifier(), CLASSIFIER),
         embedding=_embedding(plan, snapshots).to(device),
         schedule=plan.schedule,

@@ -31,6 +31,7 @@ from noprop_dist.files import JsonObject, local_path, open_file, parse_json
 from noprop_dist.inference.model_card import model_card
 from noprop_dist.inference.network import Sampler
 from noprop_dist.models.build import build_classifier, build_network
+from noprop_dist.models.check import check_apart
 from noprop_dist.models.custom import NetworkFactory, given_network, never_import_from
 from noprop_dist.models.shapes import Shapes
 
@@ -156,10 +157,12 @@ def read_pretrained(folder: Path, network: NetworkFactory | None, trust_code: bo
     _check_trust(folder, config, network, trust_code)
     weights = _weights(folder / WEIGHTS, config.weights_sha256)
     try:
-        return config, *_build(config, weights, network)
+        blocks, classifier, buffers = _build(config, weights, network)
     except (ValueError, RuntimeError, TypeError, LookupError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{folder}: {CONFIG} and {WEIGHTS} do not fit each other: {reason[:400]}") from error
+    check_apart((f"block {t}", block) for t, block in enumerate(blocks, start=1))
+    return config, blocks, classifier, buffers
 
 
 def pretrained_folder(name: str, revision: str | None = None) -> Path:

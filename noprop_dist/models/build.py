@@ -120,30 +120,3 @@ def build_classifier(settings: schema.ClassifierSettings, shapes: Shapes, initia
     d, m = shapes.embedding_dim, shapes.classes
     with seeded_aside(initial_seed):
         return LinearClassifier(d, m) if settings.kind == "linear" else RadialClassifier(d, m, settings.sigma)
-
-
-def check_network(network: nn.Module, shapes: Shapes, name: str) -> None:
-    """Run two samples of zeros through a network and check what comes out; its state is left as it was.
-
-    Raises:
-        UserError: it fails on the data's shape or returns anything but logits (2, m); the message begins with `name`.
-    """
-    training = network.training
-    network.eval()
-    x, z = torch.zeros(2, *shapes.input_shape), torch.zeros(2, shapes.embedding_dim)
-    try:
-        with torch.no_grad(), seeded_aside(0):
-            logits = network(x, z)
-    except (Exception, SystemExit) as error:
-        raise UserError(
-            f"{name}: the network cannot take samples of shape {shapes.input_shape} with z of size "
-            f"{shapes.embedding_dim}: {type(error).__name__}: {told(error)}"
-        ) from error
-    finally:
-        network.train(training)
-    if not isinstance(logits, torch.Tensor) or logits.shape != (2, shapes.classes):
-        returned = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise UserError(
-            f"{name}: the network returned {returned} for a batch of 2, "
-            f"logits of shape {(2, shapes.classes)} are needed"
-        )

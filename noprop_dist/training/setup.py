@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from noprop_dist.config.bits import LENGTH, changes_between, setting_at
 from noprop_dist.config.extras import check_extras
@@ -21,7 +21,8 @@ from noprop_dist.data.samples import Samples
 from noprop_dist.diffusion.embedding import onehot_embedding, random_embedding
 from noprop_dist.diffusion.objective import denoising_weight
 from noprop_dist.errors import UserError
-from noprop_dist.models.build import check_memory, check_network
+from noprop_dist.models.build import check_memory
+from noprop_dist.models.check import check_apart, check_network
 from noprop_dist.models.custom import NetworkFactory
 from noprop_dist.records import News
 from noprop_dist.run_plan import Module, RunPlan
@@ -203,14 +204,24 @@ def check(config: RunConfig, given: Given = NOTHING) -> tuple[RunPlan, DataSet]:
             f"{len(data.train)} samples"
         )
     plan.augmentation()
+    _check_networks(plan)
+    return plan, data
+
+
+def _check_networks(plan: RunPlan) -> None:
     checked: list[object] = []
-    for number in config.blocks.trained():
-        settings = config.blocks.network_of(number)
+    built: list[tuple[str, nn.Module]] = []
+    for number in plan.config.blocks.trained():
+        settings = plan.config.blocks.network_of(number)
         if settings not in checked:
             check_memory(settings, plan.shapes, number)
-            check_network(plan.block_network(number), plan.shapes, f"blocks.network of block {number}")
+            network = plan.block_network(number)
+            check_network(network, plan.shapes, f"blocks.network of block {number}")
             checked.append(settings)
-    return plan, data
+            if settings.kind in ("custom", "given"):
+                again = plan.block_network(number)
+                built += (f"block {number}", network), ("the network that is built next", again)
+    check_apart(built)
 
 
 def prepare(config: RunConfig, given: Given = NOTHING) -> tuple[RunSetup, DataSet]:

@@ -8,7 +8,8 @@ from torch import nn
 
 from noprop_dist.config import schema as networks
 from noprop_dist.errors import UserError
-from noprop_dist.models.build import build_network, check_memory, check_network
+from noprop_dist.models.build import build_network, check_memory
+from noprop_dist.models.check import check_network
 from noprop_dist.models.shapes import Shapes
 
 DIGITS, MNIST, CIFAR = (Shapes(shape, 10, 10) for shape in ((1, 8, 8), (1, 28, 28), (3, 32, 32)))
