@@ -50,7 +50,8 @@ class Result:
 
     Attributes:
         path: of the run directory.
-        step: that every stage has reached.
+        step: that every stage has reached. Its checkpoint is not read here: where it is damaged, `load` takes the last
+            undamaged one, and warns.
         stopped: whether the run was asked to stop before its end; `resume` continues it.
         evaluation: the accuracies of the last checkpoint that was measured; None where nothing was. Unless the run went
             to its last step they are those of a sample: `evaluate(result, checkpoint="best")` takes the whole test set.

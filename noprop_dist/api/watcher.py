@@ -2,6 +2,7 @@
 
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,14 @@ LINE_SECONDS = 10.0
 
 def silent(_: Any) -> None:
     return None
+
+
+def as_warning(line: str) -> None:
+    """Tell a line as a warning of Python, of the line outside this package from which it was called."""
+    level = 1
+    while sys._getframe(level).f_globals.get("__name__", "").startswith(f"{__package__.partition('.')[0]}."):
+        level += 1
+    warnings.warn(printable(line), stacklevel=level + 1)
 
 
 @dataclass(frozen=True)

@@ -318,6 +318,18 @@ def test_places_that_hold_nothing_are_refused(run, images, tmp_path):
             api.predict(run, [tmp_path / place for place in places])
 
 
+@pytest.mark.parametrize("images", ["", [""], ["a.png", ""]])
+def test_an_empty_path_is_not_the_working_directory(run, tmp_path, monkeypatch, images, capsys):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(PIXELS[0]).save("a.png")
+    with pytest.raises(UserError, match="a path of a file or folder is empty"):
+        api.predict(run, images)
+    with pytest.raises(UserError, match="a path of a file or folder is empty"):
+        api.predict_into(run, images, "out.csv")
+    noprop("predict", run.directory, *([images] if images == "" else images))
+    assert "a path of a file or folder is empty" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("out", "message"),
     [
