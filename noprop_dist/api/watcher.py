@@ -2,6 +2,7 @@
 
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,11 +20,11 @@ def silent(_: Any) -> None:
 
 
 def as_warning(line: str) -> None:
-    """Tell a line as a warning of Python, of the line outside this package from which it was called."""
-    level = 1
-    while sys._getframe(level).f_globals.get("__name__", "").startswith(f"{__package__.partition('.')[0]}."):
-        level += 1
-    warnings.warn(printable(line), stacklevel=level + 1)
+    """Tell a line as a warning of Python, about the line that called this package."""
+    package = __name__.partition(".")[0]
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_stack(sys._getframe())]
+    own = [level for level, name in enumerate(modules) if name.partition(".")[0] == package]
+    warnings.warn(printable(line), stacklevel=max(own) + 2)
 
 
 @dataclass(frozen=True)
