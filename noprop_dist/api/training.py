@@ -11,13 +11,14 @@ from typing import Any
 from noprop_dist.api.engines import Job, run_job
 from noprop_dist.api.handed_over import handed_over, handed_over_again, is_own_class, names_given_network
 from noprop_dist.api.result import NamedRun, Result, run_directory
+from noprop_dist.api.stop_signals import interrupts, stop_signals
 from noprop_dist.api.watcher import Watcher
 from noprop_dist.config.arguments import checked
 from noprop_dist.config.bits import changed_bits, continued, setting_at, shown
 from noprop_dist.config.effect import without_effect
 from noprop_dist.config.layers import idle_settings
 from noprop_dist.config.schema import RunConfig
-from noprop_dist.errors import UserError
+from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.files import local_path
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.inference.load import changed_networks
@@ -71,6 +72,8 @@ def train(
     Raises:
         UserError: configuration, data or run directory cannot be used; nothing was written.
         TrainingError: a stage could not be trained to its end; names it and the cause.
+        KeyboardInterrupt: after Ctrl-C in the main thread, once every stage is snapshotted; `resume` goes on. A second
+            Ctrl-C ends at once.
     """
     watcher = watcher or Watcher.on_stderr()
     config, given = handed_over(config, data, network)
@@ -81,7 +84,7 @@ def train(
         return _go_on(Job(config, directory, given, watcher, callbacks, resume=True))
     directory.check_unused()
     _say_what_is_needed_again(config, given, watcher)
-    return _result(directory, run_job(Job(config, directory, given, watcher, callbacks)))
+    return _result(directory, _run(Job(config, directory, given, watcher, callbacks)))
 
 
 @checked
@@ -112,6 +115,7 @@ def resume(
     Raises:
         UserError: there is no run, a setting may not change, or data or snapshots are of another run.
         TrainingError: as of `train`.
+        KeyboardInterrupt: likewise.
     """
     directory, watcher = run_directory(run), watcher or Watcher.on_stderr()
     config = _located(_at(continued(directory.config(), settings), address, watcher))
@@ -176,10 +180,32 @@ def _go_on(job: Job) -> Result:
         _warn_of_changed_networks(job, run_plan)
         evaluation = CheckpointEvaluation.last_of(directory.metrics())
         return _result(directory, RunOutcome(directory.link, last_step_of(run_plan, directory), evaluation))
-    outcome = run_job(job)
+    outcome = _run(job)
     if outcome.evaluation is None and not outcome.stopped:  # an earlier process measured the last checkpoint
         outcome = replace(outcome, evaluation=CheckpointEvaluation.last_of(directory.metrics()))
     return _result(directory, outcome)
+
+
+def _run(job: Job) -> RunOutcome:
+    """Run a job. Ctrl-C stops it as `watcher.stopped` does, and is raised once it has ended.
+
+    Raises:
+        KeyboardInterrupt: as described; says how to go on.
+    """
+    with stop_signals(job.watcher.say, interrupts()) as request:
+        watcher = replace(job.watcher, stopped=lambda: request() or job.watcher.stopped())
+        try:
+            outcome = run_job(replace(job, watcher=watcher))
+        except (UserError, TrainingError) as error:
+            if request():
+                raise KeyboardInterrupt(f"{error}") from error
+            raise
+    if request():
+        link = job.directory.link
+        told = f"stopped and saved; resume({link!r}) continues the run" if outcome.stopped else f"{link} is finished"
+        job.watcher.say(told)
+        raise KeyboardInterrupt(told)
+    return outcome
 
 
 def _warn_of_changed_networks(job: Job, run_plan: RunPlan) -> None:

@@ -9,10 +9,10 @@ from rich.table import Table
 
 from noprop_dist import api
 from noprop_dist.api import Result, Watcher
+from noprop_dist.api.stop_signals import stop_signals
 from noprop_dist.api.types import CheckpointEvaluation
 from noprop_dist.cli.options import address_setting
 from noprop_dist.cli.progress import progress_view
-from noprop_dist.cli.stop_signals import stop_signals
 from noprop_dist.cli.terminal import FittingTable, LastingOutput, Terminal, shown
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.errors import TrainingError, UserError
