@@ -20,7 +20,6 @@ from noprop_dist.config.layers import idle_settings
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.files import local_path
-from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.inference.load import changed_networks
 from noprop_dist.inference.score import last_step_of
 from noprop_dist.models.custom import NetworkFactory
@@ -29,7 +28,6 @@ from noprop_dist.run_plan import RunPlan
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.trust import check_networks, check_settings
 from noprop_dist.tracking.callback import Callback
-from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.setup import Given, check_length
 
 
@@ -84,7 +82,8 @@ def train(
         return _go_on(Job(config, directory, given, watcher, callbacks, resume=True))
     directory.check_unused()
     _say_what_is_needed_again(config, given, watcher)
-    return _result(directory, _run(Job(config, directory, given, watcher, callbacks)))
+    _run(Job(config, directory, given, watcher, callbacks))
+    return _result(directory)
 
 
 @checked
@@ -178,15 +177,12 @@ def _go_on(job: Job) -> Result:
     elif _is_finished(directory, run_plan):
         job.watcher.say("the run is finished: all steps are done")
         _warn_of_changed_networks(job, run_plan)
-        evaluation = CheckpointEvaluation.last_of(directory.metrics())
-        return _result(directory, RunOutcome(directory.link, last_step_of(run_plan, directory), evaluation))
-    outcome = _run(job)
-    if outcome.evaluation is None and not outcome.stopped:  # an earlier process measured the last checkpoint
-        outcome = replace(outcome, evaluation=CheckpointEvaluation.last_of(directory.metrics()))
-    return _result(directory, outcome)
+        return _result(directory)
+    _run(job)
+    return _result(directory)
 
 
-def _run(job: Job) -> RunOutcome:
+def _run(job: Job) -> None:
     """Run a job. Ctrl-C stops it as `watcher.stopped` does, and is raised once it has ended.
 
     Raises:
@@ -205,7 +201,6 @@ def _run(job: Job) -> RunOutcome:
         told = f"stopped and saved; resume({link!r}) continues the run" if outcome.stopped else f"{link} is finished"
         job.watcher.say(told)
         raise KeyboardInterrupt(told)
-    return outcome
 
 
 def _warn_of_changed_networks(job: Job, run_plan: RunPlan) -> None:
@@ -216,8 +211,8 @@ def _warn_of_changed_networks(job: Job, run_plan: RunPlan) -> None:
             job.watcher.warn(line)
 
 
-def _result(directory: RunDirectory, outcome: RunOutcome) -> Result:
-    return Result(outcome.directory, outcome.step, outcome.stopped, outcome.evaluation, directory.root)
+def _result(directory: RunDirectory) -> Result:
+    return Result(directory.link, directory.root)
 
 
 def _is_finished(directory: RunDirectory, run_plan: RunPlan) -> bool:
