@@ -48,19 +48,15 @@ class Checkpoint:
 class Result:
     """A run directory, and what was measured in it.
 
+    All of it is read from there when it is asked for. So after a `resume` an earlier Result tells what the run has
+    become, as `load` and `evaluate` of it do; keep what you need of before, as in `before = result.metrics`.
+
     Attributes:
         path: of the run directory.
-        step: that every stage has reached.
-        stopped: whether the run was asked to stop before its end; `resume` continues it.
-        evaluation: the accuracies of the last checkpoint that was measured; None where nothing was. Unless the run went
-            to its last step they are those of a sample: `evaluate(result, checkpoint="best")` takes the whole test set.
     """
 
     path: str
-    step: int
-    stopped: bool = False
-    evaluation: CheckpointEvaluation | None = None
-    _root: str = field(default="", repr=False)
+    _root: str = field(default="", repr=False, compare=False)
 
     @staticmethod
     @checked
@@ -71,23 +67,53 @@ class Result:
             UserError: there is no run.
         """
         directory = RunDirectory(str(path))
-        last_step = last_step_of(RunPlan(directory.config(), directory.facts()), directory)
-        steps = directory.checkpoints.steps()
-        step = steps[-1] if steps else 0
-        evaluation = CheckpointEvaluation.last_of(directory.metrics())
-        return Result(directory.link, step, step < last_step, evaluation, directory.root)
+        RunPlan(directory.config(), directory.facts())
+        return Result(directory.link, directory.root)
 
-    @cached_property
+    @property
     def _directory(self) -> RunDirectory:
         return RunDirectory(self._root or self.path)
 
     @cached_property
-    def _records(self) -> Sequence[Record]:
-        return self._directory.metrics()
+    def _read(self) -> dict[int, Sequence[Record]]:
+        """The records that were read last, by the size of their file."""
+        return {}
 
-    @cached_property
+    @property
+    def _records(self) -> Sequence[Record]:
+        directory = self._directory
+        size = directory.metrics_size()
+        if size not in self._read:
+            self._read.clear()
+            self._read[size] = directory.metrics()
+        return self._read[size]
+
+    @property
     def _measured(self) -> list[dict[str, float]]:
         return _rows(self._records)
+
+    @property
+    def step(self) -> int:
+        """Of the last checkpoint; 0 where none is whole yet.
+
+        That checkpoint is not read here: where it is damaged, `load` takes the last undamaged one, and warns.
+        """
+        return max(self._directory.checkpoints.steps(), default=0)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the run has ended before its last step, or is at work; `resume` continues it."""
+        directory = self._directory
+        return self.step < last_step_of(RunPlan(directory.config(), directory.facts()), directory)
+
+    @property
+    def evaluation(self) -> CheckpointEvaluation | None:
+        """The accuracies of the last checkpoint that was measured, and the terms of Eq. 8; None where nothing was.
+
+        Unless the run went to its last step they are those of a sample: `evaluate(result, checkpoint="best")` takes the
+        whole test set.
+        """
+        return CheckpointEvaluation.last_of(self._records)
 
     @property
     def error(self) -> TrainingError | None:
@@ -97,7 +123,8 @@ class Result:
     @property
     def metrics(self) -> Metrics:
         """The figures of the last checkpoint that was measured: the last row of `metrics_dataframe`."""
-        return self._measured[-1] if self._measured else {}
+        measured = self._measured
+        return measured[-1] if measured else {}
 
     @property
     def metrics_dataframe(self) -> "pandas.DataFrame":
@@ -114,8 +141,8 @@ class Result:
     @property
     def checkpoint(self) -> Checkpoint | None:
         """The last checkpoint; None where none is whole yet."""
-        steps = self._directory.checkpoints.steps()
-        return self._checkpoint(steps[-1]) if steps else None
+        step = self.step
+        return self._checkpoint(step) if step else None
 
     @property
     def best_checkpoints(self) -> list[tuple[Checkpoint, Metrics]]:

@@ -11,7 +11,7 @@ from noprop_dist.api.engines import checked_placement
 from noprop_dist.api.handed_over import names_given_network
 from noprop_dist.api.result import NamedRun, run_directory
 from noprop_dist.api.trained import held_out_test, idle_root, open_run, tells_failing_networks
-from noprop_dist.api.watcher import silent
+from noprop_dist.api.watcher import as_warning, silent
 from noprop_dist.baseline.placement import Processes
 from noprop_dist.config.arguments import checked
 from noprop_dist.config.schema import DataSettings, RunConfig
@@ -246,7 +246,7 @@ def pack(
     out: str | Path,
     settings: DataSettings,
     on_progress: Callable[[str, int, int], None],
-    warn: Callable[[str], None] = silent,
+    warn: Callable[[str], None] = as_warning,
 ) -> DataFacts:
     """Pack a data set into files that are mapped and not read, for data that is larger than memory.
 
@@ -254,7 +254,7 @@ def pack(
         out: a new folder.
         settings: of the data set.
         on_progress: told (split, samples done, samples in all).
-        warn: told how the data set was read.
+        warn: told how the data set was read; by default `warnings.warn`.
 
     Raises:
         UserError: it is packed already, cannot be read, or the folder cannot be written.

@@ -10,7 +10,7 @@ import torch
 
 from noprop_dist.api.handed_over import handed_over_again, is_own_class
 from noprop_dist.api.result import Checkpoint, NamedRun, run_directory
-from noprop_dist.api.watcher import silent
+from noprop_dist.api.watcher import as_warning
 from noprop_dist.baseline.network import assemble_end_to_end
 from noprop_dist.config.arguments import Seed, checked
 from noprop_dist.config.effect import without_effect
@@ -20,6 +20,7 @@ from noprop_dist.data.dataset import Split
 from noprop_dist.data.load import check_same_data, load_again
 from noprop_dist.data.unlabelled import FewLines, find_samples
 from noprop_dist.errors import TrainingError, UserError
+from noprop_dist.files import local_path
 from noprop_dist.inference.classifier import NoPropClassifier
 from noprop_dist.inference.evaluation import (
     BlockEvaluation,
@@ -104,6 +105,7 @@ def load(
     seed: Seed | None = None,
     device: str | torch.device = "auto",
     trust_code: bool = False,
+    warn: Callable[[str], None] = as_warning,
 ) -> NoPropClassifier:
     """Load one of a run's checkpoints as a torch module.
 
@@ -117,12 +119,15 @@ def load(
         seed: of z_0 and ε; by default the run's.
         device: "cpu", "cuda", "cuda:1" …, or "auto": a GPU if there is one, else the CPU.
         trust_code: import networks that the run names by import path, though no `train` on this machine named them.
+        warn: told of damaged checkpoints that are passed over and of changed networks; by default `warnings.warn`.
 
     Raises:
         UserError: there is no such checkpoint, or a block is missing (the run trained `blocks.only` some); a network is
             neither known nor trusted, or lies in the run directory; or sampler, passes or seed are not allowed.
     """
     opened = open_run(run, device, checkpoint=checkpoint, network=network, trust_code=trust_code)
+    for line in opened.warnings:
+        warn(line)
     return classifier_of(opened, sampler, passes, seed)
 
 
@@ -269,7 +274,7 @@ def predict(
     checkpoint: str | int = "last",
     network: NetworkFactory | None = None,
     trust_code: bool = False,
-    warn: Callable[[str], None] = silent,
+    warn: Callable[[str], None] = as_warning,
 ) -> list[Prediction]:
     """Classify samples, each by itself.
 
@@ -282,7 +287,8 @@ def predict(
         checkpoint: see `load`.
         network: see `load`.
         trust_code: see `load`.
-        warn: told what is left out, or not looked at, and of damaged checkpoints and changed networks.
+        warn: told what is left out, or not looked at, and of damaged checkpoints and changed networks; by default
+            `warnings.warn`.
 
     Raises:
         UserError: as of `load`; or the run was trained on other samples, or a file is no image.
@@ -311,7 +317,7 @@ def predict_into(
     checkpoint: str | int = "last",
     network: NetworkFactory | None = None,
     trust_code: bool = False,
-    warn: Callable[[str], None] = silent,
+    warn: Callable[[str], None] = as_warning,
     on_progress: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Written:
     """Classify samples, many at a time, into a CSV or Parquet file of classes and all probabilities.
@@ -346,7 +352,7 @@ def predict_into(
 
 
 def _places(images: str | Path | Sequence[str | Path]) -> list[Path]:
-    return [Path(each) for each in ([images] if isinstance(images, str | Path) else images)]
+    return [local_path(each) for each in ([images] if isinstance(images, str | Path) else images)]
 
 
 def _tells(run: TrainedRun, warn: Callable[[str], None]) -> FewLines:

@@ -11,15 +11,15 @@ from typing import Any
 from noprop_dist.api.engines import Job, run_job
 from noprop_dist.api.handed_over import handed_over, handed_over_again, is_own_class, names_given_network
 from noprop_dist.api.result import NamedRun, Result, run_directory
+from noprop_dist.api.stop_signals import interrupts, stop_signals
 from noprop_dist.api.watcher import Watcher
 from noprop_dist.config.arguments import checked
 from noprop_dist.config.bits import changed_bits, continued, setting_at, shown
 from noprop_dist.config.effect import without_effect
 from noprop_dist.config.layers import idle_settings
 from noprop_dist.config.schema import RunConfig
-from noprop_dist.errors import UserError
+from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.files import local_path
-from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.inference.load import changed_networks
 from noprop_dist.inference.score import last_step_of
 from noprop_dist.models.custom import NetworkFactory
@@ -29,7 +29,6 @@ from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.trust import check_networks, check_settings
 from noprop_dist.torch_state import as_in_a_new_process
 from noprop_dist.tracking.callback import Callback
-from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.setup import Given, check_length
 
 
@@ -73,6 +72,8 @@ def train(
     Raises:
         UserError: configuration, data or run directory cannot be used; nothing was written.
         TrainingError: a stage could not be trained to its end; names it and the cause.
+        KeyboardInterrupt: after Ctrl-C in the main thread, once every stage is snapshotted; `resume` goes on. A second
+            Ctrl-C ends at once.
     """
     watcher = watcher or Watcher.on_stderr()
     config, given = handed_over(config, data, network)
@@ -83,7 +84,8 @@ def train(
         return _go_on(Job(config, directory, given, watcher, callbacks, resume=True))
     directory.check_unused()
     _say_what_is_needed_again(config, given, watcher)
-    return _result(directory, run_job(Job(config, directory, given, watcher, callbacks)))
+    _run(Job(config, directory, given, watcher, callbacks))
+    return _result(directory)
 
 
 @checked
@@ -115,6 +117,7 @@ def resume(
     Raises:
         UserError: there is no run, a setting may not change, or data or snapshots are of another run.
         TrainingError: as of `train`.
+        KeyboardInterrupt: likewise.
     """
     directory, watcher = run_directory(run), watcher or Watcher.on_stderr()
     config = _located(_at(continued(directory.config(), settings), address, watcher))
@@ -177,12 +180,30 @@ def _go_on(job: Job) -> Result:
     elif _is_finished(directory, run_plan):
         job.watcher.say("the run is finished: all steps are done")
         _warn_of_changed_networks(job, run_plan)
-        evaluation = CheckpointEvaluation.last_of(directory.metrics())
-        return _result(directory, RunOutcome(directory.link, last_step_of(run_plan, directory), evaluation))
-    outcome = run_job(job)
-    if outcome.evaluation is None and not outcome.stopped:  # an earlier process measured the last checkpoint
-        outcome = replace(outcome, evaluation=CheckpointEvaluation.last_of(directory.metrics()))
-    return _result(directory, outcome)
+        return _result(directory)
+    _run(job)
+    return _result(directory)
+
+
+def _run(job: Job) -> None:
+    """Run a job. Ctrl-C stops it as `watcher.stopped` does, and is raised once it has ended.
+
+    Raises:
+        KeyboardInterrupt: as described; says how to go on.
+    """
+    with stop_signals(job.watcher.say, interrupts()) as request:
+        watcher = replace(job.watcher, stopped=lambda: request() or job.watcher.stopped())
+        try:
+            outcome = run_job(replace(job, watcher=watcher))
+        except (UserError, TrainingError) as error:
+            if request():
+                raise KeyboardInterrupt(f"{error}") from error
+            raise
+    if request():
+        link = job.directory.link
+        told = f"stopped and saved; resume({link!r}) continues the run" if outcome.stopped else f"{link} is finished"
+        job.watcher.say(told)
+        raise KeyboardInterrupt(told)
 
 
 def _warn_of_changed_networks(job: Job, run_plan: RunPlan) -> None:
@@ -193,8 +214,8 @@ def _warn_of_changed_networks(job: Job, run_plan: RunPlan) -> None:
             job.watcher.warn(line)
 
 
-def _result(directory: RunDirectory, outcome: RunOutcome) -> Result:
-    return Result(outcome.directory, outcome.step, outcome.stopped, outcome.evaluation, directory.root)
+def _result(directory: RunDirectory) -> Result:
+    return Result(directory.link, directory.root)
 
 
 def _is_finished(directory: RunDirectory, run_plan: RunPlan) -> bool:

@@ -2,6 +2,8 @@
 
 import sys
 import time
+import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +17,14 @@ LINE_SECONDS = 10.0
 
 def silent(_: Any) -> None:
     return None
+
+
+def as_warning(line: str) -> None:
+    """Tell a line as a warning of Python, about the line that called this package."""
+    package = __name__.partition(".")[0]
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_stack(sys._getframe())]
+    own = [level for level, name in enumerate(modules) if name.partition(".")[0] == package]
+    warnings.warn(printable(line), stacklevel=max(own) + 2)
 
 
 @dataclass(frozen=True)

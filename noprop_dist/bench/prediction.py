@@ -36,7 +36,7 @@ class PredictionCost:
 
 
 @as_in_a_new_process(ALL_CORES)
-def bench_prediction(run_dir: str, images: Sequence[Path], repeats: int, say: Say) -> PredictionCost:
+def bench_prediction(run_dir: str, images: Sequence[str | Path], repeats: int, say: Say) -> PredictionCost:
     """Measure both sides in turns, after a turn that is not counted, with the mean sampler.
 
     Args:
@@ -52,7 +52,7 @@ def bench_prediction(run_dir: str, images: Sequence[Path], repeats: int, say: Sa
     return PredictionCost(Spread(predict), Spread(bare))
 
 
-def _normalised(run: TrainedRun, images: Sequence[Path], say: Say) -> list[Tensor]:
+def _normalised(run: TrainedRun, images: Sequence[str | Path], say: Say) -> list[Tensor]:
     source = find_samples(images, run.plan.facts, str(run.directory), FewLines(say))
     firsts = range(0, len(source), BATCH)
     stored = (source.read(range(first, min(first + BATCH, len(source))))[0] for first in firsts)
@@ -70,7 +70,7 @@ def _bare(run: TrainedRun, batches: Sequence[Tensor]) -> float:
     return time.perf_counter() - begin
 
 
-def _predict(run: TrainedRun, images: Sequence[Path]) -> float:
+def _predict(run: TrainedRun, images: Sequence[str | Path]) -> float:
     with tempfile.TemporaryDirectory(prefix="noprop-dist-predict-") as folder:
         begin = time.perf_counter()
         api.predict_into(run, images, Path(folder) / "predictions.csv")

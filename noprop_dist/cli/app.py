@@ -219,7 +219,7 @@ def evaluate(
 def predict(
     run_dir: RunDir,
     images: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
             help="Image files, light on dark where the training data are, or folders of them; or one data.npz "
             "(array x, else x_test) or packed data set (its test split).",
@@ -227,7 +227,7 @@ def predict(
         ),
     ],
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             help="Write classes and all probabilities to a .csv or .parquet file; the same command goes on with one "
             "that was interrupted.",

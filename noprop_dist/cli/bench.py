@@ -147,7 +147,7 @@ def device(
 @bench_app.command()
 def predict(
     run_dir: Annotated[str, typer.Argument(help="A run directory.")],
-    images: Annotated[list[Path], typer.Argument(help="As for predict.", metavar="IMAGES")],
+    images: Annotated[list[str], typer.Argument(help="As for predict.", metavar="IMAGES")],
     repeats: Repeats = 3,
     as_json: Json = False,
 ) -> None:

@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -19,7 +18,7 @@ LINE_SECONDS = 10.0
 
 
 def show_predictions(
-    run_dir: str, images: Sequence[Path], sampler: str, passes: int, checkpoint: str, as_json: bool, trust_code: bool
+    run_dir: str, images: Sequence[str], sampler: str, passes: int, checkpoint: str, as_json: bool, trust_code: bool
 ) -> None:
     """Print class and probability of each image."""
     chosen = checked_sampler(sampler, passes)
@@ -35,8 +34,8 @@ def show_predictions(
 
 def write_predictions(
     run_dir: str,
-    images: Sequence[Path],
-    out: Path,
+    images: Sequence[str],
+    out: str,
     sampler: str,
     passes: int,
     checkpoint: str,

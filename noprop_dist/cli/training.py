@@ -9,10 +9,10 @@ from rich.table import Table
 
 from noprop_dist import api
 from noprop_dist.api import Result, Watcher
+from noprop_dist.api.stop_signals import stop_signals
 from noprop_dist.api.types import CheckpointEvaluation
 from noprop_dist.cli.options import address_setting
 from noprop_dist.cli.progress import progress_view
-from noprop_dist.cli.stop_signals import stop_signals
 from noprop_dist.cli.terminal import FittingTable, LastingOutput, Terminal, shown
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.errors import TrainingError, UserError
@@ -59,9 +59,10 @@ def watched(run_dir: str, train: Callable[[Watcher], Result]) -> Result:
             outcome = train(Watcher(view.show, view.say, stopped, view.warn))
         except KeyboardInterrupt:
             raise TrainingError(f"stopped; {api.resume_command(run_dir)} continues the run") from None
-    if outcome.evaluation is not None:
-        messages.print(_results(outcome.evaluation))
-    if outcome.stopped and request.signal is not None:
+    was_stopped, evaluation = outcome.stopped, outcome.evaluation
+    if evaluation is not None and not was_stopped:
+        messages.print(_results(evaluation))
+    if was_stopped and request.signal is not None:
         messages.print(f"stopped and saved; {api.resume_command(run_dir)} continues the run")
         raise SystemExit(128 + request.signal)
     return outcome

@@ -256,6 +256,9 @@ def plain_array(value: Any, where: str) -> NDArray[Any]:
     Raises:
         UserError: it is none, or does not hold plain numbers.
     """
+    parts = value if isinstance(value, list | tuple) else [value]
+    if any(np.ma.is_masked(part) for part in parts):
+        raise UserError(f"{where}: is a masked array, and what is masked has no value; hand over array.filled(…)")
     convert: Callable[[Any], Any] = (
         (lambda tensor: tensor.detach().cpu().numpy()) if isinstance(value, torch.Tensor) else np.asarray
     )
@@ -270,6 +273,6 @@ def plain_array(value: Any, where: str) -> NDArray[Any]:
 
 def _label(value: Any, where: str) -> int:
     array = np.asarray(value.detach().cpu() if isinstance(value, torch.Tensor) else value)
-    if array.size != 1 or array.dtype.kind not in "iu":
+    if np.ma.is_masked(value) or array.size != 1 or array.dtype.kind not in "iu":
         raise UserError(f"{where} has the label {value!r}, one integer is needed")
     return int(array.reshape(()))

@@ -147,10 +147,13 @@ class _Run:
             self._log.add(RunEnded(step=min(self._done.values()), stopped=stopped, error=error))
             with suppress(OSError):  # if the storage fails, whoever wrote there before has told of it
                 self._log.flush()
-            for line in self._host.close(self._setup.config.engine.grace_seconds if stopped else END_SECONDS):
+            told = self._host.close(self._setup.config.engine.grace_seconds if stopped else END_SECONDS)
+            for line in told:
                 self._tell_news(line)
             with suppress(OSError):
                 self._log.flush()
+            if told:
+                self._on_progress(self._board.picture(time.monotonic()))
 
     def checkpoints_to_come(self) -> Iterator[int]:
         """Steps of the checkpoints, up to the last one or the one with which the run ends early."""

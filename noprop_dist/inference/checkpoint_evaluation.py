@@ -1,7 +1,7 @@
 """Measures a checkpoint on held-out data: a sample while training goes on, the whole test set at the end."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 
@@ -41,14 +41,16 @@ class CheckpointEvaluation:
 
     @staticmethod
     def last_of(records: Sequence[Record]) -> "CheckpointEvaluation | None":
-        """The newest one of the lines of metrics.jsonl, without its terms; None if nothing was evaluated."""
+        """The newest one of the lines of metrics.jsonl; None if nothing was evaluated."""
         measured = [record for record in records if isinstance(record, Evaluated)]
         if not measured:
             return None
         last = measured[-1]
         of_last = (last.step, last.final)  # a run that was cut short here was measured here before
         results = tuple((r.split, _evaluation(r)) for r in measured if (r.step, r.final) == of_last)
-        return CheckpointEvaluation(last.step, last.final, results, None)
+        objectives = (r for r in records if isinstance(r, ObjectiveMeasured) and (r.step, r.final) == of_last)
+        terms = [ObjectiveTerms(*(getattr(r, each.name) for each in fields(ObjectiveTerms))) for r in objectives]
+        return CheckpointEvaluation(last.step, last.final, results, terms[-1] if terms else None)
 
     def summary(self) -> str:
         """One line for people."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import isfinite, log
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -35,6 +35,9 @@ class NoPropClassifier(nn.Module):
 
     z_0 and ε_t are one draw for all samples of a pass. The answer for an image therefore does not depend on the batch
     that it lies in, and `forward` draws nothing: it can be compiled, exported and captured.
+
+    It is for inference: `train()` leaves it and its networks in evaluation mode, in a larger module, too. Gradients
+    reach images and weights.
 
     Images have the shape of the run's samples, after the batch. A network that was trained on uint8 takes uint8, or
     floats in 0..1 as torchvision's `ToTensor` makes them; one that was trained on floats takes floats of that scale.
@@ -164,6 +167,10 @@ class NoPropClassifier(nn.Module):
     def device(self) -> torch.device:
         """Where it computes."""
         return self.embedding.device
+
+    def train(self, mode: bool = True) -> Self:  # noqa: ARG002
+        """Stay in evaluation mode, whatever is asked for: answers do not depend on the batch."""
+        return super().train(False)
 
     def forward(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """Log-probabilities of the m classes, averaged over passes as probabilities, (B, m) float32.

@@ -100,7 +100,7 @@ def write_predictions(
         UserError: the file is there and is another's, or what is there of it is of other samples or another network.
     """
     if not file.is_complete(told.say):
-        with file.journal(batch=BATCH, samples=len(source)) as journal:
+        with file.journal(BATCH, len(source), told.say) as journal:
             on_progress(journal.rows, len(source))
             for each in answers(network, source, sampler, passes, batch=BATCH, first=journal.rows):
                 for error in each.unreadable.values():

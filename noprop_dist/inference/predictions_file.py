@@ -2,7 +2,7 @@
 
 * OUT: image, class, probability, and the probability of each class; appears once it is whole
 * OUT.json: which network, sampler and images the predictions are of, what was left out, and the fingerprint of OUT
-* OUT.partial: until then: the probabilities of the samples that are done, (n, m) float32
+* OUT.partial: until then: the probabilities of the samples that are done, in batches; see `Journal`
 * OUT.new, OUT.json.new: while OUT and OUT.json are written
 * OUT.changed-SHA256: what OUT had become when it was found to be no longer what was written
 """
@@ -33,38 +33,87 @@ Rows = Iterator[tuple[list[str], list[str], NDArray[np.float32]]]
 class Journal:
     """Probabilities of the first samples, appended batch by batch. One process at a time may write them.
 
+    After each batch stands the SHA-256 of all batches up to it. A batch that was not written to its end, or that is no
+    longer what was written, is dropped with all that follow.
+
     Args:
         opened: the file, for reading and appending.
         classes: m.
-        batch: rows of a batch; a batch that was not written to its end is dropped, so that batches stay the same.
+        batch: rows of a batch.
         samples: in all; there are no more rows.
+
+    Attributes:
+        rows: that are done.
+        damaged: whether more of the file was dropped than the beginning of a batch.
     """
 
     def __init__(self, opened: BinaryIO, classes: int, batch: int, samples: int) -> None:
-        self._opened = opened
-        self._classes = classes
-        self._row_bytes = 4 * classes
-        self.rows = min(os.fstat(opened.fileno()).st_size // self._row_bytes, samples) // batch * batch
+        self._opened, self._classes = opened, classes
+        self._batch, self._samples = batch, samples
+        self._digest = hashlib.sha256()
+        self.rows = 0
+        while self._next_is_whole():
+            pass
+        left = os.fstat(opened.fileno()).st_size - self._place(self.rows)
+        self.damaged = left > 0 and left >= self._size(self._next())
         self._cut()
 
     def append(self, probabilities: NDArray[np.float32]) -> None:
-        """Write the next rows, all or none."""
-        left = memoryview(probabilities.astype("<f4").tobytes())
+        """Write the next batch, all or none of it."""
+        content = probabilities.astype("<f4").tobytes()
+        digest = self._digest.copy()
+        digest.update(content)
+        left = memoryview(content + digest.digest())
         try:
             while left:
                 left = left[os.write(self._opened.fileno(), left) :]
         except OSError:
             self._cut()
             raise
+        self._digest = digest
         self.rows += len(probabilities)
 
-    def read(self, first: int, last: int) -> NDArray[np.float32]:
-        """Rows that were written, (n, m)."""
-        content = os.pread(self._opened.fileno(), (last - first) * self._row_bytes, first * self._row_bytes)
-        return np.frombuffer(content, dtype="<f4").reshape(-1, self._classes)
+    def parts(self) -> Iterator[NDArray[np.float32]]:
+        """All rows that were written, some batches at a time, (n, m)."""
+        rows = max(1, ROWS_AT_A_TIME // self._batch) * self._batch
+        for first in range(0, self.rows, rows):
+            starts = range(first, min(first + rows, self.rows), self._batch)
+            yield np.concatenate([self._read(row, min(self._batch, self.rows - row))[0] for row in starts])
+
+    def _next_is_whole(self) -> bool:
+        """Go on behind the next batch; return False where there is none as it was written."""
+        rows = self._next()
+        probabilities, written = self._read(self.rows, rows)
+        digest = self._digest.copy()
+        digest.update(probabilities.tobytes())
+        if not rows or digest.digest() != written:
+            return False
+        self._digest = digest
+        self.rows += rows
+        return True
+
+    def _next(self) -> int:
+        return min(self._batch, self._samples - self.rows)
+
+    def _read(self, row: int, rows: int) -> tuple[NDArray[np.float32], bytes]:
+        """The batch that begins with a row, and the digest after it; less where the file ends."""
+        content = os.pread(self._opened.fileno(), self._size(rows), self._place(row))
+        length = min(len(content) // self._row_bytes, rows) * self._row_bytes
+        return np.frombuffer(content[:length], dtype="<f4").reshape(-1, self._classes), content[length:]
+
+    @property
+    def _row_bytes(self) -> int:
+        return 4 * self._classes
+
+    def _size(self, rows: int) -> int:
+        return rows * self._row_bytes + hashlib.sha256().digest_size if rows else 0
+
+    def _place(self, row: int) -> int:
+        """Of the batch that begins with this row."""
+        return row // self._batch * self._size(self._batch) + self._size(row % self._batch)
 
     def _cut(self) -> None:
-        os.ftruncate(self._opened.fileno(), self.rows * self._row_bytes)
+        os.ftruncate(self._opened.fileno(), self._place(self.rows))
 
 
 class PredictionsFile:
@@ -113,8 +162,13 @@ class PredictionsFile:
         return len(names) if isinstance(names, list) else 0
 
     @contextmanager
-    def journal(self, batch: int, samples: int) -> Iterator[Journal]:
+    def journal(self, batch: int, samples: int, say: Callable[[str], None]) -> Iterator[Journal]:
         """What is done so far, to be added to; see `Journal`.
+
+        Args:
+            batch: rows of a batch.
+            samples: in all.
+            say: told if what was done is damaged.
 
         Raises:
             UserError: another process is adding to it.
@@ -125,7 +179,10 @@ class PredictionsFile:
             except BlockingIOError as error:
                 raise UserError(f"{self._partial}: another process is writing it") from error
             self._write_about({})
-            yield Journal(opened, len(self._class_names), batch, samples)
+            journal = Journal(opened, len(self._class_names), batch, samples)
+            if journal.damaged:
+                say(f"{self._partial}: is damaged after {journal.rows:,} samples; it goes on from there")
+            yield journal
 
     def write(self, journal: Journal, name: Callable[[int], str]) -> None:
         """Write the file of what a journal holds, and delete that.
@@ -144,9 +201,10 @@ class PredictionsFile:
         self._partial.unlink()
 
     def _table(self, journal: Journal, name: Callable[[int], str], left_out: list[str]) -> Rows:
-        for first in range(0, journal.rows, ROWS_AT_A_TIME):
-            last = min(first + ROWS_AT_A_TIME, journal.rows)
-            probabilities, names = journal.read(first, last), [_text(name(row)) for row in range(first, last)]
+        done = 0
+        for probabilities in journal.parts():
+            names = [_text(name(row)) for row in range(done, done + len(probabilities))]
+            done += len(probabilities)
             known = np.flatnonzero(probabilities[:, 0] >= 0)
             left_out += [names[row] for row in np.flatnonzero(probabilities[:, 0] < 0)]
             classes = [_text(self._class_names[label]) for label in probabilities[known].argmax(axis=1)]

@@ -310,6 +310,10 @@ class RunDirectory:
         """All records of metrics.jsonl, each round once; a last line that was cut off is left out."""
         return list(counted_once(self.metrics_from(0)[0]))
 
+    def metrics_size(self) -> int:
+        """Bytes of metrics.jsonl; 0 where there is none."""
+        return self._store.size(METRICS) if self._store.exists(METRICS) else 0
+
     def metrics_from(self, offset: int) -> tuple[list[Record], int]:
         """The records that were appended to metrics.jsonl since the last call.
 

@@ -114,8 +114,8 @@ class _Listener:
         """Call a method; return False if it raised."""
         try:
             getattr(self._callback, method)(argument)
-        except (Exception, SystemExit) as error:
-            cause = " ".join(f"{type(error).__name__}: {error}".split())
+        except BaseException as error:  # a thread of its own has no use for KeyboardInterrupt and SystemExit
+            cause = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
             then = "it is not called any more, and" if method == "on_start" else "later errors of it are not told, and"
             self._tell_once(method, f"failed in {method}: {cause}; {then} the run goes on")
             return False

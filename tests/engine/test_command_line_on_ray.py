@@ -147,7 +147,7 @@ def test_a_signal_lets_every_block_be_saved_where_it_stands(address, tmp_path):
 
 CONNECT = """
 import signal, sys
-from noprop_dist.cli.stop_signals import stop_signals
+from noprop_dist.api.stop_signals import stop_signals
 from noprop_dist.engines.ray.cluster import ray_session
 asking = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 with stop_signals(print) as request:

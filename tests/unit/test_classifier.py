@@ -59,6 +59,16 @@ def test_an_answer_does_not_depend_on_the_batch():
     torch.testing.assert_close(whole, parts, atol=1e-6, rtol=0)
 
 
+def test_train_changes_no_answer_not_even_of_batch_normalisation():
+    classifier = untrained(*NETWORKS["small-conv"])
+    images = images_for(classifier, 1)
+    before, state = classifier.predict_proba(images), copy.deepcopy(classifier.state_dict())
+    torch.nn.Sequential(classifier).train()
+    assert torch.equal(classifier.predict_proba(images), before)
+    for name, value in classifier.state_dict().items():
+        assert torch.equal(value, state[name])
+
+
 def test_a_seed_fixes_every_answer_and_another_one_changes_it():
     images = images_for(untrained(MLP), 4)
     one, again, own, other = (untrained(MLP, sampler="stochastic", seed=seed)(images) for seed in (7, 7, None, 8))
@@ -262,6 +272,8 @@ def test_floats_of_another_scale_than_pixels_are_refused(make, message, way):
         ("image.png", "images: holds .*, arrays of plain numbers"),
         (3, r"images of shape \(\) do not fit"),
         ([[1, 2], [3]], "images: is no array"),
+        (np.ma.masked_less(np.arange(4.0), 2), "images: is a masked array, and what is masked has no value"),
+        ([np.ma.masked_less(np.arange(4.0), 2)], "images: is a masked array, and what is masked has no value"),
         (torch.zeros(()), r"images of shape \(\) do not fit"),
     ],
 )

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from noprop_dist import api
@@ -74,6 +75,24 @@ def test_a_manifest_of_other_types_is_refused(run: Path, key: str, value: object
     edit(run / STEP / "manifest.json", lambda manifest: manifest.update({key: value}))
     with pytest.raises(UserError, match="manifest.json of step 12 cannot be read"):
         api.inspect(str(run))
+
+
+def test_python_warns_of_a_damaged_checkpoint_and_refuses_it_where_it_is_named(tmp_path: Path, small_config) -> None:
+    result = api.train(small_config("engine.kind=sequential", "checkpoint.every_steps=6"), str(tmp_path / "run"))
+    file = tmp_path / "run" / STEP / "block-02.safetensors"
+    file.write_bytes(file.read_bytes() + b"?")
+    np.savez(tmp_path / "images.npz", x=np.zeros((2, 8, 8), np.uint8))
+    images, told = tmp_path / "images.npz", "block-02.safetensors of step 12 is damaged .*; the one before it is used"
+    for read in (
+        lambda **options: api.load(result, **options),
+        lambda **options: api.predict(result, images, **options),
+        lambda **options: api.predict_into(result, images, tmp_path / "out.csv", **options),
+    ):
+        with pytest.warns(UserWarning, match=told) as warned:
+            read()
+        assert [each.filename for each in warned] == [__file__]
+        with pytest.raises(UserError, match="block-02.safetensors of step 12 is damaged"):
+            read(checkpoint=12)
 
 
 @pytest.mark.parametrize(

@@ -211,6 +211,22 @@ def test_a_run_that_ended_early_was_not_stopped(tmp_path):
     assert not Result.from_path(result.path).stopped
 
 
+def test_a_result_tells_what_its_run_has_become_and_from_path_the_same(config, tmp_path):
+    result = noprop_dist.train(config, tmp_path / "run", data=(X, Y))
+
+    def told(result):
+        figures = [(each.step, metrics["step"]) for each, metrics in result.best_checkpoints]
+        return result.step, result.stopped, result.metrics, result.checkpoint, result.evaluation, sorted(figures)
+
+    assert told(Result.from_path(tmp_path / "run")) == told(result)
+    assert (result.step, result.checkpoint.step, result.metrics["step"], result.evaluation.step) == (6, 6, 6, 6)
+    assert result.evaluation.terms.objective == result.metrics["objective"]
+    longer = noprop_dist.resume(result, ["training.max_steps=12"], data=(X, Y))
+    assert told(result) == told(longer)
+    assert (result.step, result.checkpoint.step, result.metrics["step"], result.evaluation.step) == (12, 12, 12, 12)
+    assert (result.stopped, noprop_dist.load(result).card["trained"]["step"]) == (False, 12)
+
+
 def test_a_failed_run_tells_its_error(config, tmp_path):
     class Fails(Linear):
         def forward(self, x, z):

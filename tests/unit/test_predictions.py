@@ -164,7 +164,8 @@ def test_files_of_others_are_not_overwritten(run, images, tmp_path, name, conten
 
 def test_one_process_at_a_time_writes_a_file(run, images, tmp_path):
     file = PredictionsFile(tmp_path / "out.csv", {}, ["a", "b"])
-    with file.journal(1, 9), pytest.raises(UserError, match="another process is writing"), file.journal(1, 9):
+    refused = pytest.raises(UserError, match="another process is writing")
+    with file.journal(1, 9, print), refused, file.journal(1, 9, print):
         pass
 
 
@@ -189,8 +190,28 @@ def test_a_partial_file_with_more_rows_than_samples_is_cut(run, images, tmp_path
     interrupt(run, images, out)
     partial = tmp_path / "out.csv.partial"
     partial.write_bytes(partial.read_bytes() * 3)
-    api.predict_into(run, [images], out)
+    with pytest.warns(UserWarning, match="is damaged after 8 samples; it goes on from there") as warned:
+        api.predict_into(run, [images], out)
+    assert [each.filename for each in warned] == [__file__]
     assert len(rows(out)) == 11
+
+
+@pytest.mark.parametrize("kept", [0, 4])
+@pytest.mark.parametrize("how", ["zeros", "a row that was edited", "a batch that is gone"])
+def test_a_damaged_partial_file_is_cut_back_to_its_last_good_batch(run, images, tmp_path, how, kept):
+    api.predict_into(run, [images], tmp_path / "whole.csv")
+    out, seen, told = tmp_path / "out.csv", [], []
+    interrupt(run, images, out)
+    partial = tmp_path / "out.csv.partial"
+    content, batch = partial.read_bytes(), 4 * 4 * len(run.plan.facts.class_names) + 32
+    good, rest = content[: batch * kept // 4], content[batch * kept // 4 :]
+    swapped, zeros = rest[4:8] + rest[:4] + rest[8:], bytes(len(rest))
+    damaged = {"zeros": zeros, "a row that was edited": swapped, "a batch that is gone": rest[batch:] + zeros[:batch]}
+    partial.write_bytes(good + damaged[how])
+    api.predict_into(run, [images], out, on_progress=lambda done, _: seen.append(done), warn=told.append)
+    assert seen[0] == kept
+    assert told == [f"{partial}: is damaged after {kept} samples; it goes on from there"]
+    assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
 @contextmanager
@@ -209,9 +230,9 @@ def test_a_disk_that_fills_up_costs_no_batch_that_was_written(run, images, tmp_p
     bytes_of_a_row = 4 * len(run.plan.facts.class_names)
     (tmp_path / "out.csv").unlink(missing_ok=True)
     interrupt(run, images, out, after=3)  # the small files that go with it are there
-    with files_of_at_most(9 * bytes_of_a_row), pytest.raises(OSError, match="too large"):
+    with files_of_at_most(9 * bytes_of_a_row + 2 * 32), pytest.raises(OSError, match="too large"):
         api.predict_into(run, [images], out)
-    assert (tmp_path / "out.csv.partial").stat().st_size == 8 * bytes_of_a_row
+    assert (tmp_path / "out.csv.partial").stat().st_size == 8 * bytes_of_a_row + 2 * 32
     api.predict_into(run, [images], out, on_progress=lambda done, _: seen.append(done))
     assert seen == [8, 11]
 
@@ -316,6 +337,18 @@ def test_places_that_hold_nothing_are_refused(run, images, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             api.predict(run, [tmp_path / place for place in places])
+
+
+@pytest.mark.parametrize("images", ["", [""], ["a.png", ""]])
+def test_an_empty_path_is_not_the_working_directory(run, tmp_path, monkeypatch, images, capsys):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(PIXELS[0]).save("a.png")
+    with pytest.raises(UserError, match="a path of a file or folder is empty"):
+        api.predict(run, images)
+    with pytest.raises(UserError, match="a path of a file or folder is empty"):
+        api.predict_into(run, images, "out.csv")
+    noprop("predict", run.directory, *([images] if images == "" else images))
+    assert "a path of a file or folder is empty" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def trained_end_to_end(config, folder):
     report = train_round(trainer, setup.batch_stream(data.train.labels).round(RoundKey(NETWORK, 0, 8)))
     directory.append_metrics([replace(report.record(), time=time.time())])
     setup.checkpoint_writer(directory).add(trainer.snapshot())
-    return Result(folder, 8)
+    return Result(folder)
 
 
 @pytest.fixture

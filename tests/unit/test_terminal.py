@@ -9,12 +9,12 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.table import Table
 from typer.main import get_command
 
-from noprop_dist.api import Result
 from noprop_dist.cli.app import app, main
 from noprop_dist.cli.progress import LineView, progress_view
 from noprop_dist.cli.terminal import FittingTable, Terminal
@@ -77,7 +77,7 @@ def test_a_training_outlives_a_terminal_that_is_gone_and_a_log_on_a_full_disk(mo
 
     def train(watcher):
         watcher.say("starting Ray")
-        return Result("run", 12, stopped=watcher.stopped())
+        return SimpleNamespace(stopped=watcher.stopped(), evaluation=None)
 
     assert not watched("run", train).stopped
 
@@ -87,7 +87,7 @@ def test_a_training_whose_reader_has_gone_is_saved_and_ends_as_by_a_signal(monke
 
     def train(watcher):
         watcher.say("starting Ray")
-        return Result("run", 12, stopped=watcher.stopped())
+        return SimpleNamespace(stopped=watcher.stopped(), evaluation=None)
 
     with pytest.raises(SystemExit) as end:
         watched("run", train)

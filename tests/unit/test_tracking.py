@@ -117,15 +117,22 @@ def test_a_callback_that_raises_is_told_once_and_the_run_goes_on(small_config, t
         def on_round(self, record):
             raise RuntimeError("no more\nink")
 
+        def on_evaluation(self, record):
+            raise KeyboardInterrupt
+
         def on_end(self, record):
             raise SystemExit(3)
 
-    follows = Following()
-    outcome = api.train(small_config(*STEPWISE), str(tmp_path / "run"), callbacks=[Raising(), follows])
+    follows, said = Following(), []
+    watcher = api.Watcher(api.ProgressLines(said.append).show)
+    outcome = api.train(small_config(*STEPWISE), str(tmp_path / "run"), callbacks=[Raising(), follows], watcher=watcher)
     assert (outcome.step, outcome.stopped) == (12, False)
     news = [record.text for record in RunDirectory(str(tmp_path / "run")).metrics() if isinstance(record, News)]
+    assert [line for line in said if "Raising" in line] == [line for line in news if "Raising" in line]
     assert [line for line in news if "Raising" in line] == [
         "callback Raising failed in on_round: RuntimeError: no more ink; later errors of it are not told, and the run "
+        "goes on",
+        "callback Raising failed in on_evaluation: KeyboardInterrupt; later errors of it are not told, and the run "
         "goes on",
         "callback Raising failed in on_end: SystemExit: 3; later errors of it are not told, and the run goes on",
     ]

@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -21,13 +21,14 @@ class StopRequest:
 
 
 @contextmanager
-def stop_signals(say: Callable[[str], None]) -> Iterator[StopRequest]:
+def stop_signals(say: Callable[[str], None], asking: Sequence[signal.Signals] = ASKING) -> Iterator[StopRequest]:
     """Turn the signals into a `StopRequest` within a `with`. Outside the main thread none arrives.
 
     A signal that this process was started to ignore, as `nohup` has it, stays ignored.
 
     Args:
         say: told when the first signal comes.
+        asking: the signals.
 
     Raises:
         KeyboardInterrupt: within the `with`, at the second SIGINT.
@@ -44,10 +45,15 @@ def stop_signals(say: Callable[[str], None]) -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    heeded = [number for number in ASKING if signal.getsignal(number) != signal.SIG_IGN]
+    heeded = [number for number in asking if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, handle) for number in heeded}
     try:
         yield request
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def interrupts() -> Sequence[signal.Signals]:
+    """SIGINT, where Python would make a KeyboardInterrupt of it; nothing where somebody else takes it."""
+    return [signal.SIGINT] if signal.getsignal(signal.SIGINT) is signal.default_int_handler else []
