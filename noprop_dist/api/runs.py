@@ -195,7 +195,7 @@ def _newest_entries(
 @checked
 def report(
     run: NamedRun,
-    data_root: str | None = None,
+    data_root: str | Path | None = None,
     *,
     data: Any = None,
     network: NetworkFactory | None = None,
