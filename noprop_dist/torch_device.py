@@ -9,14 +9,14 @@ def choose_device(wanted: str | torch.device, field: str = "device") -> torch.de
     """The device of this name.
 
     Args:
-        wanted: `cpu`, `cuda`, `cuda:1` …, or `auto`: a GPU if there is one.
+        wanted: `cpu` (or, as torch has it, `cpu:0`), `cuda`, `cuda:1` …, or `auto`: a GPU if there is one.
         field: in which the user named it.
 
     Raises:
         UserError: there is no such device, or this process does not see it.
     """
     name, gpus = str(wanted), torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name == "cpu" or (name == "auto" and not gpus):
+    if name in ("cpu", "cpu:0") or (name == "auto" and not gpus):
         return torch.device("cpu")
     kind, colon, number = name.partition(":")
     if name != "auto" and (kind != "cuda" or (colon and not (number.isdecimal() and len(number) < 4))):

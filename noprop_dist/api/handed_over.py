@@ -50,7 +50,12 @@ def handed_over_again(config: RunConfig, data: Any, network: NetworkFactory | No
         UserError: the run has names for it, or lacks what was handed over.
     """
     if data is not None and config.data.name != "given":
-        raise UserError(f"data: this run reads data.name={config.data.name}; data.root says where it lies now")
+        raise UserError(
+            f"data: this run reads data.name={config.data.name}; data.root says where it lies now, and "
+            "load(run).predict(images) takes other images"
+        )
+    if isinstance(data, str | Path):
+        raise UserError(f"data: {str(data)!r} is a name; the data of this run was handed over, hand it over again")
     if network is not None and not (names_given_network(config) or is_own_class(config, network)):
         every = map(config.blocks.network_of, range(1, config.blocks.count + 1))
         names = sorted({each.path if isinstance(each, CustomNetwork) else each.kind for each in every})
@@ -86,6 +91,11 @@ def _named(data: str | Path, settings: DataSettings) -> DataSettings:
     """
     place = local_path(data or ".")
     if data == "" or not (data in NAMED or place.exists()):
+        if str(data) in NAMED:
+            raise UserError(
+                f"data: there is no file or folder {data}; a Path means one of these, and text, data={str(data)!r}, "
+                "the data set of that name"
+            )
         meant = close_to(str(data), NAMED) or f"; named ones are {', '.join(NAMED)}"
         raise UserError(f"data: there is no file or folder {str(data)!r}, and no data set of that name{meant}")
     kind = "npz" if place.suffix.lower() == ".npz" else "packed" if is_packed(place) else "image-folder"

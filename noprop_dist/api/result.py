@@ -4,11 +4,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from noprop_dist.config.arguments import checked
-from noprop_dist.errors import TrainingError
+from noprop_dist.config.refusals import shortened
+from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.inference.score import best_steps, last_step_of
 from noprop_dist.records import Evaluated, ObjectiveMeasured, Record, RoundDone, StageFailed
@@ -36,6 +38,11 @@ class Checkpoint:
     path: str
     step: int
     _root: str = field(default="", repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.path, str) and isinstance(self.step, Integral)):
+            given = f"{shortened(self.path)}, {shortened(self.step)}"
+            raise UserError(f"Checkpoint({given}): a path, as text, and a number of steps are needed")
 
     def load(self, **options: Any) -> "NoPropClassifier":
         """The network of this checkpoint; see `noprop_dist.load` for the options."""

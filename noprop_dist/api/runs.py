@@ -198,7 +198,7 @@ def _newest_entries(
 @as_in_a_new_process(ALL_CORES)
 def report(
     run: NamedRun,
-    data_root: str | None = None,
+    data_root: str | Path | None = None,
     *,
     data: Any = None,
     network: NetworkFactory | None = None,

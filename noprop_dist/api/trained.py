@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BeforeValidator
 
 from noprop_dist.api.handed_over import handed_over_again, is_own_class
 from noprop_dist.api.result import Checkpoint, NamedRun, run_directory
@@ -44,10 +45,29 @@ from noprop_dist.torch_state import ALL_CORES, as_in_a_new_process
 from noprop_dist.training.device import keep_freed_memory
 
 
+def _files(images: Any) -> Any:
+    some = (images, *images[:1]) if isinstance(images, list | tuple) else (images,)
+    if any(hasattr(each, "shape") for each in some):
+        raise ValueError("files are needed; load(run).predict(images) takes arrays and tensors")
+    return images
+
+
+def _run(run: Any) -> Any:
+    if isinstance(run, torch.nn.Module):
+        raise ValueError("a run is needed; a network that is loaded classifies arrays itself: model.predict(images)")
+    return run
+
+
+OpenableRun = Annotated[NamedRun | Checkpoint | TrainedRun, BeforeValidator(_run)]
+"""A run, one of its checkpoints, or what `open_run` has made of it."""
+ImageFiles = Annotated[str | Path | Sequence[str | Path], BeforeValidator(_files)]
+"""Files and folders; not what was read of them."""
+
+
 @checked
 @as_in_a_new_process()
 def open_run(
-    run: NamedRun | Checkpoint | TrainedRun,
+    run: OpenableRun,
     device: str | torch.device = "auto",
     *,
     checkpoint: str | int = "last",
@@ -191,14 +211,14 @@ class RunEvaluation:
 @checked
 @as_in_a_new_process(ALL_CORES)
 def evaluate(
-    run: NamedRun | Checkpoint | TrainedRun,
+    run: OpenableRun,
     sampler: Sampler = "mean",
     passes: Positive = 1,
     *,
     checkpoint: str | int = "last",
     terms: bool = True,
     per_block: bool = False,
-    data_root: str | None = None,
+    data_root: str | Path | None = None,
     data: Any = None,
     network: NetworkFactory | None = None,
     trust_code: bool = False,
@@ -231,11 +251,11 @@ def evaluate(
     return RunEvaluation(accuracy, measured.terms, measured.per_block, opened.step, notes)
 
 
-def held_out_test(run: TrainedRun, data_root: str | None, data: Any) -> Split:
+def held_out_test(run: TrainedRun, data_root: str | Path | None, data: Any) -> Split:
     config, facts, where = run.plan.config, run.plan.facts, str(run.directory)
     given = handed_over_again(config, data, None).data
     if given is None:
-        return load_again(config.data, facts, where, data_root).held_out.test
+        return load_again(config.data, facts, where, None if data_root is None else str(data_root)).held_out.test
     loaded = given.load(config.data)
     check_same_data(facts, loaded.facts, where, config.data)
     return loaded.held_out.test
@@ -259,15 +279,15 @@ def tells_failing_networks(run: TrainedRun) -> Iterator[None]:
         raise UserError(f"{run.directory}: its network {named} fails: {type(error).__name__}: {error}") from error
 
 
-def idle_root(config: RunConfig, data_root: str | None) -> tuple[str, ...]:
+def idle_root(config: RunConfig, data_root: str | Path | None) -> tuple[str, ...]:
     return () if data_root is None else tuple(without_effect(config, {"data": {"root": data_root}}))
 
 
 @checked
 @as_in_a_new_process(ALL_CORES)
 def predict(
-    run: NamedRun | Checkpoint | TrainedRun,
-    images: str | Path | Sequence[str | Path],
+    run: OpenableRun,
+    images: ImageFiles,
     sampler: Sampler = "mean",
     passes: Positive = 1,
     *,
@@ -275,6 +295,7 @@ def predict(
     network: NetworkFactory | None = None,
     trust_code: bool = False,
     warn: Callable[[str], None] = as_warning,
+    on_unreadable: Callable[[UserError], None] | None = None,
 ) -> list[Prediction]:
     """Classify samples, each by itself.
 
@@ -289,6 +310,7 @@ def predict(
         trust_code: see `load`.
         warn: told what is left out, or not looked at, and of damaged checkpoints and changed networks; by default
             `warnings.warn`.
+        on_unreadable: told why a file is no image; it is left out then. None refuses it.
 
     Raises:
         UserError: as of `load`; or the run was trained on other samples, or a file is no image.
@@ -299,8 +321,11 @@ def predict(
     with tells_failing_networks(opened):
         for each in answers(opened.network, source, sampler, passes, batch=1):
             for error in each.unreadable.values():
-                raise error
-            found.append(Prediction.of(each.probabilities[0], opened.network, source.name(each.rows.start)))
+                if on_unreadable is None:
+                    raise error
+                on_unreadable(error)
+            if not each.unreadable:
+                found.append(Prediction.of(each.probabilities[0], opened.network, source.name(each.rows.start)))
     told.end()
     return found
 
@@ -308,8 +333,8 @@ def predict(
 @checked
 @as_in_a_new_process(ALL_CORES)
 def predict_into(
-    run: NamedRun | Checkpoint | TrainedRun,
-    images: str | Path | Sequence[str | Path],
+    run: OpenableRun,
+    images: ImageFiles,
     out: str | Path,
     sampler: Sampler = "mean",
     passes: Positive = 1,

@@ -46,7 +46,7 @@ def train(
     data: Any = None,
     network: NetworkFactory | None = None,
     address: str | None = None,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[Callback] | None = (),
     or_resume: bool = False,
     watcher: Watcher | None = None,
 ) -> Result:
@@ -81,10 +81,10 @@ def train(
     directory = RunDirectory(default_run_dir(config) if run_dir is None else str(run_dir))
     if or_resume and directory.holds_run:
         check_same_run(directory, config)
-        return _go_on(Job(config, directory, given, watcher, callbacks, resume=True))
+        return _go_on(Job(config, directory, given, watcher, callbacks or (), resume=True))
     directory.check_unused()
     _say_what_is_needed_again(config, given, watcher)
-    _run(Job(config, directory, given, watcher, callbacks))
+    _run(Job(config, directory, given, watcher, callbacks or ()))
     return _result(directory)
 
 
@@ -97,7 +97,7 @@ def resume(
     data: Any = None,
     network: NetworkFactory | None = None,
     address: str | None = None,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[Callback] | None = (),
     watcher: Watcher | None = None,
     trust_code: bool = False,
 ) -> Result:
@@ -127,7 +127,7 @@ def resume(
         check_settings(config, directory, [*settings, *(["engine.address=…"] if address else [])])
     for line in idle_settings(config, settings):
         watcher.warn(line)
-    return _go_on(Job(config, directory, given, watcher, callbacks, resume=True, named=False, trusted=trusted))
+    return _go_on(Job(config, directory, given, watcher, callbacks or (), resume=True, named=False, trusted=trusted))
 
 
 def _at(config: RunConfig, address: str | None, watcher: Watcher) -> RunConfig:

@@ -237,7 +237,7 @@ def predict(
     sampler: Sampler = "mean",
     passes: Annotated[int, typer.Option(help="Average over so many passes of the reverse process.")] = 1,
     checkpoint: Checkpoint = "last",
-    as_json: Json = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list; with --out, one JSON object.")] = False,
     trust_code: TrustCode = False,
 ) -> None:
     """Class and probability of images, on standard output or in a file."""

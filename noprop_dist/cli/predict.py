@@ -20,16 +20,32 @@ LINE_SECONDS = 10.0
 def show_predictions(
     run_dir: str, images: Sequence[str], sampler: str, passes: int, checkpoint: str, as_json: bool, trust_code: bool
 ) -> None:
-    """Print class and probability of each image."""
-    chosen = checked_sampler(sampler, passes)
+    """Print class and probability of each image.
+
+    Raises:
+        UserError: images cannot be read; the others are printed.
+    """
+    chosen, unreadable = checked_sampler(sampler, passes), list[UserError]()
     found = api.predict(
-        run_dir, images, chosen, passes, checkpoint=checkpoint, trust_code=trust_code, warn=lambda line: warn([line])
+        run_dir,
+        images,
+        chosen,
+        passes,
+        checkpoint=checkpoint,
+        trust_code=trust_code,
+        warn=lambda line: warn([line]),
+        on_unreadable=unreadable.append,
     )
     if as_json:
         print(json.dumps([{"image": p.image, "class": p.class_name, "probability": p.probability} for p in found]))
-        return
-    for each in found:
-        Terminal().print(f"{printable(each.image)}: {printable(each.class_name)} ({each.probability:.1%})")
+    else:
+        for each in found:
+            Terminal().print(f"{printable(each.image)}: {printable(each.class_name)} ({each.probability:.1%})")
+    if not found and len(unreadable) == 1:
+        raise unreadable[0]
+    warn(map(str, unreadable))
+    if unreadable:
+        raise UserError(f"{len(unreadable):,} of {len(found) + len(unreadable):,} images cannot be read")
 
 
 def write_predictions(

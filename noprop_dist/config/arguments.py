@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args,
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PlainValidator, ValidationError, create_model
 
 from noprop_dist.config.layers import PRESETS
-from noprop_dist.config.refusals import sentences
+from noprop_dist.config.refusals import sentences, shortened
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.errors import UserError
 
@@ -86,6 +86,6 @@ def _strict(annotation: Any) -> Any:
 
 def _configuration(value: Any) -> RunConfig:
     if not isinstance(value, RunConfig):
-        name = value if value in PRESETS else PRESETS[0]
-        raise ValueError(f"{value!r} is no RunConfig; write RunConfig.preset({name!r}) or RunConfig(…)")
+        name = value if isinstance(value, str) and value in PRESETS else PRESETS[0]
+        raise ValueError(f"{shortened(value)} is no RunConfig; write RunConfig.preset({name!r}) or RunConfig(…)")
     return RunConfig(**value.model_dump(exclude_unset=True, warnings=False))

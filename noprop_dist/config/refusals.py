@@ -27,7 +27,7 @@ def sentences(root: Section, details: Sequence[Any], nothing: str = "null") -> I
         first, reasons = of_key[0], list(dict.fromkeys(_reason(root, detail) for detail in of_key))
         if NoneType in types_at(root, first["loc"]):
             reasons.append(nothing)
-        refused = "" if first["type"] in _SAID_IN_FULL else f"{_shortened(first['input'])} is not allowed: "
+        refused = "" if first["type"] in _SAID_IN_FULL else f"{shortened(first['input'])} is not allowed: "
         yield f"{key}{': ' if key else ''}{refused}{', or '.join(reasons)}"
 
 
@@ -64,8 +64,11 @@ def close_to(name: str, names: Sequence[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _shortened(value: Any) -> str:
+def shortened(value: Any) -> str:
+    """What a caller gave, in one short line: of an array or a module, its type."""
     text = repr(value)
+    if "\n" in text:
+        return f"a value of type {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:80]} …"
 
 

@@ -143,11 +143,16 @@ def _split(split: Any, name: str, columns: Columns | None) -> tuple[NDArray[Any]
 
 
 def _is_train_and_test(data: Any) -> bool:
-    """Return True for two Datasets, and for two tuples (x, y) in a tuple: lists may be samples or labels."""
+    """Return True for two Datasets, two tuples (x, y) in a tuple, and two pairs of arrays: lists may be samples."""
     if not isinstance(data, tuple | list) or len(data) != 2:
         return False
-    pairs = [isinstance(data, tuple) and isinstance(each, tuple) and len(each) == 2 for each in data]
-    return all(_is_dataset(each) or pair for each, pair in zip(data, pairs, strict=True))
+    tuples = all(isinstance(each, tuple) for each in (data, *data))
+    return all(_is_dataset(each) or _is_pair(each, of_anything=tuples) for each in data)
+
+
+def _is_pair(data: Any, *, of_anything: bool) -> bool:
+    pair = isinstance(data, tuple | list) and len(data) == 2
+    return pair and (of_anything or all(getattr(each, "ndim", 0) for each in data))
 
 
 def _is_dataset(data: Any) -> bool:
@@ -259,6 +264,7 @@ def plain_array(value: Any, where: str) -> NDArray[Any]:
     parts = value if isinstance(value, list | tuple) else [value]
     if any(np.ma.is_masked(part) for part in parts):
         raise UserError(f"{where}: is a masked array, and what is masked has no value; hand over array.filled(…)")
+    check_dense(value, where)
     convert: Callable[[Any], Any] = (
         (lambda tensor: tensor.detach().cpu().numpy()) if isinstance(value, torch.Tensor) else np.asarray
     )
@@ -269,6 +275,21 @@ def plain_array(value: Any, where: str) -> NDArray[Any]:
     if array.dtype.hasobject or array.dtype.kind not in "biuf":
         raise UserError(f"{where}: holds {array.dtype}, arrays of plain numbers are needed")
     return array
+
+
+def check_dense(value: Any, where: str) -> None:
+    """Refuse a tensor whose values do not lie in memory one after another.
+
+    Raises:
+        UserError: as described.
+    """
+    if not isinstance(value, torch.Tensor):
+        return
+    if value.is_meta:
+        raise UserError(f"{where}: is a tensor on the meta device, which holds no values")
+    if value.layout != torch.strided:
+        layout = str(value.layout).removeprefix("torch.")
+        raise UserError(f"{where}: is a {layout} tensor; a dense one is needed")
 
 
 def _label(value: Any, where: str) -> int:

@@ -99,7 +99,7 @@ def check_same_data(before: DataFacts, now: DataFacts, run: str, settings: DataS
         if then and found and then != found:  # "" was not written down
             raise UserError(
                 f"{run}: was trained on other data than {where} holds: {what} {then} there and {found} here; "
-                "only the same data will do"
+                "only the same data will do; `noprop-dist predict` and load(run).predict(images) take any other"
             )
     for what, numbers, others in (("mean", before.mean, now.mean), ("deviation", before.std, now.std)):
         if not np.allclose(numbers, others, rtol=1e-5, atol=1e-7):  # the last digits may be another numpy's

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from noprop_dist.config.schema import DataSettings
 from noprop_dist.data.dataset import DataSet, Split, assemble, shares_without_effect, split_off
 from noprop_dist.data.inputs import Keep, check_memory, in_memory
+from noprop_dist.data.samples import fitted
 from noprop_dist.errors import UserError
 from noprop_dist.files import local_path, open_file
 
@@ -28,8 +29,8 @@ MOST_DEFLATED = 1032
 def load_npz(settings: DataSettings, keep: Keep = in_memory) -> DataSet:
     """Read x_train, y_train and, where given, x_val, y_val and x_test, y_test (else they are held out).
 
-    x is uint8 images (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3, or floating-point (N, …), where
-    (N, H, W, C) with C = 1 or 3 is images, too; y is (N,) integers. Without `data.classes` the classes are the labels
+    x is images (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3, uint8 or floating-point, or other floats
+    (N, …); y is (N,) or (N, 1) integers. Without `data.classes` the classes are the labels
     that y_train has, and carry their names.
 
     Raises:
@@ -40,22 +41,26 @@ def load_npz(settings: DataSettings, keep: Keep = in_memory) -> DataSet:
         return load_arrays(arrays, settings, keep)
 
 
-def npz_samples(file: Path) -> tuple[NDArray[Any], tuple[str, ...]]:
-    """Read samples without labels: array x, else x_test, else the only one. They may be as `load_npz` says.
+def npz_samples(file: Path, shape: tuple[int, ...]) -> tuple[NDArray[Any], np.dtype[Any]]:
+    """Read samples without labels: array x, else x_test, else the only one.
+
+    Args:
+        file: that holds them.
+        shape: of a sample, as which images are read; what cannot be read so is returned as it is.
 
     Returns:
-        (the samples, notes of how they are read).
+        (the samples as uint8 or float32, the dtype that they are stored as).
 
     Raises:
         UserError: the file is missing or truncated, has no such array, or one of another kind.
     """
-    notes: list[str] = []
     with _archive(file, str(file)) as arrays:
         known = [name for name in ("x", "x_test", *arrays.names[:1]) if name in arrays.names]
         if not known or (known[0] not in ("x", "x_test") and len(arrays.names) > 1):
             held = ", ".join(arrays.names) or "nothing"
             raise UserError(f"{file}: has neither an array x nor x_test; it holds {held}")
-        return _samples(arrays, known[0], notes), tuple(notes)
+        x, where = _read(arrays, known[0])
+        return np.ascontiguousarray(_floats(fitted(x, shape), where)), x.dtype
 
 
 @contextmanager
@@ -209,7 +214,9 @@ def _other_scales(parts: Mapping[str, Split], source: str) -> list[str]:
 def _split(arrays: Arrays, part: str, notes: list[str]) -> Split:
     """One split, its labels as they are in the file."""
     file, x_name, y_name = arrays.source, f"x_{part}", f"y_{part}"
-    x, y = _samples(arrays, x_name, notes), arrays.read(y_name)
+    x, y = _inputs(*_read(arrays, x_name), notes), arrays.read(y_name)
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
     if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
         raise UserError(f"{file}: {y_name} is {y.dtype} of shape {y.shape}, integers of shape (N,) are needed")
     if len(x) != len(y):
@@ -219,8 +226,8 @@ def _split(arrays: Arrays, part: str, notes: list[str]) -> Split:
     return Split(x, y.astype(np.int64))
 
 
-def _samples(arrays: Arrays, name: str, notes: list[str]) -> NDArray[Any]:
-    """Samples (N, …) as a split has them."""
+def _read(arrays: Arrays, name: str) -> tuple[NDArray[Any], str]:
+    """Samples (N, …) as they are stored, and what names them in messages."""
     x, where = arrays.read(name), f"{arrays.source}: {name}"
     if x.ndim < 2 or not (x.dtype == np.uint8 or np.issubdtype(x.dtype, np.floating)):
         raise UserError(f"{where} is {x.dtype} of shape {x.shape}, uint8 images or floats (N, …) are needed")
@@ -228,15 +235,22 @@ def _samples(arrays: Arrays, name: str, notes: list[str]) -> NDArray[Any]:
         raise UserError(f"{where} has no samples")
     if 0 in x.shape[1:]:
         raise UserError(f"{where} has samples of shape {x.shape[1:]}, which hold no values")
-    return _inputs(x, where, notes)
+    return x, where
 
 
 def _inputs(x: NDArray[Any], where: str, notes: list[str]) -> NDArray[Any]:
     """Images as (N, C, H, W), and floats as float32."""
-    if x.dtype == np.uint8 and x.ndim == 3:
-        return x[:, None]
-    if x.ndim == 4:
+    if x.ndim == 3:
+        if x.dtype != np.uint8:
+            notes.append(f"{where}: shape {x.shape} is taken for images with one channel")
+        x = x[:, None]
+    elif x.ndim == 4:
         x = _channels_first(x, where, notes)
+    return _floats(x, where)
+
+
+def _floats(x: NDArray[Any], where: str) -> NDArray[Any]:
+    """Floats as float32, and uint8 as it is."""
     if x.dtype == np.uint8:
         return x
     with np.errstate(over="ignore"):

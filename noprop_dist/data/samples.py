@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from noprop_dist.data.inputs import Inputs
 
 BATCHES_AHEAD = 2
 Indices = NDArray[np.integer[Any]]
+Stored = TypeVar("Stored", NDArray[Any], Tensor)
 
 
 class Samples:
@@ -125,6 +126,17 @@ class ReadAhead(Samples):
             batch = future.result()
             read(1)
             yield batch if on_host else self._augmented(copied(batch, self._device), row, epoch)
+
+
+def fitted(images: Stored, shape: tuple[int, ...]) -> Stored:
+    """Images (N, H, W), or with channels last, as a network takes samples of this shape; whatever else as it is."""
+    if len(shape) != 3 or images.shape[1:] == shape:
+        return images
+    if images.shape[1:] == shape[1:] and shape[0] == 1:
+        return images[:, None]
+    if images.shape[1:] == (*shape[1:], shape[0]):
+        return images.swapaxes(1, 3).swapaxes(2, 3)
+    return images
 
 
 def to_device(array: NDArray[Any], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -86,7 +86,7 @@ def find_samples(places: Sequence[str | Path], facts: DataFacts, run: str, told:
         return ImageFiles(_image_files(paths, told.say), facts.input_shape, told)
     if len(paths) > 1:
         raise UserError(f"{arrays[0]}: holds arrays, which are classified by themselves; give nothing beside it")
-    return _stored_samples(arrays[0], facts, run, told.say)
+    return _stored_samples(arrays[0], facts, run)
 
 
 @dataclass(frozen=True)
@@ -187,19 +187,17 @@ def _image_files(paths: Sequence[Path], say: Say) -> tuple[str, ...]:
     return tuple(files)
 
 
-def _stored_samples(path: Path, facts: DataFacts, run: str, say: Say) -> StoredSamples:
+def _stored_samples(path: Path, facts: DataFacts, run: str) -> StoredSamples:
     inputs: Inputs
     if path.is_dir():
         inputs, file = load_packed(str(path)).held_out.test.inputs, path / "test.npy"
+        stored = inputs.dtype
     else:
-        (inputs, notes), file = npz_samples(path), path
-        for note in notes:
-            say(note)
-    held, wanted = (str(inputs.dtype), tuple(inputs.shape[1:])), (facts.dtype, facts.input_shape)
-    if held != wanted:
+        (inputs, stored), file = npz_samples(path, facts.input_shape), path
+    if (str(inputs.dtype), inputs.shape[1:]) != (facts.dtype, facts.input_shape):
         raise UserError(
-            f"{path}: holds {held[0]} samples of shape {held[1]}, and {run} was trained on {wanted[0]} samples of "
-            f"shape {wanted[1]}; arrays are neither resized nor scaled"
+            f"{path}: holds {stored} samples of shape {inputs.shape[1:]}, and {run} was trained on {facts.dtype} "
+            f"samples of shape {facts.input_shape}; arrays are neither resized nor scaled"
         )
     return StoredSamples(inputs, file)
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from noprop_dist.config.arguments import Seed, checked
 from noprop_dist.config.sections.base import Positive
-from noprop_dist.data.given import plain_array
+from noprop_dist.data.given import check_dense, plain_array
+from noprop_dist.data.samples import fitted
 from noprop_dist.diffusion.objective import predict_embedding
 from noprop_dist.errors import UserError
 from noprop_dist.files import local_path
@@ -39,10 +40,12 @@ class NoPropClassifier(nn.Module):
     It is for inference: `train()` leaves it and its networks in evaluation mode, in a larger module, too. Gradients
     reach images and weights.
 
-    Images have the shape of the run's samples, after the batch. A network that was trained on uint8 takes uint8, or
-    floats in 0..1 as torchvision's `ToTensor` makes them; one that was trained on floats takes floats of that scale.
-    Other floats are refused where their values are at hand: not in a compiled `forward`, and not on a GPU, for whose
-    values it would have to wait.
+    Images have the shape of the run's samples, after the batch. `predict`, `predict_proba` and `chain` take images
+    (B, H, W) of one channel, and channels last, too, as `train` does.
+
+    A network that was trained on uint8 takes uint8, or floats in 0..1 as torchvision's `ToTensor` makes them; one that
+    was trained on floats takes floats of that scale. Other floats are refused where their values are at hand: not in a
+    compiled `forward`, and not on a GPU, for whose values it would have to wait.
 
     Args:
         blocks: in evaluation mode.
@@ -300,7 +303,12 @@ class NoPropClassifier(nn.Module):
         _check_tensor(images, "images", "; `predict` takes arrays, too")
         if images.shape[1:] != self.input_shape:
             takes = ", ".join(map(str, ("B", *self.input_shape)))
-            raise UserError(f"images of shape {tuple(images.shape)} do not fit: this network takes ({takes})")
+            fits = fitted(images, self.input_shape).shape[1:] == self.input_shape
+            todo = "images[:, None]" if images.dim() == 3 else "images.permute(0, 3, 1, 2)"
+            raise UserError(
+                f"images of shape {tuple(images.shape)} do not fit: this network takes ({takes})"
+                + f"; hand over {todo}, or call `predict`" * fits
+            )
         if not (images.is_floating_point() or str(images.dtype) == f"torch.{self.input_dtype}"):
             also = " (0..255) or floats in 0..1" if self.input_dtype == "uint8" else ""
             raise UserError(f"images of dtype {images.dtype} do not fit: this network takes {self.input_dtype}{also}")
@@ -312,20 +320,25 @@ class NoPropClassifier(nn.Module):
         return ((x - self.mean) / self.std).to(self.embedding.dtype)
 
     def _here(self, images: Images) -> Tensor:
-        """Images on the device of the module; arrays are copied, for torch takes not all that NumPy has."""
+        """Images as `forward` takes them, on the device of the module.
+
+        Arrays are copied, for torch takes not all that NumPy has.
+        """
         if not isinstance(images, Tensor):
             array = plain_array(images, "images")
             kind = np.float64 if array.dtype.kind == "f" and array.itemsize > 8 else array.dtype.newbyteorder("=")
             images = torch.from_numpy(np.array(array, dtype=kind, order="C"))
         self._check_values(images)
-        return images.to(self.device)
+        return fitted(images, self.input_shape).to(self.device)
 
     def _check_values(self, images: Tensor) -> None:
-        """Refuse floats that are not finite, or of another scale than that of pixels.
+        """Refuse floats that are not finite, or of another scale than that of pixels; and tensors that hold no values.
 
         Raises:
             UserError: as described.
         """
+        if self.device.type != "meta":
+            check_dense(images, "images")
         if images.device.type != "cpu" or not images.is_floating_point() or not images.numel():
             return
         low, high = (float(end) for end in images.detach().aminmax())

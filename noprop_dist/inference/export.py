@@ -77,11 +77,15 @@ def export_classifier(classifier: NoPropClassifier, format: str, out: str | Path
         raise UserError(f"format {format}: allowed are {', '.join(FORMATS)}")
     if noise not in get_args(Noise):
         raise UserError(f"noise {noise}: allowed are {' and '.join(get_args(Noise))}")
+    if not target.parent.is_dir():
+        raise UserError(f"out={out}: there is no folder {target.parent}")
     if format == "safetensors":
         if noise == "input":
             raise UserError("noise input: safetensors has no graph; the classifier that is read from it takes noise")
         classifier.save_pretrained(target)
         return Exported(target, _bytes(target), None)
+    if target.is_dir():
+        raise UserError(f"out={out}: is a folder; a new file is needed")
     write, read = FORMATS[format]
     with made_whole(target) as unfinished, _told(format), torch.no_grad():
         write(classifier, _samples(classifier, TRACED, noise), unfinished)

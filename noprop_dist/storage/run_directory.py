@@ -14,6 +14,7 @@ merge.unfinished     there while a merge writes
 
 import errno
 import json
+import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -141,6 +142,11 @@ class RunDirectory:
         Raises:
             UserError: as described.
         """
+        place = self.local_root
+        there = [each for each in (place, *place.parents) if os.path.lexists(each)] if place else []
+        if there and not there[0].is_dir():
+            file = "is a file" if there[0] == place else f"{there[0]} is a file"
+            raise UserError(f"{self}: {file}; a run directory is a new folder")
         if self._store.exists(UNFINISHED):
             if but_unfinished:
                 return

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 import noprop_dist
 from noprop_dist import Callback, NoPropClassifier, RunConfig, UserError
@@ -22,8 +24,12 @@ CONFIG = RunConfig(engine={"kind": "sequential"})
         (lambda: noprop_dist.plan({"seed": 1}), "{'seed': 1} is no RunConfig; write RunConfig.preset"),
         (lambda: noprop_dist.train(CONFIG.model_copy(update={"seed": -1})), "seed: -1 is not allowed"),
         (lambda: noprop_dist.train(CONFIG, 5), "run_dir: 5 is not allowed: input should be a valid string, or"),
-        (lambda: noprop_dist.train(CONFIG, callbacks=None), "callbacks: None is not allowed.*a list or a tuple$"),
-        (lambda: noprop_dist.train(CONFIG, callbacks=Callback()), "callbacks: .* is not allowed.*a list or a tuple$"),
+        (
+            lambda: noprop_dist.train(np.zeros((2, 9))),
+            "a value of type ndarray is no RunConfig; write",
+        ),
+        (lambda: noprop_dist.train(CONFIG, np.zeros((2, 9))), "run_dir: a value of type ndarray is not allowed"),
+        (lambda: noprop_dist.train(CONFIG, callbacks=Callback()), "callbacks: .* is not allowed.*a tuple, or None$"),
         (lambda: noprop_dist.train(CONFIG, callbacks=[Callback]), "callbacks: .*should be an instance of Callback$"),
         (lambda: noprop_dist.train(CONFIG, address=6379), "address: 6379 is not allowed: .*valid string, or None$"),
         (lambda: noprop_dist.train(CONFIG, or_resume="no"), "or_resume: 'no' is not allowed"),
@@ -50,6 +56,13 @@ CONFIG = RunConfig(engine={"kind": "sequential"})
         (lambda: noprop_dist.evaluate(3), "run: 3 is not allowed"),
         (lambda: noprop_dist.evaluate("run", "foo"), "sampler: 'foo' is not allowed"),
         (lambda: noprop_dist.predict("run", 5), "images: 5 is not allowed"),
+        (
+            lambda: noprop_dist.predict("run", np.zeros((2, 9))),
+            r"^images: files .*; load\(run\).predict\(images\) ",
+        ),
+        (lambda: noprop_dist.predict("run", [torch.zeros(2, 9)]), r"^images: files are needed; load\(run\).predict"),
+        (lambda: noprop_dist.predict(nn.Linear(2, 2), "a.png"), r"^run: a run is needed; .* model.predict\(images\)$"),
+        (lambda: noprop_dist.load(noprop_dist.Checkpoint(3, "x")), r"^Checkpoint\(3, 'x'\): a path, as text, and a"),
         (lambda: noprop_dist.load(None), "run: None is not allowed: .*, or an instance of Result"),
         (lambda: noprop_dist.pack("out", {"name": "digits"}, print), "settings: .* should be an instance of DataSett"),
     ],

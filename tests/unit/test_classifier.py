@@ -102,7 +102,14 @@ def test_noise_that_is_given_takes_the_place_of_the_modules_own():
 @pytest.mark.parametrize(
     ("facts", "images", "told"),
     [
-        ({}, torch.zeros(1, 8, 8, dtype=torch.uint8), r"images of shape \(1, 8, 8\) do not fit.*takes \(B, 1, 8, 8\)"),
+        (
+            {},
+            torch.zeros(1, 8, 8, dtype=torch.uint8),
+            r"images of shape \(1, 8, 8\) do not fit.*takes \(B, 1, 8, 8\)",
+        ),
+        ({}, torch.zeros(5, 8, 8), r"\(B, 1, 8, 8\); hand over images\[:, None\], or call `predict`$"),
+        ({}, torch.zeros(5, 8, 8, 1), r"\(B, 1, 8, 8\); hand over images.permute\(0, 3, 1, 2\), or call `predict`$"),
+        ({}, torch.zeros(5, 4, 8), r"\(B, 1, 8, 8\)$"),
         ({}, torch.zeros(2, 3, 8, 8), r"images of shape \(2, 3, 8, 8\) do not fit"),
         (
             {},
@@ -275,14 +282,30 @@ def test_floats_of_another_scale_than_pixels_are_refused(make, message, way):
         (np.ma.masked_less(np.arange(4.0), 2), "images: is a masked array, and what is masked has no value"),
         ([np.ma.masked_less(np.arange(4.0), 2)], "images: is a masked array, and what is masked has no value"),
         (torch.zeros(()), r"images of shape \(\) do not fit"),
+        (torch.zeros(2, 1, 8, 8).to_sparse(), "images: is a sparse_coo tensor; a dense one is needed"),
+        (torch.zeros(2, 1, 8, 8, device="meta"), "images: is a tensor on the meta device"),
     ],
 )
 def test_what_is_no_batch_of_images_is_one_sentence(images, message):
     classifier = untrained(MLP)
     with pytest.raises(UserError, match=message):
         classifier.predict(images)
-    with pytest.raises(UserError, match=r"images: is \w+, a tensor is needed|images of shape"):
+    with pytest.raises(UserError, match=rf"images: is \w+, a tensor is needed|{message}"):
         classifier(images)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 9)])
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_images_are_predicted_in_the_layouts_that_training_takes(shape, dtype):
+    classifier = untrained("blocks.network={kind: small-conv, channels: [4, 8], width: 16}", shape=shape, dtype=dtype)
+    images = images_for(classifier, 5)
+    for same in [images.permute(0, 2, 3, 1), *([images[:, 0]] if shape[0] == 1 else [])]:
+        for given in (same, same.numpy()):
+            assert torch.equal(classifier.predict(given), classifier.predict(images))
+            torch.testing.assert_close(classifier.predict_proba(given), classifier.predict_proba(images))
+            torch.testing.assert_close(classifier.chain(given), classifier.chain(images))
+        with pytest.raises(UserError, match="do not fit"):
+            classifier(same)
 
 
 def test_what_is_set_on_a_classifier_has_an_effect_or_is_refused():
@@ -309,6 +332,7 @@ def test_what_is_set_on_a_classifier_has_an_effect_or_is_refused():
     ],
 )
 def test_a_device_that_is_not_there_is_refused_wherever_it_is_named(run, tmp_path, device, message):
+    assert api.load(run, device="cpu:0").device == torch.device("cpu")
     api.load(run, device=torch.device("cpu")).save_pretrained(tmp_path / "saved")
     for call in (api.load, api.open_run):
         with pytest.raises(UserError, match=message):

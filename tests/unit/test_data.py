@@ -442,6 +442,19 @@ def test_float_images_with_channels_last_are_turned_and_told(tmp_path):
     assert load_npz(tmp_path / "e.npz", x_train=x.transpose(0, 3, 1, 2), y_train=LABELS).facts == data.facts
 
 
+def test_float_images_without_channels_get_one_and_are_told(tmp_path):
+    x = RANDOM.random((60, 8, 9))
+    data = load_npz(tmp_path / "d.npz", x_train=x, y_train=LABELS)
+    assert "is taken for images with one channel" in data.notes[0]
+    assert load_npz(tmp_path / "e.npz", x_train=x[:, None], y_train=LABELS).facts == data.facts
+
+
+def test_labels_in_a_column_are_labels(tmp_path):
+    arrays = {"x_train": RANDOM.random((60, 2)), "x_test": RANDOM.random((9, 2)), "y_test": LABELS[:9, None]}
+    data = load_npz(tmp_path / "d.npz", y_train=LABELS[:, None], **arrays)
+    assert data.train.labels.ndim == data.held_out.test.labels.ndim == 1
+
+
 @pytest.mark.parametrize("shape", [(3, 3, 3), (3, 9, 3), (1, 9, 3), (3, 9, 1)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_images_whose_channels_may_be_first_or_last_are_refused(tmp_path, dtype, shape):
@@ -482,7 +495,7 @@ def test_labels_that_are_not_0_to_m_become_classes_of_their_name(tmp_path, label
         ({"y_train": LABELS.astype(object)}, "y_train holds Python objects"),
         ({"y_train": LABELS * 0}, r"has 1 class\(es\), at least 2 are needed"),
         ({"y_train": LABELS, "x_test": np.zeros((0, 2)), "y_test": LABELS[:0]}, "x_test has no samples"),
-        ({"y_train": LABELS[:, None]}, r"y_train is int64 of shape \(60, 1\)"),
+        ({"y_train": np.eye(3, dtype=int)[LABELS]}, r"y_train is int64 of shape \(60, 3\)"),
         ({"y_train": LABELS, "x_train": np.full((60, 2), 1e39)}, r"x_train holds 1e\+39; values must be finite"),
         ({"y_train": LABELS, "x_train": np.zeros((60, 0))}, "hold no values"),
         ({"y_train": LABELS, "x_test": np.zeros((60, 2), np.uint8), "y_test": LABELS},

@@ -251,3 +251,14 @@ def test_a_mistake_on_the_command_line_is_one_sentence(run, option, told, tmp_pa
     (line,) = capsys.readouterr().err.replace("\n", " ").split("noprop-dist: ")[1:]
     assert told in line
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("format_", ["torch-export", "onnx", "safetensors"])
+def test_a_place_where_no_export_can_be_is_named(tmp_path, format_):
+    classifier = untrained(MLP)
+    with pytest.raises(UserError, match=f"out={tmp_path}/none/x: there is no folder {tmp_path}/none"):
+        export_classifier(classifier, format_, tmp_path / "none" / "x")
+    if format_ != "safetensors":
+        with pytest.raises(UserError, match=f"out={tmp_path}: is a folder; a new file is needed"):
+            export_classifier(classifier, format_, tmp_path)
+    assert not [*tmp_path.iterdir()]

@@ -70,6 +70,9 @@ def test_arrays_are_taken_however_they_lie_in_memory(change):
 def test_pairs_of_train_and_test_are_read_as_keras_has_them():
     data = given_data(((X, Y), (X[:30], Y[:30]))).load(SETTINGS)
     assert data.facts.samples["test"] == 30
+    for lists in ([[X, Y], [X, Y]], ([X, Y], [X, Y]), [(X, Y), [torch.from_numpy(X), pandas.Series(Y)]]):
+        assert given_data(lists).names == ["x_train", "y_train", "x_test", "y_test"]
+    assert given_data([[X[0], X[1]], [Y[0], Y[1]]]).names == ["x_train", "y_train"], "two samples and their labels"
     assert given_data((Pictures(), (X[:, None], Y))).names == ["x_train", "y_train", "x_test", "y_test"]
 
 

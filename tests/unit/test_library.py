@@ -165,7 +165,9 @@ def test_a_class_that_every_process_imports_is_named_by_its_path(config, tmp_pat
         ),
         ({"data": "nowhere"}, "data: there is no file or folder 'nowhere', and .* named ones are digits, mnist"),
         ({"data": ""}, "data: there is no file or folder ''"),
-        ({"data": Path("digits")}, "data: there is no file or folder 'digits'"),
+        ({"data": Path("digits")}, "no file or folder digits; a Path means one of these, and text, data='digits', the"),
+        ({"data": torch.rand(9, 4, device="meta")}, "data: train is Tensor; allowed are"),
+        ({"data": (torch.rand(9, 4).to_sparse(), Y[:9])}, "data: x of train: is a sparse_coo tensor; a dense one is"),
         ({"data": __file__}, "data: .* is a file; allowed are .npz files, image folders and packed folders"),
         ({"data": (X, Y), "network": 5}, "network: 5 is not allowed: input should be callable"),
         ({"data": (X, Y), "network": lambda **_: 5}, "what was built is int, no torch.nn.Module"),
@@ -178,20 +180,36 @@ def test_what_cannot_be_used_is_one_sentence_and_leaves_nothing(config, tmp_path
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("place", ["file", "file/run"])
+def test_a_run_directory_that_is_a_file_is_refused(config, tmp_path, capsys, place):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match=f"{place}: .*is a file; a run directory is a new folder$"):
+        noprop_dist.train(config, tmp_path / place, data=(X, Y))
+    assert not capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_a_run_on_data_that_was_handed_over_is_evaluated_on_it(config, tmp_path):
     result = noprop_dist.train(config, tmp_path / "run", data=(X, Y))
     measured = noprop_dist.evaluate(tmp_path / "run", data=(X, Y)).accuracy
     assert measured.accuracy == result.metrics["test_accuracy"]
     with pytest.raises(UserError, match="was trained on other data"):
         noprop_dist.evaluate(tmp_path / "run", data=(255 - X, Y))
+    with pytest.raises(UserError, match=r"`noprop-dist predict` and load\(run\).predict\(images\) take any other$"):
+        noprop_dist.evaluate(tmp_path / "run", data=(X[:40], Y[:40]))
+    with pytest.raises(UserError, match="data: 'digits' is a name; the data of this run was handed over"):
+        noprop_dist.evaluate(tmp_path / "run", data="digits")
     with pytest.raises(UserError, match=r"hand it over again \(data=…\)"):
         noprop_dist.evaluate(tmp_path / "run")
 
 
 def test_data_that_has_a_name_is_not_handed_over_again(config, tmp_path):
-    run = noprop_dist.train(config, tmp_path / "run")
+    run = noprop_dist.train(config, tmp_path / "run", callbacks=None)
     with pytest.raises(UserError, match="data: this run reads data.name=digits"):
-        noprop_dist.resume(run.path, data=(X, Y))
+        noprop_dist.resume(run.path, data=(X, Y), callbacks=None)
+    with pytest.raises(UserError, match=r"load\(run\).predict\(images\) takes other images"):
+        noprop_dist.evaluate(run, data=(X, Y))
+    assert noprop_dist.evaluate(run, data_root=tmp_path).notes[0].startswith("data.root: no effect")
     with pytest.raises(UserError, match="network: is Linear, this run's networks are mlp; leave it out"):
         noprop_dist.resume(run.path, network=Linear)
 

@@ -41,12 +41,12 @@ def test_a_packed_data_set_is_the_same_data_set(tmp_path, monkeypatch, chunk_byt
 
 
 def test_mean_and_deviation_are_those_of_all_samples(tmp_path):
-    x = np.random.default_rng(0).normal(3, 2, (60, 4, 5)).astype(np.float32)
+    x = np.random.default_rng(0).normal(3, 2, (60, 3, 4, 5)).astype(np.float32)
     np.savez(tmp_path / "d.npz", x_train=x, y_train=np.resize(np.arange(3), 60))
     data = load_data(DataSettings(name="npz", root=str(tmp_path / "d.npz")))
     trained = data.train.inputs.astype(np.float64)
-    assert data.facts.mean == pytest.approx(trained.mean(axis=(0, 2)), rel=1e-12)
-    assert data.facts.std == pytest.approx(trained.std(axis=(0, 2)), rel=1e-12)
+    assert data.facts.mean == pytest.approx(trained.mean(axis=(0, 2, 3)), rel=1e-12)
+    assert data.facts.std == pytest.approx(trained.std(axis=(0, 2, 3)), rel=1e-12)
 
 
 def test_mapped_samples_travel_as_their_path_alone(tmp_path):

@@ -251,6 +251,19 @@ def test_damaged_images_are_told_counted_and_left_out(trained, images, tmp_path,
     assert [Path(name).stem for name in about["left_out"]] == [f"0{number}" for number in range(8)]
 
 
+@pytest.mark.parametrize("json_", [True, False])
+def test_images_beside_damaged_ones_are_printed(trained, images, capsys, json_):
+    (images / "03.png").write_bytes(b"no image")
+    (images / "05.png").write_bytes(b"no image")
+    noprop("predict", trained["run"], images, *["--json"] * json_)
+    told = capsys.readouterr()
+    assert len(json.loads(told.out) if json_ else told.out.splitlines()) == 9
+    assert told.err.count("is no readable image") == 2
+    assert told.err.endswith("2 of 11 images cannot be read\n")
+    with pytest.raises(UserError, match="03.png: is no readable image"):
+        api.predict(trained["run"], [images])
+
+
 def test_of_many_damaged_images_a_few_are_named(run, images, tmp_path):
     for number in range(8):
         (images / f"0{number}.png").write_bytes(b"no image")
@@ -310,8 +323,8 @@ def test_vectors_are_classified_from_arrays_alone(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"x": PIXELS[:, :4]}, r"holds uint8 samples of shape .1, 4, 8., and .* was trained on uint8 samples of shape"),
-        ({"x": PIXELS / 255.0}, r"holds float32 samples of shape"),
+        ({"x": PIXELS[:, :4]}, r"holds uint8 samples of shape .4, 8., and .* was trained on uint8 samples of shape"),
+        ({"x": PIXELS / 255.0}, r"holds float64 samples of shape"),
         ({"a": PIXELS, "b": PIXELS}, "has neither an array x nor x_test; it holds a, b"),
         ({}, "has neither an array x nor x_test; it holds nothing"),
         ({"x": PIXELS[:0]}, "x has no samples"),
