@@ -17,6 +17,7 @@ from noprop_dist import api
 from noprop_dist.errors import UserError
 from noprop_dist.inference.classifier import NoPropClassifier
 from noprop_dist.inference.network import predict_image
+from noprop_dist.torch_device import choose_device
 
 
 @pytest.mark.parametrize("sampler", ["mean", "stochastic"])
@@ -308,6 +309,10 @@ def test_images_are_predicted_in_the_layouts_that_training_takes(shape, dtype):
             classifier(same)
 
 
+def test_the_cpu_may_be_named_as_torch_names_it():
+    assert choose_device("cpu:0") == choose_device(torch.device("cpu", 0)) == torch.device("cpu")
+
+
 def test_what_is_set_on_a_classifier_has_an_effect_or_is_refused():
     classifier = untrained(MLP)
     images = images_for(classifier, 3)
@@ -332,7 +337,6 @@ def test_what_is_set_on_a_classifier_has_an_effect_or_is_refused():
     ],
 )
 def test_a_device_that_is_not_there_is_refused_wherever_it_is_named(run, tmp_path, device, message):
-    assert api.load(run, device="cpu:0").device == torch.device("cpu")
     api.load(run, device=torch.device("cpu")).save_pretrained(tmp_path / "saved")
     for call in (api.load, api.open_run):
         with pytest.raises(UserError, match=message):

@@ -217,7 +217,7 @@ def test_mistakes_with_a_run_directory_overwrite_nothing(noprop, run_dir, tmp_pa
     assert "is no readable image" in noprop("predict", run_dir, f"{run_dir}/config.yaml", code=2)
     assert "already holds a run" in noprop("plan", "--run-dir", run_dir, code=2)
     (tmp_path / "file").write_text("")
-    assert "cannot be written" in noprop("train", *SMALL, "--run-dir", tmp_path / "file" / "run", code=2)
+    assert "file is a file; a run" in noprop("train", *SMALL, "--run-dir", tmp_path / "file" / "run", code=2)
     assert noprop("inspect", run_dir, "--json") == before
 
 

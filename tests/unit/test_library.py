@@ -166,7 +166,7 @@ def test_a_class_that_every_process_imports_is_named_by_its_path(config, tmp_pat
         ({"data": "nowhere"}, "data: there is no file or folder 'nowhere', and .* named ones are digits, mnist"),
         ({"data": ""}, "data: there is no file or folder ''"),
         ({"data": Path("digits")}, "no file or folder digits; a Path means one of these, and text, data='digits', the"),
-        ({"data": torch.rand(9, 4, device="meta")}, "data: train is Tensor; allowed are"),
+        ({"data": (torch.rand(9, 4, device="meta"), Y[:9])}, "data: x of train: is a tensor on the meta device"),
         ({"data": (torch.rand(9, 4).to_sparse(), Y[:9])}, "data: x of train: is a sparse_coo tensor; a dense one is"),
         ({"data": __file__}, "data: .* is a file; allowed are .npz files, image folders and packed folders"),
         ({"data": (X, Y), "network": 5}, "network: 5 is not allowed: input should be callable"),

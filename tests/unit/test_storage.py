@@ -136,10 +136,10 @@ def test_a_directory_with_a_run_is_refused_and_left_alone(copied_run):
     assert directory.config().blocks.count == 3
 
 
-def test_a_directory_that_cannot_be_written_is_refused(tmp_path, small_setup):
+def test_a_directory_below_a_file_is_refused(tmp_path, small_setup):
     (tmp_path / "file").write_text("not a folder")
     setup, _ = small_setup
-    with pytest.raises(UserError, match="the run directory cannot be written"):
+    with pytest.raises(UserError, match="file is a file; a run directory is a new folder"):
         RunDirectory(str(tmp_path / "file" / "run")).create(setup.config, setup.plan.facts)
 
 
