@@ -127,7 +127,7 @@ def test_so_is_one_that_nobody_can_write(tmp_path, small_config):
     said = []
     (tmp_path / "file").write_text("mine")
     for folder in ("file", "file/run"):
-        with pytest.raises(UserError, match="there is a file of this name|Not a directory"):
+        with pytest.raises(UserError, match="is a file; a run directory is a new folder|Not a directory"):
             api.train(small_config(), str(tmp_path / folder), watcher=api.Watcher(say=said.append))
     assert "starting Ray" not in said
     assert (tmp_path / "file").read_text() == "mine"

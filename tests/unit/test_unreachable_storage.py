@@ -257,6 +257,6 @@ def test_a_full_disk_is_what_pack_tells_and_not_that_data_cannot_be_read(refusal
 def test_a_run_directory_is_no_file_and_has_a_name(refusal, tmp_path):
     (tmp_path / "file").write_text("mine")
     said = refusal("train", "--engine", "sequential", "--run-dir", tmp_path / "file")
-    assert "there is a file of this name" in said
+    assert "is a file; a run directory is a new folder" in said
     for command in (["train", "--run-dir", ""], ["inspect", ""], ["merge", "", "a"]):
         assert "the path is empty" in refusal(*command)
