@@ -12,7 +12,9 @@ class LearningRateSchedule(Settings):
     """How the learning rates of blocks and classifier move over the run (torch.optim.lr_scheduler)."""
 
     kind: ChangesBits[Literal["constant", "cosine", "step", "one-cycle"]] = "constant"
-    warmup_steps: ChangesBits[int] = Field(0, ge=0, lt=2**31, description="rise linearly over the first so many steps")
+    warmup_steps: ChangesBits[int] = Field(
+        0, ge=0, lt=2**31, description="steps at the beginning, over which the rate rises linearly"
+    )
     step_size: ChangesBits[Positive] = Field(1000, description="kind step: steps between two drops")
     gamma: ChangesBits[float] = Field(0.1, gt=0, le=1, description="kind step: factor of each drop")
 
