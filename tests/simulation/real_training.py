@@ -1,7 +1,6 @@
 """Runs in which the engine's own workers train in this process, and its own storage writes; only time is made up."""
 
 import time
-from dataclasses import fields
 
 from world import World
 
@@ -9,7 +8,6 @@ from noprop_dist.engines.core import commands as c
 from noprop_dist.engines.core.commands import CLASSIFIER_WORKER, EVALUATOR, Slot
 from noprop_dist.engines.core.events import StorageDone
 from noprop_dist.engines.core.run import StartingPoint
-from noprop_dist.engines.ray.actors import METHODS
 from noprop_dist.engines.ray.command_runner import StorageThread
 from noprop_dist.engines.ray.workers import BlockWorker, ClassifierWorker, Evaluator
 from noprop_dist.inference.score import scores_of
@@ -31,10 +29,10 @@ class RealActor:
         self.worker, self.draw = worker, draw
 
     def answer(self, request):
-        method = getattr(self.worker, METHODS[type(request)])
+        method = getattr(self.worker, c.METHODS[type(request)])
         if isinstance(request, c.Train) and self.draw is not None:
             return method(self.draw(request.round))
-        return method(*(getattr(request, field.name) for field in fields(request)))
+        return method(*c.arguments_of(request))
 
 
 class RealWorld(World):

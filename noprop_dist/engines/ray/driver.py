@@ -15,11 +15,11 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from noprop_dist.config.schema import EngineSettings, RunConfig
 from noprop_dist.engines.core.failure_policy import back_off_seconds, within_budget
+from noprop_dist.engines.core.heartbeat import Heartbeat
 from noprop_dist.engines.ray.actors import ACTOR_OPTIONS
 from noprop_dist.engines.ray.callbacks import check_travels, pickled
 from noprop_dist.engines.ray.cluster import cause_of_loss, cluster_answers, ray_session
 from noprop_dist.engines.ray.coordinator import Coordinator
-from noprop_dist.engines.ray.heartbeat import Heartbeat
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.models.custom import is_installed
 from noprop_dist.storage.run_directory import RunDirectory
