@@ -8,8 +8,8 @@ from noprop_dist.engines.core import commands as c
 from noprop_dist.engines.core.commands import CLASSIFIER_WORKER, EVALUATOR, Slot
 from noprop_dist.engines.core.events import StorageDone
 from noprop_dist.engines.core.run import StartingPoint
-from noprop_dist.engines.ray.command_runner import StorageThread
 from noprop_dist.engines.ray.workers import BlockWorker, ClassifierWorker, Evaluator
+from noprop_dist.engines.storage_thread import StorageThread
 from noprop_dist.inference.score import scores_of
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.fine_tuning import begin

@@ -11,6 +11,7 @@ import torch
 
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.dataset import DataSet
+from noprop_dist.engines.command_runner import CommandRunner
 from noprop_dist.engines.core.commands import End
 from noprop_dist.engines.core.drawing import who_draws
 from noprop_dist.engines.core.events import Event, StopRequested
@@ -18,9 +19,9 @@ from noprop_dist.engines.core.placement import Placement, check_room, place_run
 from noprop_dist.engines.core.run import Run, StartingPoint
 from noprop_dist.engines.ray.actors import RayActors, WorkerClasses
 from noprop_dist.engines.ray.callbacks import unpickled
-from noprop_dist.engines.ray.cluster import cluster_resources
-from noprop_dist.engines.ray.command_runner import CommandRunner
+from noprop_dist.engines.ray.cluster import cluster_resources, see_cluster
 from noprop_dist.engines.ray.workers import worker_facts
+from noprop_dist.engines.storage_thread import StorageThread
 from noprop_dist.errors import TrainingError
 from noprop_dist.inference.load import assemble_network
 from noprop_dist.inference.network import NoPropNetwork
@@ -134,7 +135,7 @@ class Coordinator:
         actors = RayActors(setup, data, self._directory.root, placement, draw, self._worker_classes)
         if exporter is not None:
             exporter.show_live(lambda: _live(run, actors))
-        runner = CommandRunner(actors, checkpoints, log, self._directory)
+        runner = CommandRunner(actors, StorageThread(checkpoints, log, self._directory), see_cluster)
         try:
             with self._followed(host, log, run):
                 return self._loop(run, runner, exporter, host)
