@@ -289,6 +289,8 @@ def _damage(pattern: str, how: str) -> Callable[["Simulation", random.Random], f
         store, coordinator = simulation.storage.undisturbed(), simulation.coordinator
         if coordinator is None or not coordinator.process.alive or coordinator.run is None:
             return NOTHING
+        if simulation.storage.disk.capacity is not None:
+            return NOTHING
         folders = [f"checkpoints/{name}" for name in store.names("checkpoints")]
         found = [f"{folder}/{name}" for folder in folders for name in store.names(folder) if name.endswith(pattern)]
         files = ["metrics.jsonl"] if pattern == "metrics.jsonl" and store.exists("metrics.jsonl") else found[-12:]

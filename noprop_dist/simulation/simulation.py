@@ -8,6 +8,7 @@ from noprop_dist.config.bits import continued
 from noprop_dist.engines.coordination import TakenOver
 from noprop_dist.engines.core import commands as c
 from noprop_dist.engines.core.run import Run
+from noprop_dist.errors import UserError
 from noprop_dist.machine import Machine
 from noprop_dist.records import Record
 from noprop_dist.run_plan import RunPlan
@@ -126,7 +127,12 @@ class Simulation:
         while not self.over:
             self.lives += 1
             resume = self.storage.holds_run
-            plan = self._resumed() if resume else self.plan
+            try:
+                plan = self._resumed() if resume else self.plan
+            except UserError as error:
+                self.outcome.errors.append(str(error))
+                invariants.check_error(self, str(error))
+                continue
             self.driver = Driver(self, plan, resume)
             while self.driver.result is None and self.driver.process.alive:
                 self.world.sleep(2.0)
