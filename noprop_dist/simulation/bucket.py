@@ -1,2 +1,0 @@
-class SimulatedBucket:
-    def __init__(self, now): self.stale_seconds=0.0
