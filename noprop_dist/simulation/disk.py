@@ -189,6 +189,11 @@ class ProcessDisk:
         self._descriptors: dict[int, _Open] = {}
         self._next = 3
 
+    @property
+    def descriptors(self) -> int:
+        """How many are open."""
+        return len(self._descriptors)
+
     def close_all(self) -> None:
         """Do what the kernel does when the process has ended: close its descriptors, and with them its locks.
 

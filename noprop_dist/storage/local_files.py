@@ -29,6 +29,8 @@ class LocalFiles:
     def __init__(self, root: str, system: System = THIS_SYSTEM) -> None:
         self.root = root
         self.system = system
+        self._torn: dict[str, int] = {}
+        """Bytes that are good of files that a failed append has left a part in, which could not be cut off."""
 
     def read(self, name: str, offset: int = 0) -> bytes:
         descriptor = self.open(name, os.O_RDONLY)
@@ -76,6 +78,7 @@ class LocalFiles:
                 finally:
                     system.close(descriptor)
                 system.replace(partial, last, src_dir_fd=folder, dst_dir_fd=folder)
+                self._torn.pop(name, None)
             except OSError:
                 with suppress(OSError):  # a full disk has no room for what nobody will read
                     system.unlink(partial, dir_fd=folder)
@@ -86,13 +89,21 @@ class LocalFiles:
         descriptor = self.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
             size = self.system.fstat(descriptor).st_size
+            if name in self._torn:
+                size = self._cut_off(name, descriptor, min(size, self._torn[name]))
             try:
                 self._write_all(descriptor, content)
             except OSError:
-                self.system.ftruncate(descriptor, size)
+                self._cut_off(name, descriptor, size)
                 raise
         finally:
             self.system.close(descriptor)
+
+    def _cut_off(self, name: str, descriptor: int, size: int) -> int:
+        self._torn[name] = size
+        self.system.ftruncate(descriptor, size)
+        del self._torn[name]
+        return size
 
     def _write_all(self, descriptor: int, content: bytes) -> None:
         left = memoryview(content)
@@ -117,11 +128,19 @@ class LocalFiles:
             nearest = os.path.dirname(nearest)  # noqa: PTH120 (text is faster)
         return None if self.system.isdir(nearest) else nearest
 
-    def _make_root(self) -> None:
+    def _open_root(self, make: bool) -> int:
+        folder = os.O_RDONLY | os.O_DIRECTORY
         try:
+            return self.system.open(self.root, folder)
+        except NotADirectoryError as error:
+            if make and self.system.lexists(self.root):
+                raise NotADirectoryError(errno.ENOTDIR, "there is a file of this name", self.root) from error
+            raise
+        except FileNotFoundError:
+            if not make:
+                raise
             self.system.makedirs(self.root, exist_ok=True)
-        except FileExistsError as error:
-            raise NotADirectoryError(errno.ENOTDIR, "there is a file of this name", self.root) from error
+            return self.system.open(self.root, folder)
 
     def open(self, name: str, flags: int) -> int:
         """A descriptor of a regular file; its folder is made where the flags create the file."""
@@ -140,9 +159,7 @@ class LocalFiles:
     def _folder_of(self, name: str, make: bool = False) -> Iterator[tuple[int, str]]:
         """A descriptor of the folder that a file lies in, opened part by part, and the last part of its name."""
         *folders, last = checked_parts(name)
-        if make:
-            self._make_root()
-        descriptor = self.system.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = self._open_root(make)
         try:
             for folder in folders:
                 if make:

@@ -46,6 +46,8 @@ class ObjectFiles:
     def __init__(self, files: Any, root: str) -> None:
         self._files = files
         self._root = root
+        self._unsure: dict[str, int] = {}
+        """Bytes that are good of files that were to be appended to; the store failed, and may have the rest or not."""
 
     def read(self, name: str, offset: int = 0) -> bytes:
         with self._files.open_input_file(self._at(name)) as file:
@@ -73,6 +75,7 @@ class ObjectFiles:
         with self._files.open_output_stream(partial) as stream:
             stream.write(content)
         self._files.move(partial, self._at(name))
+        self._unsure.pop(name, None)
 
     def append(self, name: str, content: bytes) -> None:
         """Append; where that is not possible, the file is read and written again."""
@@ -81,6 +84,8 @@ class ObjectFiles:
             stream = self._files.open_append_stream(self._at(name))
         except (NotImplementedError, ArrowInvalid):
             before = self.read(name) if self.exists(name) else b""
+            before = before[: self._unsure.get(name)]
+            self._unsure[name] = len(before)
             self.write(name, before + content)
             return
         with stream:
