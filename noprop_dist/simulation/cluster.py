@@ -74,12 +74,14 @@ class Pace:
         step: of a block.
         reply: most that a reply is on its way, in ordinary times.
         told: most from the death of a process to its being told.
+        turn: most that a coordinator is busy between two turns of its loop.
     """
 
     start: float = 3.0
     step: float = 0.05
     reply: float = 0.05
     told: float = 1.0
+    turn: float = 0.01
 
 
 class Actor:
@@ -278,7 +280,7 @@ class SimulatedActors:
 
     def events(self, timeout_seconds: float) -> list[Event]:
         world = self.cluster.world
-        world.sleep(world.luck.random() * 0.01)  # a turn of the loop takes time: several things may come meanwhile
+        world.sleep(world.luck.random() * self.cluster.pace.turn)  # a turn of the loop takes time: several things may come meanwhile
         if not self._arrived:
             self._waits, self._thread = True, world.current
             self._thread.wait(timeout_seconds * world.luck.uniform(1.0, 8.0))
@@ -317,7 +319,7 @@ class SimulatedActors:
             return
 
         def arrive() -> None:
-            if actor is not None and not actor.process.alive and number & 1:
+            if actor is not None and not actor.process.alive and self.cluster.world.luck.random() < 0.5:
                 return  # it lay on the machine that is gone
             if all(number != other for other, _ in self._arrived):
                 self._arrived.append((number, answer))

@@ -48,6 +48,7 @@ class Scenario:
         again: settings that each resume gives in place of those, in turn.
         nodes: (cores, GPUs) of each machine.
         store: where the run directory lies.
+        turn_seconds: most that the coordinator is busy between two turns of its loop.
         faults: that happen to it, in order.
     """
 
@@ -56,6 +57,7 @@ class Scenario:
     again: tuple[tuple[str, ...], ...] = ()
     nodes: tuple[tuple[int, int], ...] = ((2, 0), (2, 0))
     store: Literal["disk", "bucket"] = "disk"
+    turn_seconds: float = 0.01
     faults: tuple[Fault, ...] = ()
 
     def with_faults(self, faults: Sequence[Fault]) -> "Scenario":
@@ -121,6 +123,7 @@ def draw_scenario(seed: int, size: Size, kinds: Mapping[str, float]) -> Scenario
         tuple((*settings, *engine) for engine in engines[1:]),
         nodes,
         luck.choice(["disk", "disk", "bucket"]),
+        luck.choice([0.01, 0.1, 0.1, 0.3]),
         tuple(faults),
     )
 
@@ -133,5 +136,5 @@ def _engine(luck: random.Random, steps: int, every: int, learned: bool, lanes: i
         f"engine.prefetch={luck.choice([1, 2, 3])}",
         f"engine.blocks_at_once={lanes or luck.choice([1, 1, 3])}",
         f"engine.blocks_per_worker={'null' if learned else luck.choice(['null', 3])}",
-        f"checkpoint.snapshot_every_steps={luck.choice([every // 2, every // 4 or 1])}",
+        f"checkpoint.snapshot_every_steps={luck.choice([every, every, every // 2, every // 5])}",
     )

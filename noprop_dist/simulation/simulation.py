@@ -71,7 +71,7 @@ class Simulation:
         self.expected = undisturbed(self.plan)
         self.outcome = Outcome(scenario)
         self.nodes = [Node(f"node-{n}", cpus, gpus) for n, (cpus, gpus) in enumerate(scenario.nodes, start=1)]
-        self.cluster = Cluster(self.world, self.nodes, Pace())
+        self.cluster = Cluster(self.world, self.nodes, Pace(turn=scenario.turn_seconds))
         self.storage = SimulatedStore(self.world, scenario.store)
         self.driver: Driver | None = None
         self.lives = self.coordinators = 0

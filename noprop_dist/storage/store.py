@@ -127,11 +127,13 @@ class Store:
     def delete(self, name: str) -> None:
         """Delete a file, if it is there."""
         with self._telling(name):
+            self._before_writing()
             self._files.delete(name)
 
     def delete_folder(self, folder: str) -> None:
         """Delete a folder and all in it, if it is there."""
         with self._telling(folder):
+            self._before_writing()
             self._files.delete_folder(folder)
 
     @property
