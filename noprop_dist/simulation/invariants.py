@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 CHECKED_EVERY = 16
 """Turns of the core from one look at its queues to the next."""
 STORE = frozenset({"disk full", "store fails", "store hangs", "store slow", "listings stale", "power lost"})
-COORDINATOR = frozenset({"coordinator killed", "coordinator stopped for a while", "driver killed", "power lost"})
+DAMAGE = frozenset(
+    {
+        *("bit flipped in a snapshot", "entry damaged", "manifest truncated"),
+        *("metrics.jsonl: lines doubled", "metrics.jsonl: cut off", "metrics.jsonl: bit flipped"),
+    }
+)
+"""Each of these also kills the coordinator."""
+COORDINATOR = DAMAGE | {"coordinator killed", "coordinator stopped for a while", "driver killed", "power lost"}
 ROOM = frozenset({"node killed", "node drained", "node drained, then kept", "no room: another run"})
 SILENCE = frozenset({"node killed", "node drained", "actor stopped (SIGSTOP)", "actor stopped for a while", "actor slow", "network slow"}) | STORE
 EXPLAINED = {
@@ -27,9 +34,10 @@ EXPLAINED = {
     r"did not answer for checkpoint.storage_timeout_seconds": STORE,
     r"the run directory cannot be (read or )?written": STORE,
     r"cannot be read: .*did not answer": STORE,
-    r"last snapshots could not be written before the end of engine.grace_seconds": STORE | SILENCE,
+    r"last snapshots could not be written before the end of engine.grace_seconds": frozenset(),
     r"is writing this run": COORDINATOR | STORE,
     r"the coordinator was lost": COORDINATOR | STORE,
+    r"no machine here has more than 0|there is no GPU here": ROOM,
     r"the coordinator did not end within engine.grace_seconds": COORDINATOR | STORE,
     r"not trained to the end: .*NonFiniteError": frozenset({"NaN in one block"}),
     r"not trained to the end: .*workers were lost": frozenset(),
@@ -120,11 +128,32 @@ def check_one_writer(simulation: "Simulation", process: Process) -> None:
     simulation.writers[process] = None
 
 
+def check_stop(simulation: "Simulation") -> None:
+    """After a stop every stage has a whole snapshot, and of a step to which all its records reach."""
+    directory = RunDirectory(simulation.storage.undisturbed())
+    if simulation.outcome.struck.keys() & (DAMAGE | {"power lost"}):
+        return
+    reached: Counter[Stage] = Counter()
+    for record in directory.metrics():
+        if isinstance(record, RoundDone):
+            reached[record.stage] = record.step
+    for name, steps in directory.checkpoints.saved_steps().items():
+        found, warnings = directory.checkpoints.newest(name, steps)
+        if found is None or warnings:
+            simulation.violate(f"after a stop: {'; '.join(warnings) or f'{name} has no snapshot'}")
+            return
+        entry, snapshot = found
+        simulation.check_snapshot(snapshot, "a snapshot after a stop")
+        if reached[entry.stage] < entry.step and not simulation.plan.learns_embedding:
+            simulation.violate(f"after a stop: {name} is saved at step {entry.step}, its records end at {reached[entry.stage]}")
+
+
 def check_end(simulation: "Simulation") -> None:
     """Weights, counted steps, figures and files of a finished run."""
     end, plan = simulation.end, simulation.plan
     assert end is not None
-    if end.error is not None or end.stopped or end.step != simulation.last_step:
+    late = simulation.last_step < end.step and bool(simulation.outcome.struck.keys() & STORE)  # a checkpoint was left out
+    if end.error is not None or end.stopped or (end.step != simulation.last_step and not late):
         simulation.violate(f"the run ended with {end}, not at step {simulation.last_step}")
         return
     directory = RunDirectory(simulation.storage.undisturbed())

@@ -68,7 +68,7 @@ class Simulation:
         self.scenario = scenario
         self.world = World(scenario.seed)
         self.plan = plan_of(scenario.settings)
-        self.expected = undisturbed(self.plan)
+        self.expected = undisturbed(self.plan, on_gpu=any(gpus for _, gpus in scenario.nodes))
         self.outcome = Outcome(scenario)
         self.nodes = [Node(f"node-{n}", cpus, gpus) for n, (cpus, gpus) in enumerate(scenario.nodes, start=1)]
         self.cluster = Cluster(self.world, self.nodes, Pace(turn=scenario.turn_seconds))
@@ -156,6 +156,8 @@ class Simulation:
             self.over = True
         elif isinstance(result, c.End) and not result.stopped:
             self.end, self.over = result, True
+        elif isinstance(result, c.End):
+            invariants.check_stop(self)
         elif isinstance(result, str):
             self.outcome.errors.append(result)
             invariants.check_error(self, result)
