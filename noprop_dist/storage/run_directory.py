@@ -195,6 +195,8 @@ class RunDirectory:
         owner = self._store.writer or self._owner()
 
         def check() -> None:
+            if owner and self._owner() == owner:
+                return  # one request: whoever deletes the directory deletes the lock in it
             if not self.holds_run:
                 gone = f"{self}/{CONFIG} is gone: the directory was deleted, or its disk is not there"
                 raise StorageError(errno.ENOENT, gone)
@@ -204,7 +206,13 @@ class RunDirectory:
         self._store.before_writing(check)
 
     def _owner(self) -> bytes:
-        return self._store.read(LOCK).rstrip() if self._store.exists(LOCK) else b""
+        """Who holds the lock; nothing where there is none."""
+        try:
+            return self._store.read(LOCK).rstrip()
+        except StorageError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            return b""
 
     def create(self, config: RunConfig, facts: DataFacts, start: StartingWeights | None = None) -> None:
         """Begin a run here.

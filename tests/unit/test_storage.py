@@ -440,8 +440,14 @@ def test_a_run_that_began_where_a_live_one_was_deleted_is_not_written_into(copie
         shutil.copytree(path, path.with_name("new"))
         shutil.rmtree(path)
         shutil.move(path.with_name("new"), path)
-        with RunDirectory(str(path)).only_writer(), pytest.raises(OSError, match="another one began there"):
-            directory.append_metrics([MEASURED])
+        with RunDirectory(str(path)).only_writer():
+            for change in (
+                lambda: directory.append_metrics([MEASURED]),
+                lambda: directory.checkpoints.delete_step(6),
+                lambda: directory.checkpoints.delete_snapshot(12, "classifier"),
+            ):
+                with pytest.raises(OSError, match="another one began there"):
+                    change()
 
 
 def test_a_run_whose_directory_is_deleted_ends_with_a_sentence(small_config, tmp_path, monkeypatch):

@@ -1,0 +1,432 @@
+"""Ray's part: nodes, what actors ask of them, actors that start, work, stop working and die, and what is heard of it.
+
+Every delay is drawn. What Ray promises is kept: calls of one lane are done in the order in which they were made, and
+an actor that is gone is told of once for each call under way. What it does not promise is not kept: a reply may be
+seen after later ones, and those of a process that dies may be lost with it.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from noprop_dist.engines.core import commands as c
+from noprop_dist.engines.core.actor_pool import CONTROL_LANE
+from noprop_dist.engines.core.events import ActorLost, Event, events_of
+from noprop_dist.engines.core.placement import Resources, WorkerPlace
+from noprop_dist.simulation.world import Process, World
+from noprop_dist.training.messages import WorkerFacts
+
+EPSILON = 1e-6
+
+
+@dataclass
+class Node:
+    """One machine of the cluster.
+
+    Attributes:
+        name: Ray's identifier of it.
+        cpus: its cores.
+        gpus: its GPUs.
+        alive: whether it is there.
+        known: whether the cluster still counts it; a dead node is counted for some seconds more.
+        leaving: whether the cluster says that it is about to go.
+        cpus_used: by actors, and by other runs.
+        gpus_used: likewise.
+    """
+
+    name: str
+    cpus: float
+    gpus: float = 0.0
+    alive: bool = True
+    known: bool = True
+    leaving: bool = False
+    cpus_used: float = 0.0
+    gpus_used: float = 0.0
+
+    def has_room(self, place: WorkerPlace | None) -> bool:
+        if not self.alive or self.leaving:
+            return False
+        if place is None:
+            return True
+        fits = self.cpus - self.cpus_used >= place.cpus - EPSILON
+        return fits and self.gpus - self.gpus_used >= place.gpus - EPSILON
+
+    def take(self, place: WorkerPlace, sign: int = 1) -> None:
+        self.cpus_used += sign * place.cpus
+        self.gpus_used += sign * place.gpus
+
+
+@dataclass
+class Lost:
+    """Takes the place of a reply."""
+
+    cause: str
+    constructor_raised: bool = False
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long things take, in seconds.
+
+    Attributes:
+        start: of an actor's process.
+        step: of a block.
+        reply: most that a reply is on its way, in ordinary times.
+        told: most from the death of a process to its being told.
+        turn: most that a coordinator is busy between two turns of its loop.
+    """
+
+    start: float = 3.0
+    step: float = 0.05
+    reply: float = 0.05
+    told: float = 1.0
+    turn: float = 0.01
+
+
+class Actor:
+    """One actor: its process, and the calls that it was given.
+
+    Args:
+        cluster: that it is on.
+        command: that asked for it.
+        owner: who is told of it.
+        work: does its work; see `Work`.
+        members: processes that it consists of.
+    """
+
+    def __init__(self, cluster: "Cluster", command: c.StartActor, owner: "SimulatedActors", work: Any, members: int):
+        self.cluster = cluster
+        self.incarnation = command.process
+        self.place = command.place
+        self.owner = owner
+        self.work = work
+        self.size = members
+        self.members: list[Node] = []
+        number = command.process.number
+        self.process = Process(cluster.world, f"{command.process.slot.name}#{number} of {owner.process.name}")
+        self.process.at_death.append(self._release)
+        self.slowness = 1.0
+        self.stopped = False
+        self.answered = False
+        self.raises: str | None = None
+        self._lanes: dict[str, deque[c.CallActor]] = {}
+        self._begun: dict[str, float] = {}
+
+    @property
+    def node(self) -> str:
+        return self.members[0].name if self.members else ""
+
+    # Where it is
+
+    def placed(self, members: list[Node]) -> None:
+        """It has its room; its process starts."""
+        self.members = members
+        if self.place is not None:
+            for node in members:
+                node.take(self.place)
+        world = self.cluster.world
+        world.at(self.cluster.pace.start * world.luck.uniform(0.7, 1.5), self._started)
+
+    def _started(self) -> None:
+        if not self.process.alive:
+            return
+        if self.process.paused:
+            self.process.held_up.append(self._started)
+            return
+        if self.cluster.broken_constructors and self.cluster.broken_constructors.pop(self.incarnation.slot, False):
+            self.process.die()
+            self.owner.lose(self, Lost("RuntimeError('made to fail')", constructor_raised=True), 0.0)
+            return
+        self.answered = True
+        for lane in list(self._lanes):
+            self._begin(lane)
+
+    def _release(self) -> None:
+        for node in self.members:
+            if self.place is not None and node.alive:
+                node.take(self.place, -1)
+        self.cluster.gone(self)
+
+    # What it does
+
+    def call(self, call: c.CallActor) -> None:
+        lane = self._lanes.setdefault(call.lane, deque())
+        lane.append(call)
+        if len(lane) == 1 and self.answered:
+            self._begin(call.lane)
+
+    def _begin(self, lane: str) -> None:
+        request, world = self._lanes[lane][0].request, self.cluster.world
+        self._begun[lane] = world.now
+        if isinstance(request, c.Train):
+            seconds = 0.0 if self.stopped else request.round.steps * self.step_seconds
+        elif isinstance(request, c.Evaluate):
+            self.process.start(lambda: self._evaluate(lane, request.step))
+            return
+        else:
+            seconds = 0.002
+        world.at(seconds, lambda: self._finish(lane))
+
+    @property
+    def step_seconds(self) -> float:
+        return self.cluster.pace.step * self.slowness
+
+    def _evaluate(self, lane: str, step: int) -> None:
+        """Read a checkpoint; it takes as long as the store does."""
+        world = self.cluster.world
+        world.sleep(self.cluster.evaluation_seconds * self.slowness)
+        try:
+            answer = self.work.evaluate(self.process, step)
+        except Exception as error:  # as Ray has it: what a method raises becomes the answer of its call
+            answer = Lost(repr(error))
+        self._finish(lane, answer)
+
+    def _finish(self, lane: str, answer: Any = None) -> None:
+        process = self.process
+        if not process.alive:
+            return
+        if process.paused:
+            process.held_up.append(lambda: self._finish(lane, answer))
+            return
+        calls = self._lanes[lane]
+        call = calls.popleft()
+        if answer is None:
+            answer = self._answer(call)
+        if calls:
+            self._begin(lane)
+        self.owner.answered(self, call.call, answer)
+
+    def _answer(self, call: c.CallActor) -> Any:
+        request = call.request
+        if isinstance(request, c.DescribeYourself):
+            return WorkerFacts("host", self.node, 1, "cpu")
+        if isinstance(request, c.Ping):
+            return None
+        if isinstance(request, c.Stop):
+            self._stop()
+            return None
+        if isinstance(request, c.Train):
+            if self.raises is not None:
+                cause, self.raises = self.raises, None
+                return Lost(cause)
+            if self.stopped and call.lane not in self._cut:
+                return None
+            steps = self._cut.pop(call.lane, request.round.steps) if self.stopped else request.round.steps
+            key = request.round if steps == request.round.steps else replace(request.round, steps=steps)
+            return self.work.train(key, steps * self.step_seconds)
+        return self.work.answer(request)
+
+    def _stop(self) -> None:
+        """Rounds under way end with the step that is under way; a group's are done to their end."""
+        self.stopped, self._cut = True, {}
+        for lane, calls in self._lanes.items():
+            request = calls[0].request if calls else None
+            if lane != CONTROL_LANE and isinstance(request, c.Train):
+                steps = request.round.steps
+                begun = 1 + int((self.cluster.world.now - self._begun[lane]) / self.step_seconds)
+                self._cut[lane] = steps if self.size > 1 else min(begun, steps)
+
+    # How it ends
+
+    def die(self, cause: str, told: float) -> None:
+        """Its process ends; its owner hears of it after so many seconds."""
+        if self.process.alive:
+            self.process.die()
+            self.owner.lose(self, Lost(cause), told)
+
+
+class SimulatedActors:
+    """The `Actors` of one coordinator.
+
+    Args:
+        cluster: that they are on.
+        process: the coordinator's.
+        make_work: what an actor of a slot does.
+        members: processes of a block worker.
+    """
+
+    def __init__(self, cluster: "Cluster", process: Process, make_work: Callable[[c.Slot], Any], members: int) -> None:
+        self.cluster, self.process = cluster, process
+        self._make_work, self._members = make_work, members
+        self.handles: dict[c.Incarnation, Actor] = {}
+        self._calls: dict[int, c.CallActor] = {}
+        self._arrived: list[tuple[int, Any]] = []
+        self._waits = False
+        self._thread: Any = None
+        process.at_death.append(self._owner_died)
+
+    def start(self, command: c.StartActor) -> None:
+        self.process.point()
+        slot = command.process.slot
+        members = self._members if slot.role == "block worker" else 1
+        actor = Actor(self.cluster, command, self, self._make_work(slot), members)
+        self.handles[command.process] = actor
+        self.cluster.ask_room(actor)
+
+    def call(self, command: c.CallActor) -> None:
+        self.process.point()
+        actor = self.handles[command.process]
+        self._calls[command.call] = command
+        if actor.process.alive:
+            actor.call(command)
+        else:
+            self._tell(command.call, Lost("it is gone"), self.cluster.world.luck.uniform(0.0, 0.5))
+
+    def kill(self, process: c.Incarnation) -> None:
+        self.process.point()
+        self._calls = {number: call for number, call in self._calls.items() if call.process != process}
+        self.handles.pop(process).process.die()
+
+    def events(self, timeout_seconds: float) -> list[Event]:
+        world = self.cluster.world
+        world.sleep(world.luck.random() * self.cluster.pace.turn)  # a turn of the loop takes time: several things may come meanwhile
+        if not self._arrived:
+            self._waits, self._thread = True, world.current
+            self._thread.wait(timeout_seconds * world.luck.uniform(1.0, 8.0))
+            self._waits = False
+        self.process.point()
+        arrived, self._arrived = dict(self._arrived), []
+        return [e for number in sorted(arrived) if number in self._calls for e in self._events(number, arrived[number])]
+
+    def _events(self, number: int, answer: Any) -> list[Event]:
+        call = self._calls.pop(number)
+        if isinstance(answer, Lost):
+            return [ActorLost(call.process, answer.cause, answer.constructor_raised)]
+        return list(events_of(number, answer))
+
+    def answered(self, actor: Actor, number: int, answer: Any) -> None:
+        """An actor has done a call; its reply is on its way."""
+        luck = self.cluster.world.luck.random()
+        delay = 0.0 if luck < 0.8 else self.cluster.pace.reply * (luck - 0.8) * 5
+        self._tell(number, answer, delay + self.cluster.network_delay, actor)
+
+    def lose(self, actor: Actor, lost: Lost, told: float) -> None:
+        """Every call under way of an actor gets the loss in place of a reply, at one moment."""
+
+        def tell() -> None:
+            for number, call in self._calls.items():
+                if call.process == actor.incarnation:
+                    self._arrived.append((number, lost))
+            self._wake()
+
+        self.cluster.world.at(told, tell)
+
+    def _tell(self, number: int, answer: Any, delay: float, actor: Actor | None = None) -> None:
+        if delay <= 0.0:
+            self._arrived.append((number, answer))
+            self._wake()
+            return
+
+        def arrive() -> None:
+            if actor is not None and not actor.process.alive and self.cluster.world.luck.random() < 0.5:
+                return  # it lay on the machine that is gone
+            if all(number != other for other, _ in self._arrived):
+                self._arrived.append((number, answer))
+                self._wake()
+
+        self.cluster.world.at(delay, arrive)
+
+    def _wake(self) -> None:
+        if self._waits and self.process.alive:
+            self._waits = False
+            self._thread.wake()
+
+    def _owner_died(self) -> None:
+        """Ray ends the actors of an owner that is gone, after a while."""
+        world = self.cluster.world
+        for actor in self.handles.values():
+            world.at(world.luck.uniform(0.05, 4.0), actor.process.die)
+
+    def close(self) -> None:
+        if not self.process.alive:
+            return
+        for actor in self.handles.values():
+            actor.process.die()
+        self.handles.clear()
+        self._calls.clear()
+
+
+class Cluster:
+    """All nodes, and the actors that run or wait for room.
+
+    Args:
+        world: that it is in.
+        nodes: at the beginning.
+        pace: how long things take.
+    """
+
+    def __init__(self, world: World, nodes: list[Node], pace: Pace) -> None:
+        self.world, self.pace = world, pace
+        self.nodes = {node.name: node for node in nodes}
+        self.actors: list[Actor] = []
+        self.waiting: list[Actor] = []
+        self.network_delay = 0.0
+        self.evaluation_seconds = 0.05
+        self.broken_constructors: dict[c.Slot, bool] = {}
+
+    # What the coordinator sees
+
+    def resources(self) -> Resources:
+        known = [node for node in self.nodes.values() if node.known]
+        cpus = [node.cpus for node in known]
+        return Resources(sum(cpus), sum(node.gpus for node in known), max(cpus, default=0.0))
+
+    def leaving(self) -> frozenset[str]:
+        return frozenset(node.name for node in self.nodes.values() if node.alive and node.leaving)
+
+    # Room
+
+    def ask_room(self, actor: Actor) -> None:
+        self.actors.append(actor)
+        self.waiting.append(actor)
+        self.world.at(0, self.fill)
+
+    def fill(self) -> None:
+        """Give room to the actors that wait for it, in their order, on the emptiest nodes that have it."""
+        left = []
+        for actor in self.waiting:
+            if not actor.process.alive:
+                continue
+            members = self._members_for(actor)
+            if members is None:
+                left.append(actor)
+            else:
+                actor.placed(members)
+        self.waiting = left
+
+    def _members_for(self, actor: Actor) -> list[Node] | None:
+        chosen: list[Node] = []
+        for _ in range(actor.size):
+            nodes = [node for node in self.nodes.values() if node.has_room(actor.place)]
+            if not nodes:
+                break
+            node = max(nodes, key=lambda each: (each.gpus - each.gpus_used, each.cpus - each.cpus_used))
+            if actor.place is not None:
+                node.take(actor.place)
+            chosen.append(node)
+        if actor.place is not None:
+            for node in chosen:
+                node.take(actor.place, -1)
+        return chosen if len(chosen) == actor.size else None
+
+    def gone(self, actor: Actor) -> None:
+        if actor in self.actors:
+            self.actors.remove(actor)
+        self.world.at(0, self.fill)
+
+    # What happens to machines
+
+    def add(self, node: Node) -> None:
+        self.nodes[node.name] = node
+        self.fill()
+
+    def lose_node(self, node: Node) -> None:
+        """A machine is gone at once; the cluster notices some seconds later."""
+        if not node.alive:
+            return
+        node.alive = False
+        told = self.world.luck.uniform(0.2, 12.0)
+        self.world.at(told, lambda: setattr(node, "known", False))
+        for actor in [each for each in self.actors if node in each.members]:
+            actor.die("its node died", told * self.world.luck.uniform(0.5, 1.5))
