@@ -27,13 +27,13 @@ class SimulatedBucket:
 
     Args:
         now: the virtual time in seconds.
-        stale_seconds: asked at each listing: from how long ago it is, at most `REMEMBERED_SECONDS`.
+
+    Attributes:
+        stale_seconds: from how long ago listings are, at most `REMEMBERED_SECONDS`; may be set at any time.
     """
 
-    def __init__(
-        self, now: Callable[[], float] = lambda: 0.0, stale_seconds: Callable[[], float] = lambda: 0.0
-    ) -> None:
-        self.stale_seconds = stale_seconds
+    def __init__(self, now: Callable[[], float] = lambda: 0.0) -> None:
+        self.stale_seconds = 0.0
         self._now = now
         self._folders: dict[str, dict[str, Entry]] = {"": {}}
         self._lately: deque[tuple[float, str, str, Entry | None]] = deque()
@@ -94,7 +94,7 @@ class SimulatedBucket:
 
     def listed(self, folder: str) -> dict[str, Entry]:
         """What a listing of a folder shows."""
-        entries, seen = dict(self._folders.get(folder, {})), self._now() - self.stale_seconds()
+        entries, seen = dict(self._folders.get(folder, {})), self._now() - self.stale_seconds
         for time, where, name, before in reversed(self._lately):
             if time <= seen:
                 break

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 Hook: TypeAlias = Callable[[str, str], None]
-"""Told the name and the path of an operation before it takes effect. It may wait, raise an OSError or `Torn`, or raise
-what is no Exception because the process ends there. `close` and `fstat`, which touch no disk, are not told."""
+"""Told the operation, by its name in `os`, and the path before it takes effect. It may wait, raise an OSError or `Torn`,
+or raise what is no Exception because the process ends there. `close` and `fstat` touch no disk and are not told."""
 REMEMBERED_SECONDS = 60.0
 """Linux writes to the disk what is older than 30 s."""
 FATES = ("whole", "cut", "empty", "zeros", "not renamed")
@@ -238,7 +238,7 @@ class ProcessDisk:
 
     def pread(self, fd: int, length: int, offset: int, /) -> bytes:
         opened = self._opened(fd)
-        self._hook("read", opened.path)
+        self._hook("pread", opened.path)
         file = opened.node
         if not isinstance(file, _File):
             raise _error(errno.EISDIR)
@@ -248,16 +248,16 @@ class ProcessDisk:
 
     def write(self, fd: int, data: bytes | memoryview, /) -> int:
         opened = self._opened(fd)
-        written = self._write(opened, data, None if opened.flags & os.O_APPEND else opened.offset)
+        written = self._write("write", opened, data, None if opened.flags & os.O_APPEND else opened.offset)
         opened.offset += written
         return written
 
     def pwrite(self, fd: int, data: bytes | memoryview, offset: int, /) -> int:
-        return self._write(self._opened(fd), data, offset)
+        return self._write("pwrite", self._opened(fd), data, offset)
 
-    def _write(self, opened: _Open, data: bytes | memoryview, offset: int | None) -> int:
+    def _write(self, operation: str, opened: _Open, data: bytes | memoryview, offset: int | None) -> int:
         try:
-            self._hook("write", opened.path)
+            self._hook(operation, opened.path)
         except Torn as torn:
             written = self._put(opened, data[: torn.length], offset)
             if torn.error is not None:
@@ -289,7 +289,7 @@ class ProcessDisk:
 
     def ftruncate(self, fd: int, length: int, /) -> None:
         opened = self._opened(fd)
-        self._hook("truncate", opened.path)
+        self._hook("ftruncate", opened.path)
         file = opened.node
         if not (isinstance(file, _File) and opened.flags & (os.O_WRONLY | os.O_RDWR)):
             raise _error(errno.EINVAL)
@@ -327,7 +327,7 @@ class ProcessDisk:
 
     def listdir(self, fd: int, /) -> list[str]:
         opened = self._opened(fd)
-        self._hook("list", opened.path)
+        self._hook("listdir", opened.path)
         if isinstance(opened.node, _File):
             raise _error(errno.ENOTDIR)
         if opened.node.deleted:
@@ -367,7 +367,7 @@ class ProcessDisk:
         self._disk._drop_unused(file)
 
     def replace(self, src: str, dst: str, *, src_dir_fd: int | None = None, dst_dir_fd: int | None = None) -> None:
-        self._told("rename", dst, dst_dir_fd)
+        self._told("replace", dst, dst_dir_fd)
         (source, old_name), (folder, name) = self._place(src, src_dir_fd), self._place(dst, dst_dir_fd)
         file, before = source.entries.get(old_name), folder.entries.get(name)
         if not isinstance(file, _File):

@@ -182,7 +182,7 @@ class RunDirectory:
         self._store.delete_folder(RAY_TRAIN_FOLDER)
 
     def must_stay(self) -> None:
-        """From here on write only while the run is there as it is now.
+        """From here on write and delete only while the run is there as it is now.
 
         A directory that was deleted under a live run is not half made anew, nor is one that another run began in its
         place written into: whatever writes raises StorageError until the directory is back.
@@ -192,7 +192,7 @@ class RunDirectory:
         """
         if self.identity() is None:
             return
-        owner = self._owner()
+        owner = self._store.writer or self._owner()
 
         def check() -> None:
             if owner and self._owner() == owner:

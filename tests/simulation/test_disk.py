@@ -253,11 +253,11 @@ def test_a_lock_is_one_processs_until_that_ends():
 
 
 def test_a_listing_of_a_bucket_may_be_old_and_an_object_never_is():
-    now, stale = [0.0], [0.0]
-    bucket = SimulatedBucket(lambda: now[0], lambda: stale[0])
+    now = [0.0]
+    bucket = SimulatedBucket(lambda: now[0])
     files = ObjectFiles(bucket.for_process(), "bucket/run")
     files.write("f/old", b"1")
-    now[0], stale[0] = 10.0, 5.0
+    now[0], bucket.stale_seconds = 10.0, 5.0
     files.write("f/new", b"2")
     files.delete("f/old")
     assert files.names("f") == ["old"]
