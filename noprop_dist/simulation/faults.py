@@ -266,8 +266,8 @@ def _stale_listings(simulation: "Simulation", luck: random.Random) -> float:
         return NOTHING
     seconds, bucket = luck.uniform(1, 60), simulation.storage.bucket
     late = luck.uniform(0.5, 20)
-    bucket.stale_seconds = lambda: late
-    simulation.world.at(seconds, lambda: setattr(bucket, "stale_seconds", lambda: 0.0))
+    bucket.stale_seconds = late
+    simulation.world.at(seconds, lambda: setattr(bucket, "stale_seconds", 0.0))
     return seconds
 
 

@@ -285,13 +285,35 @@ class Checkpoints:
         warnings: list[str] = []
         for step in reversed(steps):
             try:
-                entry = self.entry(step, name)
+                entry = self._entry_or_manifest(step, name, warnings)
                 return (entry, self.load(entry)), warnings
             except OtherRunError:
                 raise
             except UserError as error:
                 warnings.append(f"{error}; the one before it is used")
         return None, warnings
+
+    def _entry_or_manifest(self, step: int, name: str, warnings: list[str]) -> SnapshotEntry:
+        """The entry of a stage's snapshot; where its own file is damaged, what the manifest of that step says of it."""
+        try:
+            return self.entry(step, name)
+        except OtherRunError:
+            raise
+        except UserError as error:
+            entry = self._repeated(step, name)
+            if entry is None:
+                raise
+            warnings.append(f"{error}; what the manifest says of it is used")
+            return entry
+
+    def _repeated(self, step: int, name: str) -> SnapshotEntry | None:
+        """What the manifest of a step says of a stage's snapshot; None if there is none, or it is damaged."""
+        try:
+            return next((entry for entry in self.manifest(step).stages if entry.name == name), None)
+        except OtherRunError:
+            raise
+        except UserError:
+            return None
 
     def complete(
         self,

@@ -345,8 +345,9 @@ class RunDirectory:
     def forget_rounds_after(self, done: Mapping[Stage, int]) -> tuple[list[Record], list[str]]:
         """Drop the records of rounds that will be done again, so that nothing is counted twice.
 
-        Damaged lines, and rounds that are there a second time, are moved to metrics.bad.jsonl. All other lines are kept
-        as they are, to the byte, those of a later version among them.
+        Damaged lines, and rounds that are there a second time, are moved to metrics.bad.jsonl. A last line that was cut
+        off is dropped. All other lines are kept as they are, to the byte, those of a later version among them; where
+        all are kept, nothing is written.
 
         Args:
             done: steps at which each stage goes on.
@@ -365,7 +366,9 @@ class RunDirectory:
                 left.append((line, record))
         if bad:
             self._store.append(SET_ASIDE, b"".join(line + b"\n" for line in bad))
-        self._store.write(METRICS, b"".join(line + b"\n" for line, _ in left))
+        kept = b"".join(line + b"\n" for line, _ in left)
+        if kept != content:  # nearly never; and a full disk keeps no run from going on
+            self._store.write(METRICS, kept)
         told = f"{self}: {len(bad)} line(s) of {METRICS} are damaged or there twice; they are set aside in {SET_ASIDE}"
         return [record for _, record in left], [told] if bad else []
 
