@@ -4,10 +4,11 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from noprop_dist.engines.coordination import TakenOver
 from noprop_dist.engines.core.round_queue import MAX_UNSAVED_SNAPSHOTS
 from noprop_dist.engines.core.run import Run
 from noprop_dist.errors import UserError
-from noprop_dist.records import EmbeddingUpdated, Record, RoundDone, StageFailed, WorkerLost
+from noprop_dist.records import EmbeddingUpdated, Record, RoundDone, SnapshotWritten, StageFailed, WorkerLost
 from noprop_dist.simulation.world import Process
 from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.checkpoint_writer import WAITING_KEPT
@@ -60,6 +61,7 @@ class Bounds:
         self._live = False
         self._lost: set[tuple[str, int]] = set()
         self._charges: Counter[Stage] = Counter()
+        self._written: dict[Stage, int] = {}
 
     def begin(self, live: bool) -> None:
         """Another coordinator reads what the last one left (not live), or goes on from there."""
@@ -72,7 +74,9 @@ class Bounds:
         """A record was written down, or read back."""
         if not self._live:
             return
-        if isinstance(record, WorkerLost):
+        if isinstance(record, SnapshotWritten):
+            self._written[record.stage] = max(record.step, self._written.get(record.stage, 0))
+        elif isinstance(record, WorkerLost):
             self._worker_lost(record)
         elif isinstance(record, StageFailed) and "NonFiniteError" not in record.cause:
             self._simulation.violate(f"{record.stage.name} failed: {record.cause}")
@@ -87,6 +91,21 @@ class Bounds:
         struck = self._simulation.outcome.struck
         if record.reason == "hung" and not struck.keys() & (SILENCE | COORDINATOR):
             self._simulation.violate(f"{record.worker} was taken for hung, and nothing was slow")
+
+    def took_over(self, taken: TakenOver) -> None:
+        """A stage goes on from what was last written of it: nothing that was told to be written is lost."""
+        self.begin(live=True)
+        simulation, snapshots = self._simulation, taken.start.snapshots
+        for snapshot in snapshots.values():
+            simulation.check_snapshot(snapshot, "a snapshot that a run goes on from")
+        if simulation.outcome.struck.keys() & DAMAGE or taken.start.stop_step is not None:
+            return
+        together = min((self._written.get(stage, 0) for stage in simulation.plan.stages), default=0)
+        for stage in simulation.plan.stages:
+            step = snapshots[stage].step if stage in snapshots else 0
+            wanted = together if simulation.plan.learns_embedding else self._written.get(stage, 0)
+            if step < wanted:
+                simulation.violate(f"{stage.name} goes on from step {step}, and that of step {wanted} was written")
 
     def check(self, run: Run) -> None:
         """Look at all queues now and then."""
