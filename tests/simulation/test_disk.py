@@ -224,17 +224,20 @@ def all_names(files, folder):
         yield from all_names(files, path)
 
 
-def test_what_the_loss_of_power_makes_of_a_file_is_any_of_five_things():
+def test_what_the_loss_of_power_makes_of_a_file_that_is_not_synced_is_any_of_five_things():
     seen = set()
     for seed in range(60):
         now = [0.0]
         disk = SimulatedDisk(lambda now=now: now[0])
         on(disk).write("file", b"old")
         now[0] = 50.0
-        on(disk).write("file", b"new!")
+        system = disk.for_process()
+        folder = system.open("/runs/one", os.O_RDONLY)
+        system.write(system.open("new", os.O_WRONLY | os.O_CREAT, dir_fd=folder), b"new!")
+        system.replace("new", "file", src_dir_fd=folder, dst_dir_fd=folder)
         disk.lose_power(random.Random(seed), since=40.0)
         seen.add(on(disk).read("file"))
-        on(disk).write("file", b"")
+        on(disk).delete("new")
         assert on(disk).names("") == ["file"]
     assert seen == {b"old", b"new!", b"", bytes(4), b"n", b"ne", b"new"}
 
