@@ -167,16 +167,23 @@ class SimulatedDisk:
             self._put_back(change.folder, change.name, change.before)
 
     def _put_back(self, folder: _Folder, name: str, node: _File | _Folder) -> None:
-        later = folder.entries.get(name)
+        if name in folder.entries:
+            self._drop(folder.entries[name])
         folder.entries[name] = node
-        if isinstance(later, _File):
-            later.links = 0
-            self._drop_unused(later)
         if isinstance(node, _Folder):
             node.deleted = False
         elif not node.links:
             node.links = 1
             self.used += len(node.content)
+
+    def _drop(self, later: _File | _Folder) -> None:
+        """Take away what came to be where something is put back."""
+        if isinstance(later, _File):
+            later.links = 0
+            self._drop_unused(later)
+            return
+        for node in later.entries.values():
+            self._drop(node)
 
     def _damage(self, file: _File, length: int, luck: random.Random) -> None:
         fate = luck.choice(FATES)
