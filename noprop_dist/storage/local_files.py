@@ -109,6 +109,7 @@ class LocalFiles:
         left = memoryview(content)
         while left:
             left = left[self.system.write(descriptor, left) :]
+        self.system.fsync(descriptor)  # else a loss of power leaves a file of the right name, empty or of zeros
 
     def delete(self, name: str) -> None:
         with suppress(FileNotFoundError), self._folder_of(name) as (folder, last):
