@@ -26,8 +26,7 @@ class CheckpointWriter:
         checkpoint_steps: steps at which all stages' snapshots make a checkpoint.
         num_to_keep: complete checkpoints that are kept.
         changes: of settings, so far; manifests repeat them.
-        together_at: if stages share a learned W_embed, the steps at which all can go on together; snapshots of other
-            steps are not written. Else None.
+        together_at: if stages share a learned W_embed, the steps at which all can go on together. Else None.
         device: that the stages are trained on, "cpu" or "cuda".
         sources: of the networks of the user's own, by stage and import path.
         begins_with: what every stage's snapshot of step 0 is from; None if a stage without a snapshot begins anew.
@@ -163,8 +162,6 @@ class CheckpointWriter:
         Raises:
             OSError: it cannot be written; the same call may be made again.
         """
-        if self._together_at is not None and snapshot.step not in self._together_at:
-            return False
         stage, step = snapshot.stage, snapshot.step
         sources = {path: source.sha256 for path, source in self._sources.get(stage, {}).items()}
         self._entries[stage, step] = self._files.save(snapshot, self._blocks, {**self._software, **sources})
