@@ -76,9 +76,15 @@ class Totals:
         )
 
 
-def outcome_of(scenario: Scenario) -> Outcome:
-    """Simulate a scenario. What it raises is one more violation, as is a run that goes round in circles."""
+def outcome_of(scenario: Scenario, trace: Callable[[str], None] | None = None) -> Outcome:
+    """Simulate a scenario. What it raises is one more violation, as is a run that goes round in circles.
+
+    Args:
+        scenario: to simulate.
+        trace: told each thing that happens.
+    """
     simulation = Simulation(scenario)
+    simulation.trace = trace
     endless = f"the run took {MOST_TURNS} turns"
     simulation.world.before_turn[MOST_TURNS] = [lambda: simulation.violate(endless)]
     try:
@@ -97,7 +103,7 @@ def campaign(
     totals: Totals,
     say: Callable[[str], None],
     stopped: Callable[[], bool] = lambda: False,
-    failed: Callable[[Failure], None] = lambda failure: None,
+    failed: Callable[[Failure], None] = lambda _: None,
 ) -> None:
     """Simulate scenarios one after the other.
 

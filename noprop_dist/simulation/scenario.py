@@ -1,4 +1,4 @@
-"""What is simulated: a run, the cluster that it is on, where it is stored, and what happens to it. All drawn from a seed."""
+"""What is simulated: a run, its cluster, where it is stored, and what happens to it. All drawn from a seed."""
 
 import random
 from collections.abc import Mapping, Sequence

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from noprop_dist.errors import UserError, why
 from noprop_dist.files import JsonObject, from_json, local_path, open_file, parse_json
+from noprop_dist.simulation.campaign import outcome_of
 from noprop_dist.simulation.faults import FAULT, KINDS
 from noprop_dist.simulation.scenario import PATIENCES, Scenario, plan_of
-from noprop_dist.simulation.simulation import Outcome, Simulation
+from noprop_dist.simulation.simulation import Outcome
 
 
 @dataclass(frozen=True)
@@ -49,18 +50,11 @@ def read_schedule(file: Path) -> Schedule:
     return schedule
 
 
-def course_of(scenario: Scenario) -> tuple[list[str], Outcome | None]:
-    """The course of a run, a line for each thing that happens, and its outcome; None if the simulation itself failed."""
-    simulation, lines, outcome = Simulation(scenario), list[str](), None
-    simulation.trace = lines.append
-    try:
-        outcome = simulation.run()
-        lines += [f"violation: {each}" for each in outcome.violations]
-    except Exception as error:
-        lines.append(f"violation: {type(error).__name__}: {error}")
-    finally:
-        simulation.world.close()
-    return lines, outcome
+def course_of(scenario: Scenario) -> tuple[list[str], Outcome]:
+    """What happens in a run, a line for each thing, and what becomes of it."""
+    lines: list[str] = []
+    outcome = outcome_of(scenario, lines.append)
+    return [*lines, *(f"violation: {each}" for each in outcome.violations)], outcome
 
 
 def told(scenario: Scenario) -> list[str]:

@@ -46,8 +46,14 @@ def kind_of(violation: str) -> str:
     return re.sub(r"\d+(\.\d+)?", "#", re.sub(r" \(at [^()]*\)$", "", violation))
 
 
+def first_violation(scenario: Scenario) -> str | None:
+    """Simulate a scenario; the first thing that is wrong, or None."""
+    violations = outcome_of(scenario).violations
+    return violations[0] if violations else None
+
+
 def shrink(
-    failure: Failure, tries: int = TRIES, violation_of: Callable[[Scenario], str | None] | None = None
+    failure: Failure, tries: int = TRIES, violation_of: Callable[[Scenario], str | None] = first_violation
 ) -> Shrunk:
     """Leave out of a failing run what can be left out, as long as the same is wrong.
 
@@ -56,24 +62,19 @@ def shrink(
         tries: runs at most.
         violation_of: runs a scenario; says what is wrong, or None.
     """
-    search = _Search(failure, tries, violation_of or _first_violation)
+    search = _Search(failure, tries, violation_of)
     try:
         before = None
         while search.best != before:
             before = search.best
             search.fewer_faults()
             search.plainer()
-    except _UsedUp:
+    except _UsedUpError:
         return Shrunk(search.best, tries, is_minimal=False)
     return Shrunk(search.best, search.tries, is_minimal=True)
 
 
-def _first_violation(scenario: Scenario) -> str | None:
-    violations = outcome_of(scenario).violations
-    return violations[0] if violations else None
-
-
-class _UsedUp(Exception):
+class _UsedUpError(Exception):
     """No more runs may be tried."""
 
 
@@ -93,7 +94,7 @@ class _Search:
         if scenario in self._tried:
             return False
         if self.tries == self._most:
-            raise _UsedUp
+            raise _UsedUpError
         self._tried.add(scenario)
         self.tries += 1
         try:

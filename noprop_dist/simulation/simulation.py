@@ -15,7 +15,7 @@ from noprop_dist.run_plan import RunPlan
 from noprop_dist.simulation import faults, invariants
 from noprop_dist.simulation.cluster import Cluster, Node, Pace
 from noprop_dist.simulation.processes import Coordinator, Driver, accuracy
-from noprop_dist.simulation.scenario import Scenario, plan_of
+from noprop_dist.simulation.scenario import Fault, Scenario, plan_of
 from noprop_dist.simulation.stand_ins import undisturbed
 from noprop_dist.simulation.storage import SimulatedStore
 from noprop_dist.simulation.world import Process, World
@@ -111,7 +111,7 @@ class Simulation:
         self.outcome.lives, self.outcome.coordinators = self.lives, self.coordinators
         return self.outcome
 
-    def _plan_fault(self, fault: faults.Fault) -> None:
+    def _plan_fault(self, fault: Fault) -> None:
         def strike() -> None:
             if not self.over:
                 faults.strike(self, fault)

@@ -58,8 +58,7 @@ class World:
             for do in self.before_turn.pop(self.turns, ()) if self.before_turn else ():
                 do()
             moment, _, do = pop(agenda)
-            if moment > self.now:
-                self.now = moment
+            self.now = max(self.now, moment)
             do()
         return True
 
@@ -99,7 +98,7 @@ class Thread:
                 do()
             except ProcessDied:
                 return
-            except BaseException as error:  # a fault of what is simulated, or of the simulation
+            except Exception as error:  # a fault of what is simulated, or of the simulation
                 process.failed(error)
             finally:
                 process.threads.pop(self, None)
