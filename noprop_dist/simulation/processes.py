@@ -53,6 +53,7 @@ class Coordinator:
         self._started = plan
         simulation.coordinators += 1
         self.process = Process(simulation.world, f"coordinator {simulation.coordinators}", simulation.head)
+        simulation.begins(self.process)
         self.machine = SimulatedMachine(self.process)
         self.run: Run | None = None
         self.waits_for: str | None = None

@@ -14,7 +14,7 @@ from noprop_dist.run_plan import RunPlan
 from noprop_dist.simulation import faults, invariants
 from noprop_dist.simulation.cluster import Cluster, Node, Pace
 from noprop_dist.simulation.processes import Coordinator, Driver, accuracy
-from noprop_dist.simulation.scenario import Scenario, plan_of
+from noprop_dist.simulation.scenario import Fault, Scenario, plan_of
 from noprop_dist.simulation.stand_ins import undisturbed
 from noprop_dist.simulation.storage import SimulatedStore
 from noprop_dist.simulation.world import Process, World
@@ -75,6 +75,8 @@ class Simulation:
         self.driver: Driver | None = None
         self.lives = self.coordinators = 0
         self.writers: dict[Process, None] = {}
+        self.dies_at: dict[str, int] = {}
+        """The point at which a coordinator dies, by its name."""
         self.poisoned: dict[Stage, int] = {}
         self.last_step = expected_end(self.plan)
         self._damaged: set[str] = set()
@@ -108,12 +110,14 @@ class Simulation:
         self.outcome.lives, self.outcome.coordinators = self.lives, self.coordinators
         return self.outcome
 
-    def _plan_fault(self, fault: faults.Fault) -> None:
+    def _plan_fault(self, fault: Fault) -> None:
         def strike() -> None:
             if not self.over:
                 faults.strike(self, fault)
 
-        if fault.turn >= 0:
+        if fault.point >= 0:
+            self.dies_at[fault.victim] = fault.point
+        elif fault.turn >= 0:
             self.world.before_turn.setdefault(fault.turn, []).append(strike)
         else:
             self.world.at(fault.seconds, strike)
@@ -180,6 +184,12 @@ class Simulation:
         """The run directory's store as one process has it."""
         return self.storage.of(process, machine)
 
+    def begins(self, coordinator: Process) -> None:
+        """A coordinator's process starts; it may be one that dies at a certain point."""
+        coordinator.dies_at = self.dies_at.get(coordinator.name, -1)
+        if coordinator.dies_at >= 0:
+            coordinator.at_death.append(lambda: faults.struck_at_point(self, coordinator))
+
     def begins_to_write(self, process: Process) -> None:
         invariants.check_one_writer(self, process)
 
@@ -223,4 +233,8 @@ def expected_end(plan: RunPlan) -> int:
 
 def simulate(scenario: Scenario) -> Outcome:
     """Simulate a scenario to its end."""
-    return Simulation(scenario).run()
+    simulation = Simulation(scenario)
+    try:
+        return simulation.run()
+    finally:
+        simulation.world.close()
