@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from noprop_dist.config.bits import continued
 from noprop_dist.engines.core import commands as c
@@ -13,15 +14,16 @@ from noprop_dist.records import Record
 from noprop_dist.run_plan import RunPlan
 from noprop_dist.simulation import faults, invariants
 from noprop_dist.simulation.cluster import Cluster, Node, Pace
-from noprop_dist.simulation.processes import Coordinator, Driver, accuracy
+from noprop_dist.simulation.processes import Coordinator, Driver, Work, accuracy
 from noprop_dist.simulation.scenario import Fault, Scenario, plan_of
-from noprop_dist.simulation.stand_ins import undisturbed
+from noprop_dist.simulation.stand_ins import FIRST_VERSION, undisturbed
 from noprop_dist.simulation.storage import SimulatedStore
 from noprop_dist.simulation.world import Process, World
 from noprop_dist.stages import Stage
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.storage.store import Store
+from noprop_dist.training.setup import RunSetup
 
 MOST_LIVES = 12
 """Drivers in the time after the last fault: more than one is needed, so many never."""
@@ -78,6 +80,7 @@ class Simulation:
         self.dies_at: dict[str, int] = {}
         """The point at which a coordinator dies, by its name."""
         self.poisoned: dict[Stage, int] = {}
+        self.accuracy = accuracy
         self.last_step = expected_end(self.plan)
         self._damaged: set[str] = set()
         self.kind_from = self.world.now
@@ -169,7 +172,20 @@ class Simulation:
             self.violate(f"the run did not end in {self.lives} drivers: {self.outcome.errors[-3:]}")
             self.over = True
 
+    # What a run is made of
+
+    def setup(self, plan: RunPlan) -> RunSetup:
+        """What a coordinator builds on."""
+        return RunSetup(plan, FIRST_VERSION)
+
+    def work(self, slot: c.Slot, plan: RunPlan) -> Any:  # noqa: ARG002 (a run with real workers asks)
+        """What an actor does; see `Work`."""
+        return Work(self, plan)
+
     # What is told on the way
+
+    def asked_for(self, command: c.Command) -> None:
+        """A coordinator is about to carry out a command of its core."""
 
     def violate(self, what: str) -> None:
         """Write down that something is wrong, and end."""
