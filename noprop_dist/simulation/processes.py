@@ -50,6 +50,7 @@ class Coordinator:
 
     def __init__(self, simulation: "Simulation", plan: RunPlan, resume: bool) -> None:
         self._simulation, self._plan, self._resume = simulation, plan, resume
+        self._started = plan
         simulation.coordinators += 1
         self.process = Process(simulation.world, f"coordinator {simulation.coordinators}", simulation.head)
         self.machine = SimulatedMachine(self.process)
@@ -80,8 +81,9 @@ class Coordinator:
             check_room(plan.config, placement, resources)
             enter(plan, directory, resume=self._resume, machine=self.machine)
             setup = RunSetup(plan, FIRST_VERSION).on(placement.on_gpu)
+            self._started = setup.plan
             taken = take_over(setup, directory, simulation.heard, machine=self.machine)
-            simulation.took_over(taken)
+            simulation.bounds.took_over(taken)
             self.run = run = Run(setup.plan, placement, taken.start, self.machine.monotonic())
             run.journal.tell(*taken.warnings)
             members = plan.config.training.replicas_per_block
@@ -101,7 +103,7 @@ class Coordinator:
         return ClusterSeen(cluster.resources(), cluster.leaving())
 
     def _work(self, slot: c.Slot) -> "Work":
-        return Work(self._simulation, self._plan)
+        return Work(self._simulation, self._started)
 
 
 class Work:
@@ -130,7 +132,7 @@ class Work:
     def answer(self, request: c.Request) -> Any:
         match request:
             case c.Hold(stage, snapshot):
-                self._stages[stage] = HashedStage(stage, snapshot)
+                self._stages[stage] = HashedStage(stage, snapshot, self._plan.on_gpu)
             case c.Release(stage):
                 self._stages.pop(stage, None)
             case c.UpdateEmbedding(update):

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from noprop_dist.config.bits import continued
-from noprop_dist.engines.coordination import TakenOver
 from noprop_dist.engines.core import commands as c
 from noprop_dist.engines.core.run import Run
 from noprop_dist.errors import UserError
@@ -68,7 +67,7 @@ class Simulation:
         self.scenario = scenario
         self.world = World(scenario.seed)
         self.plan = plan_of(scenario.settings)
-        self.expected = undisturbed(self.plan)
+        self.expected = undisturbed(self.plan, on_gpu=any(gpus for _, gpus in scenario.nodes))
         self.outcome = Outcome(scenario)
         self.nodes = [Node(f"node-{n}", cpus, gpus) for n, (cpus, gpus) in enumerate(scenario.nodes, start=1)]
         self.cluster = Cluster(self.world, self.nodes, Pace(turn=scenario.turn_seconds))
@@ -156,6 +155,8 @@ class Simulation:
             self.over = True
         elif isinstance(result, c.End) and not result.stopped:
             self.end, self.over = result, True
+        elif isinstance(result, c.End):
+            invariants.check_stop(self)
         elif isinstance(result, str):
             self.outcome.errors.append(result)
             invariants.check_error(self, result)
@@ -194,11 +195,6 @@ class Simulation:
     def was_damaged(self, step: int, name: str) -> bool:
         """Return True if a snapshot's file was damaged from outside, and not written again since."""
         return any(f"step-{step:08d}/{name}" in file for file in self._damaged)
-
-    def took_over(self, taken: TakenOver) -> None:
-        self.bounds.begin(live=True)
-        for snapshot in taken.start.snapshots.values():
-            self.check_snapshot(snapshot, "a snapshot that a run goes on from")
 
     def check_snapshot(self, snapshot: Snapshot, what: str) -> None:
         if not self.expected.is_right(snapshot):

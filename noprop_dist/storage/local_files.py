@@ -78,6 +78,8 @@ class LocalFiles:
                 finally:
                     system.close(descriptor)
                 system.replace(partial, last, src_dir_fd=folder, dst_dir_fd=folder)
+                with suppress(OSError):  # some network file systems sync no folder
+                    system.fsync(folder)
                 self._torn.pop(name, None)
             except OSError:
                 with suppress(OSError):  # a full disk has no room for what nobody will read
