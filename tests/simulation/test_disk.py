@@ -5,6 +5,7 @@ import fcntl
 import os
 import random
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -168,6 +169,27 @@ def test_on_a_full_disk_files_are_whole_or_as_before(capacity, done):
 
 class Died(BaseException):
     """The end of a process."""
+
+
+@pytest.mark.parametrize("lost", [False, True])
+@pytest.mark.parametrize("do", ["write", "append"])
+def test_a_process_that_dies_between_two_requests_leaves_an_object_whole_and_the_next_one_tidies_up(do, lost):
+    outcomes = set()
+    for at in range(20):
+        bucket, left = SimulatedBucket(), iter(range(at))
+        one = ObjectFiles(bucket.for_process(), "bucket/run")
+        one.write("f/file", b"before")
+
+        def hook(request, path, left=left):
+            if next(left, None) is None:
+                raise Torn(0, Died()) if lost else Died
+
+        with suppress(Died):
+            getattr(ObjectFiles(bucket.for_process(hook), "bucket/run"), do)("f/file", b"after")
+        outcomes.add(one.read("f/file"))
+        one.write("f/file", b"new")
+        assert one.names("f") == ["file"]
+    assert outcomes == {b"before", {"write": b"after", "append": b"beforeafter"}[do]}
 
 
 @pytest.mark.parametrize("do", ["write", "append"])
