@@ -84,7 +84,7 @@ class Coordinator:
             setup = simulation.setup(plan).on(placement.on_gpu)
             self._started = setup.plan
             taken = take_over(setup, directory, simulation.heard, machine=self.machine)
-            simulation.bounds.took_over(taken)
+            simulation.took_over(taken)
             self.run = run = Run(setup.plan, placement, taken.start, self.machine.monotonic())
             run.journal.tell(*taken.warnings)
             members = plan.config.training.replicas_per_block
