@@ -1,8 +1,10 @@
 """Paths that a user gives, files that are opened without waiting for anyone, and JSON that anyone may have written."""
 
+import hashlib
 import json
 import os
 import stat
+from collections.abc import Mapping
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,6 +50,10 @@ def open_file(file: Path, *, allow_pipe: bool = False) -> BufferedReader:
         raise OSError(f"is a {'folder' if stat.S_ISDIR(mode) else 'pipe or device'}, no file")
     os.set_blocking(descriptor, True)
     return os.fdopen(descriptor, "rb")
+
+
+CHECKSUM = "sha256_of_this"
+"""Key of the SHA-256 of an object of a JSON document, without this key: of its JSON with sorted keys."""
 
 
 class JsonObject(dict[str, Any]):
@@ -96,6 +102,27 @@ def json_form(value: Any, form: type[Form], what: str) -> Form:
     if not isinstance(value, form):
         raise ValueError(f"{what} is {FORMS[type(value)]}, not {FORMS[form]}")
     return value
+
+
+def with_checksum(values: Mapping[str, Any]) -> JsonObject:
+    """An object of a JSON document, with the checksum of all else in it; see `check_checksum`."""
+    plain = parse_json(json.dumps(values), JsonObject)
+    return JsonObject({**plain, CHECKSUM: _checksum(plain)})
+
+
+def check_checksum(values: JsonObject) -> None:
+    """Check an object against the checksum that `with_checksum` put in it. Older files have none.
+
+    Raises:
+        ValueError: it is another object than was written.
+    """
+    if values.get(CHECKSUM, checksum := _checksum(values)) != checksum:
+        raise ValueError("it is damaged, or was edited (its own checksum does not match)")
+
+
+def _checksum(values: JsonObject) -> str:
+    rest = {key: value for key, value in values.items() if key != CHECKSUM}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def from_json(kind: type[Kind], values: object) -> Kind:

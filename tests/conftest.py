@@ -52,6 +52,14 @@ def own_state(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def unsynced() -> None:
+    """No test cuts the power, so none waits for the disk."""
+    from noprop_dist.storage.system import ThisSystem
+
+    ThisSystem.fsync = staticmethod(lambda fd: None)
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Bits depend on the number of threads."""

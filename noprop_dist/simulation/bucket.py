@@ -27,13 +27,13 @@ class SimulatedBucket:
 
     Args:
         now: the virtual time in seconds.
-        stale_seconds: asked at each listing: from how long ago it is, at most `REMEMBERED_SECONDS`.
+
+    Attributes:
+        stale_seconds: from how long ago listings are, at most `REMEMBERED_SECONDS`; may be set at any time.
     """
 
-    def __init__(
-        self, now: Callable[[], float] = lambda: 0.0, stale_seconds: Callable[[], float] = lambda: 0.0
-    ) -> None:
-        self.stale_seconds = stale_seconds
+    def __init__(self, now: Callable[[], float] = lambda: 0.0) -> None:
+        self.stale_seconds = 0.0
         self._now = now
         self._folders: dict[str, dict[str, Entry]] = {"": {}}
         self._lately: deque[tuple[float, str, str, Entry | None]] = deque()
@@ -94,7 +94,7 @@ class SimulatedBucket:
 
     def listed(self, folder: str) -> dict[str, Entry]:
         """What a listing of a folder shows."""
-        entries, seen = dict(self._folders.get(folder, {})), self._now() - self.stale_seconds()
+        entries, seen = dict(self._folders.get(folder, {})), self._now() - self.stale_seconds
         for time, where, name, before in reversed(self._lately):
             if time <= seen:
                 break
@@ -133,9 +133,9 @@ class ProcessBucket:
 
     def get_file_info(self, what: str | fs.FileSelector) -> Any:
         if isinstance(what, str):
-            self._hook("head", what)
+            self._ask("head", what)
             return _info(what, self._bucket.get(what))
-        self._hook("list", what.base_dir)
+        self._ask("list", what.base_dir)
         return [_info(f"{what.base_dir}/{name}", each) for name, each in self._bucket.listed(what.base_dir).items()]
 
     def create_dir(self, path: str, *, recursive: bool = True) -> None:  # noqa: ARG002 (there is no other)
@@ -154,7 +154,7 @@ class ProcessBucket:
         """Delete one object after the other, as they are listed."""
         if self._bucket.get(path) is not FOLDER:
             raise _missing(path)
-        self._hook("list", path)
+        self._ask("list", path)
         for name in list(self._bucket.content(path) or ()):
             inner = f"{path}/{name}"
             if self._bucket.get(inner) is FOLDER:
@@ -168,8 +168,11 @@ class ProcessBucket:
         self._request("put", path, self._bucket.put, content)
 
     def get(self, request: str, path: str) -> bytes:
-        self._hook(request, path)
+        self._ask(request, path)
         return self._bucket.object(path)
+
+    def _ask(self, request: str, path: str) -> None:
+        self._request(request, path, lambda _: None)
 
     def _request(self, request: str, path: str, do: Callable[..., None], *more: Entry | str) -> None:
         try:

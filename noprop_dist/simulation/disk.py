@@ -13,12 +13,12 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 Hook: TypeAlias = Callable[[str, str], None]
-"""Told the name and the path of an operation before it takes effect. It may wait, raise an OSError or `Torn`, or raise
-what is no Exception because the process ends there. `close` and `fstat`, which touch no disk, are not told."""
+"""Told the operation, by its name in `os`, and the path before it takes effect. It may wait, raise an OSError or
+`Torn`, or raise what is no Exception because the process ends there. `close` and `fstat` touch no disk: not told."""
 REMEMBERED_SECONDS = 60.0
 """Linux writes to the disk what is older than 30 s."""
-FATES = ("whole", "cut", "empty", "zeros", "not renamed")
-"""What the loss of power makes of a file that was written just before."""
+FATES = ("whole", "cut", "empty", "zeros")
+"""What the loss of power makes of a file that was written just before, and not synced."""
 
 
 class Torn(Exception):  # noqa: N818 (no error but what a hook asks for)
@@ -41,13 +41,14 @@ class _File:
         links: 1 while it has a name.
         opened: how many descriptors it has.
         lock: what has locked it.
+        synced: how many changes of the disk there had been when it was last synced.
     """
 
-    __slots__ = ("content", "links", "lock", "opened")
+    __slots__ = ("content", "links", "lock", "opened", "synced")
 
     def __init__(self) -> None:
         self.content = bytearray()
-        self.links, self.opened = 1, 0
+        self.links, self.opened, self.synced = 1, 0, 0
         self.lock: _Open | None = None
 
 
@@ -68,23 +69,40 @@ class _Open:
         self.node, self.path, self.flags, self.offset = node, path, flags, 0
 
 
-class _Written:
-    """All of a file beyond a length was written at this time, or later."""
+class _Change:
+    """Something that was done lately: when, and how many changes there had been with it."""
 
-    __slots__ = ("file", "length", "time")
+    __slots__ = ("number", "time")
+    number: int
+    time: float
 
-    def __init__(self, time: float, file: _File, length: int) -> None:
-        self.time, self.file, self.length = time, file, length
+
+class _Written(_Change):
+    """All of a file beyond a length was written in this change of the disk, or later."""
+
+    __slots__ = ("file", "length")
+
+    def __init__(self, file: _File, length: int) -> None:
+        self.file, self.length = file, length
 
 
-class _Renamed:
-    """A file took a name at this time; `before` had it."""
+class _Unlinked(_Change):
+    """A file or an empty folder lost its name."""
 
-    __slots__ = ("before", "file", "folder", "name", "old_name", "time")
+    __slots__ = ("folder", "name", "node")
 
-    def __init__(self, time: float, file: _File, folder: _Folder, name: str, old_name: str) -> None:
-        self.time, self.file, self.folder, self.name, self.old_name = time, file, folder, name, old_name
-        self.before = folder.entries.get(name)
+    def __init__(self, folder: _Folder, name: str) -> None:
+        self.folder, self.name, self.node = folder, name, folder.entries[name]
+
+
+class _Renamed(_Change):
+    """A file took a name; `before` had it."""
+
+    __slots__ = ("before", "file", "folder", "name", "old_folder", "old_name")
+
+    def __init__(self, old_folder: _Folder, old_name: str, folder: _Folder, name: str) -> None:
+        self.old_folder, self.old_name, self.folder, self.name = old_folder, old_name, folder, name
+        self.file, self.before = old_folder.entries[old_name], folder.entries.get(name)
 
 
 class SimulatedDisk:
@@ -103,7 +121,8 @@ class SimulatedDisk:
         self.capacity, self.used = capacity, 0
         self._now = now
         self._root = _Folder()
-        self._lately: deque[_Written | _Renamed] = deque()
+        self._lately: deque[_Change] = deque()
+        self._changes = self._synced = 0
         self._processes: dict[ProcessDisk, None] = {}
 
     def for_process(self, hook: Hook = lambda _operation, _path: None) -> "ProcessDisk":
@@ -113,11 +132,11 @@ class SimulatedDisk:
         return process
 
     def lose_power(self, luck: random.Random, since: float) -> None:
-        """Crash the machine: what was written lately may not be on the disk, for nothing in this project calls fsync.
+        """Crash the machine: what was done lately may not be on the disk.
 
-        For each file that was written or renamed since then, luck decides: it is whole; what was written is cut off at
-        some byte, is missing, or is zeros; or its rename has not happened, and what had the name before is back. What
-        was written earlier stays. All descriptors and locks are gone; end the processes before.
+        Names are as they were at some moment since then, for a journal keeps their order; the sync of any file writes
+        that journal. Of each file that was written and not synced, luck decides: it is whole, or what was written is
+        cut off at some byte, is missing, or is zeros. All descriptors and locks are gone; end the processes before.
 
         Args:
             luck: decides.
@@ -127,36 +146,47 @@ class SimulatedDisk:
             process.close_all()
         lately = [change for change in self._lately if change.time >= since]
         self._lately.clear()
-        fates: dict[_File, str] = {}
-        for change in lately:
-            if change.file not in fates:
-                fates[change.file] = luck.choice(FATES)
-        for change in reversed(lately):
-            if isinstance(change, _Renamed) and fates[change.file] == "not renamed":
-                self._rename_back(change)
+        names = [each for each in lately if isinstance(each, _Unlinked | _Renamed) and each.number > self._synced]
+        undone = luck.randint(0, len(names)) if luck.random() < 0.5 else 0
+        for name in names[::-1][:undone]:
+            self._undo(name)
         lengths: dict[_File, int] = {}
         for change in lately:
-            if isinstance(change, _Written):
+            if isinstance(change, _Written) and change.number > change.file.synced:
                 lengths[change.file] = min(change.length, lengths.get(change.file, change.length))
         for file, length in lengths.items():
-            self._damage(file, length, fates[file], luck)
+            self._damage(file, length, luck)
 
-    def _rename_back(self, renamed: _Renamed) -> None:
-        entries, file = renamed.folder.entries, renamed.file
-        if entries.get(renamed.name) is not file:
+    def _undo(self, change: _Unlinked | _Renamed) -> None:
+        if isinstance(change, _Unlinked):
+            self._put_back(change.folder, change.name, change.node)
             return
-        del entries[renamed.name]
-        if renamed.old_name in entries:  # of a later file, which was not renamed, either
-            file.links = 0
-            self._drop_unused(file)
-        else:
-            entries[renamed.old_name] = file
-        if isinstance(renamed.before, _File):
-            entries[renamed.name] = renamed.before
-            renamed.before.links = 1
-            self.used += len(renamed.before.content)
+        del change.folder.entries[change.name]
+        self._put_back(change.old_folder, change.old_name, change.file)
+        if change.before is not None:
+            self._put_back(change.folder, change.name, change.before)
 
-    def _damage(self, file: _File, length: int, fate: str, luck: random.Random) -> None:
+    def _put_back(self, folder: _Folder, name: str, node: _File | _Folder) -> None:
+        if name in folder.entries:
+            self._drop(folder.entries[name])
+        folder.entries[name] = node
+        if isinstance(node, _Folder):
+            node.deleted = False
+        elif not node.links:
+            node.links = 1
+            self.used += len(node.content)
+
+    def _drop(self, later: _File | _Folder) -> None:
+        """Take away what came to be where something is put back."""
+        if isinstance(later, _File):
+            later.links = 0
+            self._drop_unused(later)
+            return
+        for node in later.entries.values():
+            self._drop(node)
+
+    def _damage(self, file: _File, length: int, luck: random.Random) -> None:
+        fate = luck.choice(FATES)
         lost = len(file.content) - length
         if lost <= 0 or not file.links:
             return
@@ -167,7 +197,9 @@ class SimulatedDisk:
             del file.content[length + kept :]
             self.used -= lost - kept
 
-    def _remember(self, change: _Written | _Renamed) -> None:
+    def _remember(self, change: _Change) -> None:
+        self._changes += 1
+        change.number, change.time = self._changes, self._now()
         lately, oldest = self._lately, change.time - REMEMBERED_SECONDS
         while lately and lately[0].time < oldest:
             lately.popleft()
@@ -238,7 +270,7 @@ class ProcessDisk:
 
     def pread(self, fd: int, length: int, offset: int, /) -> bytes:
         opened = self._opened(fd)
-        self._hook("read", opened.path)
+        self._hook("pread", opened.path)
         file = opened.node
         if not isinstance(file, _File):
             raise _error(errno.EISDIR)
@@ -248,16 +280,16 @@ class ProcessDisk:
 
     def write(self, fd: int, data: bytes | memoryview, /) -> int:
         opened = self._opened(fd)
-        written = self._write(opened, data, None if opened.flags & os.O_APPEND else opened.offset)
+        written = self._write("write", opened, data, None if opened.flags & os.O_APPEND else opened.offset)
         opened.offset += written
         return written
 
     def pwrite(self, fd: int, data: bytes | memoryview, offset: int, /) -> int:
-        return self._write(self._opened(fd), data, offset)
+        return self._write("pwrite", self._opened(fd), data, offset)
 
-    def _write(self, opened: _Open, data: bytes | memoryview, offset: int | None) -> int:
+    def _write(self, operation: str, opened: _Open, data: bytes | memoryview, offset: int | None) -> int:
         try:
-            self._hook("write", opened.path)
+            self._hook(operation, opened.path)
         except Torn as torn:
             written = self._put(opened, data[: torn.length], offset)
             if torn.error is not None:
@@ -281,7 +313,7 @@ class ProcessDisk:
                     raise _error(errno.ENOSPC)
                 data, grows = data[:length], offset + length - len(content)
             disk.used += max(grows, 0)
-        disk._remember(_Written(disk._now(), file, min(offset, len(content))))
+        disk._remember(_Written(file, min(offset, len(content))))
         if offset > len(content):
             content.extend(bytes(offset - len(content)))
         content[offset : offset + length] = data
@@ -289,15 +321,22 @@ class ProcessDisk:
 
     def ftruncate(self, fd: int, length: int, /) -> None:
         opened = self._opened(fd)
-        self._hook("truncate", opened.path)
+        self._hook("ftruncate", opened.path)
         file = opened.node
         if not (isinstance(file, _File) and opened.flags & (os.O_WRONLY | os.O_RDWR)):
             raise _error(errno.EINVAL)
         before = len(file.content)
-        self._disk._remember(_Written(self._disk._now(), file, min(length, before)))
+        self._disk._remember(_Written(file, min(length, before)))
         del file.content[length:]
         file.content.extend(bytes(length - len(file.content)))
         self._disk.used += length - before
+
+    def fsync(self, fd: int, /) -> None:
+        opened = self._opened(fd)
+        self._hook("fsync", opened.path)
+        self._disk._synced = self._disk._changes
+        if isinstance(opened.node, _File):
+            opened.node.synced = self._disk._changes
 
     def fstat(self, fd: int, /) -> os.stat_result:
         return _facts(self._opened(fd).node)
@@ -327,7 +366,7 @@ class ProcessDisk:
 
     def listdir(self, fd: int, /) -> list[str]:
         opened = self._opened(fd)
-        self._hook("list", opened.path)
+        self._hook("listdir", opened.path)
         if isinstance(opened.node, _File):
             raise _error(errno.ENOTDIR)
         if opened.node.deleted:
@@ -362,12 +401,13 @@ class ProcessDisk:
             raise _error(errno.ENOENT, path)
         if not isinstance(file, _File):
             raise _error(errno.EISDIR, path)
+        self._disk._remember(_Unlinked(folder, name))
         del folder.entries[name]
         file.links = 0
         self._disk._drop_unused(file)
 
     def replace(self, src: str, dst: str, *, src_dir_fd: int | None = None, dst_dir_fd: int | None = None) -> None:
-        self._told("rename", dst, dst_dir_fd)
+        self._told("replace", dst, dst_dir_fd)
         (source, old_name), (folder, name) = self._place(src, src_dir_fd), self._place(dst, dst_dir_fd)
         file, before = source.entries.get(old_name), folder.entries.get(name)
         if not isinstance(file, _File):
@@ -378,7 +418,7 @@ class ProcessDisk:
             raise _error(errno.EISDIR, dst)
         if before is file:
             return
-        self._disk._remember(_Renamed(self._disk._now(), file, folder, name, old_name))
+        self._disk._remember(_Renamed(source, old_name, folder, name))
         del source.entries[old_name]
         folder.entries[name] = file
         if before is not None:
@@ -398,6 +438,7 @@ class ProcessDisk:
             raise _error(errno.ENOTEMPTY, path)
         if parent.entries.get(name) is not folder:
             raise _error(errno.ENOENT, path)
+        self._disk._remember(_Unlinked(parent, name))
         del parent.entries[name]
         folder.deleted = True
 

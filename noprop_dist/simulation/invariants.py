@@ -4,10 +4,11 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from noprop_dist.engines.coordination import TakenOver
 from noprop_dist.engines.core.round_queue import MAX_UNSAVED_SNAPSHOTS
 from noprop_dist.engines.core.run import Run
 from noprop_dist.errors import UserError
-from noprop_dist.records import EmbeddingUpdated, Record, RoundDone, StageFailed, WorkerLost
+from noprop_dist.records import EmbeddingUpdated, Record, RoundDone, SnapshotWritten, StageFailed, WorkerLost
 from noprop_dist.simulation.world import Process
 from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.checkpoint_writer import WAITING_KEPT
@@ -19,7 +20,14 @@ if TYPE_CHECKING:
 CHECKED_EVERY = 16
 """Turns of the core from one look at its queues to the next."""
 STORE = frozenset({"disk full", "store fails", "store hangs", "store slow", "listings stale", "power lost"})
-COORDINATOR = frozenset({"coordinator killed", "coordinator stopped for a while", "driver killed", "power lost"})
+DAMAGE = frozenset(
+    {
+        *("bit flipped in a snapshot", "entry damaged", "manifest truncated"),
+        *("metrics.jsonl: lines doubled", "metrics.jsonl: cut off", "metrics.jsonl: bit flipped"),
+    }
+)
+"""Each of these also kills the coordinator."""
+COORDINATOR = DAMAGE | {"coordinator killed", "coordinator stopped for a while", "driver killed", "power lost"}
 ROOM = frozenset({"node killed", "node drained", "node drained, then kept", "no room: another run"})
 SILENCE = frozenset({"node killed", "node drained", "actor stopped (SIGSTOP)", "actor stopped for a while", "actor slow", "network slow"}) | STORE
 EXPLAINED = {
@@ -27,9 +35,10 @@ EXPLAINED = {
     r"did not answer for checkpoint.storage_timeout_seconds": STORE,
     r"the run directory cannot be (read or )?written": STORE,
     r"cannot be read: .*did not answer": STORE,
-    r"last snapshots could not be written before the end of engine.grace_seconds": STORE | SILENCE,
+    r"last snapshots could not be written before the end of engine.grace_seconds": frozenset(),
     r"is writing this run": COORDINATOR | STORE,
     r"the coordinator was lost": COORDINATOR | STORE,
+    r"no machine here has more than 0|there is no GPU here": ROOM,
     r"the coordinator did not end within engine.grace_seconds": COORDINATOR | STORE,
     r"not trained to the end: .*NonFiniteError": frozenset({"NaN in one block"}),
     r"not trained to the end: .*workers were lost": frozenset(),
@@ -52,6 +61,7 @@ class Bounds:
         self._live = False
         self._lost: set[tuple[str, int]] = set()
         self._charges: Counter[Stage] = Counter()
+        self._written: dict[Stage, int] = {}
 
     def begin(self, live: bool) -> None:
         """Another coordinator reads what the last one left (not live), or goes on from there."""
@@ -64,7 +74,9 @@ class Bounds:
         """A record was written down, or read back."""
         if not self._live:
             return
-        if isinstance(record, WorkerLost):
+        if isinstance(record, SnapshotWritten):
+            self._written[record.stage] = max(record.step, self._written.get(record.stage, 0))
+        elif isinstance(record, WorkerLost):
             self._worker_lost(record)
         elif isinstance(record, StageFailed) and "NonFiniteError" not in record.cause:
             self._simulation.violate(f"{record.stage.name} failed: {record.cause}")
@@ -79,6 +91,21 @@ class Bounds:
         struck = self._simulation.outcome.struck
         if record.reason == "hung" and not struck.keys() & (SILENCE | COORDINATOR):
             self._simulation.violate(f"{record.worker} was taken for hung, and nothing was slow")
+
+    def took_over(self, taken: TakenOver) -> None:
+        """A stage goes on from what was last written of it: nothing that was told to be written is lost."""
+        self.begin(live=True)
+        simulation, snapshots = self._simulation, taken.start.snapshots
+        for snapshot in snapshots.values():
+            simulation.check_snapshot(snapshot, "a snapshot that a run goes on from")
+        if simulation.outcome.struck.keys() & DAMAGE or taken.start.stop_step is not None:
+            return
+        together = min((self._written.get(stage, 0) for stage in simulation.plan.stages), default=0)
+        for stage in simulation.plan.stages:
+            step = snapshots[stage].step if stage in snapshots else 0
+            wanted = together if simulation.plan.learns_embedding else self._written.get(stage, 0)
+            if step < wanted:
+                simulation.violate(f"{stage.name} goes on from step {step}, and that of step {wanted} was written")
 
     def check(self, run: Run) -> None:
         """Look at all queues now and then."""
@@ -120,11 +147,32 @@ def check_one_writer(simulation: "Simulation", process: Process) -> None:
     simulation.writers[process] = None
 
 
+def check_stop(simulation: "Simulation") -> None:
+    """After a stop every stage has a whole snapshot, and of a step to which all its records reach."""
+    directory = RunDirectory(simulation.storage.undisturbed())
+    if simulation.outcome.struck.keys() & (DAMAGE | {"power lost"}):
+        return
+    reached: Counter[Stage] = Counter()
+    for record in directory.metrics():
+        if isinstance(record, RoundDone):
+            reached[record.stage] = record.step
+    for name, steps in directory.checkpoints.saved_steps().items():
+        found, warnings = directory.checkpoints.newest(name, steps)
+        if found is None or warnings:
+            simulation.violate(f"after a stop: {'; '.join(warnings) or f'{name} has no snapshot'}")
+            return
+        entry, snapshot = found
+        simulation.check_snapshot(snapshot, "a snapshot after a stop")
+        if reached[entry.stage] < entry.step and not simulation.plan.learns_embedding:
+            simulation.violate(f"after a stop: {name} is saved at step {entry.step}, its records end at {reached[entry.stage]}")
+
+
 def check_end(simulation: "Simulation") -> None:
     """Weights, counted steps, figures and files of a finished run."""
     end, plan = simulation.end, simulation.plan
     assert end is not None
-    if end.error is not None or end.stopped or end.step != simulation.last_step:
+    late = simulation.last_step < end.step and bool(simulation.outcome.struck.keys() & STORE)  # a checkpoint was left out
+    if end.error is not None or end.stopped or (end.step != simulation.last_step and not late):
         simulation.violate(f"the run ended with {end}, not at step {simulation.last_step}")
         return
     directory = RunDirectory(simulation.storage.undisturbed())

@@ -120,7 +120,8 @@ def draw_scenario(seed: int, size: Size, kinds: Mapping[str, float]) -> Scenario
         (Fault(luck.choices(names, weights)[0], round(luck.uniform(0, 90), 2), luck.getrandbits(24)) for _ in range(count)),
         key=lambda fault: fault.seconds,
     )
-    nodes = tuple((2, 0) for _ in range(luck.randint(2, 3)))
+    gpus = luck.choice([0, 0, 0, 0, 1, 2])
+    nodes = tuple((2, gpus) for _ in range(luck.randint(2, 3)))
     return Scenario(
         seed,
         (*settings, *engines[0]),

@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from noprop_dist.config.bits import continued
-from noprop_dist.engines.coordination import TakenOver
 from noprop_dist.engines.core import commands as c
 from noprop_dist.engines.core.run import Run
 from noprop_dist.errors import UserError
@@ -14,15 +14,16 @@ from noprop_dist.records import Record
 from noprop_dist.run_plan import RunPlan
 from noprop_dist.simulation import faults, invariants
 from noprop_dist.simulation.cluster import Cluster, Node, Pace
-from noprop_dist.simulation.processes import Coordinator, Driver, accuracy
+from noprop_dist.simulation.processes import Coordinator, Driver, Work, accuracy
 from noprop_dist.simulation.scenario import Fault, Scenario, plan_of
-from noprop_dist.simulation.stand_ins import undisturbed
+from noprop_dist.simulation.stand_ins import FIRST_VERSION, undisturbed
 from noprop_dist.simulation.storage import SimulatedStore
 from noprop_dist.simulation.world import Process, World
 from noprop_dist.stages import Stage
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.storage.store import Store
+from noprop_dist.training.setup import RunSetup
 
 MOST_LIVES = 12
 """Drivers in the time after the last fault: more than one is needed, so many never."""
@@ -68,7 +69,7 @@ class Simulation:
         self.scenario = scenario
         self.world = World(scenario.seed)
         self.plan = plan_of(scenario.settings)
-        self.expected = undisturbed(self.plan)
+        self.expected = undisturbed(self.plan, on_gpu=any(gpus for _, gpus in scenario.nodes))
         self.outcome = Outcome(scenario)
         self.nodes = [Node(f"node-{n}", cpus, gpus) for n, (cpus, gpus) in enumerate(scenario.nodes, start=1)]
         self.cluster = Cluster(self.world, self.nodes, Pace(turn=scenario.turn_seconds))
@@ -79,6 +80,7 @@ class Simulation:
         self.dies_at: dict[str, int] = {}
         """The point at which a coordinator dies, by its name."""
         self.poisoned: dict[Stage, int] = {}
+        self.accuracy = accuracy
         self.last_step = expected_end(self.plan)
         self._damaged: set[str] = set()
         self.kind_from = self.world.now
@@ -160,6 +162,8 @@ class Simulation:
             self.over = True
         elif isinstance(result, c.End) and not result.stopped:
             self.end, self.over = result, True
+        elif isinstance(result, c.End):
+            invariants.check_stop(self)
         elif isinstance(result, str):
             self.outcome.errors.append(result)
             invariants.check_error(self, result)
@@ -168,7 +172,20 @@ class Simulation:
             self.violate(f"the run did not end in {self.lives} drivers: {self.outcome.errors[-3:]}")
             self.over = True
 
+    # What a run is made of
+
+    def setup(self, plan: RunPlan) -> RunSetup:
+        """What a coordinator builds on."""
+        return RunSetup(plan, FIRST_VERSION)
+
+    def work(self, slot: c.Slot, plan: RunPlan) -> Any:  # noqa: ARG002 (a run with real workers asks)
+        """What an actor does; see `Work`."""
+        return Work(self, plan)
+
     # What is told on the way
+
+    def asked_for(self, command: c.Command) -> None:
+        """A coordinator is about to carry out a command of its core."""
 
     def violate(self, what: str) -> None:
         """Write down that something is wrong, and end."""
@@ -204,11 +221,6 @@ class Simulation:
     def was_damaged(self, step: int, name: str) -> bool:
         """Return True if a snapshot's file was damaged from outside, and not written again since."""
         return any(f"step-{step:08d}/{name}" in file for file in self._damaged)
-
-    def took_over(self, taken: TakenOver) -> None:
-        self.bounds.begin(live=True)
-        for snapshot in taken.start.snapshots.values():
-            self.check_snapshot(snapshot, "a snapshot that a run goes on from")
 
     def check_snapshot(self, snapshot: Snapshot, what: str) -> None:
         if not self.expected.is_right(snapshot):

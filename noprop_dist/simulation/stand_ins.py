@@ -34,11 +34,12 @@ class HashedStage:
     Args:
         stage: its identity.
         snapshot: that it goes on from; None is step 0.
+        on_gpu: whether it computes on a GPU, which gives other bits.
     """
 
-    def __init__(self, stage: Stage, snapshot: Snapshot | None) -> None:
+    def __init__(self, stage: Stage, snapshot: Snapshot | None, on_gpu: bool) -> None:
         self.stage = stage
-        self._key = hash((len(stage.kind), stage.index))
+        self._key = hash((len(stage.kind), stage.index, on_gpu))
         self._step, self._chain, self._version = 0, 0, 0
         self._gathered = np.zeros(4, np.float32)
         if snapshot is not None:
@@ -112,9 +113,11 @@ class Undisturbed:
 
 
 @lru_cache(maxsize=256)
-def _undisturbed(stages: tuple[Stage, ...], blocks: int, total: int, sync: int, learned: bool) -> Undisturbed:
+def _undisturbed(
+    stages: tuple[Stage, ...], blocks: int, total: int, sync: int, learned: bool, on_gpu: bool
+) -> Undisturbed:
     """Algorithm 1, step by step, one stage after the other."""
-    state = {stage: HashedStage(stage, None) for stage in stages}
+    state = {stage: HashedStage(stage, None, on_gpu) for stage in stages}
     exchange = EmbeddingExchange(FIRST_VERSION, 0, sync, total, blocks) if learned else None
     chains: dict[Stage, dict[int, int]] = {stage: {0: 0} for stage in stages}
     for first in range(0, total, sync):
@@ -141,7 +144,7 @@ def _chain(state: HashedStage) -> int:
     return int(state.snapshot().weights["chain"][0])
 
 
-def undisturbed(plan: RunPlan) -> Undisturbed:
+def undisturbed(plan: RunPlan, on_gpu: bool) -> Undisturbed:
     """What a run of this plan must end with, whatever happens to it."""
-    learned = plan.learns_embedding
-    return _undisturbed(plan.stages, plan.config.blocks.count, plan.total_steps, plan.sync_steps if learned else 1, learned)
+    learned, blocks = plan.learns_embedding, plan.config.blocks.count
+    return _undisturbed(plan.stages, blocks, plan.total_steps, plan.sync_steps if learned else 1, learned, on_gpu)

@@ -33,6 +33,7 @@ class SimulatedStore:
         slowness: factor of all latencies.
         fails: errno of every writing operation, as long as it is not None; 0 is an object store without an answer.
         hangs: whether no operation ends.
+        full_from_point: the point of a process at which the disk becomes full.
     """
 
     def __init__(self, world: World, kind: Literal["disk", "bucket"]) -> None:
@@ -40,6 +41,7 @@ class SimulatedStore:
         self.slowness = 1.0
         self.fails: int | None = None
         self.hangs = False
+        self.full_from_point: int | None = None
         self.disk = SimulatedDisk(lambda: world.now)
         self.bucket = SimulatedBucket(lambda: world.now)
 
@@ -70,6 +72,8 @@ class SimulatedStore:
                 raise Torn(self.world.luck.randrange(200), ProcessDied()) from None
             raise
         self._hang()
+        if self.full_from_point == process.points:
+            self.fill()
         if self.fails is not None and operation in ("write", "pwrite", "replace", "mkdir", "ftruncate"):
             raise OSError(self.fails, "made to fail")
         seconds = WAITS.get(operation)

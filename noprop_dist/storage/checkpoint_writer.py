@@ -26,8 +26,7 @@ class CheckpointWriter:
         checkpoint_steps: steps at which all stages' snapshots make a checkpoint.
         num_to_keep: complete checkpoints that are kept.
         changes: of settings, so far; manifests repeat them.
-        together_at: if stages share a learned W_embed, the steps at which all can go on together; snapshots of other
-            steps are not written. Else None.
+        together_at: if stages share a learned W_embed, the steps at which all can go on together. Else None.
         device: that the stages are trained on, "cpu" or "cuda".
         sources: of the networks of the user's own, by stage and import path.
         begins_with: what every stage's snapshot of step 0 is from; None if a stage without a snapshot begins anew.
@@ -73,7 +72,8 @@ class CheckpointWriter:
         If all snapshots of a checkpoint are there and its manifest is missing or damaged, the manifest is written anew.
 
         Returns:
-            Each stage's newest undamaged snapshot, and warnings: of damaged ones, and of bits that may differ.
+            Each stage's newest undamaged snapshot (none at all if stages go on together, and one has none), and
+            warnings: of damaged ones, and of bits that may differ.
 
         Raises:
             OtherRunError: a snapshot is of another run.
@@ -87,12 +87,7 @@ class CheckpointWriter:
             common.difference_update(self._left_behind)
             steps = {stage: [step for step in each if step in common] for stage, each in steps.items()}
         snapshots, warnings = self._newest(steps)
-        lost = [stage.name for stage in self._names if stage not in snapshots]
-        if lost and self._begins_with is not None:
-            raise UserError(
-                f"{self._files}: no snapshot of {lost[0]} is whole, not even that of step 0 with the weights of "
-                f"{self._begins_with} ({'; '.join(warnings) or 'it is missing'}); begin a new run"
-            )
+        snapshots = self._of_one_beginning(snapshots, warnings)
         for stage, snapshot in snapshots.items():
             self._saved[stage] = [step for step in steps[stage] if step <= snapshot.step]
         # Checkpoints may be of another cadence, or of the end of a run that is longer now.
@@ -107,6 +102,26 @@ class CheckpointWriter:
                 f"the end of the run; a longer run makes it as a whole, and goes on from step {start}"
             )
         return snapshots, list(dict.fromkeys(warnings))
+
+    def _of_one_beginning(self, snapshots: dict[Stage, Snapshot], warnings: list[str]) -> dict[Stage, Snapshot]:
+        """The snapshots, as far as stages that have one may go on where another has none.
+
+        Raises:
+            UserError: a stage has none, and does not begin with weights of its own.
+        """
+        lost = [stage.name for stage in self._names if stage not in snapshots]
+        if lost and self._begins_with is not None:
+            raise UserError(
+                f"{self._files}: no snapshot of {lost[0]} is whole, not even that of step 0 with the weights of "
+                f"{self._begins_with} ({'; '.join(warnings) or 'it is missing'}); begin a new run"
+            )
+        if self._together_at is None or not lost or not snapshots:
+            return snapshots
+        warnings.append(
+            f"{self._files}: {lost[0]} has no whole snapshot left, and stages that share a learned W_embed go on from "
+            "the same step: all stages begin anew"
+        )
+        return {}
 
     def _newest(self, steps: Mapping[Stage, Sequence[int]]) -> tuple[dict[Stage, Snapshot], list[str]]:
         """Each stage's newest undamaged snapshot of these steps; all of the same step if they go on together."""
@@ -147,8 +162,6 @@ class CheckpointWriter:
         Raises:
             OSError: it cannot be written; the same call may be made again.
         """
-        if self._together_at is not None and snapshot.step not in self._together_at:
-            return False
         stage, step = snapshot.stage, snapshot.step
         sources = {path: source.sha256 for path, source in self._sources.get(stage, {}).items()}
         self._entries[stage, step] = self._files.save(snapshot, self._blocks, {**self._software, **sources})

@@ -21,7 +21,7 @@ import torch
 
 import noprop_dist
 from noprop_dist.errors import UserError
-from noprop_dist.files import JsonObject, json_form, parse_json
+from noprop_dist.files import JsonObject, check_checksum, json_form, parse_json, with_checksum
 from noprop_dist.stages import Stage
 from noprop_dist.storage.identity import Identity, OtherRunError, check_run, of_stage
 from noprop_dist.storage.snapshot import OPTIMIZER, WEIGHTS, Snapshot, from_files, stage_facts, stage_of, to_files
@@ -99,6 +99,7 @@ class SettingChange:
             ValueError: the value is no change.
         """
         values = json_form(value, JsonObject, "a change")
+        check_checksum(values)
         setting, steps = values["setting"], json_form(values["from_step"], JsonObject, "from_step")
         if not isinstance(setting, str):
             raise ValueError(f"{setting!r} is no setting")
@@ -187,7 +188,8 @@ class Checkpoints:
         entry = SnapshotEntry(snapshot.stage, name, snapshot.step, print_, checksums, trained_with)
         identity = self._identity()
         run = {} if identity is None else {"run": of_stage(identity, snapshot.stage)}
-        self._store.write(f"{folder}/{name}{ENTRY}", json.dumps({**entry.to_json(blocks), **run}).encode())
+        values = with_checksum({**entry.to_json(blocks), **run})
+        self._store.write(f"{folder}/{name}{ENTRY}", json.dumps(values).encode())
         return entry
 
     def saved_steps(self) -> dict[str, list[int]]:
@@ -210,6 +212,7 @@ class Checkpoints:
         try:
             values = parse_json(self._content(step, f"{name}{ENTRY}"), JsonObject)
             entry = SnapshotEntry.from_json(values)
+            check_checksum(values)
             if (entry.name, entry.step) != (name, step):
                 raise ValueError("it is of another snapshot")
         except ValueError as error:
@@ -285,13 +288,35 @@ class Checkpoints:
         warnings: list[str] = []
         for step in reversed(steps):
             try:
-                entry = self.entry(step, name)
+                entry = self._entry_or_manifest(step, name, warnings)
                 return (entry, self.load(entry)), warnings
             except OtherRunError:
                 raise
             except UserError as error:
                 warnings.append(f"{error}; the one before it is used")
         return None, warnings
+
+    def _entry_or_manifest(self, step: int, name: str, warnings: list[str]) -> SnapshotEntry:
+        """The entry of a stage's snapshot; where its own file is damaged, what the manifest of that step says of it."""
+        try:
+            return self.entry(step, name)
+        except OtherRunError:
+            raise
+        except UserError as error:
+            entry = self._repeated(step, name)
+            if entry is None:
+                raise
+            warnings.append(f"{error}; what the manifest says of it is used")
+            return entry
+
+    def _repeated(self, step: int, name: str) -> SnapshotEntry | None:
+        """What the manifest of a step says of a stage's snapshot; None if there is none, or it is damaged."""
+        try:
+            return next((entry for entry in self.manifest(step).stages if entry.name == name), None)
+        except OtherRunError:
+            raise
+        except UserError:
+            return None
 
     def complete(
         self,
@@ -315,7 +340,7 @@ class Checkpoints:
         manifest = Manifest(stages[0].step, stages, _software(), tuple(changes), merged_from or {})
         identity = self._identity()
         run = {} if identity is None else {"run": identity}
-        content = json.dumps({**manifest.to_json(blocks), **run}, indent=1).encode()
+        content = json.dumps(with_checksum({**manifest.to_json(blocks), **run}), indent=1).encode()
         self._store.write(f"{_folder(manifest.step)}/{MANIFEST}", content)
 
     def steps(self) -> list[int]:
@@ -343,6 +368,7 @@ class Checkpoints:
         try:
             values = parse_json(self._content(step, MANIFEST), JsonObject)
             manifest = Manifest.from_json(values)
+            check_checksum(values)
             if not manifest.stages or {step} != {manifest.step, *(entry.step for entry in manifest.stages)}:
                 raise ValueError("it is of another checkpoint")
         except ValueError as error:

@@ -7,7 +7,7 @@ changes.json and is repeated by manifests; it makes no other run.
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from noprop_dist.config.bits import shown, what_changes_bits
@@ -74,13 +74,36 @@ def check_run(what: str, written: Identity, own: Identity) -> None:
     Raises:
         OtherRunError: it is not; names the first difference.
     """
+    for key, then, now in _differences(written, own):
+        raise OtherRunError(
+            f"{what} was trained with {key}={then}, and this run has {key}={now} ({_file_of(key)}): it is of another "
+            "run, or that file was edited"
+        )
+
+
+def check_began(run: str, began: Identity, own: Identity) -> None:
+    """Check that a run is still what it began as.
+
+    Args:
+        run: for people.
+        began: its identity when it began.
+        own: its identity now.
+
+    Raises:
+        OtherRunError: it is not; names the first difference.
+    """
+    for key, then, now in _differences(began, own):
+        raise OtherRunError(
+            f"{run}: the run began with {key}={then}, and {_file_of(key)} says {key}={now}: that file is damaged, or "
+            "was edited"
+        )
+
+
+def _differences(written: Identity, own: Identity) -> Iterator[tuple[str, str, str]]:
     for key in dict.fromkeys([*own, *written]):
         then = written.get(key, DEFAULTS.get(key))
         if then != own.get(key) and (key in written or key not in ADDED_LATER):
-            raise OtherRunError(
-                f"{what} was trained with {key}={shown(then)}, and this run has {key}={shown(own.get(key))} "
-                f"({_file_of(key)}): it is of another run, or that file was edited"
-            )
+            yield key, shown(then), shown(own.get(key))
 
 
 def other_sources(run: str, written: Mapping[str, str], now: Mapping[str, Source]) -> list[str]:

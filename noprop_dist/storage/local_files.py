@@ -78,6 +78,8 @@ class LocalFiles:
                 finally:
                     system.close(descriptor)
                 system.replace(partial, last, src_dir_fd=folder, dst_dir_fd=folder)
+                with suppress(OSError):  # some network file systems sync no folder
+                    system.fsync(folder)
                 self._torn.pop(name, None)
             except OSError:
                 with suppress(OSError):  # a full disk has no room for what nobody will read
@@ -109,6 +111,7 @@ class LocalFiles:
         left = memoryview(content)
         while left:
             left = left[self.system.write(descriptor, left) :]
+        self.system.fsync(descriptor)  # else a loss of power leaves a file of the right name, empty or of zeros
 
     def delete(self, name: str) -> None:
         with suppress(FileNotFoundError), self._folder_of(name) as (folder, last):

@@ -41,23 +41,31 @@ def only_writer(store: Store, say: Say = lambda _: None) -> Iterator[None]:
     Raises:
         UserError: another process writes to it, or it cannot be written at all.
     """
-    new = store.is_local and not store.exists("")
-    descriptor = _flock(store, say) if store.is_local else None
-    if descriptor is None:
-        with _lease(store, say):
+    mine, new = store.machine.owner(), store.is_local and not store.exists("")
+    descriptor = _flock(store, mine, say) if store.is_local else None
+    with _lease(store, mine, say) if descriptor is None else _locked(store, mine, descriptor, new):
+        store.writer = mine
+        try:
             yield
-        return
+        finally:
+            store.writer = b""
+
+
+@contextmanager
+def _locked(store: Store, mine: bytes, descriptor: int, new: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        if store.names("") == [LOCK]:  # a start that was refused leaves nothing behind
-            store.delete(LOCK)
-            if new:
-                store.delete_folder("")
+        with suppress(OSError):
+            # A start that was refused leaves nothing behind. Another run may have begun where this one was deleted.
+            if store.names("") == [LOCK] and _read(store) == mine:
+                store.delete(LOCK)
+                if new:
+                    store.delete_folder("")
         store.system.close(descriptor)  # and with it the lock
 
 
-def _flock(store: Store, say: Say) -> int | None:
+def _flock(store: Store, mine: bytes, say: Say) -> int | None:
     """The descriptor of the locked file; None where the file system has no such locks.
 
     Raises:
@@ -72,7 +80,7 @@ def _flock(store: Store, say: Say) -> int | None:
             system.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if system.fstat(descriptor).st_nlink:  # else its last owner has deleted it
                 system.ftruncate(descriptor, 0)
-                system.pwrite(descriptor, store.machine.owner(), 0)
+                system.pwrite(descriptor, mine, 0)
                 return descriptor
             system.close(descriptor)
         except BlockingIOError:
@@ -91,8 +99,8 @@ def _flock(store: Store, say: Say) -> int | None:
 
 
 @contextmanager
-def _lease(store: Store, say: Say) -> Iterator[None]:
-    mine, renewals = store.machine.owner(), count(1)
+def _lease(store: Store, mine: bytes, say: Say) -> Iterator[None]:
+    renewals = count(1)
 
     def renew() -> None:
         with suppress(OSError):  # an unreachable store is tried again
@@ -103,6 +111,9 @@ def _lease(store: Store, say: Say) -> Iterator[None]:
     try:
         _await_free(store, say)
         store.write(LOCK, mine)
+        store.machine.sleep(min(RENEW_SECONDS, 1.0))  # another one may have found it free at the same moment
+        if not (seen := _read(store)).startswith(mine):
+            raise _in_use(store, seen)
     except StorageError as error:
         raise _unwritable(store, error) from error
     end_renewal = store.machine.every(RENEW_SECONDS, renew, "lease")

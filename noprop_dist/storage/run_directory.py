@@ -3,6 +3,7 @@
 config.yaml          the whole configuration
 changes.json         settings that a `resume` changed: of single stages, or how long the run is
 data.json            facts of the data set (shape, classes, normalisation)
+identity.json        the settings and samples that fix the bits, as the run began; see `identity`
 start.json           with training.init_from: where the first weights are from, and their fingerprints
 metrics.jsonl        one record a line, see `noprop_dist.records`; during a run `training.run_log` writes it
 metrics.bad.jsonl    lines that were taken out of it, if any: damaged ones, and rounds that were there twice
@@ -26,7 +27,7 @@ from noprop_dist.config.layers import merge, parse_layer, setting_layer, to_yaml
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.dataset import DataFacts
 from noprop_dist.errors import UserError
-from noprop_dist.files import JsonObject, parse_json
+from noprop_dist.files import JsonObject, check_checksum, json_form, parse_json, with_checksum
 from noprop_dist.records import (
     EmbeddingUpdated,
     Record,
@@ -39,13 +40,14 @@ from noprop_dist.records import (
 )
 from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.checkpoints import Checkpoints, SettingChange, checked_step, checked_texts
-from noprop_dist.storage.identity import Identity, identity_of
+from noprop_dist.storage.identity import Identity, check_began, identity_of
 from noprop_dist.storage.lock import LOCK, Say, only_writer
-from noprop_dist.storage.store import StorageError, Store
+from noprop_dist.storage.store import StorageError, Store, is_damage
 
 METRICS, SET_ASIDE = "metrics.jsonl", "metrics.bad.jsonl"
 RAY_TRAIN_FOLDER = "ray-train"
 CONFIG, CHANGES, START, UNFINISHED = "config.yaml", "changes.json", "start.json", "merge.unfinished"
+IDENTITY = "identity.json"
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,27 @@ class RunDirectory:
             self._identity = identity_of(self._config([]), self.facts(), None if start is None else start.sha256)
         return self._identity
 
+    def check_began(self) -> None:
+        """Check that the run is what it began as: before the first snapshot, nothing else says so.
+
+        Raises:
+            OtherRunError: it is not.
+            UserError: a file that says which run this is cannot be read.
+        """
+        own = self.identity()
+        try:
+            values = parse_json(self._store.read(IDENTITY), JsonObject)
+            check_checksum(values)
+            began = json_form(values["run"], JsonObject, "run")
+        except StorageError as error:
+            if not is_damage(error):
+                raise
+            return
+        except ValueError:
+            return  # damaged, and of no use but for this; runs of before 2026-11-27 have none
+        if own is not None:
+            check_began(str(self), began, own)
+
     def only_writer(self, say: Say = lambda _: None) -> AbstractContextManager[None]:
         """A `with` in which no other process writes here.
 
@@ -167,7 +190,7 @@ class RunDirectory:
         """
         if self._store.exists(UNFINISHED):
             self._store.delete_folder("checkpoints")
-            for name in (CONFIG, "data.json", START, METRICS):
+            for name in (CONFIG, "data.json", IDENTITY, START, METRICS):
                 self._store.delete(name)
         self._store.write(UNFINISHED, b"")
         yield
@@ -182,7 +205,7 @@ class RunDirectory:
         self._store.delete_folder(RAY_TRAIN_FOLDER)
 
     def must_stay(self) -> None:
-        """From here on write only while the run is there as it is now.
+        """From here on write and delete only while the run is there as it is now.
 
         A directory that was deleted under a live run is not half made anew, nor is one that another run began in its
         place written into: whatever writes raises StorageError until the directory is back.
@@ -192,7 +215,7 @@ class RunDirectory:
         """
         if self.identity() is None:
             return
-        owner = self._owner()
+        owner = self._store.writer or self._owner()
 
         def check() -> None:
             if owner and self._owner() == owner:
@@ -230,6 +253,8 @@ class RunDirectory:
             self._store.write("data.json", json.dumps(facts.to_json(), indent=1).encode())
             if start is not None:
                 self._store.write(START, json.dumps(asdict(start), indent=1).encode())
+            began = identity_of(config, facts, None if start is None else start.sha256)
+            self._store.write(IDENTITY, json.dumps(with_checksum({"run": began}), indent=1).encode())
             self._store.write(CONFIG, to_yaml(config).encode())
         except OSError as error:
             raise UserError(f"the run directory cannot be written: {error}") from error
@@ -283,7 +308,7 @@ class RunDirectory:
             OSError: it cannot be written.
         """
         changes = [*self.changes(), *(SettingChange(setting, dict(from_step)) for setting in settings)]
-        self._store.write(CHANGES, json.dumps([asdict(change) for change in changes], indent=1).encode())
+        self._store.write(CHANGES, json.dumps([with_checksum(asdict(change)) for change in changes], indent=1).encode())
 
     def facts(self) -> DataFacts:
         """The facts of the data set that the run learns from.
@@ -345,8 +370,9 @@ class RunDirectory:
     def forget_rounds_after(self, done: Mapping[Stage, int]) -> tuple[list[Record], list[str]]:
         """Drop the records of rounds that will be done again, so that nothing is counted twice.
 
-        Damaged lines, and rounds that are there a second time, are moved to metrics.bad.jsonl. All other lines are kept
-        as they are, to the byte, those of a later version among them.
+        Damaged lines, and rounds that are there a second time, are moved to metrics.bad.jsonl. A last line that was cut
+        off is dropped. All other lines are kept as they are, to the byte, those of a later version among them; where
+        all are kept, nothing is written.
 
         Args:
             done: steps at which each stage goes on.
@@ -365,7 +391,9 @@ class RunDirectory:
                 left.append((line, record))
         if bad:
             self._store.append(SET_ASIDE, b"".join(line + b"\n" for line in bad))
-        self._store.write(METRICS, b"".join(line + b"\n" for line, _ in left))
+        kept = b"".join(line + b"\n" for line, _ in left)
+        if kept != content:  # nearly never; and a full disk keeps no run from going on
+            self._store.write(METRICS, kept)
         told = f"{self}: {len(bad)} line(s) of {METRICS} are damaged or there twice; they are set aside in {SET_ASIDE}"
         return [record for _, record in left], [told] if bad else []
 

@@ -47,6 +47,7 @@ class Store:
     Attributes:
         root: the path, absolute, or the URI with all that it carries. Never shown.
         machine: as given.
+        writer: what the lock holds while this process is the only writer; else empty.
 
     Raises:
         UserError: pyarrow knows no such file system.
@@ -55,6 +56,7 @@ class Store:
     def __init__(self, root: str, files: LocalFiles | ObjectFiles | None = None, machine: Machine = HERE) -> None:
         self.root = root if "://" in root or files is not None else _absolute(root)
         self.machine = machine
+        self.writer = b""
         self._before_writing: Callable[[], None] = lambda: None
         self._files = files if files is not None else self._open()
 
@@ -89,7 +91,7 @@ class Store:
         return "://" in self.root and has_secrets(self.root)
 
     def before_writing(self, check: Callable[[], None]) -> None:
-        """Have this called before every write from here on; an OSError that it raises is the write's."""
+        """Have this called before all that changes files from here on; an OSError that it raises is told as theirs."""
         self._before_writing = check
 
     def read(self, name: str, offset: int = 0) -> bytes:

@@ -21,6 +21,8 @@ class System(Protocol):
 
     def ftruncate(self, fd: int, length: int, /) -> None: ...
 
+    def fsync(self, fd: int, /) -> None: ...
+
     def fstat(self, fd: int, /) -> os.stat_result: ...
 
     def stat(self, path: str, *, dir_fd: int | None = None, follow_symlinks: bool = True) -> os.stat_result: ...
@@ -49,7 +51,8 @@ class ThisSystem:
 
     open, close = staticmethod(os.open), staticmethod(os.close)
     pread, write, pwrite = staticmethod(os.pread), staticmethod(os.write), staticmethod(os.pwrite)
-    ftruncate, fstat, stat = staticmethod(os.ftruncate), staticmethod(os.fstat), staticmethod(os.stat)
+    ftruncate, fsync = staticmethod(os.ftruncate), staticmethod(os.fsync)
+    fstat, stat = staticmethod(os.fstat), staticmethod(os.stat)
     mkdir, makedirs = staticmethod(os.mkdir), staticmethod(os.makedirs)
     unlink, replace = staticmethod(os.unlink), staticmethod(os.replace)
     lexists, isdir = staticmethod(os.path.lexists), staticmethod(os.path.isdir)

@@ -273,6 +273,7 @@ def go_on(plan: RunPlan, directory: RunDirectory, machine: Machine = HERE) -> No
     """
     check_same_data(directory.facts(), plan.facts, str(directory), plan.config.data)
     directory.checkpoints.check_run()
+    directory.check_began()
     told = check_length(plan, directory)
     begin_again(plan, directory, machine)
     changes = changes_between(directory.config(), plan.config)

@@ -173,6 +173,7 @@ def _with_its_checksums(run: Path) -> None:
                 entry["files"] = {
                     name: hashlib.sha256(_read(file.parent / name)).hexdigest() for name in entry["files"]
                 }
+            values.pop("sha256_of_this", None)
             file.write_text(json.dumps(values))
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             continue
@@ -184,11 +185,13 @@ def _read(file: Path) -> bytes:
 
 def _of_no_known_run(run: Path) -> None:
     """Entries and manifests say nothing of which run they are, as those of older versions."""
+    (run / "identity.json").unlink(missing_ok=True)
     for file in files_below(run / "checkpoints") if (run / "checkpoints").is_dir() else ():
         if file.suffix == ".json":
             try:
                 values = json.loads(file.read_bytes())
-                values.pop("run", None)
+                for key in ("run", "sha256_of_this"):
+                    values.pop(key, None)
                 file.write_text(json.dumps(values))
             except (OSError, ValueError, TypeError, AttributeError, RecursionError):
                 continue

@@ -15,6 +15,7 @@ from noprop_dist import api
 from noprop_dist.cli.inspect import show_run
 from noprop_dist.data.dataset import DataFacts
 from noprop_dist.errors import UserError
+from noprop_dist.files import CHECKSUM
 from noprop_dist.storage.lock import only_writer
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.store import Store
@@ -42,7 +43,8 @@ def edit(file: Path, change: Callable[[Any], Any]) -> None:
 def of_no_known_run(run: Path) -> None:
     """Entries and manifests as older versions wrote them, which do not say of which run they are."""
     for file in (run / STEP).glob("*.json"):
-        edit(file, lambda values: values.pop("run"))
+        edit(file, lambda values: [values.pop(key) for key in ("run", CHECKSUM)])
+    (run / "identity.json").unlink()
 
 
 @pytest.mark.parametrize(
@@ -142,6 +144,7 @@ def test_weights_that_fit_no_network_of_the_run_are_told(run: Path) -> None:
 def test_a_snapshot_under_the_name_of_another_block_is_refused(run: Path) -> None:
     """Its checksums are right: blocks of one size can be taken for each other without a word."""
     manifest = json.loads((run / STEP / "manifest.json").read_text())
+    del manifest[CHECKSUM]
     for suffix in (".safetensors", ".optimizer.safetensors"):
         content = (run / STEP / f"block-02{suffix}").read_bytes()
         (run / STEP / f"block-01{suffix}").write_bytes(content)

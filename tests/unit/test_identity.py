@@ -11,7 +11,9 @@ import pytest
 from noprop_dist import api
 from noprop_dist.config.layers import load_config
 from noprop_dist.errors import UserError
+from noprop_dist.files import CHECKSUM
 from noprop_dist.records import News
+from noprop_dist.storage.identity import OtherRunError
 from noprop_dist.storage.run_directory import RunDirectory
 
 SMALL = ["blocks.count=2", "blocks.network={kind: mlp, width: 8, depth: 1}", "training.max_steps=12",
@@ -216,6 +218,7 @@ def test_a_snapshot_of_another_block_is_not_taken_for_this_one(train):
     whole, part = train("whole", last=None), train("part")
     folder = part / "checkpoints/step-00000004"
     entry = json.loads((folder / "block-01.json").read_text())
+    del entry[CHECKSUM]
     for suffix in (".safetensors", ".optimizer.safetensors"):
         shutil.copy(folder / f"block-02{suffix}", folder / f"block-01{suffix}")
         content = (folder / f"block-01{suffix}").read_bytes()
@@ -267,7 +270,9 @@ def test_a_run_of_an_earlier_version_has_no_identity_and_gets_one_as_it_goes_on(
     part = train("part")
     for file in (part / "checkpoints").rglob("*.json"):
         values = json.loads(file.read_text())
-        file.write_text(json.dumps({key: value for key, value in values.items() if key not in ("run", "trained_with")}))
+        added = ("run", "trained_with", CHECKSUM)
+        file.write_text(json.dumps({key: value for key, value in values.items() if key not in added}))
+    (part / "identity.json").unlink()
     edit(part / "data.json", RunDirectory(str(part)).facts().test_sha256, "")
     api.evaluate(api.open_run(str(part)))
     api.resume(str(part))
@@ -288,7 +293,8 @@ def test_an_identity_does_not_grow_with_the_number_of_blocks(train):
 def test_another_torch_than_the_one_that_trained_is_told_once(train):
     part = train("part")
     for file in (part / "checkpoints/step-00000004").glob("*.json"):
-        file.write_text(file.read_text().replace('"trained_with": {"torch": "', '"trained_with": {"torch": "0.'))
+        text = file.read_text().replace('"trained_with": {"torch": "', '"trained_with": {"torch": "0.')
+        file.write_text(text.replace(CHECKSUM, "unknown"))
     api.resume(str(part))
     news = [record.text for record in RunDirectory(str(part)).metrics() if isinstance(record, News)]
     told = [text for text in news if "so far and goes on with torch" in text]
@@ -314,3 +320,71 @@ def test_a_run_goes_on_without_any_metrics(train):
     assert api.report(str(part)).left_out is None
     api.resume(str(part))
     assert fingerprints(part) == fingerprints(whole)
+
+
+@pytest.mark.parametrize("name", ["block-01.json", "manifest.json"])
+def test_a_flipped_bit_in_an_entry_or_a_manifest_is_damage_wherever_it_is(train, name):
+    """In the identity, too: it made a snapshot one of another run, and a resume was refused."""
+    part = train("part")
+    file, checkpoints = part / "checkpoints/step-00000004" / name, RunDirectory(str(part)).checkpoints
+    whole = file.read_bytes()
+    read = checkpoints.manifest if name == "manifest.json" else (lambda step: checkpoints.entry(step, "block-01"))
+    before, passed = read(4), 0
+    for content in flipped(whole):
+        file.write_bytes(content)
+        try:
+            passed += 1
+            assert read(4) == before, "a bit of the checksum's own key"
+        except OtherRunError as error:
+            pytest.fail(str(error))
+        except UserError:
+            passed -= 1
+    assert passed <= 2 * len(CHECKSUM)
+
+
+def flipped(content):
+    """The content with one bit flipped, once for every byte."""
+    for place in range(len(content)):
+        yield content[:place] + bytes([content[place] ^ (1 << place % 7)]) + content[place + 1 :]
+
+
+def test_a_run_goes_on_where_the_identity_in_an_entry_has_a_flipped_bit(train):
+    whole, part = train("whole", last=None), train("part")
+    folder = part / "checkpoints/step-00000004"
+    (folder / "manifest.json").unlink()
+    edit(folder / "block-01.json", '"seed": 0', '"seed": 1')
+    api.resume(str(part))
+    told = str([record.text for record in RunDirectory(str(part)).metrics() if isinstance(record, News)])
+    assert "block-01.json of step 4 cannot be read: it is damaged, or was edited" in told
+    assert fingerprints(part) == fingerprints(whole)
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after", "message"),
+    [
+        ("config.yaml", "batch_size: 16", "batch_size: 06", "training.batch_size=16, and config.yaml says"),
+        ("config.yaml", "learning_rate: 0.001", "learning_rate: 0.003", "learning_rate=0.001, and config.yaml says"),
+    ],
+)
+def test_a_flipped_bit_in_the_configuration_is_told_before_there_is_any_snapshot(train, file, before, after, message):
+    """It trained something else without a word."""
+    part = train("part")
+    shutil.rmtree(part / "checkpoints")
+    edit(part / file, before, after)
+    with pytest.raises(UserError, match=rf"part: the run began with .*{message}.* that file is damaged, or was edited"):
+        api.resume(str(part))
+
+
+@pytest.mark.parametrize("content", [b"", b"[", b'{"run": 5}', b'{"run": {"seed": 7}, "sha256_of_this": "?"}'])
+def test_what_a_run_began_as_blocks_nothing_where_it_is_damaged(train, content):
+    part = train("part")
+    (part / "identity.json").write_bytes(content)
+    assert api.resume(str(part)).step == 12
+
+
+def test_a_flipped_bit_in_changes_json_is_told(train):
+    part = train("part")
+    RunDirectory(str(part)).add_changes(["classifier.learning_rate=0.5"], {"classifier": 4})
+    edit(part / "changes.json", "0.5", "0.7")
+    with pytest.raises(UserError, match=r"changes.json cannot be read: it is damaged, or was edited"):
+        api.resume(str(part))

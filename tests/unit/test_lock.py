@@ -56,7 +56,7 @@ def store(tmp_path, monkeypatch):
 def test_a_dead_writers_lease_is_waited_for_with_a_word_of_whose_it_is_and_how_long(clock, store):
     said = []
     with lock.only_writer(store, lambda line: said.append((clock.now, line))):
-        assert clock.now == 100.0 + lock.LEASE_SECONDS
+        assert clock.now == 100.0 + lock.LEASE_SECONDS + 1.0
     told = r"process 4711 on node-3\n\x1b[2J writes this run; if it is dead, its lease ends within 28 s"
     assert said == [(102.0, f"{store}: {told}")]
 

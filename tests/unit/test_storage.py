@@ -223,6 +223,19 @@ def test_a_cut_off_last_line_of_metrics_is_left_out(tmp_path):
     assert directory.metrics() == [MEASURED]
 
 
+def test_a_run_that_goes_on_and_forgets_nothing_writes_nothing(tmp_path, monkeypatch):
+    """So a full disk does not keep it from going on."""
+    directory = RunDirectory(str(tmp_path))
+    directory.append_metrics([round_done(ONE, 5)])
+    with monkeypatch.context() as full:
+        full.setattr(Store, "write", lambda *_: pytest.fail("it was written"))
+        assert len(directory.forget_rounds_after({ONE: 5})[0]) == 1
+    whole = (tmp_path / "metrics.jsonl").read_bytes()
+    (tmp_path / "metrics.jsonl").write_bytes(whole + whole[:20])
+    directory.forget_rounds_after({ONE: 5})
+    assert (tmp_path / "metrics.jsonl").read_bytes() == whole, "a last line that was cut off is dropped"
+
+
 def test_new_records_are_read_from_where_the_last_reading_ended(tmp_path):
     directory = RunDirectory(str(tmp_path))
     assert directory.metrics_from(0) == ([], 0)
@@ -369,6 +382,44 @@ def test_a_manifest_and_an_entry_that_are_both_damaged_do_not_block_a_resume(tmp
     snapshots, warnings = CheckpointWriter(directory.checkpoints, [ONE], T, (5, 10), 2).take_over()
     assert snapshots[ONE].step == 10
     assert "nor be written anew" in warnings[0]
+
+
+def written(tmp_path, steps, stages=(ONE, CLASSIFIER), **options):
+    """The directory of a run with checkpoints at these steps, and what goes on with it."""
+    directory = RunDirectory(str(tmp_path))
+
+    def writer():
+        return CheckpointWriter(directory.checkpoints, stages, T, steps, 9, **options)
+
+    first = writer()
+    for step in steps:
+        for stage in stages:
+            first.add(snapshot_at(step, stage))
+    return writer()
+
+
+def test_a_damaged_entry_costs_nothing_where_the_manifest_of_its_step_is_whole(tmp_path):
+    again = written(tmp_path, (5, 10))
+    (tmp_path / "checkpoints/step-00000010/block-01.json").write_text("{")
+    snapshots, warnings = again.take_over()
+    assert snapshots[ONE].step == 10
+    assert "block-01.json of step 10 cannot be read" in warnings[0]
+    assert "what the manifest says of it is used" in warnings[0]
+
+
+def test_stages_that_share_w_embed_begin_anew_together_where_one_has_no_whole_snapshot_left(tmp_path):
+    again = written(tmp_path, (5, 10), together_at=(5, 10))
+    for file in tmp_path.rglob("block-01.safetensors"):
+        file.write_bytes(b"")
+    snapshots, warnings = again.take_over()
+    assert snapshots == {}, "the classifier would wait for ever for a block that begins anew"
+    assert "block 1 has no whole snapshot left" in warnings[-1]
+    assert "all stages begin anew" in warnings[-1]
+    assert again.complete_steps == ()
+
+
+def test_stages_that_share_w_embed_begin_anew_with_no_word_where_none_has_a_snapshot(tmp_path):
+    assert written(tmp_path, (), together_at=(5, 10)).take_over() == ({}, [])
 
 
 def folders(path):

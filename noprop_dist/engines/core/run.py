@@ -466,7 +466,7 @@ class Run:
         self._ended = True
         stopping = self._stopping.requested
         stopped = stopping and any(not stage_run.queue.finished for stage_run in self.stages.values())
-        reached = min(self._parts.snapshots.newest_step(stage) for stage in self.stages)
+        reached = min(self._parts.snapshots.saved_step(stage) for stage in self.stages)
         step = reached if self._stopped_at is None else self._stopped_at
         self._parts.outbox.append(Log(RunEnded(step=step, stopped=stopped, error=error)))
         self._parts.outbox.append(End(step, None if stopping else self._parts.evaluations.last, stopped, error))
@@ -477,7 +477,7 @@ def _parts(plan: RunPlan, start: StartingPoint, now: float) -> Parts:
     journal = Journal(outbox)
     journal.news.tell("waiting for room and starting workers")
     pool = ActorPool(outbox, engine.start_timeout_seconds)
-    snapshots = Snapshots(outbox, start.snapshots, now)
+    snapshots = Snapshots(outbox, start.snapshots, now, plan.snapshot_steps if plan.learns_embedding else None)
     stages = {stage: _stage_run(plan, stage, snapshots.newest_step(stage), now) for stage in plan.stages}
     assignment = Assignment(stages, pool, snapshots, engine, now)
     dispatch = Dispatch(stages, pool, snapshots, start.exchange, engine, plan.round_steps)

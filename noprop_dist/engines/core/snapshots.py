@@ -5,7 +5,7 @@ memory stays bounded; checkpoints whose snapshots were overtaken are left out.
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from math import inf
 
 from noprop_dist.engines.core.commands import (
@@ -35,15 +35,25 @@ class Snapshots:
         outbox: where commands are appended.
         newest: snapshots that the run begins with.
         now: monotonic seconds.
+        together_at: if stages share a learned W_embed, the steps at which all can go on together: snapshots of other
+            steps are kept in memory, where a stage that moves goes on from them, and are not written. Else None.
 
     Attributes:
         under_way_since: when the task under way began; None if there is none.
         failing_since: when the storage began to fail; None while it works.
     """
 
-    def __init__(self, outbox: list[Command], newest: Mapping[Stage, Snapshot], now: float) -> None:
+    def __init__(
+        self,
+        outbox: list[Command],
+        newest: Mapping[Stage, Snapshot],
+        now: float,
+        together_at: Collection[int] | None = None,
+    ) -> None:
+        self._together_at = together_at
         self._outbox = outbox
         self._newest = dict(newest)
+        self._to_write = dict(newest)
         self._tasks: deque[StorageTask] = deque()
         self._flushed_at = now
         self._retry_at, self._retry_seconds = now, FIRST_RETRY_SECONDS
@@ -52,10 +62,13 @@ class Snapshots:
         self._ends_at = inf
 
     def add(self, snapshot: Snapshot) -> None:
-        """Keep a stage's newest snapshot, and have it written."""
+        """Keep a stage's newest snapshot, and have it written if a run can go on from there."""
         if snapshot.step > self._ends_at:
             return
         self._newest[snapshot.stage] = snapshot
+        if self._together_at is not None and snapshot.step not in self._together_at:
+            return
+        self._to_write[snapshot.stage] = snapshot
         self._tasks.append(WriteSnapshot(snapshot))
         if self.failing_since is not None:
             self._drop_overtaken()
@@ -86,6 +99,11 @@ class Snapshots:
     def newest_step(self, stage: Stage) -> int:
         """The step of that snapshot; 0 if there is none."""
         snapshot = self._newest.get(stage)
+        return 0 if snapshot is None else snapshot.step
+
+    def saved_step(self, stage: Stage) -> int:
+        """The step of its newest one that is written, or is to be; 0 if there is none."""
+        snapshot = self._to_write.get(stage)
         return 0 if snapshot is None else snapshot.step
 
     def unwritten(self, stage: Stage) -> int:
@@ -137,5 +155,5 @@ class Snapshots:
             for task in self._tasks
             if task is under_way
             or not isinstance(task, WriteSnapshot)
-            or task.snapshot is self._newest[task.snapshot.stage]
+            or task.snapshot is self._to_write[task.snapshot.stage]
         )
