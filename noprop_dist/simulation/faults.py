@@ -46,10 +46,10 @@ class Draws(random.Random):
     """The draws of one fault.
 
     Attributes:
-        victim: name of what was chosen to be hit.
+        victim: name of what was chosen to be hit, if anything was.
     """
 
-    victim = "all"
+    victim = ""
 
     def choice(self, seq: Any) -> Any:
         """As the base class has it."""
@@ -86,7 +86,8 @@ def strike(simulation: "Simulation", fault: Fault) -> None:
     """Let a fault happen now."""
     luck = Draws(fault.pick)
     lasts = _kill_named(simulation, fault.victim) if fault.victim else KINDS[fault.kind].strike(simulation, luck)
-    simulation.say(f"{FAULT}{fault.kind}: {(fault.victim or luck.victim) if lasts >= 0 else 'nothing to hit'}")
+    victim = (fault.victim or luck.victim) if lasts >= 0 else "nothing to hit"
+    simulation.say(f"{FAULT}{fault.kind}{': ' if victim else ''}{victim}")
     if lasts >= 0:
         simulation.outcome.struck[fault.kind] += 1
         simulation.kind_from = max(simulation.kind_from, simulation.world.now + lasts)
