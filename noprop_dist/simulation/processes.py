@@ -23,7 +23,7 @@ from noprop_dist.simulation.stand_ins import FIRST_VERSION, HashedStage
 from noprop_dist.simulation.world import Process
 from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.storage.store import StorageError
+from noprop_dist.storage.store import StorageError, UnusableStorageError
 from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.messages import StageFailure
 from noprop_dist.training.progress import RunProgress
@@ -179,7 +179,8 @@ class Driver:
         self.process.start(self._main)
 
     def _main(self) -> None:
-        losses, world = CoordinatorLosses(self._plan.config.engine.max_failures), self._simulation.world
+        config, world = self._plan.config, self._simulation.world
+        losses = CoordinatorLosses(config.engine.max_failures, config.checkpoint.storage_timeout_seconds)
         resume = self._resume
         while self.result is None:
             self.coordinator = Coordinator(self._simulation, self._plan, resume)
@@ -191,6 +192,14 @@ class Driver:
                 if self.stop or wait is None:
                     self.result = f"the coordinator was lost: {error}"
                     return
+                world.sleep(wait)
+            except (StorageError, UnusableStorageError) as error:
+                wait = None if self.stop else losses.storage_failed(world.now)
+                if wait is None:
+                    told = "" if isinstance(error, UserError) else "the run directory cannot be read or written: "
+                    self.result = f"{told}{error}"
+                    return
+                self._simulation.told_of_coordinator(error)
                 world.sleep(wait)
             except (UserError, TrainingError) as error:
                 self.result = str(error)
@@ -214,8 +223,6 @@ class Driver:
                 coordinator.stop = True
             world.sleep(POLL_SECONDS)
         result = coordinator.result
-        if isinstance(result, StorageError):
-            raise TrainingError(f"the run directory cannot be read or written: {result}")
         if isinstance(result, Exception):
             raise result
         if result.error is not None:
