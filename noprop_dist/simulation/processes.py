@@ -5,12 +5,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from noprop_dist.engines.command_runner import CommandRunner
-from noprop_dist.engines.coordination import enter, follow_core, take_over
+from noprop_dist.engines.coordination import enter, follow_core, placement_of, take_over
 from noprop_dist.engines.core import commands as c
 from noprop_dist.engines.core.events import ClusterSeen
 from noprop_dist.engines.core.failure_policy import CoordinatorLosses
 from noprop_dist.engines.core.following import Following, SilentError
-from noprop_dist.engines.core.placement import check_room, place_run
 from noprop_dist.engines.core.run import Run
 from noprop_dist.engines.storage_thread import StorageThread
 from noprop_dist.errors import TrainingError, UserError
@@ -75,9 +74,7 @@ class Coordinator:
         directory = RunDirectory(simulation.store(self.process, self.machine))
         with directory.only_writer(self._wait_for):
             simulation.begins_to_write(self.process)
-            resources = simulation.cluster.resources()
-            placement = place_run(plan.config, resources)
-            check_room(plan.config, placement, resources)
+            placement = placement_of(plan, directory, simulation.cluster.resources(), resume=self._resume)
             enter(plan, directory, resume=self._resume, machine=self.machine)
             setup = RunSetup(plan, FIRST_VERSION).on(placement.on_gpu)
             taken = take_over(setup, directory, simulation.heard, machine=self.machine)

@@ -1,11 +1,11 @@
 """No wait of the core is silent, and none is without end."""
 
-from hashing import HashingWorld, small_plan
+from hashing import HashingWorld, sequentially, small_plan
 from world import START_SECONDS
 
 from noprop_dist.engines.core.commands import EVALUATOR, Ping, Slot
 from noprop_dist.engines.core.events import ActorLost
-from noprop_dist.records import Evaluated, News, WorkerLost
+from noprop_dist.records import Evaluated, News, RoundDone, WorkerLost
 from noprop_dist.stages import CLASSIFIER
 
 FIRST, SECOND = Slot("block worker", 1), Slot("block worker", 2)
@@ -24,6 +24,23 @@ def test_a_run_whose_workers_are_all_gone_says_so_and_ends_with_everything_saved
     assert "no block worker was there for engine.worker_timeout_seconds=60" in end.error
     assert said[0].startswith("no block worker is there for 10 s: 2 asked for")
     assert world.steps_written()[CLASSIFIER] == 48, "what can go on without the blocks goes on"
+
+
+def test_a_run_that_goes_on_while_all_machines_are_gone_waits_for_them_and_gets_its_workers():
+    world, said = HashingWorld(small_plan("engine.start_timeout_seconds=20"), cores=0), []
+    world.at(50.1, lambda: said.append(world.run.progress(world.now).waits_for))
+    world.at(60, lambda: setattr(world, "cores", 2))
+    assert world.train().error is None
+    assert said == ["no block worker is there for 50 s: no machine is here now, and the run waits for one"]
+    assert {r.worker for r in world.records_of(RoundDone) if r.stage.is_block} == {FIRST.name, SECOND.name}
+    assert world.fingerprints() == sequentially(small_plan())
+
+
+def test_a_run_that_goes_on_waits_for_machines_for_the_time_that_is_set():
+    world = HashingWorld(small_plan("engine.worker_timeout_seconds=60"), cores=0)
+    end = world.train()
+    assert "no block worker was there for engine.worker_timeout_seconds=60: no machine is here now" in end.error
+    assert world.steps_written()[CLASSIFIER] == 48
 
 
 def test_nothing_is_waited_for_while_a_block_worker_is_there():

@@ -13,7 +13,7 @@ from typing import Any
 
 from noprop_dist.engines.core import commands as c
 from noprop_dist.engines.core.events import ActorLost, ClusterSeen, StopRequested, StorageDone, StorageFailed, events_of
-from noprop_dist.engines.core.placement import Resources, place_run
+from noprop_dist.engines.core.placement import Resources, place_again
 from noprop_dist.engines.core.run import Run
 from noprop_dist.records import EmbeddingUpdated, RoundDone
 from noprop_dist.reporting.summary import of_kind
@@ -65,7 +65,7 @@ class World:
     def __init__(self, plan, make_actor, store, start, cores=2):
         self.now = 1000.0
         self.cores = cores
-        self.run = Run(plan, place_run(plan.config, Resources(cores, 0)), start, self.now)
+        self.run = Run(plan, place_again(plan.config, Resources(cores, 0), "cpu"), start, self.now)
         self.make_actor, self.store = make_actor, store
         self.processes = {}
         self.records = []
