@@ -193,6 +193,49 @@ def faults(
 
 
 @bench_app.command()
+def simulate(
+    *,
+    runs: Annotated[int, typer.Option(help="Runs to simulate, of seeds that follow each other.", min=1)] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the first run.")] = 0,
+    blocks: Annotated[int, typer.Option(help="Blocks of each run.", min=1)] = 10,
+    rounds: Annotated[int, typer.Option(help="Rounds of each block.", min=1)] = 50,
+    faults: Annotated[int, typer.Option(help="Most faults in one run; half as many on average.", min=0)] = 20,
+    exhaustive: Annotated[
+        bool, typer.Option("--exhaustive", help="Short runs in their place: each process is killed at every moment.")
+    ] = False,
+    schedule: Annotated[
+        Path | None,
+        typer.Option(help="One run in their place: a schedule that a failure was shrunk to.", metavar="FILE"),
+    ] = None,
+    trace: Annotated[bool, typer.Option("--trace", help="Show all that happens in one run.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Simulate the whole engine on virtual time, break it at random, and compare every bit; without Ray and a disk."""
+    from noprop_dist.api.stop_signals import ASKING, stop_signals
+    from noprop_dist.bench.simulate import Wanted, bench_simulate, show_course
+    from noprop_dist.simulation.scenario import Size
+
+    if exhaustive and schedule is not None:
+        raise UserError(f"--schedule {schedule}: is one run, and --exhaustive are many; give one of both")
+    if trace and (exhaustive or as_json or (schedule is None and runs > 1)):
+        raise UserError(
+            "--trace: shows one run as text; give --runs 1 or --schedule, and neither --exhaustive nor --json"
+        )
+    wanted = Wanted(runs, seed, Size(blocks, rounds, faults), exhaustive, schedule)
+    if trace:
+        raise typer.Exit(0 if show_course(wanted, Terminal().print) else 1)
+    ending = "ending after this run; Ctrl-C once more ends at once"
+    with stop_signals(lambda _: progress.print(ending), ASKING[:2]) as stop:
+        result = bench_simulate(wanted, progress.print, stop)
+    lines = [line for finding in result.findings for line in finding.lines()]
+    show_rows("faults that struck simulated runs", result.rows(), as_json, *lines, result.line(), **result.figures())
+    if result.findings:
+        raise typer.Exit(1)
+    if stop.signal is not None:
+        raise typer.Exit(128 + stop.signal)
+
+
+@bench_app.command()
 def isolation(
     seconds: Annotated[float, typer.Option(help="Of one phase.", min=10)] = 40,
     repeats: Repeats = 3,

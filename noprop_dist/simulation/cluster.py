@@ -280,7 +280,8 @@ class SimulatedActors:
 
     def events(self, timeout_seconds: float) -> list[Event]:
         world = self.cluster.world
-        world.sleep(world.luck.random() * self.cluster.pace.turn)  # a turn of the loop takes time: several things may come meanwhile
+        if self.cluster.pace.turn > 0.0:
+            world.sleep(world.luck.random() * self.cluster.pace.turn)  # a turn of the loop takes time: several things may come meanwhile
         if not self._arrived:
             self._waits, self._thread = True, world.current
             self._thread.wait(timeout_seconds * world.luck.uniform(1.0, 8.0))

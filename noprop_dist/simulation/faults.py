@@ -3,12 +3,13 @@
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from noprop_dist.engines.core.commands import EVALUATOR
 from noprop_dist.simulation.cluster import Actor, Node
 from noprop_dist.simulation.scenario import Fault
 from noprop_dist.simulation.storage import BROKEN, FULL, READ_ONLY, flip
+from noprop_dist.simulation.world import Process
 from noprop_dist.stages import block
 
 if TYPE_CHECKING:
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
 NOTHING = -1.0
 """Of a fault that found nothing to hit."""
+DRIVER = "driver"
+COORDINATOR_KILLED = "coordinator killed"
+NODE_ABSENT_SECONDS = 20.0
+"""From the end of a node that is named to the coming of another."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +38,67 @@ class Kind:
     strike: Callable[["Simulation", random.Random], float]
 
 
+FAULT = "FAULT "
+"""How the line of a fault begins."""
+
+
+class Draws(random.Random):
+    """The draws of one fault.
+
+    Attributes:
+        victim: name of what was chosen to be hit, if anything was.
+    """
+
+    victim = ""
+
+    def choice(self, seq: Any) -> Any:
+        """As the base class has it."""
+        chosen = super().choice(seq)
+        if isinstance(chosen, Actor | Node) or (isinstance(chosen, str) and "." in chosen):
+            self.victim = name_of(chosen)
+        return chosen
+
+
+def name_of(victim: Actor | Node | str) -> str:
+    """The name of what a fault may hit: an actor, a machine or a file."""
+    if isinstance(victim, Actor):
+        return victim.incarnation.slot.name
+    return victim.name if isinstance(victim, Node) else victim
+
+
+def _kill_named(simulation: "Simulation", victim: str) -> float:
+    """Kill the actor, the node or the driver of this name."""
+    driver, node = simulation.driver, simulation.cluster.nodes.get(victim)
+    actors = [each for each in simulation.cluster.actors if each.members and name_of(each) == victim]
+    if victim == DRIVER and driver is not None and driver.process.alive and driver.result is None:
+        driver.process.die()
+    elif node is not None and node.alive:
+        simulation.cluster.lose_node(node)
+        _return_later(simulation, node, NODE_ABSENT_SECONDS)
+    elif actors:
+        actors[0].die("its process was killed", simulation.cluster.pace.told / 2)
+    else:
+        return NOTHING
+    return 0.0
+
+
 def strike(simulation: "Simulation", fault: Fault) -> None:
     """Let a fault happen now."""
-    lasts = KINDS[fault.kind].strike(simulation, random.Random(fault.pick))
-    simulation.say(f"FAULT {fault.kind}{'' if lasts >= 0 else ' (nothing to hit)'}")
+    luck = Draws(fault.pick)
+    lasts = _kill_named(simulation, fault.victim) if fault.victim else KINDS[fault.kind].strike(simulation, luck)
+    victim = (fault.victim or luck.victim) if lasts >= 0 else "nothing to hit"
+    simulation.say(f"{FAULT}{fault.kind}{': ' if victim else ''}{victim}")
     if lasts >= 0:
         simulation.outcome.struck[fault.kind] += 1
         simulation.kind_from = max(simulation.kind_from, simulation.world.now + lasts)
+
+
+def struck_at_point(simulation: "Simulation", coordinator: Process) -> None:
+    """A coordinator died; at the point that was named, or before."""
+    if coordinator.points == coordinator.dies_at:
+        simulation.say(f"{FAULT}{COORDINATOR_KILLED}: {coordinator.name} at its point {coordinator.points}")
+        simulation.outcome.struck[COORDINATOR_KILLED] += 1
+        simulation.kind_from = max(simulation.kind_from, simulation.world.now)
 
 
 # Actors
@@ -332,7 +391,7 @@ KINDS = {
         Kind("node added", 1, _add_node),
         Kind("no room: another run", 1, _other_run),
         Kind("network slow", 1, _slow_network),
-        Kind("coordinator killed", 4, _kill_coordinator),
+        Kind(COORDINATOR_KILLED, 4, _kill_coordinator),
         Kind("coordinator stopped for a while", 1, _pause_coordinator),
         Kind("driver killed", 2, _kill_driver),
         Kind("stop asked for", 1, _stop),

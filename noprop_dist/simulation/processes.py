@@ -1,5 +1,6 @@
 """The processes of one simulated run that run shipped code: its coordinators, its drivers, and its actors' work."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from noprop_dist.inference.evaluation import Evaluation
 from noprop_dist.run_plan import RunPlan
 from noprop_dist.simulation.cluster import SimulatedActors
 from noprop_dist.simulation.machine import SimulatedMachine
-from noprop_dist.simulation.stand_ins import FIRST_VERSION, HashedStage
+from noprop_dist.simulation.stand_ins import HashedStage
 from noprop_dist.simulation.world import Process
 from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.run_directory import RunDirectory
@@ -27,7 +28,6 @@ from noprop_dist.storage.store import StorageError
 from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.messages import StageFailure
 from noprop_dist.training.progress import RunProgress
-from noprop_dist.training.setup import RunSetup
 
 if TYPE_CHECKING:
     from noprop_dist.simulation.simulation import Simulation
@@ -53,6 +53,7 @@ class Coordinator:
         self._started = plan
         simulation.coordinators += 1
         self.process = Process(simulation.world, f"coordinator {simulation.coordinators}", simulation.head)
+        simulation.begins(self.process)
         self.machine = SimulatedMachine(self.process)
         self.run: Run | None = None
         self.waits_for: str | None = None
@@ -80,16 +81,16 @@ class Coordinator:
             placement = place_run(plan.config, resources)
             check_room(plan.config, placement, resources)
             enter(plan, directory, resume=self._resume, machine=self.machine)
-            setup = RunSetup(plan, FIRST_VERSION).on(placement.on_gpu)
+            setup = simulation.setup(plan).on(placement.on_gpu)
             self._started = setup.plan
             taken = take_over(setup, directory, simulation.heard, machine=self.machine)
-            simulation.bounds.took_over(taken)
+            simulation.took_over(taken)
             self.run = run = Run(setup.plan, placement, taken.start, self.machine.monotonic())
             run.journal.tell(*taken.warnings)
             members = plan.config.training.replicas_per_block
             actors = SimulatedActors(simulation.cluster, self.process, self._work, members)
             storage = StorageThread(taken.checkpoints, taken.log, directory, self.machine)
-            runner = CommandRunner(actors, storage, self._see_cluster)
+            runner = ToldRunner(simulation.asked_for, actors, storage, self._see_cluster)
             try:
                 return follow_core(run, runner, self.machine, lambda: self.stop, simulation.each_turn)
             finally:
@@ -102,8 +103,25 @@ class Coordinator:
         cluster = self._simulation.cluster
         return ClusterSeen(cluster.resources(), cluster.leaving())
 
-    def _work(self, slot: c.Slot) -> "Work":
-        return Work(self._simulation, self._started)
+    def _work(self, slot: c.Slot) -> Any:
+        return self._simulation.work(slot, self._started)
+
+
+class ToldRunner(CommandRunner):
+    """Tells of every command before it is carried out.
+
+    Args:
+        tell: called with it.
+        more: as for `CommandRunner`.
+    """
+
+    def __init__(self, tell: Callable[[c.Command], None], *more: Any) -> None:
+        super().__init__(*more)
+        self._tell = tell
+
+    def carry_out(self, command: c.Command) -> None:
+        self._tell(command)
+        super().carry_out(command)
 
 
 class Work:
@@ -147,7 +165,7 @@ class Work:
             self._directory = RunDirectory(self._simulation.store(process, SimulatedMachine(process)))
         for snapshot in self._directory.checkpoints.load_all(step).values():
             self._simulation.check_snapshot(snapshot, "a checkpoint that is measured")
-        result = Evaluation(accuracy(step), 0.5, "mean", 1, 10)
+        result = Evaluation(self._simulation.accuracy(step), 0.5, "mean", 1, 10)
         return CheckpointEvaluation(step, step == self._plan.total_steps, (("validation", result),), None)
 
 

@@ -1,8 +1,8 @@
-"""What is simulated: a run, the cluster that it is on, where it is stored, and what happens to it. All drawn from a seed."""
+"""What is simulated: a run, its cluster, where it is stored, and what happens to it. All drawn from a seed."""
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -30,12 +30,16 @@ class Fault:
         seconds: after the beginning at which it happens; -1 if `turn` says when.
         pick: from which its victim and its length are drawn.
         turn: of the world, just before which it happens.
+        victim: name of the actor, node, driver or coordinator that is killed; drawn if it is empty.
+        point: of the victim, a coordinator, at which it dies; see `Process.points`.
     """
 
     kind: str
     seconds: float
     pick: int
     turn: int = -1
+    victim: str = ""
+    point: int = -1
 
 
 @dataclass(frozen=True)

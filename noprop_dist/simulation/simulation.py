@@ -3,8 +3,10 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from noprop_dist.config.bits import continued
+from noprop_dist.engines.coordination import TakenOver
 from noprop_dist.engines.core import commands as c
 from noprop_dist.engines.core.run import Run
 from noprop_dist.errors import UserError
@@ -13,15 +15,16 @@ from noprop_dist.records import Record
 from noprop_dist.run_plan import RunPlan
 from noprop_dist.simulation import faults, invariants
 from noprop_dist.simulation.cluster import Cluster, Node, Pace
-from noprop_dist.simulation.processes import Coordinator, Driver, accuracy
-from noprop_dist.simulation.scenario import Scenario, plan_of
-from noprop_dist.simulation.stand_ins import undisturbed
+from noprop_dist.simulation.processes import Coordinator, Driver, Work, accuracy
+from noprop_dist.simulation.scenario import Fault, Scenario, plan_of
+from noprop_dist.simulation.stand_ins import FIRST_VERSION, undisturbed
 from noprop_dist.simulation.storage import SimulatedStore
 from noprop_dist.simulation.world import Process, World
 from noprop_dist.stages import Stage
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.storage.store import Store
+from noprop_dist.training.setup import RunSetup
 
 MOST_LIVES = 12
 """Drivers in the time after the last fault: more than one is needed, so many never."""
@@ -75,7 +78,10 @@ class Simulation:
         self.driver: Driver | None = None
         self.lives = self.coordinators = 0
         self.writers: dict[Process, None] = {}
+        self.dies_at: dict[str, int] = {}
+        """The point at which a coordinator dies, by its name."""
         self.poisoned: dict[Stage, int] = {}
+        self.accuracy = accuracy
         self.last_step = expected_end(self.plan)
         self._damaged: set[str] = set()
         self.kind_from = self.world.now
@@ -108,12 +114,14 @@ class Simulation:
         self.outcome.lives, self.outcome.coordinators = self.lives, self.coordinators
         return self.outcome
 
-    def _plan_fault(self, fault: faults.Fault) -> None:
+    def _plan_fault(self, fault: Fault) -> None:
         def strike() -> None:
             if not self.over:
                 faults.strike(self, fault)
 
-        if fault.turn >= 0:
+        if fault.point >= 0:
+            self.dies_at[fault.victim] = fault.point
+        elif fault.turn >= 0:
             self.world.before_turn.setdefault(fault.turn, []).append(strike)
         else:
             self.world.at(fault.seconds, strike)
@@ -165,7 +173,20 @@ class Simulation:
             self.violate(f"the run did not end in {self.lives} drivers: {self.outcome.errors[-3:]}")
             self.over = True
 
+    # What a run is made of
+
+    def setup(self, plan: RunPlan) -> RunSetup:
+        """What a coordinator builds on."""
+        return RunSetup(plan, FIRST_VERSION)
+
+    def work(self, slot: c.Slot, plan: RunPlan) -> Any:  # noqa: ARG002 (a run with real workers asks)
+        """What an actor does; see `Work`."""
+        return Work(self, plan)
+
     # What is told on the way
+
+    def asked_for(self, command: c.Command) -> None:
+        """A coordinator is about to carry out a command of its core."""
 
     def violate(self, what: str) -> None:
         """Write down that something is wrong, and end."""
@@ -179,6 +200,12 @@ class Simulation:
     def store(self, process: Process, machine: Machine) -> Store:
         """The run directory's store as one process has it."""
         return self.storage.of(process, machine)
+
+    def begins(self, coordinator: Process) -> None:
+        """A coordinator's process starts; it may be one that dies at a certain point."""
+        coordinator.dies_at = self.dies_at.get(coordinator.name, -1)
+        if coordinator.dies_at >= 0:
+            coordinator.at_death.append(lambda: faults.struck_at_point(self, coordinator))
 
     def begins_to_write(self, process: Process) -> None:
         invariants.check_one_writer(self, process)
@@ -195,6 +222,9 @@ class Simulation:
     def was_damaged(self, step: int, name: str) -> bool:
         """Return True if a snapshot's file was damaged from outside, and not written again since."""
         return any(f"step-{step:08d}/{name}" in file for file in self._damaged)
+
+    def took_over(self, taken: TakenOver) -> None:
+        self.bounds.took_over(taken)
 
     def check_snapshot(self, snapshot: Snapshot, what: str) -> None:
         if not self.expected.is_right(snapshot):
@@ -223,4 +253,8 @@ def expected_end(plan: RunPlan) -> int:
 
 def simulate(scenario: Scenario) -> Outcome:
     """Simulate a scenario to its end."""
-    return Simulation(scenario).run()
+    simulation = Simulation(scenario)
+    try:
+        return simulation.run()
+    finally:
+        simulation.world.close()

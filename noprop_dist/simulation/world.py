@@ -30,6 +30,7 @@ class World:
         luck: draws for the world.
         before_turn: what is done just before a turn, by its number.
         current: the thread whose turn it is.
+        threads: that have not ended.
     """
 
     def __init__(self, seed: int) -> None:
@@ -41,6 +42,7 @@ class World:
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
         self.hub = getcurrent()
+        self.threads: dict[Thread, None] = {}
 
     def at(self, seconds: float, do: Callable[[], None]) -> None:
         """Do something so many seconds from now."""
@@ -56,10 +58,16 @@ class World:
             for do in self.before_turn.pop(self.turns, ()) if self.before_turn else ():
                 do()
             moment, _, do = pop(agenda)
-            if moment > self.now:
-                self.now = moment
+            self.now = max(self.now, moment)
             do()
         return True
+
+    def close(self) -> None:
+        """Unwind every thread that is left. None of them does anything more."""
+        for thread in self.threads:
+            thread.process.alive = False
+        while self.threads:
+            next(iter(self.threads)).end()
 
     def sleep(self, seconds: float) -> None:
         """Let the thread whose turn it is go on after so many seconds."""
@@ -90,11 +98,13 @@ class Thread:
                 do()
             except ProcessDied:
                 return
-            except BaseException as error:  # a fault of what is simulated, or of the simulation
+            except Exception as error:  # a fault of what is simulated, or of the simulation
                 process.failed(error)
             finally:
                 process.threads.pop(self, None)
+                process.world.threads.pop(self, None)
 
+        process.world.threads[self] = None
         self._greenlet = greenlet(run, process.world.hub)  # where control goes when it ends
         process.world.at(0, self._starter())
 
@@ -133,7 +143,10 @@ class Thread:
     def end(self) -> None:
         """Unwind it: its process is dead."""
         self._ticket += 1
+        world = self.process.world
+        world.threads.pop(self, None)
         if self._greenlet:
+            world.current = self
             self._greenlet.throw(ProcessDied)
 
 

@@ -1,20 +1,75 @@
-"""Runs in which the engine's own workers train in this process, and its own storage writes; only time is made up."""
+"""Simulated runs in which the engine's own workers train in this process, and write into a real folder."""
 
-import time
+import os
+from contextlib import suppress
 
-from world import World
+from runs import ScriptedRun
 
-from noprop_dist.engines.coordination import enter, take_over
 from noprop_dist.engines.core import commands as c
-from noprop_dist.engines.core.commands import CLASSIFIER_WORKER, EVALUATOR, Slot
-from noprop_dist.engines.core.events import StorageDone
+from noprop_dist.engines.core.commands import CLASSIFIER_WORKER, EVALUATOR
 from noprop_dist.engines.ray.workers import BlockWorker, ClassifierWorker, Evaluator
-from noprop_dist.engines.storage_thread import StorageThread
+from noprop_dist.storage.local_files import LocalFiles
 from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.storage.store import Store
+from noprop_dist.storage.system import THIS_SYSTEM
 from noprop_dist.training.setup import prepare
 
 
-class RealActor:
+class MortalSystem:
+    """The system calls of one process, which makes none once it is dead; the kernel closes its files then."""
+
+    def __init__(self, process):
+        self._process, self._open = process, set()
+        process.at_death.append(self._close_all)
+
+    def __getattr__(self, name):
+        call = getattr(THIS_SYSTEM, name)
+
+        def called(*arguments, **more):
+            self._process.point()
+            return call(*arguments, **more)
+
+        return called
+
+    def open(self, *arguments, **more):
+        self._process.point()
+        descriptor = THIS_SYSTEM.open(*arguments, **more)
+        self._open.add(descriptor)
+        return descriptor
+
+    def close(self, descriptor):
+        self._process.point()
+        self._open.discard(descriptor)
+        THIS_SYSTEM.close(descriptor)
+
+    def _close_all(self):
+        for descriptor in self._open:
+            with suppress(OSError):
+                os.close(descriptor)
+
+
+class RealFolder:
+    """Takes the place of `SimulatedStore`.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder):
+        self._folder = str(folder)
+
+    def of(self, process, machine):
+        return Store(self._folder, LocalFiles(self._folder, MortalSystem(process)), machine)
+
+    def undisturbed(self):
+        return Store(self._folder)
+
+    @property
+    def holds_run(self):
+        return RunDirectory(self._folder).holds_run
+
+
+class RealWork:
     """Calls a worker as `engines.ray.actors` does.
 
     Args:
@@ -23,17 +78,20 @@ class RealActor:
     """
 
     def __init__(self, worker, draw):
-        self.worker, self.draw = worker, draw
+        self._worker, self._draw = worker, draw
+
+    def train(self, key, _):
+        return self._worker.train(key if self._draw is None else self._draw(key))
+
+    def evaluate(self, _, step):
+        return self._worker.evaluate(step)
 
     def answer(self, request):
-        method = getattr(self.worker, c.METHODS[type(request)])
-        if isinstance(request, c.Train) and self.draw is not None:
-            return method(self.draw(request.round))
-        return method(*c.arguments_of(request))
+        return getattr(self._worker, c.METHODS[type(request)])(*c.arguments_of(request))
 
 
-class RealWorld(World):
-    """A run in a run directory; one that lies there already is continued.
+class RealRun(ScriptedRun):
+    """A run in a folder; one that lies there already is continued.
 
     Args:
         config: of the run.
@@ -42,31 +100,23 @@ class RealWorld(World):
     """
 
     def __init__(self, config, folder, cores=2):
-        self.setup, self.data = prepare(config)
-        self.directory = RunDirectory(str(folder))
-        enter(self.setup.plan, self.directory, resume=True)
-        taken = take_over(self.setup, self.directory)
-        self.thread = StorageThread(taken.checkpoints, taken.log, self.directory)
-        super().__init__(self.setup.plan, self._make_actor, self._write, taken.start, cores)
+        super().__init__(cores=cores)
+        self._folder = folder
+        self._setup, self._data = prepare(config)
+        self.plan, self.storage = self._setup.plan, RealFolder(folder)
 
-    def log(self, record):
-        super().log(record)
-        self.thread.log(record)
+    def setup(self, plan):
+        return self._setup
 
-    def _make_actor(self, slot: Slot, _):
-        setup, train = self.setup, self.data.train
+    def check_snapshot(self, snapshot, what):
+        """Nothing: its bits are compared with those of the sequential engine."""
+
+    def work(self, slot, plan):
+        setup, train = self._setup, self._data.train
         if slot == EVALUATOR:
-            return RealActor(Evaluator(setup, self.data.held_out, str(self.directory)), None)
+            return RealWork(Evaluator(setup, self._data.held_out, str(self._folder)), None)
         drawn_here = setup.config.engine.sampling != "worker"
         draw = setup.batch_stream(train.labels).round if drawn_here else None
         classifier = slot == CLASSIFIER_WORKER
         worker = ClassifierWorker(setup, train.labels) if classifier else BlockWorker(setup, train.inputs, train.labels)
-        return RealActor(worker, draw)
-
-    def _write(self, task):
-        self.thread.begin(task)
-        while not (events := self.thread.events()):
-            time.sleep(0.0005)
-        (done,) = events
-        assert isinstance(done, StorageDone)
-        return done.checkpoint_complete
+        return RealWork(worker, draw)

@@ -4,9 +4,9 @@
 """
 
 import pytest
-from real_training import RealWorld
+from real_training import RealRun
 from run_facts import fingerprints, records_of, steps_written
-from world import START_SECONDS
+from runs import START_SECONDS
 
 from noprop_dist.api import train
 from noprop_dist.engines.core.commands import CLASSIFIER_WORKER, EVALUATOR, Slot
@@ -37,7 +37,7 @@ def oracles(tmp_path_factory, small_config):
 @pytest.fixture
 def world(small_config, tmp_path):
     """Makes a run, or goes on with the one that was made before."""
-    return lambda *settings, cores=2: RealWorld(small_config(*RUN, *settings), tmp_path / "run", cores)
+    return lambda *settings, cores=2: RealRun(small_config(*RUN, *settings), tmp_path / "run", cores)
 
 
 def check_same(folder, oracle):

@@ -1,10 +1,8 @@
 """No wait of the core is silent, and none is without end."""
 
-from hashing import HashingWorld, small_plan
-from world import START_SECONDS
+from runs import START_SECONDS, ScriptedRun
 
 from noprop_dist.engines.core.commands import EVALUATOR, Ping, Slot
-from noprop_dist.engines.core.events import ActorLost
 from noprop_dist.records import Evaluated, News, WorkerLost
 from noprop_dist.stages import CLASSIFIER
 
@@ -12,49 +10,45 @@ FIRST, SECOND = Slot("block worker", 1), Slot("block worker", 2)
 
 
 def test_a_run_whose_workers_are_all_gone_says_so_and_ends_with_everything_saved():
-    world, said = HashingWorld(small_plan("engine.worker_timeout_seconds=60")), []
+    run, said = ScriptedRun("engine.worker_timeout_seconds=60"), []
 
     def nobody_comes_back():
-        world.no_room_for |= {FIRST, SECOND}
-        return [*world.kill(FIRST), *world.kill(SECOND)]
+        run.occupy(1, 2)
+        run.kill(FIRST)
+        run.kill(SECOND)
 
-    world.at(START_SECONDS + 1.3, nobody_comes_back)
-    world.at(START_SECONDS + 11.4, lambda: said.append(world.run.progress(world.now).waits_for))
-    end = world.train()
+    run.at(START_SECONDS + 1.3, nobody_comes_back)
+    run.at(START_SECONDS + 11.4, lambda: said.append(run.waits_for()))
+    end = run.train()
     assert "no block worker was there for engine.worker_timeout_seconds=60" in end.error
     assert said[0].startswith("no block worker is there for 10 s: 2 asked for")
-    assert world.steps_written()[CLASSIFIER] == 48, "what can go on without the blocks goes on"
+    assert run.steps_written()[CLASSIFIER] == 48, "what can go on without the blocks goes on"
 
 
 def test_nothing_is_waited_for_while_a_block_worker_is_there():
-    world, said = HashingWorld(small_plan()), []
+    run, said = ScriptedRun(), []
     for seconds in (0.5, START_SECONDS + 1):
-        world.at(seconds, lambda: said.append(world.run.progress(world.now).waits_for))
-    world.train()
+        run.at(seconds, lambda: said.append(run.waits_for()))
+    run.train()
     assert "no block worker is there" in said[0]
     assert said[1] is None
 
 
 def test_the_run_does_not_wait_for_an_evaluator_that_never_comes():
     """What completes after the evaluator was given up is left out at once."""
-    world = HashingWorld(small_plan())
-
-    def never():
-        process = next(process for process in world.processes if process.slot == EVALUATOR)
-        return [ActorLost(process, "ImportError", constructor_raised=True)]
-
-    world.at(START_SECONDS + 0.5, never)
-    assert world.train().error is None
-    news = [r.text for r in world.records_of(News)]
+    run = ScriptedRun()
+    run.cluster.broken_constructors[EVALUATOR] = True
+    assert run.train().error is None
+    news = [r.text for r in run.records_of(News)]
     assert "the checkpoint of step 48 was not measured; `noprop-dist evaluate` can" in news
 
 
 def test_checkpoints_that_wait_for_a_slow_evaluator_are_bounded_and_the_last_is_measured():
-    world = HashingWorld(small_plan("training.max_steps=400", "checkpoint.every_steps=4"))
-    world.evaluation_seconds = 3.0
-    assert world.train().error is None
-    measured = [r.step for r in world.records_of(Evaluated)]
-    left_out = [r.text for r in world.records_of(News) if "was not measured" in r.text]
+    run = ScriptedRun("training.max_steps=400", "checkpoint.every_steps=4")
+    run.cluster.evaluation_seconds = 3.0
+    assert run.train().error is None
+    measured = [r.step for r in run.records_of(Evaluated)]
+    left_out = [r.text for r in run.records_of(News) if "was not measured" in r.text]
     assert measured[-1] == 400
     assert len(measured) + len(left_out) == 100
     assert left_out
@@ -62,27 +56,27 @@ def test_checkpoints_that_wait_for_a_slow_evaluator_are_bounded_and_the_last_is_
 
 def test_a_process_that_is_stuck_before_its_first_round_is_done_is_replaced_soon():
     """Its round may take `engine.stall_timeout_seconds`; that its process is stuck is known sooner."""
-    world = HashingWorld(small_plan("engine.hang_seconds=4"))
-    world.step_seconds[FIRST] = 1.0
-    world.at(START_SECONDS + 0.5, lambda: world.hang(FIRST))
-    begun = world.now
-    assert world.train().error is None
-    lost = world.records_of(WorkerLost)
+    run = ScriptedRun("engine.hang_seconds=4")
+    run.pace(FIRST, 1.0)
+    run.at(START_SECONDS + 0.5, lambda: run.hang(FIRST))
+    begun = run.world.now
+    assert run.train().error is None
+    lost = run.records_of(WorkerLost)
     assert [(each.worker, each.reason) for each in lost] == [(FIRST.name, "hung")]
     assert lost[0].at_work_on is not None, "the loss is charged to the stage that it was at work on"
-    assert world.now - begun < 100
+    assert run.world.now - begun < 100
 
 
 def test_a_first_round_may_take_its_time():
-    world = HashingWorld(small_plan("engine.hang_seconds=4"))
-    world.step_seconds[FIRST] = 60.0
-    world.at(START_SECONDS + 30, world.step_seconds.clear)  # its second round is as fast as any
-    assert world.train().error is None
-    assert world.records_of(WorkerLost) == []
-    assert world.calls_of(Ping), "it was asked whether it is there"
+    run = ScriptedRun("engine.hang_seconds=4")
+    run.pace(FIRST, 60.0)
+    run.at(START_SECONDS + 30, lambda: run.pace(FIRST))  # its second round is as fast as any
+    assert run.train().error is None
+    assert run.records_of(WorkerLost) == []
+    assert run.calls_of(Ping), "it was asked whether it is there"
 
 
 def test_nobody_is_pinged_while_rounds_come_in():
-    world = HashingWorld(small_plan())
-    world.train()
-    assert world.calls_of(Ping) == []
+    run = ScriptedRun()
+    run.train()
+    assert run.calls_of(Ping) == []

@@ -379,9 +379,10 @@ class Run:
 
     def _may_train_to(self) -> int | None:
         """No stage runs far ahead of a decision on the end of the run; where there will be none, none waits for it."""
-        if any(stage_run.stopped for stage_run in self.stages.values()):
+        step = self._parts.evaluations.may_train_to(self._plan.checkpoint_steps)
+        if step is None or any(stage_run.stopped for stage_run in self.stages.values()):
             return None
-        return self._parts.evaluations.may_train_to(self._plan.checkpoint_steps)
+        return step
 
     def _check_decisions(self) -> None:
         """End a run whose next decision cannot be made: going on would make its end a matter of luck."""
