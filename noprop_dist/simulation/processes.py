@@ -203,7 +203,7 @@ class Driver:
             self.coordinator = Coordinator(self._simulation, self._plan, resume)
             try:
                 self.result = self._follow(self.coordinator, losses)
-            except (_CoordinatorGone, SilentError) as error:
+            except (_CoordinatorGoneError, SilentError) as error:
                 resume, wait = True, losses.lost()
                 self._simulation.told_of_coordinator(error)
                 if self.stop or wait is None:
@@ -225,13 +225,17 @@ class Driver:
 
     def _follow(self, coordinator: Coordinator, losses: CoordinatorLosses) -> c.End:
         world = self._simulation.world
-        following = Following(self._plan.config.engine, losses.ended_by, self._simulation.say, world.now)
+
+        def watch(progress: RunProgress) -> None:
+            losses.ended_by(progress)
+
+        following = Following(self._plan.config.engine, watch, self._simulation.say, world.now)
         while coordinator.result is None:
             if not coordinator.process.alive:
                 world.sleep(world.luck.uniform(0.1, 2.0))
                 if coordinator.process.error is not None:
                     raise coordinator.process.error
-                raise _CoordinatorGone("its process died")
+                raise _CoordinatorGoneError("its process died")
             if coordinator.process.paused:
                 following.not_answered(world.now)
             else:
@@ -253,5 +257,5 @@ class Driver:
             world.at(world.luck.uniform(0.1, 6.0), coordinator.process.die)
 
 
-class _CoordinatorGone(Exception):
+class _CoordinatorGoneError(Exception):
     """The coordinator's process is gone."""
