@@ -206,7 +206,8 @@ class Actor:
             case c.Train(key):
                 return self._train(key, call.lane)
             case c.DescribeYourself():
-                return WorkerFacts("host", self.node, 1, "cpu")
+                on_gpu = self.place is not None and self.place.gpus > 0
+                return WorkerFacts("host", self.node, 1, "cuda:0" if on_gpu else "cpu")
             case c.Stop():
                 return self._stop()
             case c.Ping():

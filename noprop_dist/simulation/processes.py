@@ -81,6 +81,8 @@ class Coordinator:
             setup = simulation.setup(plan).on(placement.on_gpu)
             self._started = setup.plan
             taken = take_over(setup, directory, simulation.heard, machine=self.machine)
+            if not taken.start.snapshots:
+                simulation.begins_on(placement.on_gpu)
             simulation.took_over(taken)
             self.run = run = Run(setup.plan, placement, taken.start, self.machine.monotonic())
             run.journal.tell(*taken.warnings)

@@ -223,6 +223,10 @@ class Simulation:
         """Return True if a snapshot's file was damaged from outside, and not written again since."""
         return any(f"step-{step:08d}/{name}" in file for file in self._damaged)
 
+    def begins_on(self, on_gpu: bool) -> None:
+        """A run that has no snapshot yet computes on the kind of device that is there."""
+        self.expected = undisturbed(self.plan, on_gpu)
+
     def took_over(self, taken: TakenOver) -> None:
         self.bounds.took_over(taken)
 
