@@ -44,6 +44,10 @@ def test_a_snapshot_survives_its_files_with_every_bit_and_shape():
     assert np.array_equal(after.optimizer["0.step"], before.optimizer["0.step"])
 
 
+def test_equal_snapshots_make_equal_files():
+    assert len({tuple(to_files(snapshot_at(7), T).values()) for _ in range(20)}) == 1
+
+
 def test_a_fingerprint_tells_names_shapes_types_and_single_bits_apart():
     base = snapshot_at(1).weights
     others = [
