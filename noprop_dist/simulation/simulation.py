@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from noprop_dist.config.bits import continued
+from noprop_dist.engines.coordination import TakenOver
 from noprop_dist.engines.core import commands as c
 from noprop_dist.engines.core.run import Run
 from noprop_dist.errors import UserError
@@ -221,6 +222,9 @@ class Simulation:
     def was_damaged(self, step: int, name: str) -> bool:
         """Return True if a snapshot's file was damaged from outside, and not written again since."""
         return any(f"step-{step:08d}/{name}" in file for file in self._damaged)
+
+    def took_over(self, taken: TakenOver) -> None:
+        self.bounds.took_over(taken)
 
     def check_snapshot(self, snapshot: Snapshot, what: str) -> None:
         if not self.expected.is_right(snapshot):

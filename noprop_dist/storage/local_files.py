@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from noprop_dist.errors import UserError
 from noprop_dist.storage.system import THIS_SYSTEM, System
 
+FOLDER = os.O_RDONLY | os.O_DIRECTORY
+
 
 class RefusedPathError(UserError, OSError):
     """A name leads out of the root, or to what is neither a file nor a folder."""
@@ -127,14 +129,13 @@ class LocalFiles:
     def file_in_the_way(self) -> str | None:
         """The root or the nearest folder above it that is there, if that is no folder but a file."""
         nearest = self.root
-        while not self.system.lexists(nearest):
+        while len(nearest) > 1 and not self.system.lexists(nearest):
             nearest = os.path.dirname(nearest)  # noqa: PTH120 (text is faster)
         return None if self.system.isdir(nearest) else nearest
 
     def _open_root(self, make: bool) -> int:
-        folder = os.O_RDONLY | os.O_DIRECTORY
         try:
-            return self.system.open(self.root, folder)
+            return self.system.open(self.root, FOLDER)
         except NotADirectoryError as error:
             if make and self.system.lexists(self.root):
                 raise NotADirectoryError(errno.ENOTDIR, "there is a file of this name", self.root) from error
@@ -143,7 +144,7 @@ class LocalFiles:
             if not make:
                 raise
             self.system.makedirs(self.root, exist_ok=True)
-            return self.system.open(self.root, folder)
+            return self.system.open(self.root, FOLDER)
 
     def open(self, name: str, flags: int) -> int:
         """A descriptor of a regular file; its folder is made where the flags create the file."""
@@ -165,15 +166,22 @@ class LocalFiles:
         descriptor = self._open_root(make)
         try:
             for folder in folders:
-                if make:
-                    with suppress(FileExistsError):
-                        self.system.mkdir(folder, dir_fd=descriptor)
-                inner = self._open(name, folder, os.O_RDONLY | os.O_DIRECTORY, descriptor)
+                inner = self._open_folder(name, folder, descriptor, make)
                 self.system.close(descriptor)
                 descriptor = inner
             yield descriptor, last
         finally:
             self.system.close(descriptor)
+
+    def _open_folder(self, name: str, folder: str, descriptor: int, make: bool) -> int:
+        try:
+            return self._open(name, folder, FOLDER, descriptor)
+        except FileNotFoundError:
+            if not make:
+                raise
+        with suppress(FileExistsError):
+            self.system.mkdir(folder, dir_fd=descriptor)
+        return self._open(name, folder, FOLDER, descriptor)
 
     def _open(self, name: str, part: str, flags: int, folder: int) -> int:
         try:

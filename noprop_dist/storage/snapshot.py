@@ -21,8 +21,6 @@ from noprop_dist.stages import CLASSIFIER, EMBEDDING, NETWORK, Stage, block
 Arrays = dict[str, NDArray[Any]]
 WEIGHTS = ".safetensors"
 OPTIMIZER = ".optimizer.safetensors"
-ALIGNMENT = 8
-"""Bytes of the length of a header, and what a header is a multiple of."""
 WEIGHTS_ALONE = ""
 """In place of a snapshot's settings: a stage begins with these weights at step 0, and with an optimiser of its own."""
 NOT_BLOCKS = {stage.name: stage for stage in (CLASSIFIER, EMBEDDING, NETWORK)}
@@ -162,6 +160,18 @@ def to_files(snapshot: Snapshot, blocks: int) -> dict[str, bytes]:
     }
 
 
+def _saved(arrays: Arrays, facts: dict[str, str]) -> bytes:
+    """A safetensors file, the same bytes whenever it is made: safetensors itself orders metadata at random.
+
+    A step that is done and saved again must match the manifest that its checkpoint already has.
+    """
+    content = save(_contiguous(arrays), facts)
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return b"".join((len(header).to_bytes(8, "little"), header, memoryview(content)[end:]))
+
+
 def from_files(name: str, weights: bytes, optimizer: bytes) -> Snapshot:
     """Read back what `to_files` made.
 
@@ -206,25 +216,11 @@ def stage_of(facts: Mapping[str, Any], name: str) -> Stage:
     return named
 
 
-def _saved(arrays: Arrays, facts: Mapping[str, str]) -> bytes:
-    """A file of arrays. Equal ones make equal files: the library leaves the order of the facts to chance."""
-    content = memoryview(save(_contiguous(arrays), dict(facts)))
-    header, values = _header(content)
-    text = json.dumps(header | {"__metadata__": facts}, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % ALIGNMENT)
-    return b"".join((len(text).to_bytes(ALIGNMENT, "little"), text, values))
-
-
 def _contiguous(arrays: Arrays) -> Arrays:
     return {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in sorted(arrays.items())}
 
 
 def _metadata(content: bytes) -> JsonObject:
-    # The safetensors library reads metadata from files only.
-    return json_form(_header(memoryview(content))[0]["__metadata__"], JsonObject, "__metadata__")
-
-
-def _header(content: memoryview) -> tuple[JsonObject, memoryview]:
-    """The header of a file, which is JSON after its length, and what follows it."""
-    end = ALIGNMENT + int.from_bytes(content[:ALIGNMENT], "little")
-    return parse_json(bytes(content[ALIGNMENT:end]), JsonObject), content[end:]
+    # The safetensors library reads metadata from files only; the header is length-prefixed JSON.
+    length = int.from_bytes(content[:8], "little")
+    return json_form(parse_json(content[8 : 8 + length], JsonObject)["__metadata__"], JsonObject, "__metadata__")

@@ -139,6 +139,11 @@ class ScriptedRun(Simulation):
         for number in range(len(self.cluster.nodes) + 1, len(self.cluster.nodes) + 1 + cores):
             self.cluster.add(Node(f"node-{number}", 1))
 
+    def lose_nodes(self):
+        """Let all machines be gone, and the cluster know of it."""
+        for node in self.cluster.nodes.values():
+            node.alive = node.known = False
+
     def hang_storage(self, seconds):
         """Let no operation of the store end for so long, or longer."""
         self.storage.hangs = True
@@ -184,7 +189,7 @@ class ScriptedRun(Simulation):
             self.grow(cores - len(self.cluster.nodes))
         self.scenario = replace(self.scenario, settings=(*self.scenario.settings, *settings))
         self.plan = plan_of(self.scenario.settings)
-        self.expected = undisturbed(self.plan)
+        self.expected = undisturbed(self.plan, on_gpu=False)
         return self.train(seconds)
 
     def took_over(self, taken):

@@ -4,8 +4,8 @@ What cannot be written is tried again while training goes on. Of each stage the 
 memory stays bounded; checkpoints whose snapshots were overtaken are left out.
 """
 
-from collections import deque
-from collections.abc import Collection, Mapping
+from collections import Counter, deque
+from collections.abc import Collection, Iterable, Mapping
 from math import inf
 
 from noprop_dist.engines.core.commands import (
@@ -55,6 +55,7 @@ class Snapshots:
         self._newest = dict(newest)
         self._to_write = dict(newest)
         self._tasks: deque[StorageTask] = deque()
+        self._unwritten = Counter[Stage]()  # of the snapshots in these tasks: asked at every turn for every stage
         self._flushed_at = now
         self._retry_at, self._retry_seconds = now, FIRST_RETRY_SECONDS
         self.under_way_since: float | None = None
@@ -70,6 +71,7 @@ class Snapshots:
             return
         self._to_write[snapshot.stage] = snapshot
         self._tasks.append(WriteSnapshot(snapshot))
+        self._unwritten[snapshot.stage] += 1
         if self.failing_since is not None:
             self._drop_overtaken()
 
@@ -82,7 +84,7 @@ class Snapshots:
         self._ends_at = step
         under_way = None if self.under_way_since is None else self._tasks[0]
         kept = (t for t in self._tasks if t is under_way or not isinstance(t, WriteSnapshot) or t.snapshot.step <= step)
-        self._tasks = deque([*kept, EndAt(step, best)])
+        self._keep([*kept, EndAt(step, best)])
 
     def flush(self) -> None:
         """Have the log written."""
@@ -108,7 +110,7 @@ class Snapshots:
 
     def unwritten(self, stage: Stage) -> int:
         """How many of a stage's snapshots wait to be written."""
-        return sum(isinstance(task, WriteSnapshot) and task.snapshot.stage == stage for task in self._tasks)
+        return self._unwritten[stage]
 
     @property
     def busy(self) -> bool:
@@ -132,6 +134,7 @@ class Snapshots:
         if not isinstance(task, WriteSnapshot):
             return None
         snapshot = task.snapshot
+        self._unwritten[snapshot.stage] -= 1
         written = SnapshotWritten(
             stage=snapshot.stage, step=snapshot.step, bytes=snapshot.nbytes, seconds=event.seconds
         )
@@ -150,10 +153,15 @@ class Snapshots:
     def _drop_overtaken(self) -> None:
         """Of every stage keep only the newest unwritten snapshot, and the one that is being written."""
         under_way = None if self.under_way_since is None else self._tasks[0]
-        self._tasks = deque(
+        self._keep(
             task
             for task in self._tasks
             if task is under_way
             or not isinstance(task, WriteSnapshot)
             or task.snapshot is self._to_write[task.snapshot.stage]
         )
+
+    def _keep(self, tasks: Iterable[StorageTask]) -> None:
+        """Keep these tasks of those that wait."""
+        self._tasks = deque(tasks)
+        self._unwritten = Counter(task.snapshot.stage for task in self._tasks if isinstance(task, WriteSnapshot))
