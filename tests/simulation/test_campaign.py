@@ -9,22 +9,21 @@ from pathlib import Path
 
 import pytest
 
+import noprop_dist
+from noprop_dist.errors import UserError
 from noprop_dist.simulation.campaign import Failure, Totals, campaign, outcome_of
 from noprop_dist.simulation.exhaustive import SHORT, Short, every_death
 from noprop_dist.simulation.faults import KINDS, WEIGHTS
 from noprop_dist.simulation.scenario import Fault, Size, draw_scenario
-from noprop_dist.simulation.schedule import course_of, read_schedule
+from noprop_dist.simulation.schedule import Schedule, course_of, read_schedule
 from noprop_dist.simulation.shrink import kind_of, shrink
 from noprop_dist.simulation.simulation import Simulation
 
-LEFT_OUT = (
-    *("entry damaged", "manifest truncated", "metrics.jsonl: cut off", "metrics.jsonl: bit flipped"),
-    *("metrics.jsonl: lines doubled", "bit flipped in a snapshot", "power lost", "listings stale"),
-    *("disk full", "store fails", "node killed", "node drained"),
-)
-"""Kinds of fault that the engine does not survive yet in every run. To be emptied: each is a fault to be mended."""
+LEFT_OUT: tuple[str, ...] = ()
+"""Kinds of fault that are not drawn, because of a fault that is not mended yet. To be kept empty."""
 SURVIVED = {**WEIGHTS, **dict.fromkeys(LEFT_OUT, 0.0)}
-QUICK_RUNS, SLOW_RUNS, CHUNKS = 200, 3000, 4
+QUICK_RUNS, SLOW_RUNS, CHUNKS = 120, 2000, 4
+PACKAGE = Path(noprop_dist.__file__).parent
 REGRESSIONS = sorted(Path(__file__).parent.glob("regressions/*.json"))
 
 
@@ -99,13 +98,13 @@ def course(seed, size=None, kinds=None):
 
 
 def test_a_seed_gives_the_same_course_again():
-    first = [course(seed) for seed in range(8)]
-    assert [course(seed) for seed in reversed(range(8))] == first[::-1]
+    first = [course(seed) for seed in range(3)]
+    assert [course(seed) for seed in reversed(range(3))] == first[::-1]
 
 
 @pytest.mark.slow
 def test_a_seed_gives_the_same_course_in_another_process():
-    ask = "import json, test_campaign as t; print(json.dumps([t.course(seed) for seed in range(8)]))"
+    ask = "import json, test_campaign as t; print(json.dumps([t.course(seed) for seed in range(5)]))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     told = [
         subprocess.run(
@@ -116,12 +115,55 @@ def test_a_seed_gives_the_same_course_in_another_process():
         ).stdout
         for hash_seed in ("1", "2")
     ]
-    assert json.loads(told[0]) == json.loads(told[1]) == [course(seed) for seed in range(8)]
+    assert json.loads(told[0]) == json.loads(told[1]) == [course(seed) for seed in range(5)]
 
 
 def test_the_settings_of_one_seed_are_its_own():
     first, second = (draw_scenario(seed, Size(), WEIGHTS) for seed in (1, 2))
     assert first == draw_scenario(1, Size(), WEIGHTS) != second
+
+
+# What runs is what ships
+
+
+def attributes():
+    """All that the shipped modules and their classes have, but for the simulation itself."""
+    shipped = [
+        module
+        for name, module in sys.modules.items()
+        if name.startswith("noprop_dist.") and not name.startswith("noprop_dist.simulation")
+    ]
+    found = {(module.__name__, name): value for module in shipped for name, value in vars(module).items()}
+    classes = {value for value in found.values() if isinstance(value, type) and value.__module__.startswith("noprop_")}
+    inner = {(each.__qualname__, name): value for each in classes for name, value in vars(each).items()}
+    return {name: value for name, value in (found | inner).items() if callable(value) or isinstance(value, property)}
+
+
+def test_a_simulation_runs_the_shipped_modules_and_changes_none_of_them():
+    outcome_of(draw_scenario(0, Size(2, 4, 0), WEIGHTS))
+    before = attributes()
+    assert outcome_of(draw_scenario(3, Size(), WEIGHTS)).violations == []
+    after = attributes()
+    assert {name for name in before if after.get(name) is not before[name]} == set()
+    for name, module in list(sys.modules.items()):
+        if name.startswith("noprop_dist."):
+            path = PACKAGE.joinpath(*name.split(".")[1:])
+            assert Path(module.__file__) in (path.with_suffix(".py"), path / "__init__.py")
+
+
+def test_the_simulation_needs_no_ray():
+    script = (
+        "import sys, pkgutil, importlib; sys.modules['ray'] = None\n"
+        "import noprop_dist.simulation as package\n"
+        "for module in pkgutil.iter_modules(package.__path__, package.__name__ + '.'):\n"
+        "    importlib.import_module(module.name)\n"
+        "from noprop_dist.simulation.campaign import outcome_of\n"
+        "from noprop_dist.simulation.scenario import Size, draw_scenario\n"
+        "assert outcome_of(draw_scenario(0, Size(2, 4, 0), {'stop asked for': 1.0})).violations == []\n"
+        "assert not any(name.startswith('noprop_dist.engines.ray') for name in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 # Campaigns
@@ -193,8 +235,6 @@ def test_two_violations_are_of_one_kind_if_only_their_numbers_differ():
 
 
 def test_a_schedule_is_the_same_scenario_after_a_file(tmp_path):
-    from noprop_dist.simulation.schedule import Schedule
-
     schedule = Schedule("a name", "what was wrong.", draw_scenario(7, Size(), WEIGHTS))
     (tmp_path / "schedule.json").write_text(schedule.to_json())
     assert read_schedule(tmp_path / "schedule.json") == schedule
@@ -210,9 +250,6 @@ def test_a_schedule_is_the_same_scenario_after_a_file(tmp_path):
     ],
 )
 def test_a_file_that_is_no_schedule_is_told_in_one_sentence(tmp_path, change, sentence):
-    from noprop_dist.errors import UserError
-    from noprop_dist.simulation.schedule import Schedule
-
     values = json.loads(Schedule("", "", draw_scenario(7, Size(), WEIGHTS).with_faults(FAULTS)).to_json())
     change(values)
     (tmp_path / "schedule.json").write_text(json.dumps(values))
@@ -223,8 +260,8 @@ def test_a_file_that_is_no_schedule_is_told_in_one_sentence(tmp_path, change, se
 
 
 def test_the_course_of_a_run_names_what_is_hit_and_when():
-    scenario = draw_scenario(0, Size(2, 10, 0), WEIGHTS).with_faults([Fault("block worker killed", 12.5, 1)])
+    scenario = draw_scenario(0, Size(2, 50, 0), WEIGHTS).with_faults([Fault("block worker killed", 9.5, 1)])
     lines, outcome = course_of(scenario)
     assert outcome.violations == []
-    assert any(line.startswith("    12.50  FAULT block worker killed: block worker ") for line in lines)
+    assert any(line.startswith("     9.50  FAULT block worker killed: block worker ") for line in lines)
     assert any("WorkerLost" in line for line in lines)
