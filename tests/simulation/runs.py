@@ -51,14 +51,15 @@ class ScriptedRun(Simulation):
         settings: of the run, beside or in place of `SMALL`.
         cores: of the cluster, each on a node of its own: block worker 1 is on node-1, and so on.
         store: where the run directory lies.
+        gpus: of each node.
 
     Attributes:
         records: of the run; what was taken back is not among them.
         seen: commands of the last coordinator.
     """
 
-    def __init__(self, *settings, cores=2, store="disk"):
-        super().__init__(Scenario(0, (*SMALL, *settings), nodes=((1, 0),) * cores, store=store, turn_seconds=0.0))
+    def __init__(self, *settings, cores=2, store="disk", gpus=0):
+        super().__init__(Scenario(0, (*SMALL, *settings), nodes=((1, gpus),) * cores, store=store, turn_seconds=0.0))
         self.world.luck = Steady()
         least_of_start = 0.7
         pace = replace(self.cluster.pace, start=START_SECONDS / least_of_start, step=STEP_SECONDS)
@@ -184,7 +185,7 @@ class ScriptedRun(Simulation):
             self.grow(cores - len(self.cluster.nodes))
         self.scenario = replace(self.scenario, settings=(*self.scenario.settings, *settings))
         self.plan = plan_of(self.scenario.settings)
-        self.expected = undisturbed(self.plan, on_gpu=False)
+        self.expected = undisturbed(self.plan, on_gpu=any(node.gpus for node in self.nodes))
         return self.train(seconds)
 
     def took_over(self, taken):
