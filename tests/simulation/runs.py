@@ -8,7 +8,7 @@ from noprop_dist.engines.core import commands as c
 from noprop_dist.records import EmbeddingUpdated, RoundDone
 from noprop_dist.reporting.summary import of_kind
 from noprop_dist.simulation.cluster import Cluster, Node
-from noprop_dist.simulation.processes import Coordinator
+from noprop_dist.simulation.processes import Coordinator, Driver
 from noprop_dist.simulation.scenario import Scenario, plan_of
 from noprop_dist.simulation.simulation import Simulation
 from noprop_dist.simulation.stand_ins import undisturbed
@@ -56,6 +56,7 @@ class ScriptedRun(Simulation):
     Attributes:
         records: of the run; what was taken back is not among them.
         seen: commands of the last coordinator.
+        said: lines that a driver told.
     """
 
     def __init__(self, *settings, cores=2, store="disk", gpus=0):
@@ -66,18 +67,18 @@ class ScriptedRun(Simulation):
         self.cluster = ScriptedCluster(self.world, self.nodes, pace)
         self.cluster.step_seconds = {}
         self.accuracy = lambda step: 0.5
-        self.records, self.seen = [], []
+        self.records, self.seen, self.said = [], [], []
         self._script, self._moments, self._coordinator = [], [], None
         self._trains = False
 
     @property
     def coordinator(self):
-        return self._coordinator
+        return self._coordinator if self.driver is None else self.driver.coordinator
 
     @property
     def core(self):
         """What decides, in the coordinator that there is."""
-        return self._coordinator.run
+        return self.coordinator.run
 
     @property
     def directory(self):
@@ -97,10 +98,10 @@ class ScriptedRun(Simulation):
         self._moments.append((is_it, do))
 
     def _plan(self, seconds, do):
-        coordinator = self._coordinator
+        coordinator = self.coordinator
 
         def act():
-            if self._coordinator is coordinator and self._trains:
+            if self.coordinator is coordinator and self._trains:
                 do()
 
         self.world.at(seconds, act)
@@ -147,10 +148,10 @@ class ScriptedRun(Simulation):
 
     def stop(self):
         """Ask the run to stop."""
-        self._coordinator.stop = True
+        self.coordinator.stop = True
 
     def lose_coordinator(self):
-        self._coordinator.process.die()
+        self.coordinator.process.die()
 
     # The run
 
@@ -188,6 +189,15 @@ class ScriptedRun(Simulation):
         self.expected = undisturbed(self.plan, on_gpu=any(node.gpus for node in self.nodes))
         return self.train(seconds)
 
+    def drive(self):
+        """Let a driver train: it begins another coordinator in place of one that is lost; return what it returns."""
+        driver = self.driver = Driver(self, self.plan, self.storage.holds_run)
+        over = self.world.run(lambda: driver.result is not None, self.world.now + LONGEST_RUN_SECONDS)
+        self._trains, self._script = False, []
+        assert over, "the run did not end"
+        self.records = self.directory.metrics_from(0)[0]
+        return driver.result
+
     def took_over(self, taken):
         super().took_over(taken)
         self.records, self._trains = [], True
@@ -199,6 +209,9 @@ class ScriptedRun(Simulation):
         for moment in [each for each in self._moments if each[0](command)]:
             self._moments.remove(moment)
             moment[1]()
+
+    def say(self, line):
+        self.said.append(line)
 
     def heard(self, record):
         self.records.append(record)
@@ -217,7 +230,7 @@ class ScriptedRun(Simulation):
 
     def waits_for(self):
         """What the run waits for, for people."""
-        return self._coordinator.progress().waits_for
+        return self.coordinator.progress().waits_for
 
     def steps_written(self):
         """Steps that are written down, by stage; more than the run has where something is counted twice."""
