@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from noprop_dist.engines.command_runner import CommandRunner
 from noprop_dist.engines.core.commands import End, Log
 from noprop_dist.engines.core.events import Event, StopRequested
+from noprop_dist.engines.core.placement import Placement, Resources, check_room, place_again, place_run
 from noprop_dist.engines.core.run import Run, StartingPoint
 from noprop_dist.inference.score import scores_of
 from noprop_dist.machine import HERE, Machine
-from noprop_dist.records import Record, RunEnded
+from noprop_dist.records import Record, RunEnded, WorkerReady
 from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import Stage
 from noprop_dist.storage.checkpoint_writer import CheckpointWriter
@@ -56,6 +57,35 @@ def enter(plan: RunPlan, directory: RunDirectory, *, resume: bool, machine: Mach
         go_on(plan, directory, machine)
     else:
         begin(plan, directory, machine)
+
+
+def placement_of(plan: RunPlan, directory: RunDirectory, resources: Resources, *, resume: bool) -> Placement:
+    """The placement of a run's blocks on the cluster as it is now.
+
+    Args:
+        plan: of the run.
+        directory: of the run.
+        resources: of the cluster.
+        resume: go on, if a run lies there; then its cluster may have lost machines, and the run waits for them.
+
+    Raises:
+        UserError: a run cannot begin on this cluster, or a snapshot is of another run.
+    """
+    if resume and directory.holds_run:
+        return place_again(plan.config, resources, _trained_on(directory))
+    placement = place_run(plan.config, resources)
+    check_room(plan.config, placement, resources)
+    return placement
+
+
+def _trained_on(directory: RunDirectory) -> str | None:
+    """The kind of device that a run was trained on so far; before its first snapshot, that of its newest worker."""
+    device = directory.checkpoints.device()
+    if device is not None:
+        return device
+    ready = [record for record in directory.metrics() if isinstance(record, WorkerReady)]
+    workers = [record for record in ready if record.worker.startswith("block worker")]
+    return workers[-1].device.partition(":")[0] if workers else None
 
 
 def take_over(

@@ -15,6 +15,7 @@ from noprop_dist.engines.core.actor_pool import CONTROL_LANE
 from noprop_dist.engines.core.events import ActorLost, Event, events_of
 from noprop_dist.engines.core.placement import Resources, WorkerPlace
 from noprop_dist.simulation.world import Process, World
+from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.messages import WorkerFacts
 
 EPSILON = 1e-6
@@ -95,7 +96,9 @@ class Actor:
         members: processes that it consists of.
     """
 
-    def __init__(self, cluster: "Cluster", command: c.StartActor, owner: "SimulatedActors", work: Any, members: int):
+    def __init__(
+        self, cluster: "Cluster", command: c.StartActor, owner: "SimulatedActors", work: Any, members: int
+    ) -> None:
         self.cluster = cluster
         self.incarnation = command.process
         self.place = command.place
@@ -108,6 +111,7 @@ class Actor:
         self.process.at_death.append(self._release)
         self.slowness = 1.0
         self.stopped = False
+        self._cut: dict[str, int] = {}
         self.answered = False
         self.raises: str | None = None
         self._lanes: dict[str, deque[c.CallActor]] = {}
@@ -198,28 +202,30 @@ class Actor:
         self.owner.answered(self, call.call, answer)
 
     def _answer(self, call: c.CallActor) -> Any:
-        request = call.request
-        if isinstance(request, c.DescribeYourself):
-            return WorkerFacts("host", self.node, 1, "cpu")
-        if isinstance(request, c.Ping):
-            return None
-        if isinstance(request, c.Stop):
-            self._stop()
-            return None
-        if isinstance(request, c.Train):
-            if self.raises is not None:
-                cause, self.raises = self.raises, None
-                return Lost(cause)
-            if self.stopped and call.lane not in self._cut:
+        match call.request:
+            case c.Train(key):
+                return self._train(key, call.lane)
+            case c.DescribeYourself():
+                return WorkerFacts("host", self.node, 1, "cpu")
+            case c.Stop():
+                return self._stop()
+            case c.Ping():
                 return None
-            steps = self._cut.pop(call.lane, request.round.steps) if self.stopped else request.round.steps
-            key = request.round if steps == request.round.steps else replace(request.round, steps=steps)
-            return self.work.train(key, steps * self.step_seconds)
-        return self.work.answer(request)
+        return self.work.answer(call.request)
+
+    def _train(self, key: RoundKey, lane: str) -> Any:
+        if self.raises is not None:
+            cause, self.raises = self.raises, None
+            return Lost(cause)
+        if self.stopped:
+            if lane not in self._cut:
+                return None
+            key = replace(key, steps=self._cut.pop(lane))
+        return self.work.train(key, key.steps * self.step_seconds)
 
     def _stop(self) -> None:
         """Rounds under way end with the step that is under way; a group's are done to their end."""
-        self.stopped, self._cut = True, {}
+        self.stopped = True
         for lane, calls in self._lanes.items():
             request = calls[0].request if calls else None
             if lane != CONTROL_LANE and isinstance(request, c.Train):
@@ -281,14 +287,17 @@ class SimulatedActors:
     def events(self, timeout_seconds: float) -> list[Event]:
         world = self.cluster.world
         if self.cluster.pace.turn > 0.0:
-            world.sleep(world.luck.random() * self.cluster.pace.turn)  # a turn of the loop takes time: several things may come meanwhile
+            world.sleep(
+                world.luck.random() * self.cluster.pace.turn
+            )  # a turn of the loop takes time: several things may come meanwhile
         if not self._arrived:
             self._waits, self._thread = True, world.current
             self._thread.wait(timeout_seconds * world.luck.uniform(1.0, 8.0))
             self._waits = False
         self.process.point()
         arrived, self._arrived = dict(self._arrived), []
-        return [e for number in sorted(arrived) if number in self._calls for e in self._events(number, arrived[number])]
+        here = [number for number in sorted(arrived) if number in self._calls]
+        return [event for number in here for event in self._events(number, arrived[number])]
 
     def _events(self, number: int, answer: Any) -> list[Event]:
         call = self._calls.pop(number)

@@ -155,7 +155,7 @@ def _out_of_memory(simulation: "Simulation", luck: random.Random) -> float:
     return 0.0
 
 
-def _broken_constructor(simulation: "Simulation", luck: random.Random) -> float:
+def _broken_constructor(simulation: "Simulation", _: random.Random) -> float:
     """The evaluator cannot be started, and there will be no other."""
     simulation.cluster.broken_constructors[EVALUATOR] = True
     return 0.0
@@ -273,7 +273,7 @@ def _pause_coordinator(simulation: "Simulation", luck: random.Random) -> float:
     return seconds
 
 
-def _kill_driver(simulation: "Simulation", luck: random.Random) -> float:
+def _kill_driver(simulation: "Simulation", _: random.Random) -> float:
     driver = simulation.driver
     if driver is None or not driver.process.alive or driver.result is not None:
         return NOTHING
@@ -281,7 +281,7 @@ def _kill_driver(simulation: "Simulation", luck: random.Random) -> float:
     return 0.0
 
 
-def _stop(simulation: "Simulation", luck: random.Random) -> float:
+def _stop(simulation: "Simulation", _: random.Random) -> float:
     driver = simulation.driver
     if driver is None or not driver.process.alive or driver.result is not None:
         return NOTHING

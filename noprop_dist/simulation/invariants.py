@@ -29,7 +29,19 @@ DAMAGE = frozenset(
 """Each of these also kills the coordinator."""
 COORDINATOR = DAMAGE | {"coordinator killed", "coordinator stopped for a while", "driver killed", "power lost"}
 ROOM = frozenset({"node killed", "node drained", "node drained, then kept", "no room: another run"})
-SILENCE = frozenset({"node killed", "node drained", "actor stopped (SIGSTOP)", "actor stopped for a while", "actor slow", "network slow"}) | STORE
+SILENCE = (
+    frozenset(
+        {
+            "node killed",
+            "node drained",
+            "actor stopped (SIGSTOP)",
+            "actor stopped for a while",
+            "actor slow",
+            "network slow",
+        }
+    )
+    | STORE
+)
 EXPLAINED = {
     r"could not be written for checkpoint.storage_timeout_seconds": STORE,
     r"did not answer for checkpoint.storage_timeout_seconds": STORE,
@@ -119,7 +131,9 @@ class Bounds:
             if parts.snapshots.unwritten(stage) > MAX_UNSAVED_SNAPSHOTS + 1:
                 self._simulation.violate(f"{stage.name} has {parts.snapshots.unwritten(stage)} unwritten snapshots")
             if stage_run.failures > self._charges[stage]:
-                self._simulation.violate(f"{stage.name} is charged {stage_run.failures} losses of {self._charges[stage]}")
+                self._simulation.violate(
+                    f"{stage.name} is charged {stage_run.failures} losses of {self._charges[stage]}"
+                )
         calls = sum(len(each) for slot in parts.pool.slots.values() for each in slot.calls.values())
         if calls > len(run.stages) * 8 + len(parts.pool.slots) * 3:
             self._simulation.violate(f"{calls} calls are under way")
@@ -164,14 +178,18 @@ def check_stop(simulation: "Simulation") -> None:
         entry, snapshot = found
         simulation.check_snapshot(snapshot, "a snapshot after a stop")
         if reached[entry.stage] < entry.step and not simulation.plan.learns_embedding:
-            simulation.violate(f"after a stop: {name} is saved at step {entry.step}, its records end at {reached[entry.stage]}")
+            simulation.violate(
+                f"after a stop: {name} is saved at step {entry.step}, its records end at {reached[entry.stage]}"
+            )
 
 
 def check_end(simulation: "Simulation") -> None:
     """Weights, counted steps, figures and files of a finished run."""
     end, plan = simulation.end, simulation.plan
     assert end is not None
-    late = simulation.last_step < end.step and bool(simulation.outcome.struck.keys() & STORE)  # a checkpoint was left out
+    late = simulation.last_step < end.step and bool(
+        simulation.outcome.struck.keys() & STORE
+    )  # a checkpoint was left out
     if end.error is not None or end.stopped or (end.step != simulation.last_step and not late):
         simulation.violate(f"the run ended with {end}, not at step {simulation.last_step}")
         return

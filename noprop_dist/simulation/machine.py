@@ -31,10 +31,10 @@ class SimulatedMachine:
     def owner(self) -> bytes:
         return json.dumps({"host": self._process.node, "pid": 1, "id": self._process.name}).encode()
 
-    def thread(self, name: str) -> Any:
+    def thread(self, name: str) -> Any:  # noqa: ARG002 (as `Machine` has it)
         return SimulatedExecutor(self._process)
 
-    def every(self, seconds: float, do: Callable[[], None], name: str) -> Callable[[], None]:
+    def every(self, seconds: float, do: Callable[[], None], name: str) -> Callable[[], None]:  # noqa: ARG002
         ended: list[bool] = []
 
         def repeat() -> None:
@@ -120,6 +120,6 @@ class SimulatedExecutor:
             future.do(task)
         self._working = False
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002
         if cancel_futures:
             self._tasks.clear()

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from noprop_dist.engines.command_runner import CommandRunner
-from noprop_dist.engines.coordination import enter, follow_core, take_over
+from noprop_dist.engines.coordination import enter, follow_core, placement_of, take_over
 from noprop_dist.engines.core import commands as c
 from noprop_dist.engines.core.drawing import who_draws
 from noprop_dist.engines.core.events import ClusterSeen
 from noprop_dist.engines.core.failure_policy import CoordinatorLosses
 from noprop_dist.engines.core.following import Following, SilentError
-from noprop_dist.engines.core.placement import check_room, place_run
 from noprop_dist.engines.core.run import Run
 from noprop_dist.engines.storage_thread import StorageThread
 from noprop_dist.errors import TrainingError, UserError
@@ -25,7 +24,7 @@ from noprop_dist.simulation.stand_ins import HashedStage
 from noprop_dist.simulation.world import Process
 from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.storage.store import StorageError
+from noprop_dist.storage.store import StorageError, UnusableStorageError
 from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.messages import StageFailure
 from noprop_dist.training.progress import RunProgress
@@ -78,9 +77,7 @@ class Coordinator:
         directory = RunDirectory(simulation.store(self.process, self.machine))
         with directory.only_writer(self._wait_for):
             simulation.begins_to_write(self.process)
-            resources = simulation.cluster.resources()
-            placement = place_run(plan.config, resources)
-            check_room(plan.config, placement, resources)
+            placement = placement_of(plan, directory, simulation.cluster.resources(), resume=self._resume)
             enter(plan, directory, resume=self._resume, machine=self.machine)
             setup = simulation.setup(plan).on(placement.on_gpu)
             self._started = setup.plan
@@ -200,18 +197,27 @@ class Driver:
         self.process.start(self._main)
 
     def _main(self) -> None:
-        losses, world = CoordinatorLosses(self._plan.config.engine.max_failures), self._simulation.world
+        config, world = self._plan.config, self._simulation.world
+        losses = CoordinatorLosses(config.engine.max_failures, config.checkpoint.storage_timeout_seconds)
         resume = self._resume
         while self.result is None:
             self.coordinator = Coordinator(self._simulation, self._plan, resume)
             try:
                 self.result = self._follow(self.coordinator, losses)
-            except (_CoordinatorGone, SilentError) as error:
+            except (_CoordinatorGoneError, SilentError) as error:
                 resume, wait = True, losses.lost()
                 self._simulation.told_of_coordinator(error)
                 if self.stop or wait is None:
                     self.result = f"the coordinator was lost: {error}"
                     return
+                world.sleep(wait)
+            except (StorageError, UnusableStorageError) as error:
+                wait = None if self.stop else losses.storage_failed(world.now)
+                if wait is None:
+                    told = "" if isinstance(error, UserError) else "the run directory cannot be read or written: "
+                    self.result = f"{told}{error}"
+                    return
+                self._simulation.told_of_coordinator(error)
                 world.sleep(wait)
             except (UserError, TrainingError) as error:
                 self.result = str(error)
@@ -220,13 +226,17 @@ class Driver:
 
     def _follow(self, coordinator: Coordinator, losses: CoordinatorLosses) -> c.End:
         world = self._simulation.world
-        following = Following(self._plan.config.engine, losses.ended_by, self._simulation.say, world.now)
+
+        def watch(progress: RunProgress) -> None:
+            losses.ended_by(progress)
+
+        following = Following(self._plan.config.engine, watch, self._simulation.say, world.now)
         while coordinator.result is None:
             if not coordinator.process.alive:
                 world.sleep(world.luck.uniform(0.1, 2.0))
                 if coordinator.process.error is not None:
                     raise coordinator.process.error
-                raise _CoordinatorGone("its process died")
+                raise _CoordinatorGoneError("its process died")
             if coordinator.process.paused:
                 following.not_answered(world.now)
             else:
@@ -235,8 +245,6 @@ class Driver:
                 coordinator.stop = True
             world.sleep(POLL_SECONDS)
         result = coordinator.result
-        if isinstance(result, StorageError):
-            raise TrainingError(f"the run directory cannot be read or written: {result}")
         if isinstance(result, Exception):
             raise result
         if result.error is not None:
@@ -250,5 +258,5 @@ class Driver:
             world.at(world.luck.uniform(0.1, 6.0), coordinator.process.die)
 
 
-class _CoordinatorGone(Exception):
+class _CoordinatorGoneError(Exception):
     """The coordinator's process is gone."""

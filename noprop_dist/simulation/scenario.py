@@ -117,7 +117,10 @@ def draw_scenario(seed: int, size: Size, kinds: Mapping[str, float]) -> Scenario
     count = luck.randint(0, size.faults)
     names, weights = list(kinds), list(kinds.values())
     faults = sorted(
-        (Fault(luck.choices(names, weights)[0], round(luck.uniform(0, 90), 2), luck.getrandbits(24)) for _ in range(count)),
+        (
+            Fault(luck.choices(names, weights)[0], round(luck.uniform(0, 90), 2), luck.getrandbits(24))
+            for _ in range(count)
+        ),
         key=lambda fault: fault.seconds,
     )
     gpus = luck.choice([0, 0, 0, 0, 1, 2])

@@ -45,7 +45,10 @@ class HashedStage:
         if snapshot is not None:
             self._step, self._chain = snapshot.step, int(snapshot.weights["chain"][0])
             if snapshot.optimizer:
-                self._version, self._gathered = int(snapshot.optimizer["version"]), snapshot.optimizer["gathered"].copy()
+                self._version, self._gathered = (
+                    int(snapshot.optimizer["version"]),
+                    snapshot.optimizer["gathered"].copy(),
+                )
 
     def train(self, key: RoundKey, seconds: float) -> RoundReport | StageFailure:
         """Do the steps of a round; a failure if it is not the next one."""
@@ -106,10 +109,7 @@ class Undisturbed:
 
     def fingerprints(self, step: int) -> dict[Stage, str]:
         """SHA-256 of every stage's weights after so many steps."""
-        return {
-            stage: weights_sha256(_weights(stage, chains[step]))
-            for stage, chains in self.chains.items()
-        }
+        return {stage: weights_sha256(_weights(stage, chains[step])) for stage, chains in self.chains.items()}
 
 
 @lru_cache(maxsize=256)

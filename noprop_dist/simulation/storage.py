@@ -48,10 +48,10 @@ class SimulatedStore:
     def of(self, process: Process, machine: Machine) -> Store:
         """The store as one process has it: it waits, meets trouble, and dies in the middle."""
         if self.kind == "disk":
-            system = self.disk.for_process(lambda operation, path: self._on_disk(process, operation))
+            system = self.disk.for_process(lambda operation, _: self._on_disk(process, operation))
             process.at_death.append(system.close_all)
             return Store(ROOT, LocalFiles(ROOT, system), machine)
-        files = self.bucket.for_process(lambda operation, path: self._on_bucket(process, operation))
+        files = self.bucket.for_process(lambda _operation, _path: self._on_bucket(process))
         return Store("sim://bucket/run", ObjectFiles(files, "bucket/run"), machine)
 
     def undisturbed(self) -> Store:
@@ -80,7 +80,7 @@ class SimulatedStore:
         if seconds is not None and (self.slowness > 1.0 or operation == "replace"):
             self.world.sleep(seconds * self.slowness)
 
-    def _on_bucket(self, process: Process, operation: str) -> None:
+    def _on_bucket(self, process: Process) -> None:
         process.point()
         self._hang()
         if self.fails is not None:

@@ -14,7 +14,7 @@ import platform
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from noprop_dist.storage.identity import Identity, OtherRunError, check_run, of_
 from noprop_dist.storage.snapshot import OPTIMIZER, WEIGHTS, Snapshot, from_files, stage_facts, stage_of, to_files
 from noprop_dist.storage.store import Store, is_damage
 
+Read = TypeVar("Read")
 FORMAT = 2
 ENTRY, MANIFEST = ".json", "manifest.json"
 FOLDER = re.compile(r"step-([0-9]{8,15})")
@@ -219,6 +220,15 @@ class Checkpoints:
             raise UserError(f"{self._store}: {name}{ENTRY} of step {step} cannot be read: {error}") from error
         self._check_run(f"{name} of step {step}", values, entry.stage)
         return entry
+
+    def device(self) -> str | None:
+        """The kind of device that the newest undamaged snapshot was trained on; None if no entry says so."""
+        newest = {name: steps[-1] for name, steps in self.saved_steps().items()}
+        for name in sorted(newest, key=lambda name: -newest[name]):
+            entry = _unless_damaged(self.entry, newest[name], name)
+            if entry is not None and "device" in entry.trained_with:
+                return entry.trained_with["device"]
+        return None
 
     def check_run(self) -> None:
         """Check that the newest snapshot of every stage and the last checkpoint are of this run.
@@ -466,13 +476,13 @@ def bits_software(device: str) -> dict[str, str]:
     return {"torch": torch.__version__, "machine": platform.machine(), "cpu": capability, "device": device}
 
 
-def _unless_damaged(read: Callable[..., object], *arguments: Any) -> None:
+def _unless_damaged(read: Callable[..., Read], *arguments: Any) -> Read | None:
     try:
-        read(*arguments)
+        return read(*arguments)
     except OtherRunError:
         raise
     except UserError:
-        return
+        return None
 
 
 def _software() -> dict[str, str]:

@@ -15,7 +15,7 @@ from itertools import count
 from noprop_dist.errors import UserError
 from noprop_dist.files import JsonObject, parse_json
 from noprop_dist.printable import printable
-from noprop_dist.storage.store import StorageError, Store
+from noprop_dist.storage.store import StorageError, Store, UnusableStorageError
 
 LOCK = "run.lock"
 WAIT_SECONDS = 10.0
@@ -179,7 +179,7 @@ def _unwritable(store: Store, error: OSError) -> UserError:
     if isinstance(error, UserError):
         return error
     cause = error if isinstance(error, StorageError) else f"{store}: {error.strerror}"
-    return UserError(f"the run directory cannot be written: {cause}")
+    return UnusableStorageError(f"the run directory cannot be written: {cause}")
 
 
 def _in_use(store: Store, content: bytes) -> UserError:

@@ -42,7 +42,7 @@ from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.checkpoints import Checkpoints, SettingChange, checked_step, checked_texts
 from noprop_dist.storage.identity import Identity, check_began, identity_of
 from noprop_dist.storage.lock import LOCK, Say, only_writer
-from noprop_dist.storage.store import StorageError, Store, is_damage
+from noprop_dist.storage.store import StorageError, Store, cannot_be_used, is_damage
 
 METRICS, SET_ASIDE = "metrics.jsonl", "metrics.bad.jsonl"
 RAY_TRAIN_FOLDER = "ray-train"
@@ -257,7 +257,7 @@ class RunDirectory:
             self._store.write(IDENTITY, json.dumps(with_checksum({"run": began}), indent=1).encode())
             self._store.write(CONFIG, to_yaml(config).encode())
         except OSError as error:
-            raise UserError(f"the run directory cannot be written: {error}") from error
+            raise cannot_be_used("the run directory cannot be written", error) from error
 
     def config(self) -> RunConfig:
         """The configuration of the run, with the changes that resumes made.
@@ -278,7 +278,7 @@ class RunDirectory:
                 values = merge(values, setting_layer(change.setting))
             return validated(values)
         except (OSError, ValueError) as error:
-            raise UserError(f"{self}: config.yaml cannot be read: {error}") from error
+            raise cannot_be_used(f"{self}: config.yaml cannot be read", error) from error
 
     def changes(self) -> list[SettingChange]:
         """Settings that a `resume` changed: of single stages, or how long the run is.
@@ -292,7 +292,7 @@ class RunDirectory:
             changes = list(map(SettingChange.from_json, parse_json(self._store.read(CHANGES), list)))
             foreign = [each.setting for each in changes if not may_change(each.setting.split("=")[0])]
         except (OSError, ValueError) as error:
-            raise UserError(f"{self}: changes.json cannot be read: {error}") from error
+            raise cannot_be_used(f"{self}: changes.json cannot be read", error) from error
         if foreign:
             raise UserError(f"{self}: changes.json has {foreign[0]}, which no resume may change: the file was edited")
         return changes
@@ -319,7 +319,7 @@ class RunDirectory:
         try:
             return DataFacts.from_json(parse_json(self._store.read("data.json"), JsonObject))
         except (OSError, ValueError) as error:
-            raise UserError(f"{self}: data.json cannot be read: {error}") from error
+            raise cannot_be_used(f"{self}: data.json cannot be read", error) from error
 
     def start(self) -> StartingWeights | None:
         """The weights of another run that this one began with; None if it began with weights of its own.
@@ -333,7 +333,7 @@ class RunDirectory:
             values = parse_json(self._store.read(START), JsonObject)
             return StartingWeights(str(values["run"]), checked_step(values["step"]), checked_texts(values, "sha256"))
         except (OSError, ValueError) as error:
-            raise UserError(f"{self}: start.json cannot be read: {error}") from error
+            raise cannot_be_used(f"{self}: start.json cannot be read", error) from error
 
     def append_metrics(self, records: Sequence[Record]) -> None:
         """Append records to metrics.jsonl, all or none.

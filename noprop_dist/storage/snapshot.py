@@ -1,6 +1,7 @@
 """The state of one stage at one step: in memory, and as two safetensors files."""
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -154,9 +155,21 @@ def to_files(snapshot: Snapshot, blocks: int) -> dict[str, bytes]:
     facts = {key: str(value) for key, value in stage_facts(snapshot.stage, blocks).items()}
     facts["step"] = str(snapshot.step)
     return {
-        name + WEIGHTS: save(_contiguous(snapshot.weights), facts),
-        name + OPTIMIZER: save(_contiguous(snapshot.optimizer), facts | {"settings": snapshot.settings}),
+        name + WEIGHTS: _saved(snapshot.weights, facts),
+        name + OPTIMIZER: _saved(snapshot.optimizer, facts | {"settings": snapshot.settings}),
     }
+
+
+def _saved(arrays: Arrays, facts: dict[str, str]) -> bytes:
+    """A safetensors file, the same bytes whenever it is made: safetensors itself orders metadata at random.
+
+    A step that is done and saved again must match the manifest that its checkpoint already has.
+    """
+    content = save(_contiguous(arrays), facts)
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return b"".join((len(header).to_bytes(8, "little"), header, memoryview(content)[end:]))
 
 
 def from_files(name: str, weights: bytes, optimizer: bytes) -> Snapshot:

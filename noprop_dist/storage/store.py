@@ -16,6 +16,9 @@ from noprop_dist.storage.local_files import LocalFiles, RefusedPathError
 from noprop_dist.storage.object_files import OBJECT_STORE_ERRORS, ObjectFiles, open_uri
 from noprop_dist.storage.system import System
 
+MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+"""What the system says where there is no such file."""
+
 
 class StorageError(OSError):
     """A file cannot be read or written; the text is one line that names it and the reason."""
@@ -24,13 +27,27 @@ class StorageError(OSError):
         return without_secrets(str(self.strerror))
 
 
+class UnusableStorageError(UserError):
+    """Something cannot be read or written because the storage fails; the same may work later."""
+
+
+def cannot_be_used(what: str, error: Exception) -> UserError:
+    """The error that tells a user that something of a run directory cannot be used, and why.
+
+    Args:
+        what: cannot be used; the beginning of the sentence.
+        error: that says why.
+    """
+    passing = isinstance(error, OSError) and not isinstance(error, UserError) and error.errno not in MISSING
+    return (UnusableStorageError if passing else UserError)(f"{what}: {error}")
+
+
 def is_damage(error: OSError) -> bool:
     """Return True if what was asked for is missing or broken, so that another copy may do.
 
     Else the storage does not answer, is full or refuses this user, and nobody knows what it holds.
     """
-    damaged = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO)
-    return isinstance(error, RefusedPathError) or error.errno in damaged
+    return isinstance(error, RefusedPathError) or error.errno in (*MISSING, errno.EIO)
 
 
 class Store:

@@ -62,6 +62,12 @@ class RunSetup:
         """The same run, with its blocks on GPUs or not."""
         return replace(self, plan=replace(self.plan, on_gpu=on_gpu))
 
+    def on_its_device(self) -> "RunSetup":
+        """The same run for its processes, which compute on the run's kind of device and not on what they see."""
+        engine = self.config.engine.model_copy(update={"device": "cuda" if self.plan.on_gpu else "cpu"})
+        config = self.config.model_copy(update={"engine": engine})
+        return replace(self, plan=replace(self.plan, config=config))
+
     @property
     def embedding(self) -> Tensor:
         """A copy of W_embed at step 0, (m, d) float32 on the CPU."""

@@ -141,6 +141,11 @@ class ScriptedRun(Simulation):
         for number in range(len(self.cluster.nodes) + 1, len(self.cluster.nodes) + 1 + cores):
             self.cluster.add(Node(f"node-{number}", 1))
 
+    def lose_nodes(self):
+        """Let all machines be gone, and the cluster know of it."""
+        for node in self.cluster.nodes.values():
+            node.alive = node.known = False
+
     def hang_storage(self, seconds):
         """Let no operation of the store end for so long, or longer."""
         self.storage.hangs = True

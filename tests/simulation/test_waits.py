@@ -3,7 +3,7 @@
 from runs import START_SECONDS, ScriptedRun
 
 from noprop_dist.engines.core.commands import EVALUATOR, Ping, Slot
-from noprop_dist.records import Evaluated, News, WorkerLost
+from noprop_dist.records import Evaluated, News, RoundDone, WorkerLost
 from noprop_dist.stages import CLASSIFIER
 
 FIRST, SECOND = Slot("block worker", 1), Slot("block worker", 2)
@@ -23,6 +23,29 @@ def test_a_run_whose_workers_are_all_gone_says_so_and_ends_with_everything_saved
     assert "no block worker was there for engine.worker_timeout_seconds=60" in end.error
     assert said[0].startswith("no block worker is there for 10 s: 2 asked for")
     assert run.steps_written()[CLASSIFIER] == 48, "what can go on without the blocks goes on"
+
+
+def without_machines(*settings):
+    """A run that has begun, and that goes on while all machines are gone."""
+    run = ScriptedRun(*settings)
+    assert run.train(START_SECONDS + 1) is None
+    run.lose_nodes()
+    return run
+
+
+def test_a_run_that_goes_on_while_all_machines_are_gone_waits_for_them_and_gets_its_workers():
+    run, said = without_machines("engine.start_timeout_seconds=20"), []
+    run.at(50.1, lambda: said.append(run.waits_for()))
+    run.at(60, lambda: run.grow(2))
+    assert run.train().error is None
+    assert said == ["no block worker is there for 50 s: no machine is here now, and the run waits for one"]
+    assert {r.worker for r in run.records_of(RoundDone) if r.stage.is_block} == {FIRST.name, SECOND.name}
+    assert run.fingerprints() == run.expected.fingerprints(48)
+
+
+def test_a_run_that_goes_on_waits_for_machines_for_the_time_that_is_set():
+    end = without_machines("engine.worker_timeout_seconds=60").train()
+    assert "no block worker was there for engine.worker_timeout_seconds=60: no machine is here now" in end.error
 
 
 def test_nothing_is_waited_for_while_a_block_worker_is_there():

@@ -65,13 +65,33 @@ def progress(state):
 
 
 def test_coordinators_that_are_lost_before_a_block_trains_use_up_the_budget():
-    losses = CoordinatorLosses(max_failures=2)
+    losses = CoordinatorLosses(max_failures=2, storage_timeout_seconds=60)
     assert not losses.ended_by(progress("starting"))
     assert [losses.lost() for _ in range(3)] == [0.0, 1.0, None]
 
 
 def test_a_block_that_trains_gives_the_next_coordinators_the_whole_budget():
-    losses = CoordinatorLosses(max_failures=1)
+    losses = CoordinatorLosses(max_failures=1, storage_timeout_seconds=60)
     losses.lost()
     assert losses.ended_by(progress("training"))
     assert [losses.lost() for _ in range(2)] == [0.0, None]
+
+
+def test_a_coordinator_that_takes_the_place_of_a_lost_one_waits_for_storage_that_fails():
+    losses = CoordinatorLosses(max_failures=1, storage_timeout_seconds=60)
+    losses.lost()
+    assert [losses.storage_failed(now) for now in (100.0, 101.0, 120.0, 158.0)] == [1.0, 2.0, 4.0, 2.0]
+    assert losses.storage_failed(160.0) is None
+    assert losses.lost() is None, "the storage's failures are none of the coordinators'"
+
+
+def test_the_first_coordinator_tells_at_once_that_storage_fails():
+    assert CoordinatorLosses(max_failures=-1, storage_timeout_seconds=60).storage_failed(0.0) is None
+
+
+def test_storage_that_fails_again_is_waited_for_anew_once_a_block_has_trained():
+    losses = CoordinatorLosses(max_failures=-1, storage_timeout_seconds=60)
+    losses.lost()
+    losses.storage_failed(100.0)
+    losses.ended_by(progress("training"))
+    assert losses.storage_failed(170.0) == 1.0

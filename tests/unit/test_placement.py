@@ -1,11 +1,18 @@
 """Which block goes where: one worker a block where there is room, else several blocks a worker."""
 
+from dataclasses import replace
+
 import pytest
 
 from noprop_dist.config.layers import load_config
 from noprop_dist.config.schema import EngineSettings
-from noprop_dist.engines.core.placement import Resources, check_room, place, place_run
+from noprop_dist.engines.coordination import placement_of
+from noprop_dist.engines.core.placement import Resources, check_room, place, place_again, place_run
 from noprop_dist.errors import UserError
+from noprop_dist.records import WorkerReady
+from noprop_dist.stages import block
+from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.storage.snapshot import Snapshot
 
 TEN = tuple(range(1, 11))
 
@@ -119,3 +126,48 @@ def test_a_learned_embedding_is_refused_workers_that_cannot_hold_all_blocks_at_o
         refused("embedding.kind=learned", "engine.blocks_per_worker=3")
     refused("embedding.kind=learned", "engine.blocks_per_worker=4")
     refused("engine.blocks_per_worker=3")
+
+
+@pytest.mark.parametrize(
+    ("device", "trained_on", "resources", "workers", "on_gpu"),
+    [
+        ("auto", "cuda", Resources(8, 0), 0, True),
+        ("auto", "cuda", Resources(8, 2), 2, True),
+        ("auto", "cpu", Resources(2, 1), 2, False),
+        ("auto", "cpu", Resources(0, 0), 0, False),
+        ("auto", None, Resources(8, 2), 2, True),
+        ("cuda", "cpu", Resources(0, 0), 0, True),
+        ("cpu", "cuda", Resources(2, 0), 2, False),
+    ],
+)
+def test_a_run_that_goes_on_stays_on_its_kind_of_device_and_waits_for_it(
+    device, trained_on, resources, workers, on_gpu
+):
+    config = load_config("digits", None, [f"engine.device={device}"])
+    placement = place_again(config, resources, trained_on)
+    assert (len(placement.workers), placement.on_gpu) == (workers, on_gpu)
+    assert ("waits for one" in placement.reason) == (not workers)
+
+
+def test_threads_that_no_machine_has_now_end_no_run_that_goes_on():
+    config = load_config("digits", None, ["engine.threads_per_worker=4"])
+    assert place_again(config, Resources(2, 0, node_cpus=2), "cpu").workers
+
+
+def test_the_kind_of_device_so_far_is_that_of_the_newest_snapshot_or_of_the_newest_worker(tmp_path, small_setup):
+    setup, _ = small_setup
+    plan = replace(setup.plan, config=load_config("digits", None, ["engine.device=auto", "blocks.count=2"]))
+    directory = RunDirectory(str(tmp_path / "run"))
+
+    def on_gpu():
+        return placement_of(plan, directory, Resources(2, 0), resume=True).on_gpu
+
+    directory.create(plan.config, plan.facts)
+    assert not on_gpu(), "nothing is known"
+    ready = WorkerReady(worker="block worker 1", incarnation=1, host="a", node_id="b", pid=1, device="cuda:0")
+    directory.append_metrics([ready])
+    assert on_gpu()
+    for step, device in ((5, "cuda"), (10, "cpu")):
+        snapshot = Snapshot(block(1), step, {}, {}, "")
+        directory.checkpoints.save(snapshot, 2, {"device": device})
+        assert on_gpu() == (device == "cuda")

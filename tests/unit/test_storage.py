@@ -44,6 +44,11 @@ def test_a_snapshot_survives_its_files_with_every_bit_and_shape():
     assert np.array_equal(after.optimizer["0.step"], before.optimizer["0.step"])
 
 
+def test_a_snapshot_that_is_made_again_has_the_same_bytes():
+    """A step that is done again is written over the files that the manifest of its checkpoint has checksums of."""
+    assert len({tuple(to_files(snapshot_at(7), T).values()) for _ in range(30)}) == 1
+
+
 def test_a_fingerprint_tells_names_shapes_types_and_single_bits_apart():
     base = snapshot_at(1).weights
     others = [

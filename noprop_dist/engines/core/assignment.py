@@ -186,7 +186,8 @@ class Assignment:
         """Return True if some worker can still hold a stage of this home."""
         if home == CLASSIFIER_WORKER:
             return not self._pool.slots[home].given_up
-        return any(not worker.given_up for worker in self._pool.of_role("block worker"))
+        workers = self._pool.of_role("block worker")
+        return not workers or any(not worker.given_up for worker in workers)  # none: they are waited for
 
     def plan_moves(self, now: float) -> list[tuple[StageRun, Slot, Slot]]:
         """Every few seconds, begin the moves between workers that end the run soonest.
@@ -208,7 +209,9 @@ class Assignment:
     def _worker_for(
         self, stage_run: StageRun, loads: Mapping[Slot, Load], waiting_for: Mapping[Slot, int], now: float
     ) -> Slot | None:
-        home = self._pool.slots[stage_run.home]
+        home = self._pool.slots.get(stage_run.home)
+        if home is None:
+            return None  # the cluster has had no device for any block worker so far
         if stage_run.home == CLASSIFIER_WORKER:
             return stage_run.home if home.ready else None
         if loads and self._first_ready is None:

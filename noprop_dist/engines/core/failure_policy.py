@@ -82,20 +82,43 @@ class CoordinatorLosses:
 
     Args:
         max_failures: so many may be lost in a row; -1 is any number.
+        storage_timeout_seconds: the storage may fail for so long those that take the place of a lost one.
     """
 
-    def __init__(self, max_failures: int) -> None:
+    def __init__(self, max_failures: int, storage_timeout_seconds: float) -> None:
         self._max_failures = max_failures
-        self._in_row = 0
+        self._storage_timeout_seconds = storage_timeout_seconds
+        self._any_lost = False
+        self._in_row = self._storage_failures = 0
+        self._storage_fails_since: float | None = None
 
     def ended_by(self, progress: RunProgress) -> bool:
         """Begin to count anew if a stage trains; return True if one does."""
         trains = any(stage.state == "training" for stage in progress.stages)
         if trains:
-            self._in_row = 0
+            self._in_row = self._storage_failures = 0
+            self._storage_fails_since = None
         return trains
 
     def lost(self) -> float | None:
         """Count a loss; return the seconds until the next coordinator may start, or None if there may be none."""
+        self._any_lost = True
         self._in_row += 1
         return back_off_seconds(self._in_row - 1) if within_budget(self._in_row, self._max_failures) else None
+
+    def storage_failed(self, now: float) -> float | None:
+        """Take in that a coordinator ended because the run directory could not be read or written.
+
+        Args:
+            now: monotonic seconds.
+
+        Returns:
+            The seconds until the next one may start. None if there may be none: the storage has failed for too long, or
+            no coordinator was lost before, and the user, who has just started the run, is told at once.
+        """
+        if not self._any_lost:
+            return None
+        since = self._storage_fails_since = now if self._storage_fails_since is None else self._storage_fails_since
+        left = since + self._storage_timeout_seconds - now
+        self._storage_failures += 1
+        return min(back_off_seconds(self._storage_failures), left) if left > 0 else None

@@ -95,8 +95,11 @@ def place(blocks: tuple[int, ...], engine: EngineSettings, resources: Resources,
         f"{len(blocks)} block(s) on {workers} worker(s){each}: {_slots(engine, resources)} available{shared}{together}"
     )
     places = (WorkerPlace(part, ray_share(cpus), ray_share(gpus), threads) for part in _deal(blocks, workers))
-    side_gpus = ray_share((1 - GPU_SHARE_OF_BLOCKS) / 2) if on_gpu else 0.0
-    return Placement(tuple(places), side_gpus, lanes, resources.cpus - processes * cpus, reason)
+    return Placement(tuple(places), _side_gpus(on_gpu), lanes, resources.cpus - processes * cpus, reason)
+
+
+def _side_gpus(on_gpu: bool) -> float:
+    return ray_share((1 - GPU_SHARE_OF_BLOCKS) / 2) if on_gpu else 0.0
 
 
 def _lanes(engine: EngineSettings, on_gpu: bool, blocks: int) -> int:
@@ -113,6 +116,39 @@ def place_run(config: RunConfig, resources: Resources) -> Placement:
         UserError: GPUs are asked for and there are none.
     """
     return place(config.blocks.trained(), config.engine, resources, config.training.replicas_per_block)
+
+
+def place_again(config: RunConfig, resources: Resources, trained_on: str | None) -> Placement:
+    """The placement of a run that goes on: it is not refused, for what its cluster has lost may come back.
+
+    Args:
+        config: of the run.
+        resources: of the cluster as it is now.
+        trained_on: the kind of device so far, "cpu" or "cuda". An `engine.device=auto` stays on it: another kind
+            computes other bits. None if it is not known.
+
+    Returns:
+        The placement. It has no workers while the cluster has no device for any; they are added once it has.
+    """
+    engine = config.engine
+    if engine.device == "auto" and trained_on is not None:
+        engine = on_device(engine, gpu=trained_on == "cuda")
+    on_gpu = uses_gpus(engine, resources)
+    if has_devices(resources, gpus=on_gpu):
+        return place_run(config.model_copy(update={"engine": engine}), resources)
+    instead = "; engine.device=cpu goes on without, with other bits" if on_gpu else ""
+    reason = f"no {'GPU' if on_gpu else 'machine'} is here now, and the run waits for one{instead}"
+    return Placement((), _side_gpus(on_gpu), 1, 0.0, reason)
+
+
+def on_device(engine: EngineSettings, *, gpu: bool) -> EngineSettings:
+    """The settings of a run that computes on this kind of device, whatever a machine has."""
+    return engine.model_copy(update={"device": "cuda" if gpu else "cpu"})
+
+
+def has_devices(resources: Resources, *, gpus: bool) -> bool:
+    """Return True if a cluster has any device of a kind."""
+    return resources.gpus >= 1 if gpus else resources.cpus > 0
 
 
 def check_room(config: RunConfig, placement: Placement, resources: Resources) -> None:

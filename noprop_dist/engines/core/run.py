@@ -43,7 +43,7 @@ from noprop_dist.engines.core.events import (
 )
 from noprop_dist.engines.core.journal import Journal
 from noprop_dist.engines.core.parts import Parts
-from noprop_dist.engines.core.placement import Placement, Resources, place_run
+from noprop_dist.engines.core.placement import Placement, Resources, has_devices, on_device, place_run
 from noprop_dist.engines.core.round_queue import RoundQueue
 from noprop_dist.engines.core.snapshots import Snapshots
 from noprop_dist.engines.core.stage import StageRun, Stopped
@@ -93,7 +93,7 @@ class Run:
 
     def __init__(self, plan: RunPlan, placement: Placement, start: StartingPoint, now: float) -> None:
         self._plan = plan
-        self._on_gpu = placement.on_gpu
+        self._on_gpu, self._placed = placement.on_gpu, placement.reason
         self._parts = _parts(plan, start, now)
         self._stopping = Stopping(self._parts)
         self._began_at, self._asked_cluster_at = now, now
@@ -102,9 +102,6 @@ class Run:
         self._stopped_at: int | None = None
         self._ended = self._storage_is_slow = False
         self._add_workers(placement)
-        for index, place in enumerate(placement.workers, start=1):
-            for t in place.blocks:
-                self.stages[block(t)].home = Slot("block worker", index)
         self._parts.pool.add(CLASSIFIER_WORKER)
         if plan.evaluates:
             self._parts.pool.add(EVALUATOR)
@@ -153,6 +150,8 @@ class Run:
         since, workers = self._no_worker_since, self._parts.pool.of_role("block worker")
         if since is None or all(stage_run.over for stage_run in self.stages.values() if stage_run.stage.is_block):
             return None
+        if not workers:
+            return f"no block worker is there for {now - since:.0f} s: {self._placed}"
         given_up = sum(worker.given_up for worker in workers)
         missing = f", {given_up} given up" if given_up else ""
         return (
@@ -181,7 +180,7 @@ class Run:
                 self._storage_failed(cause, now)
             case ClusterSeen(resources, leaving_nodes):
                 self._parts.pool.nodes_leaving(leaving_nodes)
-                self._grow(resources)
+                self._grow(resources, now)
             case StopRequested():
                 self._stopping.request(now)
 
@@ -313,16 +312,17 @@ class Run:
             self._asked_cluster_at = now
             self._parts.outbox.append(AskCluster())
 
-    def _grow(self, resources: Resources) -> None:
+    def _grow(self, resources: Resources, now: float) -> None:
         """Add workers if the cluster has room for more than there are slots.
 
         A run stays on the kind of device that it began on: another kind computes other bits.
         """
-        if self._on_gpu and resources.gpus < 1:
-            return  # all GPUs are lost; the slots wait for them
+        if not has_devices(resources, gpus=self._on_gpu):
+            return  # all are lost; the slots wait for them
         config = self._plan.config
-        device = "cuda" if self._on_gpu else "cpu"
-        engine = config.engine.model_copy(update={"device": device})
+        if not self._parts.pool.of_role("block worker"):
+            self._no_worker_since = now  # from here on they have time to start
+        engine = on_device(config.engine, gpu=self._on_gpu)
         placement = place_run(config.model_copy(update={"engine": engine}), resources)
         before = len(self._parts.pool.slots)
         self._add_workers(placement)
@@ -334,6 +334,8 @@ class Run:
         known = len(self._parts.pool.of_role("block worker"))
         for index, place in enumerate(placement.workers[known:], start=known + 1):
             self._parts.pool.add(Slot("block worker", index), place, placement.lanes)
+            for t in place.blocks if known == 0 else ():
+                self.stages[block(t)].home = Slot("block worker", index)
 
     def _check_workers(self, now: float) -> None:
         """End a run that has been without any block worker for too long."""
@@ -344,7 +346,9 @@ class Run:
         since = self._no_worker_since = now if self._no_worker_since is None else self._no_worker_since
         engine, silent = self._parts.engine, now - since
         why = "other runs may hold the cluster's room, or a worker's process cannot start"
-        started = any(worker.heard for worker in workers)
+        if not workers:
+            why = self._placed
+        started = not workers or any(worker.heard for worker in workers)
         if started and silent > engine.worker_timeout_seconds:
             self._error = (
                 f"no block worker was there for engine.worker_timeout_seconds={engine.worker_timeout_seconds:g}: "
@@ -490,4 +494,4 @@ def _parts(plan: RunPlan, start: StartingPoint, now: float) -> Parts:
 def _stage_run(plan: RunPlan, stage: Stage, step: int, now: float) -> StageRun:
     round_steps = plan.sync_steps if stage == EMBEDDING else plan.round_steps
     queue = RoundQueue(plan.snapshot_steps, round_steps, plan.config.engine.prefetch, step)
-    return StageRun(stage, queue, CLASSIFIER_WORKER, now)
+    return StageRun(stage, queue, Slot("block worker", 1) if stage.is_block else CLASSIFIER_WORKER, now)

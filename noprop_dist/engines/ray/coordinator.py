@@ -12,10 +12,10 @@ import torch
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.dataset import DataSet
 from noprop_dist.engines.command_runner import CommandRunner
-from noprop_dist.engines.coordination import enter, follow_core, take_over
+from noprop_dist.engines.coordination import enter, follow_core, placement_of, take_over
 from noprop_dist.engines.core.commands import End
 from noprop_dist.engines.core.drawing import who_draws
-from noprop_dist.engines.core.placement import Placement, check_room, place_run
+from noprop_dist.engines.core.placement import Placement
 from noprop_dist.engines.core.run import Run
 from noprop_dist.engines.ray.actors import RayActors, WorkerClasses
 from noprop_dist.engines.ray.callbacks import unpickled
@@ -93,9 +93,7 @@ class Coordinator:
         setup, data = prepare(self._config, self._given)
         host = callback_host(setup.plan, unpickled(self._callbacks))
         with self._directory.only_writer(self._wait_for), self._exporting(setup) as exporter:
-            resources = cluster_resources()
-            placement = place_run(setup.config, resources)
-            check_room(setup.config, placement, resources)
+            placement = placement_of(setup.plan, self._directory, cluster_resources(), resume=self._resume)
             # The checks come before: a new run that is refused leaves no directory behind.
             enter(setup.plan, self._directory, resume=self._resume)
             end = self._train(setup.on(placement.on_gpu), data, placement, exporter, host)
@@ -124,7 +122,7 @@ class Coordinator:
         taken.log.add(WorkerReady(worker="coordinator", incarnation=1, **facts))
         run.journal.tell(*taken.warnings, *data.notes, f"{placement.reason}; {drawing.reason}{served}")
         draw = setup.batch_stream(data.train.labels).round if drawing.by_coordinator else None
-        actors = RayActors(setup, data, self._directory.root, placement, draw, self._worker_classes)
+        actors = RayActors(setup.on_its_device(), data, self._directory.root, placement, draw, self._worker_classes)
         if exporter is not None:
             exporter.show_live(lambda: _live(run, actors))
         runner = CommandRunner(actors, StorageThread(taken.checkpoints, taken.log, self._directory), see_cluster)

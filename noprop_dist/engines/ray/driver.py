@@ -23,7 +23,7 @@ from noprop_dist.engines.ray.coordinator import Coordinator
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.models.custom import is_installed
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.storage.store import StorageError
+from noprop_dist.storage.store import StorageError, UnusableStorageError
 from noprop_dist.tracking.callback import Callback
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.progress import RunProgress
@@ -69,7 +69,7 @@ def train_on_ray(
         TrainingError: a stage could not be trained to its end, or the coordinator was lost more than
             engine.max_failures times in a row.
     """
-    losses = CoordinatorLosses(config.engine.max_failures)
+    losses = CoordinatorLosses(config.engine.max_failures, config.checkpoint.storage_timeout_seconds)
 
     def watch(progress: RunProgress) -> None:
         nonlocal trusted
@@ -97,6 +97,15 @@ def train_on_ray(
                     ) from error
                 say(f"the coordinator was lost ({cause}); a new one goes on from the run directory")
                 time.sleep(back_off_seconds)
+            except (StorageError, UnusableStorageError) as error:
+                wait_seconds = None if stopped() else losses.storage_failed(time.monotonic())
+                if wait_seconds is None:
+                    raise _unusable(error) from None
+                say(
+                    f"a new coordinator cannot go on ({error}); it is tried again for "
+                    f"checkpoint.storage_timeout_seconds={config.checkpoint.storage_timeout_seconds:g}"
+                )
+                time.sleep(wait_seconds)
             finally:
                 ray.kill(coordinator)
 
@@ -116,6 +125,12 @@ def _send_by_value(given: Given) -> None:
 
 def _cause(error: RayActorError | SilentError) -> str:
     return cause_of_loss(error) if isinstance(error, RayActorError) else str(error)
+
+
+def _unusable(error: StorageError | UnusableStorageError) -> TrainingError | UnusableStorageError:
+    if isinstance(error, UnusableStorageError):
+        return error
+    return TrainingError(f"the run directory cannot be read or written: {error}")
 
 
 def _actor(coordinator_class: type[Any]) -> Any:
@@ -155,6 +170,7 @@ class _Follower:
         Raises:
             TrainingError: the run failed, or did not end in time.
             UserError: something cannot be used.
+            StorageError: the run directory cannot be read or written.
             RayActorError: the coordinator is lost.
             SilentError: it does not answer any more.
         """
@@ -168,10 +184,8 @@ class _Follower:
             self._listen()
             outcome: RunOutcome = ray.get(run)
         except RayTaskError as error:
-            if isinstance(error.cause, UserError | TrainingError):
+            if isinstance(error.cause, UserError | TrainingError | StorageError):
                 raise error.cause from None
-            if isinstance(error.cause, StorageError):
-                raise TrainingError(f"the run directory cannot be read or written: {error.cause}") from None
             raise TrainingError(f"the coordinator failed: {error}") from error
         return outcome
 
