@@ -8,6 +8,7 @@ import numpy as np
 from noprop_dist.engines.command_runner import CommandRunner
 from noprop_dist.engines.coordination import enter, follow_core, placement_of, take_over
 from noprop_dist.engines.core import commands as c
+from noprop_dist.engines.core.drawing import who_draws
 from noprop_dist.engines.core.events import ClusterSeen
 from noprop_dist.engines.core.failure_policy import CoordinatorLosses
 from noprop_dist.engines.core.following import Following, SilentError
@@ -85,7 +86,7 @@ class Coordinator:
                 simulation.begins_on(placement.on_gpu)
             simulation.took_over(taken)
             self.run = run = Run(setup.plan, placement, taken.start, self.machine.monotonic())
-            run.journal.tell(*taken.warnings)
+            run.journal.tell(*taken.warnings, f"{placement.reason}; {who_draws(setup.plan, placement).reason}")
             members = plan.config.training.replicas_per_block
             actors = SimulatedActors(simulation.cluster, self.process, self._work, members)
             storage = StorageThread(taken.checkpoints, taken.log, directory, self.machine)
