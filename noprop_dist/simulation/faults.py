@@ -349,6 +349,14 @@ def _lose_power(simulation: "Simulation", luck: random.Random) -> float:
     return 0.0
 
 
+def _disk_away(simulation: "Simulation", luck: random.Random) -> float:
+    storage, seconds = simulation.storage, luck.uniform(1, 60)
+    if storage.kind != "disk" or storage.away or not storage.holds_run:
+        return NOTHING
+    storage.take_away(seconds)
+    return seconds
+
+
 def _damage(pattern: str, how: str) -> Callable[["Simulation", random.Random], float]:
     """Damage the newest file of a kind; then kill the coordinator, so that it is read."""
 
@@ -412,8 +420,9 @@ def _by_a_stranger(change: Change) -> Callable[["Simulation", random.Random], fl
 
     def strike(simulation: "Simulation", luck: random.Random) -> float:
         driver, store = simulation.driver, simulation.storage.undisturbed()
-        busy = driver is None or not driver.process.alive or driver.result is not None or simulation.foreign
-        if busy or simulation.storage.disk.capacity is not None or not store.exists("identity.json"):
+        if driver is None or not driver.process.alive or driver.result is not None or simulation.foreign:
+            return NOTHING
+        if simulation.storage.disk.capacity is not None or not store.exists("identity.json"):
             return NOTHING
         contents = change(store, luck)
         if not contents:
@@ -456,6 +465,7 @@ KINDS = {
         Kind("store hangs", 0.7, _store_hangs),
         Kind("store slow", 1, _store_slow),
         Kind("listings stale", 1, _stale_listings),
+        Kind("disk not there for a while", 0.7, _disk_away),
         Kind("power lost", 1, _lose_power),
         Kind("bit flipped in a snapshot", 1, _damage(".safetensors", "flip")),
         Kind("entry damaged", 1, _damage(".json", "flip")),

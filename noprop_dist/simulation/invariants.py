@@ -19,7 +19,17 @@ if TYPE_CHECKING:
 
 CHECKED_EVERY = 16
 """Turns of the core from one look at its queues to the next."""
-STORE = frozenset({"disk full", "store fails", "store hangs", "store slow", "listings stale", "power lost"})
+STORE = frozenset(
+    {
+        "disk full",
+        "store fails",
+        "store hangs",
+        "store slow",
+        "listings stale",
+        "power lost",
+        "disk not there for a while",
+    }
+)
 DAMAGE = frozenset(
     {
         *("bit flipped in a snapshot", "entry damaged", "manifest truncated"),
@@ -48,6 +58,7 @@ EXPLAINED = {
     r"the run directory cannot be (read or )?written": STORE,
     r"cannot be read: .*did not answer": STORE,
     r"last snapshots could not be written before the end of engine.grace_seconds": frozenset(),
+    r"config.yaml is gone|holds no run|begun there": frozenset({"disk not there for a while"}),
     r"is writing this run": COORDINATOR | STORE,
     r"the coordinator was lost": COORDINATOR | STORE,
     r"no machine here has more than 0|there is no GPU here": ROOM,

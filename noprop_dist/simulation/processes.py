@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from noprop_dist.engines.command_runner import CommandRunner
-from noprop_dist.engines.coordination import enter, follow_core, placement_of, take_over
+from noprop_dist.engines.coordination import enter, follow_core, goes_on, placement_of, take_over
 from noprop_dist.engines.core import commands as c
 from noprop_dist.engines.core.drawing import who_draws
 from noprop_dist.engines.core.events import ClusterSeen
@@ -42,14 +42,15 @@ class Coordinator:
         simulation: that it is in.
         plan: of the run, as its driver knows it.
         resume: continue the run that lies there, if one does.
+        has_begun: whether one must lie there.
 
     Attributes:
         run: the core, once there is one.
         result: how it ended: what the core said, or an error.
     """
 
-    def __init__(self, simulation: "Simulation", plan: RunPlan, resume: bool) -> None:
-        self._simulation, self._plan, self._resume = simulation, plan, resume
+    def __init__(self, simulation: "Simulation", plan: RunPlan, resume: bool, has_begun: bool = False) -> None:
+        self._simulation, self._plan, self._resume, self._has_begun = simulation, plan, resume, has_begun
         self._started = plan
         simulation.coordinators += 1
         self.process = Process(simulation.world, f"coordinator {simulation.coordinators}", simulation.head)
@@ -77,8 +78,9 @@ class Coordinator:
         directory = RunDirectory(simulation.store(self.process, self.machine))
         with directory.only_writer(self._wait_for):
             simulation.begins_to_write(self.process)
-            placement = placement_of(plan, directory, simulation.cluster.resources(), resume=self._resume)
-            enter(plan, directory, resume=self._resume, machine=self.machine)
+            resume = goes_on(directory, resume=self._resume, has_begun=self._has_begun)
+            placement = placement_of(plan, directory, simulation.cluster.resources(), resume=resume)
+            enter(plan, directory, resume=resume, machine=self.machine)
             setup = simulation.setup(plan).on(placement.on_gpu)
             self._started = setup.plan
             taken = take_over(setup, directory, simulation.heard, machine=self.machine)
@@ -191,6 +193,7 @@ class Driver:
 
     def __init__(self, simulation: "Simulation", plan: RunPlan, resume: bool) -> None:
         self._simulation, self._plan, self._resume = simulation, plan, resume
+        self._has_begun = resume
         self.process = Process(simulation.world, f"driver {simulation.lives}", simulation.head)
         self.coordinator: Coordinator | None = None
         self.stop = False
@@ -203,7 +206,7 @@ class Driver:
         losses = CoordinatorLosses(config.engine.max_failures, config.checkpoint.storage_timeout_seconds)
         resume = self._resume
         while self.result is None:
-            self.coordinator = Coordinator(self._simulation, self._plan, resume)
+            self.coordinator = Coordinator(self._simulation, self._plan, resume, self._has_begun)
             try:
                 self.result = self._follow(self.coordinator, losses)
             except (_CoordinatorGoneError, SilentError) as error:
@@ -230,7 +233,7 @@ class Driver:
         world = self._simulation.world
 
         def watch(progress: RunProgress) -> None:
-            losses.ended_by(progress)
+            self._has_begun |= losses.ended_by(progress)
 
         following = Following(self._plan.config.engine, watch, self._simulation.say, world.now)
         while coordinator.result is None:

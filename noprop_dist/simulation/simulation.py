@@ -113,6 +113,7 @@ class Simulation:
                 raise person.error
             if not came:
                 self.violate(f"the run did not end within {LONGEST_SECONDS:.0f} s of a world without faults")
+        self.storage.bring_back()
         if not self.outcome.violations:
             invariants.check_end(self)
         self.outcome.turns, self.outcome.seconds = self.world.turns, self.world.now - 1000.0
@@ -137,6 +138,8 @@ class Simulation:
     def _person(self) -> None:
         plan = self.plan
         while not self.over:
+            while self.storage.away:
+                self.world.sleep(2.0)
             self.lives += 1
             resume = self.storage.holds_run
             try:
