@@ -206,7 +206,8 @@ class ScriptedRun(Simulation):
     def took_over(self, taken):
         super().took_over(taken)
         self.records, self._trains = [], True
-        for seconds, do in self._script:
+        script, self._script = self._script, []
+        for seconds, do in script:
             self._plan(seconds, do)
 
     def asked_for(self, command):
