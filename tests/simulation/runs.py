@@ -158,6 +158,13 @@ class ScriptedRun(Simulation):
     def lose_coordinator(self):
         self.coordinator.process.die()
 
+    def pause_coordinator(self):
+        """Let it do nothing (SIGSTOP)."""
+        self.coordinator.process.pause()
+
+    def continue_coordinator(self):
+        self.coordinator.process.go_on()
+
     # The run
 
     def train(self, seconds=None):
