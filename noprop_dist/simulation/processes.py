@@ -45,6 +45,7 @@ class Coordinator:
         has_begun: whether one must lie there.
 
     Attributes:
+        started: whether it answers.
         run: the core, once there is one.
         result: how it ended: what the core said, or an error.
     """
@@ -56,6 +57,7 @@ class Coordinator:
         self.process = Process(simulation.world, f"coordinator {simulation.coordinators}", simulation.head)
         simulation.begins(self.process)
         self.machine = SimulatedMachine(self.process)
+        self.started = False
         self.run: Run | None = None
         self.waits_for: str | None = None
         self.stop = False
@@ -67,6 +69,7 @@ class Coordinator:
 
     def _main(self) -> None:
         self._simulation.world.sleep(self._simulation.world.luck.uniform(1.0, 4.0))
+        self.started = True
         try:
             self.result = self._train()
         except (UserError, TrainingError, StorageError) as error:
@@ -242,7 +245,7 @@ class Driver:
                 if coordinator.process.error is not None:
                     raise coordinator.process.error
                 raise _CoordinatorGoneError("its process died")
-            if coordinator.process.paused:
+            if coordinator.process.paused or not coordinator.started:
                 following.not_answered(world.now)
             else:
                 following.answered(coordinator.progress(), world.now)

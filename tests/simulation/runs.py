@@ -158,6 +158,13 @@ class ScriptedRun(Simulation):
     def lose_coordinator(self):
         self.coordinator.process.die()
 
+    def pause_coordinator(self):
+        """Let it do nothing (SIGSTOP)."""
+        self.coordinator.process.pause()
+
+    def continue_coordinator(self):
+        self.coordinator.process.go_on()
+
     # The run
 
     def train(self, seconds=None):
@@ -206,7 +213,8 @@ class ScriptedRun(Simulation):
     def took_over(self, taken):
         super().took_over(taken)
         self.records, self._trains = [], True
-        for seconds, do in self._script:
+        script, self._script = self._script, []
+        for seconds, do in script:
             self._plan(seconds, do)
 
     def asked_for(self, command):
