@@ -62,12 +62,14 @@ class Turn:
         events: in the order in which the core got them.
         commands: in the order in which it gave them, without `Log`.
         outside: what was done to the run, or seen of it, since the turn before.
+        left_out: turns that are missing before this one, because nothing but training went on in them.
     """
 
     now: float
     events: tuple[Entry, ...] = ()
     commands: tuple[Entry, ...] = ()
     outside: tuple[Entry, ...] = ()
+    left_out: int = 0
 
 
 class Recorder:
@@ -168,7 +170,7 @@ def recorded(sink: Callable[[Turn], None]) -> Iterator[Recorder]:
 
 def write_line(turn: Turn) -> str:
     """One line of a trace."""
-    parts: dict[str, Any] = {"now": round(turn.now, 2)}
+    parts: dict[str, Any] = {"now": round(turn.now, 2), **({"left_out": turn.left_out} if turn.left_out else {})}
     for name in ("outside", "events", "commands"):
         if entries := getattr(turn, name):
             parts[name] = [{k: v for k, v in asdict(each).items() if v is not None} for each in entries]
@@ -181,7 +183,8 @@ def read_trace(file: Path) -> list[Turn]:
 
 
 def _turn(parts: Mapping[str, Any]) -> Turn:
-    return Turn(parts["now"], *(_entries(parts.get(name, ())) for name in ("events", "commands", "outside")))
+    entries = (_entries(parts.get(name, ())) for name in ("events", "commands", "outside"))
+    return Turn(parts["now"], *entries, parts.get("left_out", 0))
 
 
 def _entries(parts: Iterable[Mapping[str, Any]]) -> tuple[Entry, ...]:

@@ -68,7 +68,7 @@ class Watcher:
     def _look(self):
         for pid, what in list(self._pids.items()):
             state = state_of(pid)
-            self._differs(("process", what), state)
+            self._differs(("process", pid), state, what=what, pid=pid)
             if state == "gone":
                 del self._pids[pid]
         for node in ray.nodes():
@@ -78,10 +78,9 @@ class Watcher:
         for actor in ray._private.state.actors().values():
             pid = actor["Pid"]
             if pid and pid not in self._pids and state_of(pid) != "gone":
-                self._pids[pid] = f"{actor['ActorClassName']} {pid}"
-            what = f"{actor['ActorClassName']} {actor['ActorID'][:8]} pid {pid}"
-            cause = str(actor.get("DeathCause", ""))[:400] if actor["State"] == "DEAD" else ""
-            self._differs(("actor", actor["ActorID"]), actor["State"], what=what, cause=cause)
+                self._pids[pid] = actor["ActorClassName"]
+            what, cause = actor["ActorClassName"], actor.get("DeathCause", "") if actor["State"] == "DEAD" else ""
+            self._differs(("actor", actor["ActorID"]), actor["State"], what=what, pid=pid, cause=str(cause)[:600])
 
     def _differs(self, key, state, **more):
         if self._known.get(key) != state:
@@ -141,8 +140,9 @@ class Scene:
         self.run.wait_for(f"{steps} steps", done)
 
     def signal(self, worker, number=signal.SIGKILL):
-        os.kill(self.run.pid(worker), number)
-        self.watcher.note(number.name, worker)
+        pid = self.run.pid(worker)
+        self.watcher.note(number.name, worker, pid=pid)
+        os.kill(pid, number)
 
     def count(self, kind, **fields):
         return sum(all(getattr(r, k) == v for k, v in fields.items()) for r in self.run.records(kind))
@@ -167,6 +167,17 @@ class Scene:
             command += ["--deadline-remaining-seconds", str(seconds)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         self.watcher.note("drain answered", node, rc=done.returncode, said=(done.stdout + done.stderr)[-300:])
+
+    def node_of(self, worker):
+        """The number of the node on which a worker's latest process is."""
+        found = [each.node_id for each in self.run.records(WorkerReady) if each.worker == worker][-1]
+        ids = [node.node_id for node in self.cluster._nodes]
+        return ids.index(found) if found in ids else None
+
+    def node_without_coordinator(self):
+        """The number of a node with a block worker and without the coordinator."""
+        here = self.node_of("coordinator")
+        return next(n for n in map(self.node_of, ("block worker 1", "block worker 2")) if n not in (None, here))
 
     def kill_node(self, number):
         self.watcher.note("raylet SIGKILL", self.cluster._nodes[number].node_id)
@@ -251,8 +262,9 @@ def block_worker_stopped_for_a_moment(s):
 def node_killed_and_back(s):
     s.train()
     s.trained()
-    s.kill_node(0)
-    s.return_node(0)
+    number = s.node_without_coordinator()
+    s.kill_node(number)
+    s.return_node(number)
     s.wait_count(StageRecovered, 2)
     s.stop()
 
@@ -260,8 +272,19 @@ def node_killed_and_back(s):
 def node_killed(s):
     s.train()
     s.trained()
-    s.kill_node(0)
+    s.kill_node(s.node_without_coordinator())
     s.wait_count(StageRecovered, 2)
+    s.stop(3)
+
+
+def coordinators_node_killed(s):
+    s.train()
+    s.trained()
+    number = s.node_of("coordinator")
+    if number is None:
+        raise RuntimeError("the coordinator is on the head; try again")
+    s.kill_node(number)
+    s.wait_count(WorkerReady, 2, worker="block worker 1")
     s.stop(3)
 
 
@@ -269,7 +292,7 @@ def drained(s):
     """A preemption of which nothing comes: what happens at the deadline."""
     s.train()
     s.trained()
-    s.drain(0, 15)
+    s.drain(s.node_without_coordinator(), 15)
     s.run.wait_for("the loss", lambda: s.run.records(WorkerLost))
     time.sleep(16)
     s.stop()
@@ -279,8 +302,9 @@ def drained_and_killed_at_once(s):
     """The node is gone before the run has heard of its leaving, or just when it has."""
     s.train()
     s.trained()
-    s.drain(0, 2)
-    s.kill_node(0)
+    number = s.node_without_coordinator()
+    s.drain(number, 2)
+    s.kill_node(number)
     s.run.wait_for("the loss", lambda: s.run.records(WorkerLost))
     s.wait_count(StageRecovered, 2)
     s.stop()
@@ -293,7 +317,7 @@ def drained_while_stalled(s):
     s.trained()
     stall.touch()
     time.sleep(0.5)
-    s.drain(0, 6)
+    s.drain(s.node_without_coordinator(), 6)
     s.run.wait_for("the loss", lambda: s.run.records(WorkerLost))
     stall.unlink()
     s.stop(4)
@@ -302,7 +326,7 @@ def drained_while_stalled(s):
 def drained_as_idle(s):
     s.train()
     s.trained()
-    s.drain(0, None, "DRAIN_NODE_REASON_IDLE_TERMINATION")
+    s.drain(s.node_without_coordinator(), None, "DRAIN_NODE_REASON_IDLE_TERMINATION")
     time.sleep(5)
     s.stop()
 
@@ -353,8 +377,8 @@ def replica_killed(s):
     s.train("training.replicas_per_block=2", "engine.stall_timeout_seconds=30")
     s.trained(32)
     pid = next(r for r in s.run.records(WorkerReady) if r.worker == "block worker 1").replica_pids[0]
+    s.watcher.note("SIGKILL", "replica of block worker 1", pid=pid)
     os.kill(pid, signal.SIGKILL)
-    s.watcher.note("SIGKILL", "replica of block worker 1")
     s.wait_count(StageRecovered, 2)
     s.stop()
 
@@ -432,7 +456,7 @@ def large_snapshots(s):
 def large_snapshots_node_killed(s):
     s.train("checkpoint.snapshot_every_steps=16", "checkpoint.every_steps=64", seconds=0.005, width=1500)
     s.trained(64)
-    s.kill_node(0)
+    s.kill_node(s.node_without_coordinator())
     s.wait_count(StageRecovered, 2)
     s.stop()
 
@@ -449,11 +473,11 @@ def two_workers_killed(s):
 def node_and_worker_killed(s):
     s.train()
     s.trained()
-    s.kill_node(0)
-    with suppress(ProcessLookupError):
-        s.signal("block worker 2")
-    s.signal("evaluator")
-    s.return_node(0)
+    number = s.node_without_coordinator()
+    other = next(worker for worker in ("block worker 1", "block worker 2") if s.node_of(worker) != number)
+    s.signal(other)
+    s.kill_node(number)
+    s.return_node(number)
     s.wait_count(StageRecovered, 4)
     s.stop()
 
@@ -468,8 +492,8 @@ def killed_while_starting(s):
         pids = [a["Pid"] for a in actors if a["ActorClassName"].endswith("BlockWorker") and a["State"] == "PENDING_CREATION"]
         pids += [p for p in starting_processes() if p not in pids]
         if pids and pids[0]:
+            s.watcher.note("SIGKILL", "block worker that starts", pid=pids[0])
             os.kill(pids[0], signal.SIGKILL)
-            s.watcher.note("SIGKILL", f"a process that starts, {pids[0]}")
             break
         time.sleep(0.02)
     s.wait_count(StageRecovered, 2)
@@ -492,7 +516,7 @@ SITUATIONS = {
     for each in (
         undisturbed, block_worker_killed, classifier_killed_at_work, classifier_killed_idle, evaluator_killed_idle,
         evaluator_killed_at_work, block_worker_stopped, block_worker_stopped_for_a_moment, node_killed_and_back,
-        node_killed, drained, drained_and_killed_at_once, drained_while_stalled, drained_as_idle, grows, no_room,
+        node_killed, coordinators_node_killed, drained, drained_and_killed_at_once, drained_while_stalled, drained_as_idle, grows, no_room,
         constructor_raises, worker_raises, replica_killed, leader_killed, lanes, lane_hangs, coordinator_killed,
         coordinator_stopped, driver_killed, large_snapshots, large_snapshots_node_killed, two_workers_killed,
         node_and_worker_killed, killed_while_starting,
