@@ -1,4 +1,4 @@
-"""A trace: what a core was told and what it said, turn by turn, of a real run or of a simulated one in the same form."""
+"""A trace: what a core was told and what it said, turn by turn, in a real run or in a simulated one."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -63,6 +63,7 @@ class Turn:
         commands: in the order in which it gave them, without `Log`.
         outside: what was done to the run, or seen of it, since the turn before.
         left_out: turns that are missing before this one, because nothing but training went on in them.
+        answered: calls that are in the trace and whose replies came in those turns.
     """
 
     now: float
@@ -70,6 +71,7 @@ class Turn:
     commands: tuple[Entry, ...] = ()
     outside: tuple[Entry, ...] = ()
     left_out: int = 0
+    answered: tuple[int, ...] = ()
 
 
 class Recorder:
@@ -111,7 +113,8 @@ class Recorder:
         node = None
         if isinstance(value, WorkerFacts):
             node = self._node(value.node_id)
-            self.processes |= {value.pid: asked.process} | {pid: f"replica of {asked.process}" for pid in value.replica_pids}
+            self.processes |= dict.fromkeys(value.replica_pids, f"replica of {asked.process}")
+            self.processes[value.pid] = asked.process
         reached = getattr(value, "steps_done", value.step if isinstance(value, Snapshot) else None)
         return replace(asked, kind="Replied", answer=type(value).__name__, reached=reached, node=node)
 
@@ -170,11 +173,14 @@ def recorded(sink: Callable[[Turn], None]) -> Iterator[Recorder]:
 
 def write_line(turn: Turn) -> str:
     """One line of a trace."""
-    parts: dict[str, Any] = {"now": round(turn.now, 2), **({"left_out": turn.left_out} if turn.left_out else {})}
+    parts: dict[str, Any] = {"now": round(turn.now, 2)}
+    for name in ("left_out", "answered"):
+        if value := getattr(turn, name):
+            parts[name] = value
     for name in ("outside", "events", "commands"):
         if entries := getattr(turn, name):
             parts[name] = [{k: v for k, v in asdict(each).items() if v is not None} for each in entries]
-    return json.dumps(parts) + "\n"
+    return json.dumps(parts, separators=(",", ":")) + "\n"
 
 
 def read_trace(file: Path) -> list[Turn]:
@@ -184,7 +190,7 @@ def read_trace(file: Path) -> list[Turn]:
 
 def _turn(parts: Mapping[str, Any]) -> Turn:
     entries = (_entries(parts.get(name, ())) for name in ("events", "commands", "outside"))
-    return Turn(parts["now"], *entries, parts.get("left_out", 0))
+    return Turn(parts["now"], *entries, parts.get("left_out", 0), tuple(parts.get("answered", ())))
 
 
 def _entries(parts: Iterable[Mapping[str, Any]]) -> tuple[Entry, ...]:

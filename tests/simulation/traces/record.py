@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -124,8 +125,8 @@ class Scene:
         return self.run
 
     def ready(self, *workers):
-        for worker in workers or ("block worker 1", "block worker 2"):
-            self.run.wait_for(f"{worker}", lambda: self.run.pid(worker) is not None)
+        for worker in workers:
+            self.run.wait_for(worker, partial(self.run.pid, worker))
 
     def trained(self, steps=48):
         """Wait until every block has done so many steps."""
@@ -216,9 +217,7 @@ def classifier_killed_at_work(s):
 
 def classifier_killed_idle(s):
     s.train("training.max_steps=192")
-    s.run.wait_for(
-        "its end", lambda: any(r.step == 192 for r in s.run.records(RoundDone) if not r.stage.is_block)
-    )
+    s.run.wait_for("its end", lambda: any(r.step == 192 for r in s.run.records(RoundDone) if not r.stage.is_block))
     s.signal("classifier worker")
     s.run.finish()
 
@@ -286,6 +285,45 @@ def coordinators_node_killed(s):
     s.kill_node(number)
     s.wait_count(WorkerReady, 2, worker="block worker 1")
     s.stop(3)
+
+
+def raylet_stopped(s):
+    """A node that answers nobody while its workers go on; it is taken for dead, and then goes on."""
+    s.train()
+    s.trained()
+    node = s.cluster._nodes[s.node_without_coordinator()]
+    raylet = node.all_processes["raylet"][0].process.pid
+    s.watcher.note("raylet SIGSTOP", node.node_id)
+    os.kill(raylet, signal.SIGSTOP)
+    s.run.wait_for("the loss", lambda: s.run.records(WorkerLost))
+    time.sleep(4)
+    s.watcher.note("raylet SIGCONT", node.node_id)
+    os.kill(raylet, signal.SIGCONT)
+    s.wait_count(StageRecovered, 2)
+    s.stop()
+
+
+def returned_before_it_is_missed(s):
+    """A new node is there before the old one is known to be dead: the cluster has too many cores for a while."""
+    s.train()
+    s.trained()
+    node = s.cluster._nodes[s.node_without_coordinator()]
+    s.watcher.note("raylet SIGSTOP", node.node_id)
+    os.kill(node.all_processes["raylet"][0].process.pid, signal.SIGSTOP)
+    s.cluster.add_node()
+    s.watcher.note("node added", s.cluster._nodes[-1].node_id)
+    s.run.wait_for("the loss", lambda: s.run.records(WorkerLost))
+    s.wait_count(StageRecovered, 2)
+    s.stop(4)
+    s.kill_node(s.cluster._nodes.index(node))
+
+
+def embedding_owner_killed(s):
+    s.train("embedding.kind=learned")
+    s.trained()
+    s.signal("classifier worker")
+    s.wait_count(WorkerReady, 2, worker="classifier worker")
+    s.stop()
 
 
 def drained(s):
@@ -486,16 +524,10 @@ def killed_while_starting(s):
     s.train()
     s.trained()
     s.signal("block worker 1")
-    before = time.monotonic()
-    while time.monotonic() < before + 30:
-        actors = ray._private.state.actors().values()
-        pids = [a["Pid"] for a in actors if a["ActorClassName"].endswith("BlockWorker") and a["State"] == "PENDING_CREATION"]
-        pids += [p for p in starting_processes() if p not in pids]
-        if pids and pids[0]:
-            s.watcher.note("SIGKILL", "block worker that starts", pid=pids[0])
-            os.kill(pids[0], signal.SIGKILL)
-            break
-        time.sleep(0.02)
+    s.run.wait_for("a process that starts", starting_processes)
+    pid = starting_processes()[0]
+    s.watcher.note("SIGKILL", "block worker that starts", pid=pid)
+    os.kill(pid, signal.SIGKILL)
     s.wait_count(StageRecovered, 2)
     s.stop()
 
@@ -511,28 +543,26 @@ def starting_processes():
     return found
 
 
-SITUATIONS = {
-    each.__name__: each
-    for each in (
-        undisturbed, block_worker_killed, classifier_killed_at_work, classifier_killed_idle, evaluator_killed_idle,
-        evaluator_killed_at_work, block_worker_stopped, block_worker_stopped_for_a_moment, node_killed_and_back,
-        node_killed, coordinators_node_killed, drained, drained_and_killed_at_once, drained_while_stalled, drained_as_idle, grows, no_room,
-        constructor_raises, worker_raises, replica_killed, leader_killed, lanes, lane_hangs, coordinator_killed,
-        coordinator_stopped, driver_killed, large_snapshots, large_snapshots_node_killed, two_workers_killed,
-        node_and_worker_killed, killed_while_starting,
-    )
-}  # fmt: skip
+SITUATIONS = [
+    undisturbed, block_worker_killed, classifier_killed_at_work, classifier_killed_idle, evaluator_killed_idle,
+    evaluator_killed_at_work, block_worker_stopped, block_worker_stopped_for_a_moment, node_killed_and_back,
+    node_killed, coordinators_node_killed, raylet_stopped, returned_before_it_is_missed, embedding_owner_killed,
+    drained, drained_and_killed_at_once, drained_while_stalled, drained_as_idle, grows, no_room,
+    constructor_raises, worker_raises, replica_killed, leader_killed, lanes, lane_hangs, coordinator_killed,
+    coordinator_stopped, driver_killed, large_snapshots, large_snapshots_node_killed, two_workers_killed,
+    node_and_worker_killed, killed_while_starting,
+]  # fmt: skip
 
 
-def record(name, folder):
+def record(situation, folder):
     folder.mkdir(parents=True)
     os.environ["TRACE_FLAG"] = str(folder / "flag")  # before the cluster: its processes are given it
-    with loopback_cluster(NODES.get(name, 2)) as cluster:
+    with loopback_cluster(NODES.get(situation.__name__, 2)) as cluster:
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR", namespace="watcher")
         watcher = Watcher(folder / "outside.jsonl")
         scene = Scene(folder, cluster, watcher)
         try:
-            SITUATIONS[name](scene)
+            situation(scene)
             time.sleep(1)
         finally:
             if scene.run is not None:
@@ -542,10 +572,11 @@ def record(name, folder):
 
 
 if __name__ == "__main__":
-    for name in sys.argv[2:] or SITUATIONS:
-        began = time.monotonic()
-        try:
-            record(name, Path(sys.argv[1]) / name)
-            print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
-        except Exception as error:
-            print(f"{name}: {time.monotonic() - began:.0f} s: {type(error).__name__}: {error}", flush=True)
+    for situation in SITUATIONS:
+        if situation.__name__ in (sys.argv[2:] or [situation.__name__]):
+            began = time.monotonic()
+            try:
+                record(situation, Path(sys.argv[1]) / situation.__name__)
+                print(f"{situation.__name__}: {time.monotonic() - began:.0f} s", flush=True)
+            except Exception as error:  # the others are recorded all the same
+                print(f"{situation.__name__}: {type(error).__name__}: {error}", flush=True)

@@ -26,7 +26,7 @@ class FailingBlockWorker(BlockWorker):
 
 
 class RecordedCoordinator(Coordinator):
-    """Writes one line a turn into a file of its own beside the run's folder, with the clock that all processes share."""
+    """Writes a line for each turn into a file of its own beside the run's folder; all processes share the clock."""
 
     def __init__(self, config, directory, resume=False, **options):
         classes = WorkerClasses(block=FailingBlockWorker) if "TRACE_FLAG" in os.environ else WorkerClasses()
