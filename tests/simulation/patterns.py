@@ -198,6 +198,30 @@ def _(story: Story) -> bool:
     return any(times > 1 for node, times in Counter(node for node, _ in lost).items() if node in dead)
 
 
+@pattern("processes of one node are lost in one turn")
+def _(story: Story) -> bool:
+    lost = Counter((story.node_of[name], loss.turn) for name, loss in story.lost.items() if name in story.node_of)
+    dead = {each.entry.node for each in story.outside if each.entry.kind == "node dead in Ray's table"}
+    return any(times > 1 and node in dead for (node, _), times in lost.items())
+
+
+@pattern("a process answers after the raylet of its node was killed or stopped")
+def _(story: Story) -> bool:
+    dead = {
+        each.entry.node: each.now for each in story.outside if each.entry.kind in ("raylet SIGKILL", "raylet SIGSTOP")
+    }
+    return any(
+        dead.get(story.node_of.get(reply.entry.process), float("inf")) < reply.now - 0.05 for reply in story.replies
+    )
+
+
+@pattern("a process lives on after its node was taken for dead")
+def _(story: Story) -> bool:
+    dead = {each.entry.node: each.now for each in story.outside if each.entry.kind == "node dead in Ray's table"}
+    gone = {name: story.gone[name].now if name in story.gone else float("inf") for name in story.node_of}
+    return any(gone[name] > dead[node] + LONG_SECONDS for name, node in story.node_of.items() if node in dead)
+
+
 @pattern("a loss is told within half a second of the process's death")
 def _(story: Story) -> bool:
     return any(
@@ -306,9 +330,14 @@ def _(story: Story) -> bool:
 @pattern("a ping is not answered")
 def _(story: Story) -> bool:
     return any(
-        call.entry.request == "Ping" and number not in story.answered and call.entry.process in story.kills
+        call.entry.request == "Ping" and number not in story.answered and _is_killed_after(story, call)
         for number, call in story.calls.items()
     )
+
+
+def _is_killed_after(story: Story, call: At) -> bool:
+    kill = story.kills.get(call.entry.process)
+    return kill is not None and kill.turn > call.turn
 
 
 @pattern("a round is answered with nothing after a stop")
@@ -365,6 +394,15 @@ def _shrinks(story: Story, position: tuple[int, int], before: bool) -> bool:
         if fewer and (next_one.position < position if before else one.position < position < next_one.position):
             return True
     return False
+
+
+@pattern("cores grow before the loss of a process whose place they take is told")
+def _(story: Story) -> bool:
+    return any(
+        (b.entry.cpus or 0) > (a.entry.cpus or 0) and b.position < loss.position
+        for a, b in pairwise(story.seen)
+        for loss in story.lost.values()
+    )
 
 
 @pattern("cores grow")

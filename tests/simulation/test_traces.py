@@ -3,8 +3,12 @@
 from pathlib import Path
 
 import pytest
+from hashing import HashingWorld, small_plan
 from patterns import PATTERNS, broken_rules, patterns
-from turns import read_trace
+from turns import Entry, Turn, read_trace, recorded, write_line
+from world import START_SECONDS
+
+from noprop_dist.engines.core.commands import Slot
 
 TRACES = {file.stem: file for file in sorted((Path(__file__).parent / "traces").glob("*.jsonl"))}
 NEVER_SEEN = set()
@@ -23,3 +27,63 @@ def test_a_real_run_shows_the_patterns_that_are_written_down_for_it(name):
 
 def test_every_pattern_is_shown_by_some_real_run():
     assert set().union(*SHOWN.values()) == set(PATTERNS) - NEVER_SEEN
+
+
+# The rules themselves
+
+
+def made_up(*turns):
+    """A trace of a worker that is started, called three times and answers once, and of the turns that follow."""
+    called = [Entry("CallActor", "block worker 1#1", number, "Train", "main", "block 1") for number in (1, 2, 3)]
+    begun = Turn(0.0, commands=(Entry("StartActor", "block worker 1#1"), *called))
+    return [begun, Turn(1.0, (reply(1, reached=16),)), *turns]
+
+
+def reply(number, process="block worker 1#1", reached=None):
+    return Entry("Replied", process, number, "Train", "main", "block 1", answer="RoundReport", reached=reached)
+
+
+LOST = Entry("ActorLost", "block worker 1#1", cause="made up", constructor_raised=False)
+KILLED = Entry("KillActor", "block worker 1#1")
+
+
+@pytest.mark.parametrize(
+    ("broken", "turns"),
+    [
+        ("of a process that was killed, nothing comes", [Turn(2.0, commands=(KILLED,)), Turn(3.0, (reply(2),))]),
+        ("of a process that was killed, nothing comes", [Turn(2.0, (LOST,), (KILLED,)), Turn(3.0, (LOST,))]),
+        ("a call is answered once", [Turn(2.0, (reply(1),))]),
+        ("a call is answered once", [Turn(2.0, (reply(7),))]),
+        ("a call is answered once", [Turn(2.0, (reply(2, "block worker 2#1"),))]),
+        ("the events of a turn are", [Turn(2.0, (reply(3), reply(2)))]),
+        ("the events of a turn are", [Turn(2.0, (Entry("StorageDone"), reply(2)))]),
+        ("the calls of a lane are done", [Turn(2.0, (reply(3, reached=32),)), Turn(3.0, (reply(2, reached=48),))]),
+        ("the cluster is seen in the turn after", [Turn(2.0, (Entry("ClusterSeen", cpus=2.0),))]),
+        ("storage answers each task once", [Turn(2.0, commands=(Entry("UseStorage"), Entry("UseStorage")))]),
+        ("a process is started once", [Turn(2.0, commands=(KILLED, Entry("CallActor", "block worker 1#1", 4)))]),
+        ("a process is started once", [Turn(2.0, commands=(Entry("CallActor", "block worker 1#2", 4),))]),
+        ("a process that was lost is killed in the same turn", [Turn(2.0, (LOST,))]),
+    ],
+)  # fmt: skip
+def test_a_rule_that_is_broken_is_told(broken, turns):
+    assert broken_rules(made_up()) == []
+    assert any(line.startswith(broken) for line in broken_rules(made_up(*turns)))
+
+
+def test_a_reply_that_comes_before_an_earlier_one_of_its_lane_breaks_no_rule():
+    trace = made_up(Turn(2.0, (reply(3, reached=48),)), Turn(3.0, (reply(2, reached=32),)))
+    assert broken_rules(trace) == []
+    assert "a later call of a lane is answered in an earlier turn" in patterns(trace)
+
+
+def test_a_run_on_virtual_time_is_recorded_in_the_same_form(tmp_path):
+    trace = []
+    world = HashingWorld(small_plan())
+    world.at(START_SECONDS + 1.3, lambda: world.kill(Slot("block worker", 1)))
+    with recorded(trace.append):
+        world.train()
+    assert {each.process for turn in trace for each in turn.commands if each.kind == "KillActor"} == {
+        "block worker 1#1"
+    }
+    (tmp_path / "trace.jsonl").write_text("".join(map(write_line, trace)))
+    assert patterns(read_trace(tmp_path / "trace.jsonl")) == patterns(trace)
