@@ -65,6 +65,9 @@ class Story:
         self.answered = left_out | {each.entry.call: each for each in self.replies}
         self.node_of = {each.entry.process: each.entry.node for each in self.replies if each.entry.node}
         self.gone = {each.entry.process: each for each in self.outside if each.entry.kind == "process gone"}
+        self.dead_nodes = {
+            each.entry.node: each.now for each in self.outside if each.entry.kind == "node dead in Ray's table"
+        }
         self.lost = {each.entry.process: each for each in reversed(self.losses)}  # as it was told first
 
     def under_way(self, process: str | None, turn: int) -> list[At]:
@@ -194,15 +197,13 @@ def _(story: Story) -> bool:
 @pattern("processes of one node are lost in different turns")
 def _(story: Story) -> bool:
     lost = {(story.node_of[name], loss.turn) for name, loss in story.lost.items() if name in story.node_of}
-    dead = {each.entry.node for each in story.outside if each.entry.kind == "node dead in Ray's table"}
-    return any(times > 1 for node, times in Counter(node for node, _ in lost).items() if node in dead)
+    return any(times > 1 for node, times in Counter(node for node, _ in lost).items() if node in story.dead_nodes)
 
 
 @pattern("processes of one node are lost in one turn")
 def _(story: Story) -> bool:
     lost = Counter((story.node_of[name], loss.turn) for name, loss in story.lost.items() if name in story.node_of)
-    dead = {each.entry.node for each in story.outside if each.entry.kind == "node dead in Ray's table"}
-    return any(times > 1 and node in dead for (node, _), times in lost.items())
+    return any(times > 1 and node in story.dead_nodes for (node, _), times in lost.items())
 
 
 @pattern("a process answers after the raylet of its node was killed or stopped")
@@ -217,15 +218,19 @@ def _(story: Story) -> bool:
 
 @pattern("a process lives on after its node was taken for dead")
 def _(story: Story) -> bool:
-    dead = {each.entry.node: each.now for each in story.outside if each.entry.kind == "node dead in Ray's table"}
+    dead = story.dead_nodes
     gone = {name: story.gone[name].now if name in story.gone else float("inf") for name in story.node_of}
-    return any(gone[name] > dead[node] + LONG_SECONDS for name, node in story.node_of.items() if node in dead)
+    return any(
+        gone[name] > dead[node] + LONG_SECONDS for name, node in story.node_of.items() if node in story.dead_nodes
+    )
 
 
 @pattern("a loss is told within half a second of the process's death")
 def _(story: Story) -> bool:
     return any(
-        loss.now - story.gone[name].now < AT_ONCE_SECONDS for name, loss in story.lost.items() if name in story.gone
+        0 <= loss.now - story.gone[name].now < AT_ONCE_SECONDS
+        for name, loss in story.lost.items()
+        if name in story.gone
     )
 
 
@@ -252,7 +257,7 @@ def _(story: Story) -> bool:
 @pattern("a call raises, which is told as a loss though the process lives")
 def _(story: Story) -> bool:
     return any(
-        name in story.gone and story.gone[name].position > loss.position and loss.now < story.gone[name].now
+        name in story.gone and story.gone[name].now > loss.now and story.node_of.get(name) not in story.dead_nodes
         for name, loss in story.lost.items()
         if not loss.entry.constructor_raised
     )

@@ -190,7 +190,7 @@ class Scene:
         self.watcher.note("node added", self.cluster._nodes[number].node_id)
 
 
-NODES = {"grows": 1, "no_room": 1, "replica_killed": 4, "leader_killed": 4}
+NODES = {"grows": 1, "replica_killed": 4, "leader_killed": 4}
 
 
 def undisturbed(s):
@@ -279,11 +279,13 @@ def node_killed(s):
 def coordinators_node_killed(s):
     s.train()
     s.trained()
-    number = s.node_of("coordinator")
-    if number is None:
-        raise RuntimeError("the coordinator is on the head; try again")
+    while (number := s.node_of("coordinator")) is None:  # it is on the head
+        count = s.count(WorkerReady, worker="block worker 1")
+        s.signal("coordinator")
+        s.wait_count(WorkerReady, count + 1, worker="block worker 1")
+    count = s.count(WorkerReady, worker="block worker 1")
     s.kill_node(number)
-    s.wait_count(WorkerReady, 2, worker="block worker 1")
+    s.wait_count(WorkerReady, count + 1, worker="block worker 1")
     s.stop(3)
 
 
@@ -380,14 +382,15 @@ def grows(s):
 
 
 def no_room(s):
-    """Another actor has the only core; it leaves after a while, when the run has asked twice."""
+    """Another actor has one of the two cores; it leaves after a while, when the run has asked twice."""
     holder = ray.remote(num_cpus=1)(type("Holder", (), {"here": lambda self: None})).remote()
     ray.get(holder.here.remote())
-    s.train("engine.start_timeout_seconds=20")
-    time.sleep(28)
+    s.train("engine.start_timeout_seconds=12")
+    s.trained(16)
+    time.sleep(16)
     ray.kill(holder)
     s.watcher.note("room")
-    s.ready("block worker 1")
+    s.run.wait_for("the second worker", lambda: s.count(WorkerReady) == 5)  # with coordinator and evaluator
     s.stop(3)
 
 
@@ -474,6 +477,17 @@ def coordinator_stopped(s):
     s.stop()
 
 
+def worker_stopped_and_coordinator_killed(s):
+    """What is stopped outlives the coordinator that it belongs to."""
+    s.train()
+    s.trained()
+    s.signal("block worker 1", signal.SIGSTOP)
+    s.signal("coordinator")
+    s.wait_count(WorkerReady, 2, worker="block worker 1")
+    s.wait_count(WorkerReady, 2, worker="block worker 2")
+    s.stop()
+
+
 def driver_killed(s):
     s.train()
     s.trained()
@@ -549,7 +563,8 @@ SITUATIONS = [
     node_killed, coordinators_node_killed, raylet_stopped, returned_before_it_is_missed, embedding_owner_killed,
     drained, drained_and_killed_at_once, drained_while_stalled, drained_as_idle, grows, no_room,
     constructor_raises, worker_raises, replica_killed, leader_killed, lanes, lane_hangs, coordinator_killed,
-    coordinator_stopped, driver_killed, large_snapshots, large_snapshots_node_killed, two_workers_killed,
+    coordinator_stopped, worker_stopped_and_coordinator_killed, driver_killed, large_snapshots,
+    large_snapshots_node_killed, two_workers_killed,
     node_and_worker_killed, killed_while_starting,
 ]  # fmt: skip
 

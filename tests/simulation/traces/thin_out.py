@@ -126,11 +126,11 @@ def golden(folder):
     """The golden traces of one situation, by the number of the coordinator."""
     traces = sorted(folder.glob("run.coordinator-*.jsonl"))
     outside = [json.loads(line) for line in (folder / "outside.jsonl").read_text().splitlines()]
+    begins = [read_trace(trace)[0].now for trace in traces] + [float("inf")]
     for number, trace in enumerate(traces, start=1):
-        names, turns = Names(traces, trace), read_trace(trace)
-        began = turns[0].now
-        entries = [(each["now"], names.entry(each)) for each in outside]
-        whole = merged(turns, [(at, entry) for at, entry in entries if entry is not None and at >= began - 10])
+        names, began, next_began = Names(traces, trace), *begins[number - 1 : number + 1]
+        entries = [(each["now"], names.entry(each)) for each in outside if began - 10 <= each["now"] < next_began]
+        whole = merged(read_trace(trace), [(at, entry) for at, entry in entries if entry is not None])
         yield number, [replace(turn, now=turn.now - began) for turn in thinned(whole)]
 
 
