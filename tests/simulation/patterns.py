@@ -415,6 +415,12 @@ def _(story: Story) -> bool:
     return any((b.entry.cpus or 0) > (a.entry.cpus or 0) for a, b in pairwise(story.seen))
 
 
+@pattern("a node is lost, and the cores that are seen never change")
+def _(story: Story) -> bool:
+    lost = any(story.node_of.get(name) in story.dead_nodes for name in story.lost)
+    return lost and len({each.entry.cpus for each in story.seen}) == 1
+
+
 @pattern("a node is seen leaving, and its worker is ended before it is lost")
 def _(story: Story) -> bool:
     return any(_seen_leaving(story, name, kill.turn) and name not in story.lost for name, kill in story.kills.items())
@@ -447,6 +453,12 @@ def _(story: Story) -> bool:
 
 
 # Coordinators
+
+
+@pattern("a coordinator is gone, with calls under way")
+def _(story: Story) -> bool:
+    ended = any(each.kind == "End" for turn in story.trace for each in turn.commands)
+    return not ended and any(number not in story.answered for number in story.calls)
 
 
 @pattern("a worker of an earlier coordinator is still there when this one begins")

@@ -11,8 +11,99 @@ from world import START_SECONDS
 from noprop_dist.engines.core.commands import Slot
 
 TRACES = {file.stem: file for file in sorted((Path(__file__).parent / "traces").glob("*.jsonl"))}
+USUAL = {
+    "several calls of one lane are answered in one turn",
+    "a ping is answered while a round is under way",
+    "a round is answered with nothing after a stop",
+    "a write is told of with a reply",
+    "a write is told of alone",
+    "a write is told of with a loss",
+}
 NEVER_SEEN = set()
-SHOWN = {}
+SHOWN = {
+    "block_worker_killed-1": {
+        "one loss is told once for each call under way",
+        "a loss is told within half a second of the process's death",
+    },
+    "block_worker_stopped-1": {
+        "a process that was killed lives on for seconds",
+        "a ping is not answered",
+    },
+    "constructor_raises-1": {
+        "one loss is told once for each call under way",
+        "a loss is told within half a second of the process's death",
+        "a constructor raises",
+    },
+    "coordinator_killed-1": set(),
+    "coordinator_killed-2": set(),
+    "coordinator_stopped-1": set(),
+    "coordinator_stopped-2": set(),
+    "drained-1": {
+        "a node is seen leaving, and its worker is ended before it is lost",
+        "a leaving node's cores still count",
+    },
+    "drained_and_killed_at_once-1": {
+        "one loss is told once for each call under way",
+        "a process answers after the raylet of its node was killed or stopped",
+        "a loss is told within half a second of the process's death",
+        "cores shrink after a loss is told",
+        "a node is seen leaving, and its worker is lost before it is ended",
+        "a leaving node's cores still count",
+    },
+    "drained_as_idle-1": set(),
+    "drained_while_stalled-1": {
+        "a node is seen leaving, and its worker is ended before it is lost",
+        "a leaving node's cores still count",
+    },
+    "driver_killed-1": {
+        "a coordinator is gone, with calls under way",
+    },
+    "driver_killed-2": set(),
+    "grows-1": {
+        "cores grow",
+    },
+    "lanes-1": {
+        "one loss is told once for each call under way",
+        "a loss is told within half a second of the process's death",
+        "one lane goes on while another of the same process is silent for a second",
+    },
+    "node_killed-1": {
+        "one loss is told once for each call under way",
+        "a loss is told over a second after the process's death, though a call was under way",
+        "cores shrink after a loss is told",
+    },
+    "node_killed_and_back-1": {
+        "one loss is told once for each call under way",
+        "a loss is told over a second after the process's death, though a call was under way",
+        "a process answers its first call only after the cluster had room for it",
+        "a node is lost, and the cores that are seen never change",
+    },
+    "raylet_stopped-1": {
+        "one loss is told once for each call under way",
+        "a process answers after the raylet of its node was killed or stopped",
+        "a process lives on after its node was taken for dead",
+        "cores shrink after a loss is told",
+    },
+    "replica_killed-1": {
+        "one loss is told for some of the calls under way, and of the others nothing comes",
+        "a call raises, which is told as a loss though the process lives",
+    },
+    "returned_before_it_is_missed-1": {
+        "one loss is told once for each call under way",
+        "processes of one node are lost in different turns",
+        "a process lives on after its node was taken for dead",
+        "a process that was killed lives on for seconds",
+        "the successor is ready before the process that was killed is gone",
+        "cores shrink after a loss is told",
+        "cores grow before the loss of a process whose place they take is told",
+        "cores grow",
+    },
+    "undisturbed-1": set(),
+    "worker_raises-1": {
+        "one loss is told for some of the calls under way, and of the others nothing comes",
+        "a call raises, which is told as a loss though the process lives",
+    },
+}
 
 
 @pytest.mark.parametrize("name", TRACES)
@@ -22,11 +113,12 @@ def test_a_real_run_breaks_no_rule(name):
 
 @pytest.mark.parametrize("name", TRACES)
 def test_a_real_run_shows_the_patterns_that_are_written_down_for_it(name):
-    assert patterns(read_trace(TRACES[name])) == SHOWN[name]
+    assert patterns(read_trace(TRACES[name])) - USUAL == SHOWN[name]
 
 
 def test_every_pattern_is_shown_by_some_real_run():
-    assert set().union(*SHOWN.values()) == set(PATTERNS) - NEVER_SEEN
+    shown = set().union(*(patterns(read_trace(file)) for file in TRACES.values()))
+    assert shown == set(PATTERNS) - NEVER_SEEN
 
 
 # The rules themselves

@@ -13,7 +13,7 @@ class Slow(nn.Module):
     def __init__(self, input_shape, classes, embedding_dim, seconds, stall_while="", out_of_memory_if="", width=0):
         super().__init__()
         self.layer = nn.Linear(embedding_dim, classes)
-        self.ballast = nn.Parameter(torch.zeros(width, width)) if width else None
+        self.ballast = nn.Parameter(torch.zeros(int(width), int(width))) if width else None
         self.seconds, self.stall, self.memory = seconds, stall_while, out_of_memory_if
 
     def forward(self, x, z):

@@ -6,9 +6,11 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-from turns import Entry, Turn, read_trace, write_line
-
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from turns import Entry, Turn, read_trace, write_line  # noqa: E402
+
 BEFORE_SECONDS, AFTER_SECONDS = 0.4, 0.6
 NOTABLE = {"ActorLost", "KillActor", "StartActor", "StorageFailed", "End"}
 FROM_OUTSIDE = ("SIG", "stall", "room", "out of memory", "stop", "drain", "raylet", "node added")
@@ -124,7 +126,7 @@ def thinned(turns):
 
 def golden(folder):
     """The golden traces of one situation, by the number of the coordinator."""
-    traces = sorted(folder.glob("run.coordinator-*.jsonl"))
+    traces = sorted(each for each in folder.glob("run.coordinator-*.jsonl") if each.stat().st_size)
     outside = [json.loads(line) for line in (folder / "outside.jsonl").read_text().splitlines()]
     begins = [read_trace(trace)[0].now for trace in traces] + [float("inf")]
     for number, trace in enumerate(traces, start=1):
