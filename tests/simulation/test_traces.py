@@ -29,15 +29,30 @@ SHOWN = {
         "a process that was killed lives on for seconds",
         "a ping is not answered",
     },
+    "classifier_killed_at_work-1": {
+        "one loss is told once for each call under way",
+        "a loss is told within half a second of the process's death",
+    },
+    "classifier_killed_idle-1": {
+        "an idle process dies, and nothing is ever told of it",
+    },
     "constructor_raises-1": {
         "one loss is told once for each call under way",
         "a loss is told within half a second of the process's death",
         "a constructor raises",
     },
-    "coordinator_killed-1": set(),
+    "coordinator_killed-1": {
+        "a coordinator is gone, with calls under way",
+    },
     "coordinator_killed-2": set(),
-    "coordinator_stopped-1": set(),
+    "coordinator_stopped-1": {
+        "a coordinator is gone, with calls under way",
+    },
     "coordinator_stopped-2": set(),
+    "coordinators_node_killed-1": {
+        "a coordinator is gone, with calls under way",
+    },
+    "coordinators_node_killed-2": set(),
     "drained-1": {
         "a node is seen leaving, and its worker is ended before it is lost",
         "a leaving node's cores still count",
@@ -59,6 +74,9 @@ SHOWN = {
         "a coordinator is gone, with calls under way",
     },
     "driver_killed-2": set(),
+    "evaluator_killed_idle-1": {
+        "a coordinator is gone, with calls under way",
+    },
     "grows-1": {
         "cores grow",
     },
@@ -66,6 +84,10 @@ SHOWN = {
         "one loss is told once for each call under way",
         "a loss is told within half a second of the process's death",
         "one lane goes on while another of the same process is silent for a second",
+    },
+    "no_room-1": {
+        "a process answers its first call only after the cluster had room for it",
+        "a process that finds no room is killed before it exists, and asked for again",
     },
     "node_killed-1": {
         "one loss is told once for each call under way",
@@ -102,6 +124,12 @@ SHOWN = {
     "worker_raises-1": {
         "one loss is told for some of the calls under way, and of the others nothing comes",
         "a call raises, which is told as a loss though the process lives",
+    },
+    "worker_stopped_and_coordinator_killed-1": {
+        "a coordinator is gone, with calls under way",
+    },
+    "worker_stopped_and_coordinator_killed-2": {
+        "a worker of an earlier coordinator is still there when this one begins",
     },
 }
 

@@ -86,7 +86,7 @@ def weak(turn, open_calls):
 
 
 def calls_of_the_dead(turns):
-    """Calls that were under way when their process ended."""
+    """Calls that were under way when their process ended, or the coordinator was lost."""
     open_calls, dead = {}, set()
     for turn in turns:
         for each in turn.events:
@@ -96,7 +96,8 @@ def calls_of_the_dead(turns):
                 open_calls[each.call] = each.process
             if each.kind == "KillActor":
                 dead |= {call for call, process in open_calls.items() if process == each.process}
-    return dead
+    ended = any(each.kind == "End" for turn in turns for each in turn.commands)
+    return dead if ended else dead | open_calls.keys()
 
 
 def cluster_changes(turns):
