@@ -178,6 +178,14 @@ def _called_when_dead(story: Story, process: str | None, loss: At) -> bool:
     )
 
 
+@pattern("a dead process is called, and the call waits until its loss is told")
+def _(story: Story) -> bool:
+    return any(
+        name in story.gone and any(call.now > story.gone[name].now for call in story.under_way(name, loss.turn))
+        for name, loss in story.lost.items()
+    )
+
+
 @pattern("an idle process dies, and nothing is ever told of it")
 def _(story: Story) -> bool:
     return any(
