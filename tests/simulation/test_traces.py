@@ -3,12 +3,15 @@
 from pathlib import Path
 
 import pytest
-from hashing import HashingWorld, small_plan
 from patterns import PATTERNS, broken_rules, patterns
-from turns import Entry, Turn, read_trace, recorded, write_line
-from world import START_SECONDS
+from turns import Entry, Recorder, Turn, read_trace, write_line
 
-from noprop_dist.engines.core.commands import Slot
+from noprop_dist.engines.core import commands as c
+from noprop_dist.engines.core import events as e
+from noprop_dist.engines.core.placement import Resources
+from noprop_dist.records import News
+from noprop_dist.stages import block
+from noprop_dist.training.batch_stream import RoundKey
 
 TRACES = {file.stem: file for file in sorted((Path(__file__).parent / "traces").glob("*.jsonl"))}
 USUAL = {
@@ -243,14 +246,17 @@ def test_a_reply_that_comes_before_an_earlier_one_of_its_lane_breaks_no_rule():
     assert "a later call of a lane is answered in an earlier turn" in patterns(trace)
 
 
-def test_a_run_on_virtual_time_is_recorded_in_the_same_form(tmp_path):
-    trace = []
-    world = HashingWorld(small_plan())
-    world.at(START_SECONDS + 1.3, lambda: world.kill(Slot("block worker", 1)))
-    with recorded(trace.append):
-        world.train()
-    assert {each.process for turn in trace for each in turn.commands if each.kind == "KillActor"} == {
-        "block worker 1#1"
-    }
-    (tmp_path / "trace.jsonl").write_text("".join(map(write_line, trace)))
-    assert patterns(read_trace(tmp_path / "trace.jsonl")) == patterns(trace)
+def test_a_turn_is_made_of_the_cores_own_events_and_commands(tmp_path):
+    recorder, worker = Recorder(), c.Incarnation(c.Slot("block worker", 1), 2)
+    call = c.CallActor(7, worker, "lane-1", c.Train(RoundKey(block(1), 32, 16)))
+    recorder.turn([], 1.0, [c.StartActor(worker, None, 2), call, c.AskCluster()])
+    events = [e.Replied(7, None), e.ActorLost(worker, "made up"), e.ClusterSeen(Resources(2.0, 0), frozenset({"f00"}))]
+    turn = recorder.turn(events, 2.0, [c.KillActor(worker), c.UseStorage(c.FlushLog()), c.Log(News(text="untold"))])
+    told = (
+        Entry("Replied", "block worker 1#2", 7, "Train", "lane-1", "block 1", 32, "NoneType"),
+        Entry("ActorLost", "block worker 1#2", cause="made up", constructor_raised=False),
+        Entry("ClusterSeen", cpus=2.0, leaving=("node 1",)),
+    )
+    assert turn == Turn(2.0, told, (Entry("KillActor", "block worker 1#2"), Entry("UseStorage", task="FlushLog")))
+    (tmp_path / "trace.jsonl").write_text(write_line(turn))
+    assert read_trace(tmp_path / "trace.jsonl") == [turn]
