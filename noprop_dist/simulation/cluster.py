@@ -275,13 +275,14 @@ class SimulatedActors:
 
     def kill(self, process: c.Incarnation) -> None:
         self.process.point()
-        self._calls = {number: call for number, call in self._calls.items() if call.process != process}
-        self.handles.pop(process).process.die()
+        self.handles.pop(process).process.die()  # what it has answered already may come all the same
 
     def events(self, timeout_seconds: float) -> list[Event]:
         world = self.cluster.world
         if self.cluster.pace.turn > 0.0:
-            world.sleep(world.luck.random() * self.cluster.pace.turn)  # a turn of the loop takes time: several things may come meanwhile
+            world.sleep(
+                world.luck.random() * self.cluster.pace.turn
+            )  # a turn of the loop takes time: several things may come meanwhile
         if not self._arrived:
             self._waits, self._thread = True, world.current
             self._thread.wait(timeout_seconds * world.luck.uniform(1.0, 8.0))
@@ -303,11 +304,12 @@ class SimulatedActors:
         self._tell(number, answer, delay + self.cluster.network_delay, actor)
 
     def lose(self, actor: Actor, lost: Lost, told: float) -> None:
-        """Every call under way of an actor gets the loss in place of a reply, at one moment."""
+        """Every call under way of an actor gets the loss in place of a reply, at one moment; what has come stays."""
 
         def tell() -> None:
+            here = {number for number, _ in self._arrived}
             for number, call in self._calls.items():
-                if call.process == actor.incarnation:
+                if call.process == actor.incarnation and number not in here:
                     self._arrived.append((number, lost))
             self._wake()
 
