@@ -18,6 +18,7 @@ from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.inference.evaluation import Evaluation
 from noprop_dist.run_plan import RunPlan
+from noprop_dist.simulation import invariants
 from noprop_dist.simulation.cluster import SimulatedActors
 from noprop_dist.simulation.machine import SimulatedMachine
 from noprop_dist.simulation.stand_ins import HashedStage
@@ -168,7 +169,12 @@ class Work:
         """Read a checkpoint with shipped code, and measure it: its figure follows from its step."""
         if self._directory is None:
             self._directory = RunDirectory(self._simulation.store(process, SimulatedMachine(process)))
-        for snapshot in self._directory.checkpoints.load_all(step).values():
+        try:
+            snapshots = self._directory.checkpoints.load_all(step)
+        except UserError as error:
+            invariants.check_not_measured(self._simulation, process, error)
+            raise
+        for snapshot in snapshots.values():
             self._simulation.check_snapshot(snapshot, "a checkpoint that is measured")
         result = Evaluation(self._simulation.accuracy(step), 0.5, "mean", 1, 10)
         return CheckpointEvaluation(step, step == self._plan.total_steps, (("validation", result),), None)

@@ -165,6 +165,7 @@ class Simulation:
 
     def _judge(self, driver: Driver) -> None:
         result = driver.result
+        invariants.check_manifests(self)
         if driver.process.error is not None:
             self.violate(f"{type(driver.process.error).__name__}: {driver.process.error}")
             self.over = True
@@ -203,6 +204,7 @@ class Simulation:
 
     def asked_for(self, command: c.Command) -> None:
         """A coordinator is about to carry out a command of its core."""
+        self.bounds.asked_for(command)
 
     def violate(self, what: str) -> None:
         """Write down that something is wrong, and end."""
@@ -256,6 +258,7 @@ class Simulation:
         self.bounds.check(run)
 
     def told_of_coordinator(self, error: Exception) -> None:
+        self.bounds.coordinator_lost()
         self.say(f"driver: the coordinator was lost ({error})")
 
 
