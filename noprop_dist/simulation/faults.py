@@ -431,8 +431,7 @@ def _by_a_stranger(change: Change) -> Callable[["Simulation", random.Random], fl
             driver.coordinator.process.die()
         driver.process.die()
         simulation.foreign = {name: store.read(name) for name in contents}
-        for name, content in contents.items():
-            store.write(name, content)
+        simulation.storage.put(contents)
         return 0.0
 
     return strike

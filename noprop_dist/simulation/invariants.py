@@ -56,7 +56,8 @@ DAMAGE = frozenset(
 )
 """Each of these also kills the coordinator."""
 COORDINATOR = DAMAGE | {"coordinator killed", "coordinator stopped for a while", "driver killed", "power lost"}
-UNSURE = DAMAGE | {"power lost", "listings stale"}
+STRANGERS = frozenset({"snapshot of another run", "seed edited", "other data"})
+UNSURE = DAMAGE | STRANGERS | {"power lost", "listings stale", "disk not there for a while"}
 """After these a file may be missing or damaged, or seem so."""
 ROOM = frozenset({"node killed", "node drained", "node drained, then kept", "no room: another run"})
 SILENCE = (

@@ -221,6 +221,7 @@ class Driver:
             except (_CoordinatorGoneError, SilentError) as error:
                 resume, wait = True, losses.lost()
                 self._simulation.told_of_coordinator(error)
+                self._simulation.bounds.coordinator_lost()
                 if self.stop or wait is None:
                     self.result = f"the coordinator was lost: {error}"
                     return

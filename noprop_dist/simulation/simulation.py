@@ -184,8 +184,7 @@ class Simulation:
         """A driver has ended with an error; where it refuses what a stranger has put there, that is put back."""
         self.outcome.errors.append(error)
         if self.foreign and re.search(REFUSED, error):
-            for name, content in self.foreign.items():
-                self.storage.undisturbed().write(name, content)
+            self.storage.put(self.foreign)
             self.foreign = {}
         else:
             invariants.check_error(self, error)
@@ -258,7 +257,6 @@ class Simulation:
         self.bounds.check(run)
 
     def told_of_coordinator(self, error: Exception) -> None:
-        self.bounds.coordinator_lost()
         self.say(f"driver: the coordinator was lost ({error})")
 
 

@@ -91,9 +91,10 @@ class CheckpointWriter:
         for stage, snapshot in snapshots.items():
             self._saved[stage] = [step for step in steps[stage] if step <= snapshot.step]
         # Checkpoints may be of another cadence, or of the end of a run that is longer now.
-        for step in sorted({*self._checkpoint_steps, *self._files.steps()}):
+        there = set(self._files.steps())
+        for step in sorted({*self._checkpoint_steps, *there}):
             if all(step in saved for saved in self._saved.values()):
-                self._take_over_checkpoint(step, warnings)
+                self._take_over_checkpoint(step, step in there, warnings)
         self._read_waiting_entries(warnings)
         if self._left_behind:
             start = min((snapshot.step for snapshot in snapshots.values()), default=0)
@@ -224,7 +225,8 @@ class CheckpointWriter:
         self._entries = {key: entry for key, entry in self._entries.items() if key[1] <= step}
         self.prune(step, best)
 
-    def _take_over_checkpoint(self, step: int, warnings: list[str]) -> None:
+    def _take_over_checkpoint(self, step: int, there: bool, warnings: list[str]) -> None:
+        """Know a checkpoint, or complete it; `there` is whether it has a manifest."""
         try:
             self._check_changes(self._files.manifest(step))
             insort(self._complete, step)
@@ -233,7 +235,8 @@ class CheckpointWriter:
         except UserError as error:
             try:
                 self._complete_checkpoint(step)
-                warnings.append(f"{error}; it was written anew from the snapshots' own entries")
+                if there:  # else its process ended between the last snapshot and it, which is no damage
+                    warnings.append(f"{error}; it was written anew from the snapshots' own entries")
             except UserError as damaged:
                 warnings.append(f"{error}, nor be written anew: {damaged}")
 
