@@ -2,12 +2,12 @@
 
 import errno
 import os
-import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from noprop_dist.errors import UserError
+from noprop_dist.storage.system import THIS_SYSTEM, System
 
 
 class RefusedPathError(UserError, OSError):
@@ -23,23 +23,32 @@ class LocalFiles:
 
     Args:
         root: absolute path; need not exist.
+        system: what carries out system calls.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, system: System = THIS_SYSTEM) -> None:
         self.root = root
+        self.system = system
 
     def read(self, name: str, offset: int = 0) -> bytes:
-        with open(self.open(name, os.O_RDONLY), "rb") as file:  # noqa: PTH123 (a descriptor)
-            file.seek(offset)
-            return file.read()
+        descriptor = self.open(name, os.O_RDONLY)
+        try:
+            end, parts = self.system.fstat(descriptor).st_size, []
+            # One byte more than there should be, so that a file that grows meanwhile is read on.
+            while part := self.system.pread(descriptor, max(end - offset, 0) + 1, offset):
+                parts.append(part)
+                offset += len(part)
+        finally:
+            self.system.close(descriptor)
+        return b"".join(parts)
 
     def size(self, name: str) -> int:
         with self._folder_of(name) as (folder, last):
-            return os.stat(last, dir_fd=folder, follow_symlinks=False).st_size
+            return self.system.stat(last, dir_fd=folder, follow_symlinks=False).st_size
 
     def exists(self, name: str) -> bool:
         if not name:
-            return os.path.lexists(self.root)
+            return self.system.lexists(self.root)
         try:
             self.size(name)
         except (FileNotFoundError, NotADirectoryError):
@@ -49,57 +58,68 @@ class LocalFiles:
     def names(self, folder: str) -> list[str]:
         try:
             with self._folder_of(f"{folder}/x" if folder else "x") as (descriptor, _):
-                return sorted(os.listdir(descriptor))  # noqa: PTH208
+                return sorted(self.system.listdir(descriptor))
         except (FileNotFoundError, NotADirectoryError):
             return []
 
     def write(self, name: str, content: bytes) -> None:
+        system = self.system
         with self._folder_of(name, make=True) as (folder, last):
             partial = f"{last}.partial"
             with suppress(FileNotFoundError):
-                os.unlink(partial, dir_fd=folder)
+                system.unlink(partial, dir_fd=folder)
             fresh = os.O_WRONLY | os.O_CREAT | os.O_EXCL  # never a file that is there already under another name, too
             try:
-                with open(os.open(partial, fresh, 0o666, dir_fd=folder), "wb") as file:  # noqa: PTH123 (a descriptor)
-                    file.write(content)
-                os.replace(partial, last, src_dir_fd=folder, dst_dir_fd=folder)
+                descriptor = system.open(partial, fresh, 0o666, dir_fd=folder)
+                try:
+                    self._write_all(descriptor, content)
+                finally:
+                    system.close(descriptor)
+                system.replace(partial, last, src_dir_fd=folder, dst_dir_fd=folder)
             except OSError:
                 with suppress(OSError):  # a full disk has no room for what nobody will read
-                    os.unlink(partial, dir_fd=folder)
+                    system.unlink(partial, dir_fd=folder)
                 raise
 
     def append(self, name: str, content: bytes) -> None:
         """Append all or nothing: a full disk takes the first part of what it is given."""
         descriptor = self.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        size = os.fstat(descriptor).st_size
         try:
-            left = memoryview(content)
-            while left:
-                left = left[os.write(descriptor, left) :]
-        except OSError:
-            os.ftruncate(descriptor, size)
-            raise
+            size = self.system.fstat(descriptor).st_size
+            try:
+                self._write_all(descriptor, content)
+            except OSError:
+                self.system.ftruncate(descriptor, size)
+                raise
         finally:
-            os.close(descriptor)
+            self.system.close(descriptor)
+
+    def _write_all(self, descriptor: int, content: bytes) -> None:
+        left = memoryview(content)
+        while left:
+            left = left[self.system.write(descriptor, left) :]
 
     def delete(self, name: str) -> None:
         with suppress(FileNotFoundError), self._folder_of(name) as (folder, last):
-            os.unlink(last, dir_fd=folder)
+            self.system.unlink(last, dir_fd=folder)
 
     def delete_folder(self, name: str) -> None:
         if not name:
-            shutil.rmtree(self.root)
+            self.system.rmtree(self.root)
             return
         with suppress(FileNotFoundError), self._folder_of(f"{name}/x"), self._folder_of(name) as (folder, last):
-            shutil.rmtree(last, dir_fd=folder)
+            self.system.rmtree(last, dir_fd=folder)
 
-    def make_folder_of(self, name: str) -> None:
-        with self._folder_of(name, make=True):
-            pass
+    def file_in_the_way(self) -> str | None:
+        """The root or the nearest folder above it that is there, if that is no folder but a file."""
+        nearest = self.root
+        while not self.system.lexists(nearest):
+            nearest = os.path.dirname(nearest)  # noqa: PTH120 (text is faster)
+        return None if self.system.isdir(nearest) else nearest
 
     def _make_root(self) -> None:
         try:
-            os.makedirs(self.root, exist_ok=True)  # noqa: PTH103
+            self.system.makedirs(self.root, exist_ok=True)
         except FileExistsError as error:
             raise NotADirectoryError(errno.ENOTDIR, "there is a file of this name", self.root) from error
 
@@ -107,12 +127,12 @@ class LocalFiles:
         """A descriptor of a regular file; its folder is made where the flags create the file."""
         with self._folder_of(name, make=bool(flags & os.O_CREAT)) as (folder, last):
             descriptor = self._open(name, last, flags, folder)
-        facts, writes = os.fstat(descriptor), flags & (os.O_WRONLY | os.O_RDWR)
+        facts, writes = self.system.fstat(descriptor), flags & (os.O_WRONLY | os.O_RDWR)
         reason = "" if stat.S_ISREG(facts.st_mode) else "is no regular file"
         if writes and facts.st_nlink > 1:
             reason = "has another name, too (a hard link), and what is written here would be there; make a copy of it"
         if reason:
-            os.close(descriptor)
+            self.system.close(descriptor)
             raise RefusedPathError(f"{self.root}/{name}: {reason}")
         return descriptor
 
@@ -122,30 +142,36 @@ class LocalFiles:
         *folders, last = checked_parts(name)
         if make:
             self._make_root()
-        descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = self.system.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
         try:
             for folder in folders:
                 if make:
                     with suppress(FileExistsError):
-                        os.mkdir(folder, dir_fd=descriptor)
+                        self.system.mkdir(folder, dir_fd=descriptor)
                 inner = self._open(name, folder, os.O_RDONLY | os.O_DIRECTORY, descriptor)
-                os.close(descriptor)
+                self.system.close(descriptor)
                 descriptor = inner
             yield descriptor, last
         finally:
-            os.close(descriptor)
+            self.system.close(descriptor)
 
     def _open(self, name: str, part: str, flags: int, folder: int) -> int:
         try:
             # Without O_NONBLOCK a named pipe would be waited for.
-            return os.open(part, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666, dir_fd=folder)
+            return self.system.open(part, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666, dir_fd=folder)
         except OSError as error:
-            if _is_link(part, folder):
+            if self._is_link(part, folder):
                 raise RefusedPathError(
                     f"{self.root}/{name}: {part} is a symbolic link; links in a run directory are not followed"
                 ) from error
             error.filename = f"{self.root}/{name}"
             raise
+
+    def _is_link(self, part: str, folder: int) -> bool:
+        try:
+            return stat.S_ISLNK(self.system.stat(part, dir_fd=folder, follow_symlinks=False).st_mode)
+        except OSError:
+            return False
 
 
 def checked_parts(name: str) -> list[str]:
@@ -158,10 +184,3 @@ def checked_parts(name: str) -> list[str]:
     if any(part in ("", ".", "..") or "\0" in part for part in parts):
         raise RefusedPathError(f"{name!r}: is no name of a file in a run directory")
     return parts
-
-
-def _is_link(part: str, folder: int) -> bool:
-    try:
-        return stat.S_ISLNK(os.stat(part, dir_fd=folder, follow_symlinks=False).st_mode)
-    except OSError:
-        return False

@@ -7,15 +7,10 @@ clock, may take it.
 
 import errno
 import fcntl
-import json
 import math
-import os
-import socket
-import threading
-import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 
 from noprop_dist.errors import UserError
 from noprop_dist.files import JsonObject, parse_json
@@ -59,7 +54,7 @@ def only_writer(store: Store, say: Say = lambda _: None) -> Iterator[None]:
             store.delete(LOCK)
             if new:
                 store.delete_folder("")
-        os.close(descriptor)  # and with it the lock
+        store.system.close(descriptor)  # and with it the lock
 
 
 def _flock(store: Store, say: Say) -> int | None:
@@ -69,26 +64,27 @@ def _flock(store: Store, say: Say) -> int | None:
         UserError: another process holds the lock, or the folder cannot be written.
     """
     wait = _Wait(store, say, WAIT_SECONDS, "if it is just ending, it has {} s to let go")
+    system = store.system
     while True:
         descriptor = None
         try:
             descriptor = store.open_to_lock(LOCK)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(descriptor).st_nlink:  # else its last owner has deleted it
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, _owner(), 0)
+            system.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if system.fstat(descriptor).st_nlink:  # else its last owner has deleted it
+                system.ftruncate(descriptor, 0)
+                system.pwrite(descriptor, store.machine.owner(), 0)
                 return descriptor
-            os.close(descriptor)
+            system.close(descriptor)
         except BlockingIOError:
             assert descriptor is not None
-            owner = os.pread(descriptor, 1000, 0)
-            os.close(descriptor)
+            owner = system.pread(descriptor, 1000, 0)
+            system.close(descriptor)
             if wait.is_over(owner):
                 raise _in_use(store, owner) from None
-            time.sleep(0.1)
+            store.machine.sleep(0.1)
         except OSError as error:
             if descriptor is not None:
-                os.close(descriptor)
+                system.close(descriptor)
                 if error.errno in NO_FLOCK:
                     return None
             raise _unwritable(store, error) from error
@@ -96,20 +92,24 @@ def _flock(store: Store, say: Say) -> int | None:
 
 @contextmanager
 def _lease(store: Store, say: Say) -> Iterator[None]:
-    mine = _owner()
+    mine, renewals = store.machine.owner(), count(1)
+
+    def renew() -> None:
+        with suppress(OSError):  # an unreachable store is tried again
+            if (seen := _read(store)) and not seen.startswith(mine):
+                store.machine.end_process()  # another process took over: this one must not write one more byte
+            store.write(LOCK, mine + b" " * (next(renewals) % 100))  # never the same content twice in a row
+
     try:
         _await_free(store, say)
         store.write(LOCK, mine)
     except StorageError as error:
         raise _unwritable(store, error) from error
-    stop = threading.Event()
-    renewing = threading.Thread(target=_renew, args=(store, mine, stop), name="lease", daemon=True)
-    renewing.start()
+    end_renewal = store.machine.every(RENEW_SECONDS, renew, "lease")
     try:
         yield
     finally:
-        stop.set()
-        renewing.join(timeout=RENEW_SECONDS)
+        end_renewal()
         with suppress(OSError):  # a store that does not answer: the lease ends by itself
             if _read(store).startswith(mine):
                 store.delete(LOCK)
@@ -124,7 +124,7 @@ def _await_free(store: Store, say: Say) -> None:
     seen = _read(store)
     wait = _Wait(store, say, LEASE_SECONDS, "if it is dead, its lease ends within {} s")
     while seen and not wait.is_over(seen):
-        time.sleep(min(RENEW_SECONDS, 1.0))
+        store.machine.sleep(min(RENEW_SECONDS, 1.0))
         now = _read(store)
         if now and now != seen:
             raise _in_use(store, now)
@@ -143,28 +143,16 @@ class _Wait:
 
     def __init__(self, store: Store, say: Say, seconds: float, hope: str) -> None:
         self._store, self._say, self._hope = store, say, hope
-        self._until = time.monotonic() + seconds
-        self._speak_at = time.monotonic() + QUIET_SECONDS
+        now = store.machine.monotonic()
+        self._until, self._speak_at = now + seconds, now + QUIET_SECONDS
 
     def is_over(self, owner: bytes) -> bool:
         """Return True once the other process, whose lock has this content, has been waited for so long."""
-        now = time.monotonic()
+        now = self._store.machine.monotonic()
         if now >= self._speak_at:
             self._speak_at = math.inf
             self._say(f"{self._store}: {_who(owner)} writes this run; {self._hope.format(round(self._until - now))}")
         return now >= self._until
-
-
-def _renew(store: Store, mine: bytes, stop: threading.Event) -> None:
-    renewals = 0
-    while not stop.wait(RENEW_SECONDS):
-        try:
-            if (seen := _read(store)) and not seen.startswith(mine):
-                os._exit(1)  # another process took over: this one must not write one more byte
-            renewals = (renewals + 1) % 100
-            store.write(LOCK, mine + b" " * renewals)  # never the same content twice in a row
-        except OSError:
-            continue  # an unreachable store is tried again
 
 
 def _read(store: Store) -> bytes:
@@ -174,10 +162,6 @@ def _read(store: Store) -> bytes:
         if error.errno == errno.ENOENT:
             return b""
         raise
-
-
-def _owner() -> bytes:
-    return json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "id": uuid.uuid4().hex}).encode()
 
 
 def _unwritable(store: Store, error: OSError) -> UserError:

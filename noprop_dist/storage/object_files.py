@@ -68,7 +68,7 @@ class ObjectFiles:
         return sorted(info.base_name for info in self._files.get_file_info(selector))
 
     def write(self, name: str, content: bytes) -> None:
-        self.make_folder_of(name)
+        self._make_folder_of(name)
         partial = f"{self._at(name)}.partial"
         with self._files.open_output_stream(partial) as stream:
             stream.write(content)
@@ -76,7 +76,7 @@ class ObjectFiles:
 
     def append(self, name: str, content: bytes) -> None:
         """Append; where that is not possible, the file is read and written again."""
-        self.make_folder_of(name)
+        self._make_folder_of(name)
         try:
             stream = self._files.open_append_stream(self._at(name))
         except (NotImplementedError, ArrowInvalid):
@@ -94,7 +94,7 @@ class ObjectFiles:
         if self.exists(name):
             self._files.delete_dir(self._at(name))
 
-    def make_folder_of(self, name: str) -> None:
+    def _make_folder_of(self, name: str) -> None:
         self._files.create_dir(self._at(name).rpartition("/")[0], recursive=True)
 
     def _at(self, name: str) -> str:

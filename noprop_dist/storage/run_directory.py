@@ -14,7 +14,6 @@ merge.unfinished     there while a merge writes
 
 import errno
 import json
-import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -68,11 +67,11 @@ class RunDirectory:
     """A run's files.
 
     Args:
-        root: a local path or a URI; need not exist.
+        root: a local path or a URI, or a store that is open already; need not exist.
     """
 
-    def __init__(self, root: str) -> None:
-        self._store = Store(root)
+    def __init__(self, root: str | Store) -> None:
+        self._store = root if isinstance(root, Store) else Store(root)
         self._identity: Identity | None = None
 
     def __str__(self) -> str:
@@ -142,10 +141,9 @@ class RunDirectory:
         Raises:
             UserError: as described.
         """
-        place = self.local_root
-        there = [each for each in (place, *place.parents) if os.path.lexists(each)] if place else []
-        if there and not there[0].is_dir():
-            file = "is a file" if there[0] == place else f"{there[0]} is a file"
+        blocking = self._store.file_in_the_way()
+        if blocking is not None:
+            file = "is a file" if blocking == self.local_root else f"{blocking} is a file"
             raise UserError(f"{self}: {file}; a run directory is a new folder")
         if self._store.exists(UNFINISHED):
             if but_unfinished:

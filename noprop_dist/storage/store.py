@@ -10,9 +10,11 @@ from pyarrow import fs
 
 from noprop_dist.errors import UserError
 from noprop_dist.files import local_path
+from noprop_dist.machine import HERE, Machine
 from noprop_dist.printable import has_secrets, printable, without_secrets
 from noprop_dist.storage.local_files import LocalFiles, RefusedPathError
 from noprop_dist.storage.object_files import OBJECT_STORE_ERRORS, ObjectFiles, open_uri
+from noprop_dist.storage.system import System
 
 
 class StorageError(OSError):
@@ -39,29 +41,36 @@ class Store:
 
     Args:
         root: a local path or a URI.
+        files: at the root, where they are open already; then nothing is opened here.
+        machine: whose clock and threads the lock takes.
 
     Attributes:
         root: the path, absolute, or the URI with all that it carries. Never shown.
+        machine: as given.
 
     Raises:
         UserError: pyarrow knows no such file system.
     """
 
-    def __init__(self, root: str) -> None:
-        self.root = root if "://" in root else _absolute(root)
+    def __init__(self, root: str, files: LocalFiles | ObjectFiles | None = None, machine: Machine = HERE) -> None:
+        self.root = root if "://" in root or files is not None else _absolute(root)
+        self.machine = machine
         self._before_writing: Callable[[], None] = lambda: None
-        self._files: LocalFiles | ObjectFiles
-        if "://" not in root:
-            self._files = LocalFiles(self.root)
-            return
+        self._files = files if files is not None else self._open()
+
+    def _open(self) -> LocalFiles | ObjectFiles:
+        if "://" not in self.root:
+            return LocalFiles(self.root)
         try:
-            files, path = open_uri(root)
+            files, path = open_uri(self.root)
         except OBJECT_STORE_ERRORS as error:
-            reason = f"is no path or URI that can be opened: {error}".replace(root, str(self))
+            reason = f"is no path or URI that can be opened: {error}".replace(self.root, str(self))
             raise UserError(f"{self}: {reason}") from None
-        if not path.strip("/") and not isinstance(files, fs.LocalFileSystem):
+        if isinstance(files, fs.LocalFileSystem):
+            return LocalFiles(path)
+        if not path.strip("/"):
             raise UserError(f"{self}: is no path or URI that can be opened: it names no bucket")
-        self._files = LocalFiles(path) if isinstance(files, fs.LocalFileSystem) else ObjectFiles(files, path)
+        return ObjectFiles(files, path)
 
     def __str__(self) -> str:
         if "://" not in self.root:
@@ -96,13 +105,13 @@ class Store:
     def write(self, name: str, content: bytes) -> None:
         """Write or replace a file; it is there whole or not at all."""
         with self._telling(name):
-            self._make_folder(name)
+            self._before_writing()
             self._files.write(name, content)
 
     def append(self, name: str, content: bytes) -> None:
         """Append to a file, all or nothing; object stores cannot, there it is read and written again."""
         with self._telling(name):
-            self._make_folder(name)
+            self._before_writing()
             self._files.append(name, content)
 
     def exists(self, name: str) -> bool:
@@ -126,9 +135,20 @@ class Store:
             self._files.delete_folder(folder)
 
     @property
+    def system(self) -> System:
+        """The system calls of a local root."""
+        assert isinstance(self._files, LocalFiles)
+        return self._files.system
+
+    @property
     def local_root(self) -> Path | None:
         """The root where it is a folder of this machine's file systems."""
         return Path(self._files.root) if isinstance(self._files, LocalFiles) else None
+
+    def file_in_the_way(self) -> Path | None:
+        """What keeps a local root from being a folder: a file of its name, or of that of a folder above it."""
+        file = self._files.file_in_the_way() if isinstance(self._files, LocalFiles) else None
+        return None if file is None else Path(file)
 
     @property
     def is_local(self) -> bool:
@@ -139,7 +159,7 @@ class Store:
         """A descriptor of a file of a local root, made if it is not there."""
         assert isinstance(self._files, LocalFiles)
         with self._telling(name):
-            self._make_folder(name)
+            self._before_writing()
             return self._files.open(name, os.O_RDWR | os.O_CREAT)
 
     @contextmanager
@@ -153,10 +173,6 @@ class Store:
             number = errno.ENOENT if isinstance(error, FileNotFoundError) else getattr(error, "errno", None)
             reason = " ".join((getattr(error, "strerror", None) or str(error)).split())
             raise StorageError(number, f"{self}{name and '/'}{printable(name)}: {reason}") from None
-
-    def _make_folder(self, name: str) -> None:
-        self._before_writing()
-        self._files.make_folder_of(name)
 
 
 def _absolute(root: str) -> str:

@@ -4,7 +4,6 @@ The weights are written into the new run's directory as snapshots of step 0, fro
 other snapshot. So a lost worker and a `resume` need nothing of the source.
 """
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 from noprop_dist.errors import UserError
+from noprop_dist.machine import HERE, Machine
 from noprop_dist.records import News
 from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import EMBEDDING, Stage
@@ -36,12 +36,13 @@ class Source:
     warnings: tuple[str, ...]
 
 
-def begin(plan: RunPlan, directory: RunDirectory) -> None:
+def begin(plan: RunPlan, directory: RunDirectory, machine: Machine = HERE) -> None:
     """Begin a run in its directory; where `training.init_from` names one, with the weights of another run.
 
     Args:
         plan: of the run.
         directory: unused; this process is its only writer.
+        machine: its clock.
 
     Raises:
         UserError: the directory or the source cannot be used; nothing was written.
@@ -51,10 +52,10 @@ def begin(plan: RunPlan, directory: RunDirectory) -> None:
     remember(plan.config)  # a resume needs it; on a cluster this node's user may be another one than the driver's
     directory.create(plan.config, plan.facts, None if source is None else source.start)
     if source is not None:
-        _write(plan, directory, source)
+        _write(plan, directory, source, machine)
 
 
-def begin_again(plan: RunPlan, directory: RunDirectory) -> None:
+def begin_again(plan: RunPlan, directory: RunDirectory, machine: Machine = HERE) -> None:
     """Write the weights that a run began with once more, if it was interrupted before every stage had a snapshot.
 
     Raises:
@@ -71,7 +72,7 @@ def begin_again(plan: RunPlan, directory: RunDirectory) -> None:
             f"training.init_from={source.start.run}: its weights are others than those that {directory} began with, "
             "and not every stage has a snapshot of its own yet; begin a new run"
         )
-    _write(plan, directory, source)
+    _write(plan, directory, source, machine)
 
 
 def read_source(plan: RunPlan) -> Source | None:
@@ -133,10 +134,10 @@ def _network(plan: RunPlan, stage: Stage) -> nn.Module:
     return plan.classifier()
 
 
-def _write(plan: RunPlan, directory: RunDirectory, source: Source) -> None:
+def _write(plan: RunPlan, directory: RunDirectory, source: Source, machine: Machine) -> None:
     """Write the snapshots of step 0, and say so in the log."""
     for stage, weights in source.weights.items():
         snapshot = Snapshot(stage, 0, weights, {}, WEIGHTS_ALONE)
         directory.checkpoints.save(snapshot, plan.config.blocks.count, trained_with={})
     told = f"begins with the weights of {source.start.run} at step {source.start.step}"
-    directory.append_metrics([News(text=text, time=time.time()) for text in (*source.warnings, told)])
+    directory.append_metrics([News(text=text, time=machine.time()) for text in (*source.warnings, told)])

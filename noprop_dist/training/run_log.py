@@ -1,10 +1,10 @@
 """The writer of metrics.jsonl: the records of one run, buffered."""
 
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from noprop_dist.machine import HERE, Machine
 from noprop_dist.records import CheckpointCompleted, Evaluated, ObjectiveMeasured, Record
 from noprop_dist.stages import Stage
 from noprop_dist.storage.run_directory import RunDirectory
@@ -19,6 +19,7 @@ class RunLog:
         directory: of the run; this process is its only writer.
         done: steps that each stage has done when the run begins (resumed runs).
         listeners: called with every record, those of an earlier process first.
+        machine: its clock.
 
     Attributes:
         warnings: of what was set aside of an earlier process's file.
@@ -30,11 +31,13 @@ class RunLog:
         directory: RunDirectory,
         done: Mapping[Stage, int],
         *listeners: Callable[[Record], None],
+        machine: Machine = HERE,
     ) -> None:
         self._directory = directory
         self._buffer: list[Record] = []
         self._flushing = threading.Lock()
         self._listeners = listeners
+        self._machine = machine
         directory.must_stay()
         before, self.warnings = directory.forget_rounds_after(done)
         for record in before:
@@ -44,7 +47,7 @@ class RunLog:
 
     def add(self, record: Record) -> None:
         """Buffer a record, with the present time."""
-        record = replace(record, time=time.time())
+        record = replace(record, time=self._machine.time())
         match record:
             case Evaluated() | ObjectiveMeasured():
                 self.figures.append(record)

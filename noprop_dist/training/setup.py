@@ -1,6 +1,5 @@
 """Checks a configuration and its data, and builds what both engines train with: batches, trainers, checkpoints."""
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -21,6 +20,7 @@ from noprop_dist.data.samples import Samples
 from noprop_dist.diffusion.embedding import onehot_embedding, random_embedding
 from noprop_dist.diffusion.objective import denoising_weight
 from noprop_dist.errors import UserError
+from noprop_dist.machine import HERE, Machine
 from noprop_dist.models.build import check_memory
 from noprop_dist.models.check import check_apart, check_network
 from noprop_dist.models.custom import NetworkFactory
@@ -259,12 +259,13 @@ def _initial_embedding(plan: RunPlan, data: DataSet) -> NDArray[np.float32]:
             return samples.batch(prototype_indices(data.train, classes)).flatten(1).numpy()
 
 
-def go_on(plan: RunPlan, directory: RunDirectory) -> None:
+def go_on(plan: RunPlan, directory: RunDirectory, machine: Machine = HERE) -> None:
     """Check that a run directory holds the run that is to go on, and write down what changes for single stages.
 
     Args:
         plan: of the run from here on; its data is as it is now.
         directory: of the run; this process is its only writer.
+        machine: its clock.
 
     Raises:
         UserError: samples, settings or snapshots are those of another run; nothing was written.
@@ -273,14 +274,14 @@ def go_on(plan: RunPlan, directory: RunDirectory) -> None:
     check_same_data(directory.facts(), plan.facts, str(directory), plan.config.data)
     directory.checkpoints.check_run()
     told = check_length(plan, directory)
-    begin_again(plan, directory)
+    begin_again(plan, directory, machine)
     changes = changes_between(directory.config(), plan.config)
     if changes:
         saved = directory.checkpoints.saved_steps()
         last = {name: max(filter(plan.ends_version, steps), default=0) for name, steps in saved.items()}
         directory.add_changes(changes, last)
     if told is not None:
-        directory.append_metrics([News(text=told, time=time.time())])
+        directory.append_metrics([News(text=told, time=machine.time())])
 
 
 def check_length(plan: RunPlan, directory: RunDirectory) -> str | None:

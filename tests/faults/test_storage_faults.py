@@ -15,7 +15,7 @@ from run_facts import fingerprints, records_of, steps_written
 from noprop_dist.api import resume
 from noprop_dist.engines.core.commands import WriteSnapshot
 from noprop_dist.engines.core.events import StorageDone, StorageFailed
-from noprop_dist.engines.ray.command_runner import StorageThread
+from noprop_dist.engines.storage_thread import StorageThread
 from noprop_dist.errors import UserError
 from noprop_dist.records import News
 from noprop_dist.stages import block

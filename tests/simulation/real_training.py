@@ -1,21 +1,16 @@
 """Runs in which the engine's own workers train in this process, and its own storage writes; only time is made up."""
 
 import time
-from dataclasses import fields
 
 from world import World
 
+from noprop_dist.engines.coordination import enter, take_over
 from noprop_dist.engines.core import commands as c
 from noprop_dist.engines.core.commands import CLASSIFIER_WORKER, EVALUATOR, Slot
 from noprop_dist.engines.core.events import StorageDone
-from noprop_dist.engines.core.run import StartingPoint
-from noprop_dist.engines.ray.actors import METHODS
-from noprop_dist.engines.ray.command_runner import StorageThread
 from noprop_dist.engines.ray.workers import BlockWorker, ClassifierWorker, Evaluator
-from noprop_dist.inference.score import scores_of
+from noprop_dist.engines.storage_thread import StorageThread
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.training.fine_tuning import begin
-from noprop_dist.training.run_log import RunLog
 from noprop_dist.training.setup import prepare
 
 
@@ -31,10 +26,10 @@ class RealActor:
         self.worker, self.draw = worker, draw
 
     def answer(self, request):
-        method = getattr(self.worker, METHODS[type(request)])
+        method = getattr(self.worker, c.METHODS[type(request)])
         if isinstance(request, c.Train) and self.draw is not None:
             return method(self.draw(request.round))
-        return method(*(getattr(request, field.name) for field in fields(request)))
+        return method(*c.arguments_of(request))
 
 
 class RealWorld(World):
@@ -49,25 +44,14 @@ class RealWorld(World):
     def __init__(self, config, folder, cores=2):
         self.setup, self.data = prepare(config)
         self.directory = RunDirectory(str(folder))
-        if not self.directory.holds_run:
-            begin(self.setup.plan, self.directory)
-        checkpoints = self.setup.checkpoint_writer(self.directory)
-        snapshots, _ = checkpoints.take_over()
-        done = {stage: snapshots[stage].step if stage in snapshots else 0 for stage in self.setup.plan.stages}
-        self.run_log = RunLog(self.directory, done)
-        self.thread = StorageThread(checkpoints, self.run_log, self.directory)
-        unmeasured = [step for step in checkpoints.complete_steps if not self._measured(step)]
-        scores = scores_of(self.setup.plan, self.run_log.figures)
-        stop_step = None if scores is None else scores.stop_step(checkpoints.complete_steps)
-        start = StartingPoint(snapshots, unmeasured, self.setup.embedding_exchange(snapshots), scores, stop_step)
-        super().__init__(self.setup.plan, self._make_actor, self._write, start, cores)
-
-    def _measured(self, step):
-        return self.run_log.evaluated(step, final=step == self.setup.plan.total_steps)
+        enter(self.setup.plan, self.directory, resume=True)
+        taken = take_over(self.setup, self.directory)
+        self.thread = StorageThread(taken.checkpoints, taken.log, self.directory)
+        super().__init__(self.setup.plan, self._make_actor, self._write, taken.start, cores)
 
     def log(self, record):
         super().log(record)
-        self.run_log.add(record)
+        self.thread.log(record)
 
     def _make_actor(self, slot: Slot, _):
         setup, train = self.setup, self.data.train

@@ -12,10 +12,9 @@ from itertools import count
 from typing import Any
 
 from noprop_dist.engines.core import commands as c
-from noprop_dist.engines.core.events import ActorLost, ClusterSeen, StopRequested, StorageDone, StorageFailed
+from noprop_dist.engines.core.events import ActorLost, ClusterSeen, StopRequested, StorageDone, StorageFailed, events_of
 from noprop_dist.engines.core.placement import Resources, place_run
 from noprop_dist.engines.core.run import Run
-from noprop_dist.engines.ray.actors import events_of
 from noprop_dist.records import EmbeddingUpdated, RoundDone
 from noprop_dist.reporting.summary import of_kind
 from noprop_dist.stages import EMBEDDING

@@ -2,7 +2,16 @@
 
 import pytest
 
-from noprop_dist.engines.core.failure_policy import Decision, Loss, after_loss, back_off_seconds, within_budget
+from noprop_dist.engines.core.failure_policy import (
+    CoordinatorLosses,
+    Decision,
+    Loss,
+    after_loss,
+    back_off_seconds,
+    within_budget,
+)
+from noprop_dist.stages import block
+from noprop_dist.training.progress import RunProgress, StageProgress
 
 
 def loss(reason="died", constructor_raised=False, losses_in_row=0, stage_failures=None):
@@ -49,3 +58,20 @@ def test_back_off_doubles_up_to_half_a_minute():
 @pytest.mark.parametrize(("failures", "most", "allowed"), [(1, 1, True), (2, 1, False), (1, 0, False), (9, -1, True)])
 def test_a_budget_of_minus_one_has_no_end(failures, most, allowed):
     assert within_budget(failures, most) is allowed
+
+
+def progress(state):
+    return RunProgress(8, (StageProgress(block(1), 4, None, 0.0, state),), 1.0, None, (), 0)
+
+
+def test_coordinators_that_are_lost_before_a_block_trains_use_up_the_budget():
+    losses = CoordinatorLosses(max_failures=2)
+    assert not losses.ended_by(progress("starting"))
+    assert [losses.lost() for _ in range(3)] == [0.0, 1.0, None]
+
+
+def test_a_block_that_trains_gives_the_next_coordinators_the_whole_budget():
+    losses = CoordinatorLosses(max_failures=1)
+    losses.lost()
+    assert losses.ended_by(progress("training"))
+    assert [losses.lost() for _ in range(2)] == [0.0, None]

@@ -1,6 +1,6 @@
 """The coordinator's silence is told early, and bounded."""
 
-from noprop_dist.engines.ray.heartbeat import Heartbeat
+from noprop_dist.engines.core.heartbeat import Heartbeat
 
 
 def test_a_silence_is_told_within_ten_seconds_and_again_every_half_minute():

@@ -10,8 +10,10 @@ from noprop_dist import api
 from noprop_dist.engines.core.placement import Resources
 from noprop_dist.engines.ray import coordinator
 from noprop_dist.errors import UserError
+from noprop_dist.machine import ThisMachine
 from noprop_dist.storage import lock
 from noprop_dist.storage.store import Store
+from noprop_dist.storage.system import ThisSystem
 
 HELD = json.dumps({"host": "node-3\n\x1b[2J", "pid": 4711}).encode()
 
@@ -33,7 +35,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(lock, "time", clock)
+    for name in ("monotonic", "sleep"):
+        monkeypatch.setattr(ThisMachine, name, getattr(clock, name))
     return clock
 
 
@@ -44,7 +47,7 @@ def store(tmp_path, monkeypatch):
     def no_flock(*_):
         raise OSError(errno.ENOTSUP, "no such locks here")
 
-    monkeypatch.setattr(lock.fcntl, "flock", no_flock)
+    monkeypatch.setattr(ThisSystem, "flock", no_flock)
     store = Store(str(tmp_path / "run"))
     store.write(lock.LOCK, HELD)
     return store

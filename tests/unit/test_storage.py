@@ -24,6 +24,7 @@ from noprop_dist.storage.object_files import ObjectFiles
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import Snapshot, from_files, to_files
 from noprop_dist.storage.store import Store
+from noprop_dist.storage.system import ThisSystem
 
 T = 3
 ONE = block(1)
@@ -465,7 +466,7 @@ def test_a_file_system_without_flock_has_a_lease(tmp_path, monkeypatch, error):
     def no_flock(*_):
         raise OSError(error, "no such locks here")
 
-    monkeypatch.setattr(lock.fcntl, "flock", no_flock)
+    monkeypatch.setattr(ThisSystem, "flock", no_flock)
     monkeypatch.setattr(lock, "LEASE_SECONDS", 0.0)
     store = Store(str(tmp_path / "run"))
     with lock.only_writer(store):

@@ -20,6 +20,7 @@ from noprop_dist.storage.lock import only_writer
 from noprop_dist.storage.object_files import S3_ATTEMPTS, open_uri
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.store import StorageError, Store
+from noprop_dist.storage.system import ThisSystem
 
 
 class Denying(BaseHTTPRequestHandler):
@@ -238,7 +239,7 @@ def test_a_full_disk_keeps_nothing_half_written(tmp_path, monkeypatch):
 
     store = Store(str(tmp_path))
     store.write("file", b"before")
-    monkeypatch.setattr(os, "replace", full)
+    monkeypatch.setattr(ThisSystem, "replace", full)
     with pytest.raises(StorageError, match="file: No space left on device"):
         store.write("file", b"after")
     assert [each.name for each in tmp_path.iterdir()] == ["file"]

@@ -7,7 +7,7 @@ stage            the states of one stage, and every transition between them
 round_queue      which round of a stage may be sent next
 dispatch         sends rounds, and versions of a learned W_embed
 assignment       which worker holds which stage, and which one moves
-actors           incarnations, calls in order, and silence
+actor_pool       incarnations, calls in order, and silence
 failure_policy   what follows from a loss: a pure function
 recovery         applies it
 parts            what one run is made of
@@ -16,5 +16,7 @@ evaluations      checkpoints that wait to be measured
 stopping         an end on request
 journal          records and news
 placement        what each worker asks of the cluster
-sampling         who draws z
+drawing          who draws z
+following        the driver's part: what it makes of its coordinator's answers
+heartbeat        and of its silence
 """

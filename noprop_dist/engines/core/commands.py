@@ -1,7 +1,7 @@
 """What the core asks for: the commands that `decide` returns. Whoever carries these out has nothing to decide."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from noprop_dist.engines.core.placement import WorkerPlace
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
@@ -98,6 +98,23 @@ class Ping:
 
 
 Request = DescribeYourself | Hold | Release | Train | UpdateEmbedding | TakeSnapshot | Evaluate | Stop | Ping
+METHODS: dict[type[Request], str] = {
+    DescribeYourself: "facts",
+    Hold: "hold",
+    Release: "release",
+    Train: "train",
+    UpdateEmbedding: "update",
+    TakeSnapshot: "snapshot",
+    Evaluate: "evaluate",
+    Stop: "stop",
+    Ping: "ping",
+}
+"""The method of an actor that answers a request."""
+
+
+def arguments_of(request: Request) -> tuple[Any, ...]:
+    """What that method is called with: the fields of the request."""
+    return tuple(getattr(request, field.name) for field in fields(request))
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,12 @@
 """What happens to a run: the events that `decide` takes. A call without events says that time has passed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from noprop_dist.engines.core.commands import Incarnation
 from noprop_dist.engines.core.placement import Resources
+from noprop_dist.training.messages import Accompanied
 
 
 @dataclass(frozen=True)
@@ -80,3 +81,11 @@ class StopRequested:
 
 
 Event = Replied | Heard | ActorLost | StorageDone | StorageFailed | ClusterSeen | StopRequested
+
+
+def events_of(call: int, answer: Any) -> Iterator[Event]:
+    """What a worker's answer to a call means."""
+    if isinstance(answer, Accompanied):
+        yield Heard(answer.left.lines, answer.left.files)
+        answer = answer.answer
+    yield Replied(call, answer)

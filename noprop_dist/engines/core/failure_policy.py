@@ -1,8 +1,12 @@
-"""What follows from a failure: a pure function of what was lost and of the budgets."""
+"""What follows from the loss of an actor: a pure function of what was lost and of the budgets.
+
+The loss of a coordinator is its driver's to count.
+"""
 
 from dataclasses import dataclass
 
 from noprop_dist.records import LossReason
+from noprop_dist.training.progress import RunProgress
 
 LONGEST_BACK_OFF_SECONDS = 30.0
 UNLIMITED = -1
@@ -71,3 +75,27 @@ def within_budget(failures: int, max_failures: int) -> bool:
 def back_off_seconds(losses_in_row: int) -> float:
     """Seconds until the next try after so many losses before this one: 0, 1, 2, 4, … 30."""
     return 0.0 if losses_in_row == 0 else min(2.0 ** (losses_in_row - 1), LONGEST_BACK_OFF_SECONDS)
+
+
+class CoordinatorLosses:
+    """The coordinators that a driver has lost in a row: since one last got a block to train.
+
+    Args:
+        max_failures: so many may be lost in a row; -1 is any number.
+    """
+
+    def __init__(self, max_failures: int) -> None:
+        self._max_failures = max_failures
+        self._in_row = 0
+
+    def ended_by(self, progress: RunProgress) -> bool:
+        """Begin to count anew if a stage trains; return True if one does."""
+        trains = any(stage.state == "training" for stage in progress.stages)
+        if trains:
+            self._in_row = 0
+        return trains
+
+    def lost(self) -> float | None:
+        """Count a loss; return the seconds until the next coordinator may start, or None if there may be none."""
+        self._in_row += 1
+        return back_off_seconds(self._in_row - 1) if within_budget(self._in_row, self._max_failures) else None

@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -14,28 +14,21 @@ from noprop_dist.engines.core.actor_pool import CONTROL_LANE, MAIN_LANE, lane_na
 from noprop_dist.engines.core.commands import (
     CLASSIFIER_WORKER,
     EVALUATOR,
+    METHODS,
     CallActor,
-    DescribeYourself,
-    Evaluate,
-    Hold,
     Incarnation,
-    Ping,
-    Release,
     Request,
     StartActor,
-    Stop,
-    TakeSnapshot,
     Train,
-    UpdateEmbedding,
+    arguments_of,
 )
-from noprop_dist.engines.core.events import ActorLost, Event, Heard, Replied
+from noprop_dist.engines.core.events import ActorLost, Event, events_of
 from noprop_dist.engines.core.placement import Placement
 from noprop_dist.engines.ray.cluster import cause_of_loss, raised_by_constructor, spread
 from noprop_dist.engines.ray.replica_worker import BlockGroup
 from noprop_dist.engines.ray.workers import BlockWorker, ClassifierWorker, Evaluator
 from noprop_dist.stages import Stage
 from noprop_dist.training.batch_stream import Round, RoundKey
-from noprop_dist.training.messages import Accompanied
 from noprop_dist.training.setup import RunSetup
 
 ACTOR_OPTIONS = {"max_restarts": 0, "max_task_retries": 0, "enable_task_events": False}
@@ -43,28 +36,6 @@ ACTOR_OPTIONS = {"max_restarts": 0, "max_task_retries": 0, "enable_task_events":
 no record of single calls: a run's rounds would fill it (100,000 records, some 4 kB each) and tell nothing that
 `metrics.jsonl` does not."""
 CONTROL_GROUP = {CONTROL_LANE: 1}
-METHODS: dict[type[Request], str] = {
-    DescribeYourself: "facts",
-    Hold: "hold",
-    Release: "release",
-    Train: "train",
-    UpdateEmbedding: "update",
-    TakeSnapshot: "snapshot",
-    Evaluate: "evaluate",
-    Stop: "stop",
-    Ping: "ping",
-}
-"""The method of an actor that answers a request; its arguments are the fields of the request."""
-
-
-def events_of(call: int, answer: Any) -> Iterator[Event]:
-    """What a worker's answer to a call means."""
-    if isinstance(answer, Accompanied):
-        yield Heard(answer.left.lines, answer.left.files)
-        answer = answer.answer
-    yield Replied(call, answer)
-
-
 ActorHandle = Any
 """Ray's actor handles and object references have no static type."""
 
@@ -148,7 +119,7 @@ class RayActors:
             work = request.round if self._draw is None else self._draw(request.round)
             self.sent_bytes[work.stage] += work.nbytes
             return (work,)
-        return tuple(getattr(request, field.name) for field in fields(request))
+        return arguments_of(request)
 
     def kill(self, process: Incarnation) -> None:
         """End a process; nothing more is heard of it."""

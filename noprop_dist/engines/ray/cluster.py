@@ -16,6 +16,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.job_config import JobConfig
 from ray.util.placement_group import get_current_placement_group
 
+from noprop_dist.engines.core.events import ClusterSeen
 from noprop_dist.engines.core.placement import Resources
 from noprop_dist.errors import UserError, why
 from noprop_dist.models.custom import SENT_FOLDER
@@ -166,10 +167,10 @@ def cluster_answers(seconds: float) -> bool:
     return bool(alive) and alive[0]
 
 
-def draining_nodes() -> frozenset[str]:
-    """Ids of the nodes that are about to leave the cluster (preemption, scale-down)."""
+def see_cluster() -> ClusterSeen:
+    """What the cluster has now, and the nodes that are about to leave it (preemption, scale-down)."""
     # Ray has no public function for it; Ray Train and Serve call this one, too.
-    return frozenset(ray._private.state.state.get_draining_nodes())
+    return ClusterSeen(cluster_resources(), frozenset(ray._private.state.state.get_draining_nodes()))
 
 
 def cause_of_loss(error: RayError) -> str:

@@ -1,33 +1,34 @@
 """The coordinator actor: prepares a run, asks the core what is to be done, and has it done."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 
 import ray
 import torch
 
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.dataset import DataSet
+from noprop_dist.engines.command_runner import CommandRunner
+from noprop_dist.engines.coordination import enter, follow_core, take_over
 from noprop_dist.engines.core.commands import End
 from noprop_dist.engines.core.drawing import who_draws
-from noprop_dist.engines.core.events import Event, StopRequested
 from noprop_dist.engines.core.placement import Placement, check_room, place_run
-from noprop_dist.engines.core.run import Run, StartingPoint
+from noprop_dist.engines.core.run import Run
 from noprop_dist.engines.ray.actors import RayActors, WorkerClasses
 from noprop_dist.engines.ray.callbacks import unpickled
-from noprop_dist.engines.ray.cluster import cluster_resources
-from noprop_dist.engines.ray.command_runner import CommandRunner
+from noprop_dist.engines.ray.cluster import cluster_resources, see_cluster
 from noprop_dist.engines.ray.workers import worker_facts
+from noprop_dist.engines.storage_thread import StorageThread
 from noprop_dist.errors import TrainingError
 from noprop_dist.inference.load import assemble_network
 from noprop_dist.inference.network import NoPropNetwork
-from noprop_dist.inference.score import scores_of
+from noprop_dist.machine import HERE
 from noprop_dist.metrics.exporter import MetricsExporter
 from noprop_dist.metrics.live import LiveStage
-from noprop_dist.records import News, RunEnded, WorkerReady
+from noprop_dist.records import News, WorkerReady
 from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import Stage
 from noprop_dist.storage.run_directory import RunDirectory
@@ -35,13 +36,10 @@ from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.storage.trust import check_networks
 from noprop_dist.tracking.host import END_SECONDS, STOP_SECONDS, CallbackHost
 from noprop_dist.tracking.trackers import callback_host, run_info
-from noprop_dist.training.fine_tuning import begin
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.progress import RunProgress
 from noprop_dist.training.run_log import RunLog
-from noprop_dist.training.setup import NOTHING, Given, RunSetup, go_on, prepare
-
-POLL_SECONDS = 0.2
+from noprop_dist.training.setup import NOTHING, Given, RunSetup, prepare
 
 
 class Coordinator:
@@ -78,7 +76,7 @@ class Coordinator:
 
     def progress(self) -> RunProgress | str | None:
         """The progress table; before there is one, what the run waits for, if it does."""
-        return self._run.progress(time.monotonic()) if self._run is not None else self._waits_for
+        return self._run.progress(HERE.monotonic()) if self._run is not None else self._waits_for
 
     def stop(self) -> None:
         """Snapshot every stage where it stands, and let `run` return."""
@@ -98,10 +96,8 @@ class Coordinator:
             resources = cluster_resources()
             placement = place_run(setup.config, resources)
             check_room(setup.config, placement, resources)
-            if self._resume and self._directory.holds_run:
-                go_on(setup.plan, self._directory)
-            else:  # nothing is refused from here on: what is refused leaves no run directory behind
-                begin(setup.plan, self._directory)
+            # The checks come before: a new run that is refused leaves no directory behind.
+            enter(setup.plan, self._directory, resume=self._resume)
             end = self._train(setup.on(placement.on_gpu), data, placement, exporter, host)
         if end.error is not None:
             raise TrainingError(end.error)
@@ -118,57 +114,35 @@ class Coordinator:
         exporter: MetricsExporter | None,
         host: CallbackHost,
     ) -> End:
-        checkpoints = setup.checkpoint_writer(self._directory)
-        snapshots, warnings = checkpoints.take_over()
-        done = {stage: snapshots[stage].step if stage in snapshots else 0 for stage in setup.plan.stages}
-        log = RunLog(self._directory, done, *[exporter.record] if exporter else [], host.record)
+        listeners = [*([exporter.record] if exporter else []), host.record]
+        taken = take_over(setup, self._directory, *listeners)
         host.start(run_info(setup.plan, self._directory, data.held_out, _on_cpu(setup.plan)))
-        start = _starting_point(setup, checkpoints.complete_steps, snapshots, log)
-        self._run = run = Run(setup.plan, placement, start, time.monotonic())
+        self._run = run = Run(setup.plan, placement, taken.start, HERE.monotonic())
         drawing = who_draws(setup.plan, placement)
         served = f"; metrics at {exporter.address}" if exporter else ""
         facts = asdict(worker_facts(torch.device("cpu")))
-        log.add(WorkerReady(worker="coordinator", incarnation=1, **facts))
-        run.journal.tell(*warnings, *log.warnings, *data.notes, f"{placement.reason}; {drawing.reason}{served}")
+        taken.log.add(WorkerReady(worker="coordinator", incarnation=1, **facts))
+        run.journal.tell(*taken.warnings, *data.notes, f"{placement.reason}; {drawing.reason}{served}")
         draw = setup.batch_stream(data.train.labels).round if drawing.by_coordinator else None
         actors = RayActors(setup, data, self._directory.root, placement, draw, self._worker_classes)
         if exporter is not None:
             exporter.show_live(lambda: _live(run, actors))
-        runner = CommandRunner(actors, checkpoints, log, self._directory)
+        runner = CommandRunner(actors, StorageThread(taken.checkpoints, taken.log, self._directory), see_cluster)
         try:
-            with self._followed(host, log, run):
-                return self._loop(run, runner, exporter, host)
+            with self._closing(host, taken.log, run):
+                return follow_core(run, runner, HERE, self._stop.is_set, partial(_each_turn, host, exporter))
         finally:
             runner.close(setup.config.engine.grace_seconds)
 
     @contextmanager
-    def _followed(self, host: CallbackHost, log: RunLog, run: Run) -> Iterator[None]:
-        """Let the callbacks take in what is left after the `with`, and tell them of an error that ends it."""
+    def _closing(self, host: CallbackHost, log: RunLog, run: Run) -> Iterator[None]:
+        """Let the callbacks take in what is left after the `with`."""
         try:
             yield
-        except Exception as error:
-            reached = min(stage_run.queue.steps_done for stage_run in run.stages.values())
-            log.add(RunEnded(step=reached, error=f"{type(error).__name__}: {error}"))
-            raise
         finally:
             for line in host.close(STOP_SECONDS if self._stop.is_set() else END_SECONDS):
                 run.journal.news.tell(line)
                 log.add(News(text=line))
-
-    def _loop(self, run: Run, runner: CommandRunner, exporter: MetricsExporter | None, host: CallbackHost) -> End:
-        """Carry out what the core says until it says that the run ends."""
-        events: list[Event] = []
-        while True:
-            if self._stop.is_set():
-                events.append(StopRequested())
-            run.journal.tell(*host.news())
-            for command in run.decide(events, time.monotonic()):
-                if isinstance(command, End):
-                    return command
-                runner.carry_out(command)
-            if exporter is not None:
-                exporter.loop_turned()
-            events = runner.events(POLL_SECONDS)
 
     @contextmanager
     def _exporting(self, setup: RunSetup) -> Iterator[MetricsExporter | None]:
@@ -186,20 +160,15 @@ class Coordinator:
             exporter.close()
 
 
-def _starting_point(
-    setup: RunSetup, complete_steps: Sequence[int], snapshots: Mapping[Stage, Snapshot], log: RunLog
-) -> StartingPoint:
-    """What earlier processes of the run left."""
-    last = setup.plan.total_steps
-    unmeasured = [step for step in complete_steps if not log.evaluated(step, final=step == last)]
-    scores = scores_of(setup.plan, log.figures)
-    stop_step = None if scores is None else scores.stop_step(complete_steps)
-    to_evaluate = unmeasured if setup.plan.evaluates else []
-    return StartingPoint(snapshots, to_evaluate, setup.embedding_exchange(snapshots), scores, stop_step)
-
-
 def _on_cpu(plan: RunPlan) -> Callable[[Mapping[Stage, Snapshot]], NoPropNetwork]:
     return lambda snapshots: assemble_network(plan, snapshots, torch.device("cpu"))
+
+
+def _each_turn(host: CallbackHost, exporter: MetricsExporter | None, run: Run) -> None:
+    """What the loop does beside the core's commands."""
+    run.journal.tell(*host.news())
+    if exporter is not None:
+        exporter.loop_turned()
 
 
 def _live(run: Run, actors: RayActors) -> Sequence[LiveStage]:

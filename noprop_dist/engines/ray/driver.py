@@ -14,12 +14,12 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from noprop_dist.config.schema import EngineSettings, RunConfig
-from noprop_dist.engines.core.failure_policy import back_off_seconds, within_budget
+from noprop_dist.engines.core.failure_policy import CoordinatorLosses
+from noprop_dist.engines.core.following import Following, SilentError
 from noprop_dist.engines.ray.actors import ACTOR_OPTIONS
 from noprop_dist.engines.ray.callbacks import check_travels, pickled
 from noprop_dist.engines.ray.cluster import cause_of_loss, cluster_answers, ray_session
 from noprop_dist.engines.ray.coordinator import Coordinator
-from noprop_dist.engines.ray.heartbeat import Heartbeat
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.models.custom import is_installed
 from noprop_dist.storage.run_directory import RunDirectory
@@ -30,7 +30,6 @@ from noprop_dist.training.progress import RunProgress
 from noprop_dist.training.setup import NOTHING, Given
 
 POLL_SECONDS = 0.5
-AFTER_GRACE_SECONDS = 10.0
 CLUSTER_SECONDS = 10.0
 """For a cluster to say which of its nodes are alive."""
 
@@ -70,12 +69,12 @@ def train_on_ray(
         TrainingError: a stage could not be trained to its end, or the coordinator was lost more than
             engine.max_failures times in a row.
     """
-    losses = 0  # in a row: since a coordinator last got a block to train
+    losses = CoordinatorLosses(config.engine.max_failures)
 
     def watch(progress: RunProgress) -> None:
-        nonlocal losses, trusted
-        if any(stage.state == "training" for stage in progress.stages):
-            losses, trusted = 0, True  # a coordinator on another node need not know the networks
+        nonlocal trusted
+        if losses.ended_by(progress):
+            trusted = True  # a coordinator on another node need not know the networks
         on_progress(progress)
 
     _send_by_value(given)
@@ -86,18 +85,18 @@ def train_on_ray(
             coordinator = _actor(coordinator_class).remote(config, directory, resume, trusted=trusted, **options)
             try:
                 return _Follower(coordinator, config.engine, watch, say).follow(stopped)
-            except (RayActorError, _SilentError) as error:
-                losses, resume, cause = losses + 1, True, _cause(error)
+            except (RayActorError, SilentError) as error:
+                resume, cause, back_off_seconds = True, _cause(error), losses.lost()
                 if not cluster_answers(CLUSTER_SECONDS):
                     raise TrainingError(
                         f"the Ray cluster is gone ({cause}); {RunDirectory(directory).resume_command} continues the run"
                     ) from error
-                if stopped() or not within_budget(losses, config.engine.max_failures):
+                if stopped() or back_off_seconds is None:
                     raise TrainingError(
                         f"the coordinator was lost: {cause}; {RunDirectory(directory).resume_command} continues the run"
                     ) from error
                 say(f"the coordinator was lost ({cause}); a new one goes on from the run directory")
-                time.sleep(back_off_seconds(losses - 1))
+                time.sleep(back_off_seconds)
             finally:
                 ray.kill(coordinator)
 
@@ -115,11 +114,7 @@ def _send_by_value(given: Given) -> None:
     check_travels(given.network, "network", "make locks, open files and connections where it is built")
 
 
-class _SilentError(Exception):
-    """The coordinator does not answer any more."""
-
-
-def _cause(error: RayActorError | _SilentError) -> str:
+def _cause(error: RayActorError | SilentError) -> str:
     return cause_of_loss(error) if isinstance(error, RayActorError) else str(error)
 
 
@@ -151,13 +146,8 @@ class _Follower:
         say: Callable[[str], None],
     ) -> None:
         self._coordinator = coordinator
-        self._grace_seconds = engine.grace_seconds
-        self._on_progress = on_progress
-        self._say = say
+        self._following = Following(engine, on_progress, say, time.monotonic())
         self._asked: Any = None
-        self._told: str | None = None
-        started = time.monotonic()
-        self._heartbeat = Heartbeat(engine.start_timeout_seconds, engine.coordinator_timeout_seconds, started)
 
     def follow(self, stopped: Callable[[], bool]) -> RunOutcome:
         """Wait for the end of the run; once `stopped` says yes, ask for it.
@@ -166,17 +156,14 @@ class _Follower:
             TrainingError: the run failed, or did not end in time.
             UserError: something cannot be used.
             RayActorError: the coordinator is lost.
-            _SilentError: it does not answer any more.
+            SilentError: it does not answer any more.
         """
-        run, deadline = self._coordinator.run.remote(), None
+        run = self._coordinator.run.remote()
         try:
             while not ray.wait([run], timeout=POLL_SECONDS)[0]:
                 self._listen()
-                if stopped() and deadline is None:
+                if self._following.tells_to_stop(stopped(), time.monotonic()):
                     self._coordinator.stop.remote()
-                    deadline = time.monotonic() + self._grace_seconds + AFTER_GRACE_SECONDS
-                if deadline is not None and time.monotonic() > deadline:
-                    raise TrainingError("the coordinator did not end within engine.grace_seconds")
             self._asked = None  # ask anew: what was asked before may be answered with an earlier picture
             self._listen()
             outcome: RunOutcome = ray.get(run)
@@ -192,17 +179,8 @@ class _Follower:
         """Ask for the progress, one question at a time, and show the answer once it is here."""
         if self._asked is None:
             self._asked = self._coordinator.progress.remote()
-        answered = ray.wait([self._asked], timeout=POLL_SECONDS)[0]
-        now = time.monotonic()
-        if answered:
+        if ray.wait([self._asked], timeout=POLL_SECONDS)[0]:
             progress, self._asked = ray.get(self._asked), None
-            self._heartbeat.answered(now)
-            if isinstance(progress, RunProgress):
-                self._on_progress(progress)
-            elif progress not in (None, self._told):
-                self._told = progress
-                self._say(progress)
-        elif (word := self._heartbeat.word(now)) is not None:
-            self._say(word)
-        if self._heartbeat.is_over(now):
-            raise _SilentError(self._heartbeat.cause)
+            self._following.answered(progress, time.monotonic())
+        else:
+            self._following.not_answered(time.monotonic())

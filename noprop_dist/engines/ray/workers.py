@@ -1,12 +1,10 @@
-"""The workers: they hold stages and do the rounds that the coordinator sends.
+"""The workers of a run, with the data that each needs.
 
 All of them are plain classes, which tests use without Ray; `engines/ray/actors.py` makes actors of them.
 """
 
 import os
 import socket
-from collections.abc import Callable
-from typing import Any, TypeVar
 
 import ray
 import torch
@@ -15,132 +13,30 @@ from noprop_dist.data.dataset import HeldOut, Labels
 from noprop_dist.data.inputs import Inputs, MappedInputs
 from noprop_dist.data.samples import ReadAhead, Samples
 from noprop_dist.engines.core.commands import EVALUATOR
+from noprop_dist.engines.stage_worker import StageWorker
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation, evaluate_checkpoint
 from noprop_dist.inference.load import assemble_network
 from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.storage.snapshot import Snapshot
-from noprop_dist.training.batch_stream import BatchStream, Round, RoundKey
+from noprop_dist.training.batch_stream import Round
 from noprop_dist.training.beside import Beside, at_work
-from noprop_dist.training.device import keep_freed_memory, start_computing, start_thread
-from noprop_dist.training.embedding import EmbeddingTrainer, EmbeddingUpdate, EmbeddingVersion
-from noprop_dist.training.messages import Accompanied, EmbeddingReport, RoundReport, StageFailure, WorkerFacts
-from noprop_dist.training.replicas import ALONE, GroupLostError, OneReplica
-from noprop_dist.training.rounds import train_round
+from noprop_dist.training.device import keep_freed_memory, start_computing
+from noprop_dist.training.embedding import EmbeddingTrainer
+from noprop_dist.training.messages import Accompanied, WorkerFacts
+from noprop_dist.training.replicas import ALONE, OneReplica
 from noprop_dist.training.setup import RunSetup
 from noprop_dist.training.trainers import ClassifierTrainer
 
-Result = TypeVar("Result")
-WORKER_ERRORS = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError), GroupLostError)
-"""These end the worker, and a new one tries again. Any other error would be raised again: same batches, same bits."""
 
-
-class StageWorker:
-    """Stages on one device; calls of a stage are done in the order in which they arrive, all by the same thread.
-
-    Only `stop` and `ping` do not wait for the calls before them.
-
-    Args:
-        setup: of the run.
-        stream: draws the batches if only the key of a round is sent.
-        device: that it computes on.
-        build: makes the trainer of a stage at step 0: a `StageTrainer`, or the `EmbeddingTrainer`.
-    """
-
-    def __init__(
-        self, setup: RunSetup, stream: BatchStream, device: torch.device, build: Callable[[Stage], Any]
-    ) -> None:
-        self._setup = setup
-        self._stream = stream
-        self._device = device
-        self._build = build
-        self._trainers: dict[Stage, Any] = {}
-        self._stopped = False
-        self._beside: dict[Stage, Beside] = {}
+class RayWorker(StageWorker):
+    """A worker that knows the node of the cluster that it is on."""
 
     def facts(self) -> WorkerFacts:
         """Where this worker is; its first reply says that it is ready."""
         return worker_facts(self._device)
 
-    def ping(self) -> None:
-        """Answer: the process is there."""
 
-    def hold(self, stage: Stage, snapshot: Snapshot | None) -> StageFailure | Accompanied | None:
-        """Take a stage in, at a snapshot or (without one) at step 0."""
-        return self._accompanied(stage, lambda: self._hold(stage, snapshot))
-
-    def _hold(self, stage: Stage, snapshot: Snapshot | None) -> StageFailure | None:
-        # Ray calls methods from other threads than the constructor. Each stage belongs to one of these threads.
-        start_thread(self._device, self._setup.config.engine.threads_per_worker)
-        try:
-            trainer = self._build(stage)
-            if snapshot is not None:
-                trainer.restore(snapshot)
-        except WORKER_ERRORS:
-            raise
-        except (Exception, SystemExit) as error:  # whatever a network may raise belongs to this stage alone
-            return StageFailure.of(stage, 0 if snapshot is None else snapshot.step, error)
-        self._trainers[stage] = trainer
-        return None
-
-    def release(self, stage: Stage) -> None:
-        """Let a stage go: it is done, or goes on elsewhere."""
-        self._trainers.pop(stage, None)
-        self._beside.pop(stage, None)
-
-    def train(self, work: Round | RoundKey) -> RoundReport | StageFailure | Accompanied | None:
-        """Do the steps of a round; None if the worker was told to stop before the first."""
-
-        def do(trainer: Any) -> RoundReport | None:
-            drawn = self._stream.round(work) if isinstance(work, RoundKey) else work
-            return train_round(trainer, self.begin(drawn), lambda: self._stopped)
-
-        return self._attempt(work.stage, work.first_step, do)
-
-    def begin(self, work: Round) -> Round:
-        """This worker's part of a round: all of it."""
-        return work
-
-    def snapshot(self, stage: Stage) -> Snapshot | StageFailure | Accompanied | None:
-        """A stage's state after the rounds that arrived before; a failure if its weights are not finite."""
-        return self._attempt(stage, 0, lambda trainer: trainer.snapshot())
-
-    def _accompanied(self, stage: Stage, do: Callable[[], Result]) -> Result | Accompanied:
-        """The answer of a stage's work, and what came of it beside, if there is any."""
-        beside = self._beside.setdefault(stage, Beside(stage.name))
-        with at_work(beside):
-            answer = do()
-        left = beside.take()
-        return Accompanied(answer, left) if left else answer
-
-    def _attempt(
-        self, stage: Stage, step: int, do: Callable[[Any], Result]
-    ) -> Result | StageFailure | Accompanied | None:
-        """Do something with a stage's trainer; see `_try`."""
-        return self._accompanied(stage, lambda: self._try(stage, step, do))
-
-    def _try(self, stage: Stage, step: int, do: Callable[[Any], Result]) -> Result | StageFailure | None:
-        """Do something with a stage's trainer.
-
-        After a failure the worker does not hold the stage any more, and answers further calls about it with None.
-        """
-        trainer = self._trainers.get(stage)
-        if trainer is None:
-            return None
-        try:
-            return do(trainer)
-        except WORKER_ERRORS:
-            raise
-        except (Exception, SystemExit) as error:
-            del self._trainers[stage]
-            return StageFailure.of(stage, step, error)
-
-    def stop(self) -> None:
-        """Begin no further step. Rounds that were sent are answered with the steps that were done."""
-        self._stopped = True
-
-
-class BlockWorker(StageWorker):
+class BlockWorker(RayWorker):
     """Trains one or several blocks on one device.
 
     Args:
@@ -164,7 +60,7 @@ class BlockWorker(StageWorker):
         return self._group.share(work)
 
 
-class ClassifierWorker(StageWorker):
+class ClassifierWorker(RayWorker):
     """Trains the classifier on z_T, and owns W_embed if that is learned; it needs no images.
 
     Args:
@@ -179,12 +75,6 @@ class ClassifierWorker(StageWorker):
             return setup.embedding_trainer() if stage == EMBEDDING else setup.classifier_trainer(device)
 
         super().__init__(setup, setup.batch_stream(labels), device, build)
-
-    def update(
-        self, update: EmbeddingUpdate
-    ) -> tuple[EmbeddingVersion, EmbeddingReport] | StageFailure | Accompanied | None:
-        """Make the next version of W_embed; see `EmbeddingTrainer.apply`."""
-        return self._attempt(EMBEDDING, update.first_step, lambda trainer: trainer.apply(update))
 
 
 class Evaluator:

@@ -1,0 +1,121 @@
+"""A coordinator without its cluster: takes over what a run directory holds, and follows the core until the run ends."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from noprop_dist.engines.command_runner import CommandRunner
+from noprop_dist.engines.core.commands import End, Log
+from noprop_dist.engines.core.events import Event, StopRequested
+from noprop_dist.engines.core.run import Run, StartingPoint
+from noprop_dist.inference.score import scores_of
+from noprop_dist.machine import HERE, Machine
+from noprop_dist.records import Record, RunEnded
+from noprop_dist.run_plan import RunPlan
+from noprop_dist.stages import Stage
+from noprop_dist.storage.checkpoint_writer import CheckpointWriter
+from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.storage.snapshot import Snapshot
+from noprop_dist.training.fine_tuning import begin
+from noprop_dist.training.run_log import RunLog
+from noprop_dist.training.setup import RunSetup, go_on
+
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class TakenOver:
+    """What earlier processes of a run left, and what writes from here on.
+
+    Attributes:
+        checkpoints: of the run.
+        log: of the run.
+        start: of the core.
+        warnings: of what was damaged.
+    """
+
+    checkpoints: CheckpointWriter
+    log: RunLog
+    start: StartingPoint
+    warnings: Sequence[str]
+
+
+def enter(plan: RunPlan, directory: RunDirectory, *, resume: bool, machine: Machine = HERE) -> None:
+    """Go on with the run in a directory, or begin one there.
+
+    Args:
+        plan: of the run.
+        directory: of the run; this process is its only writer.
+        resume: go on, if a run lies there.
+        machine: its clock.
+
+    Raises:
+        UserError: directory or source cannot be used, or hold another run; nothing was written.
+        OSError: something cannot be read or written; a `resume` goes on.
+    """
+    if resume and directory.holds_run:
+        go_on(plan, directory, machine)
+    else:
+        begin(plan, directory, machine)
+
+
+def take_over(
+    setup: RunSetup, directory: RunDirectory, *listeners: Callable[[Record], None], machine: Machine = HERE
+) -> TakenOver:
+    """Take over what earlier processes of a run left.
+
+    Args:
+        setup: of the run.
+        directory: of the run; this process is its only writer.
+        listeners: called with every record, those of earlier processes first.
+        machine: its clock.
+    """
+    checkpoints = setup.checkpoint_writer(directory)
+    snapshots, warnings = checkpoints.take_over()
+    done = {stage: snapshots[stage].step if stage in snapshots else 0 for stage in setup.plan.stages}
+    log = RunLog(directory, done, *listeners, machine=machine)
+    start = _starting_point(setup, checkpoints.complete_steps, snapshots, log)
+    return TakenOver(checkpoints, log, start, (*warnings, *log.warnings))
+
+
+def _starting_point(
+    setup: RunSetup, complete_steps: Sequence[int], snapshots: Mapping[Stage, Snapshot], log: RunLog
+) -> StartingPoint:
+    last = setup.plan.total_steps
+    unmeasured = [step for step in complete_steps if not log.evaluated(step, final=step == last)]
+    scores = scores_of(setup.plan, log.figures)
+    stop_step = None if scores is None else scores.stop_step(complete_steps)
+    to_evaluate = unmeasured if setup.plan.evaluates else []
+    return StartingPoint(snapshots, to_evaluate, setup.embedding_exchange(snapshots), scores, stop_step)
+
+
+def follow_core(
+    run: Run,
+    runner: CommandRunner,
+    machine: Machine,
+    stop_asked: Callable[[], bool],
+    each_turn: Callable[[Run], None],
+) -> End:
+    """Carry out what the core says until it says that the run ends; an error that ends it before is written down.
+
+    Args:
+        run: the core.
+        runner: carries out its commands.
+        machine: its clock.
+        stop_asked: asked in every turn whether the run is to end.
+        each_turn: called before the core decides.
+    """
+    events: list[Event] = []
+    try:
+        while True:
+            if stop_asked():
+                events.append(StopRequested())
+            each_turn(run)
+            for command in run.decide(events, machine.monotonic()):
+                if isinstance(command, End):
+                    return command
+                runner.carry_out(command)
+            events = runner.events(POLL_SECONDS)
+    except Exception as error:
+        reached = min(stage_run.queue.steps_done for stage_run in run.stages.values())
+        runner.carry_out(Log(RunEnded(step=reached, error=f"{type(error).__name__}: {error}")))
+        raise
