@@ -134,7 +134,14 @@ def golden(folder):
         names, began, next_began = Names(traces, trace), *begins[number - 1 : number + 1]
         entries = [(each["now"], names.entry(each)) for each in outside if began - 10 <= each["now"] < next_began]
         whole = merged(read_trace(trace), [(at, entry) for at, entry in entries if entry is not None])
-        yield number, [replace(turn, now=turn.now - began) for turn in thinned(whole)]
+        yield number, [replace(turn, now=turn.now - began, events=told_briefly(turn)) for turn in thinned(whole)]
+
+
+def told_briefly(turn):
+    """Events without the addresses and paths that a cause may name."""
+    return tuple(
+        each if each.cause is None else replace(each, cause=each.cause.partition(": [")[0]) for each in turn.events
+    )
 
 
 if __name__ == "__main__":
