@@ -16,6 +16,7 @@ from noprop_dist.baseline.network import assemble_end_to_end
 from noprop_dist.baseline.placement import Processes, place_baseline
 from noprop_dist.baseline.worker import EndToEndJob, train_end_to_end
 from noprop_dist.config.schema import RunConfig
+from noprop_dist.engines.coordination import goes_on
 from noprop_dist.engines.ray.callbacks import unpickled
 from noprop_dist.engines.ray.cluster import cluster_resources
 from noprop_dist.errors import TrainingError
@@ -50,6 +51,7 @@ class EndToEndCoordinator:
         trusted: whether the user named the networks, or gave `--trust-code`.
         given: what was handed over in Python.
         callbacks: of the user's own, pickled; see `pickled`.
+        has_begun: whether a run must lie there; see `goes_on`.
     """
 
     def __init__(
@@ -61,10 +63,11 @@ class EndToEndCoordinator:
         trusted: bool = True,
         given: Given = NOTHING,
         callbacks: bytes | None = None,
+        has_begun: bool = False,
     ) -> None:
         self._config, self._callbacks = config, callbacks
         self._directory = RunDirectory(directory)
-        self._resume, self._trusted, self._given = resume, trusted, given
+        self._resume, self._has_begun, self._trusted, self._given = resume, has_begun, trusted, given
         self._watch: _Watch | None = None
         self._waits_for: str | None = None
         self._stop = threading.Event()
@@ -89,7 +92,7 @@ class EndToEndCoordinator:
         setup, data = prepare(self._config, self._given)
         with self._directory.only_writer(self._wait_for):
             processes = place_baseline(self._config, cluster_resources())
-            if self._resume and self._directory.holds_run:
+            if goes_on(self._directory, resume=self._resume, has_begun=self._has_begun):
                 go_on(setup.plan, self._directory)
             else:
                 begin(setup.plan, self._directory)

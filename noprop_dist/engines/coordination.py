@@ -40,20 +40,37 @@ class TakenOver:
     warnings: Sequence[str]
 
 
+def goes_on(directory: RunDirectory, *, resume: bool, has_begun: bool) -> bool:
+    """Return True if a coordinator goes on with the run in a directory; False if it begins one there.
+
+    Args:
+        directory: of the run.
+        resume: go on, if a run lies there.
+        has_begun: whether one must lie there, because an earlier process has trained it.
+
+    Raises:
+        StorageError: there is none, and must be one: it is not begun anew in its place.
+    """
+    holds_run = directory.holds_run
+    if has_begun and not holds_run:
+        raise directory.gone()
+    return resume and holds_run
+
+
 def enter(plan: RunPlan, directory: RunDirectory, *, resume: bool, machine: Machine = HERE) -> None:
     """Go on with the run in a directory, or begin one there.
 
     Args:
         plan: of the run.
         directory: of the run; this process is its only writer.
-        resume: go on, if a run lies there.
+        resume: go on; see `goes_on`.
         machine: its clock.
 
     Raises:
         UserError: directory or source cannot be used, or hold another run; nothing was written.
         OSError: something cannot be read or written; a `resume` goes on.
     """
-    if resume and directory.holds_run:
+    if resume:
         go_on(plan, directory, machine)
     else:
         begin(plan, directory, machine)
@@ -66,12 +83,12 @@ def placement_of(plan: RunPlan, directory: RunDirectory, resources: Resources, *
         plan: of the run.
         directory: of the run.
         resources: of the cluster.
-        resume: go on, if a run lies there; then its cluster may have lost machines, and the run waits for them.
+        resume: go on; then the cluster may have lost machines, and the run waits for them.
 
     Raises:
         UserError: a run cannot begin on this cluster, or a snapshot is of another run.
     """
-    if resume and directory.holds_run:
+    if resume:
         return place_again(plan.config, resources, _trained_on(directory))
     placement = place_run(plan.config, resources)
     check_room(plan.config, placement, resources)

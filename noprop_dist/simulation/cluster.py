@@ -206,7 +206,8 @@ class Actor:
             case c.Train(key):
                 return self._train(key, call.lane)
             case c.DescribeYourself():
-                return WorkerFacts("host", self.node, 1, "cpu")
+                on_gpu = self.place is not None and self.place.gpus > 0
+                return WorkerFacts("host", self.node, 1, "cuda:0" if on_gpu else "cpu")
             case c.Stop():
                 return self._stop()
             case c.Ping():
@@ -281,8 +282,7 @@ class SimulatedActors:
 
     def kill(self, process: c.Incarnation) -> None:
         self.process.point()
-        self._calls = {number: call for number, call in self._calls.items() if call.process != process}
-        self.handles.pop(process).process.die()
+        self.handles.pop(process).process.die()  # what it has answered already may come all the same
 
     def events(self, timeout_seconds: float) -> list[Event]:
         world = self.cluster.world
@@ -312,11 +312,12 @@ class SimulatedActors:
         self._tell(number, answer, delay + self.cluster.network_delay, actor)
 
     def lose(self, actor: Actor, lost: Lost, told: float) -> None:
-        """Every call under way of an actor gets the loss in place of a reply, at one moment."""
+        """Every call under way of an actor gets the loss in place of a reply, at one moment; what has come stays."""
 
         def tell() -> None:
+            here = {number for number, _ in self._arrived}
             for number, call in self._calls.items():
-                if call.process == actor.incarnation:
+                if call.process == actor.incarnation and number not in here:
                     self._arrived.append((number, lost))
             self._wake()
 

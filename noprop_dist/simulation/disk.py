@@ -121,6 +121,7 @@ class SimulatedDisk:
         self.capacity, self.used = capacity, 0
         self._now = now
         self._root = _Folder()
+        self._away: dict[str, _File | _Folder] = {}
         self._lately: deque[_Change] = deque()
         self._changes = self._synced = 0
         self._processes: dict[ProcessDisk, None] = {}
@@ -130,6 +131,14 @@ class SimulatedDisk:
         process = ProcessDisk(self, hook)
         self._processes[process] = None
         return process
+
+    def take_away(self, name: str) -> None:
+        """Unmount a folder of the root: where it was there is nothing. Who has a file open in it keeps that."""
+        self._away[name] = self._root.entries.pop(name)
+
+    def bring_back(self, name: str) -> None:
+        """Mount it again, over whatever was made in its place."""
+        self._root.entries[name] = self._away.pop(name)
 
     def lose_power(self, luck: random.Random, since: float) -> None:
         """Crash the machine: what was done lately may not be on the disk.

@@ -2,19 +2,26 @@
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from noprop_dist.engines.core.commands import EVALUATOR
 from noprop_dist.simulation.cluster import Actor, Node
+from noprop_dist.simulation.disk import SimulatedDisk
 from noprop_dist.simulation.scenario import Fault
 from noprop_dist.simulation.storage import BROKEN, FULL, READ_ONLY, flip
 from noprop_dist.simulation.world import Process
 from noprop_dist.stages import block
+from noprop_dist.storage.checkpoints import Checkpoints
+from noprop_dist.storage.local_files import LocalFiles
+from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.storage.store import Store
 
 if TYPE_CHECKING:
     from noprop_dist.simulation.simulation import Simulation
 
+Change = Callable[[Store, random.Random], dict[str, bytes]]
+"""Contents by name, of files that are to be changed."""
 NOTHING = -1.0
 """Of a fault that found nothing to hit."""
 DRIVER = "driver"
@@ -342,6 +349,14 @@ def _lose_power(simulation: "Simulation", luck: random.Random) -> float:
     return 0.0
 
 
+def _disk_away(simulation: "Simulation", luck: random.Random) -> float:
+    storage, seconds = simulation.storage, luck.uniform(1, 60)
+    if storage.kind != "disk" or storage.away or not storage.holds_run:
+        return NOTHING
+    storage.take_away(seconds)
+    return seconds
+
+
 def _damage(pattern: str, how: str) -> Callable[["Simulation", random.Random], float]:
     """Damage the newest file of a kind; then kill the coordinator, so that it is read."""
 
@@ -373,6 +388,56 @@ def _damage(pattern: str, how: str) -> Callable[["Simulation", random.Random], f
     return damage
 
 
+def _edited(name: str, old: str, new: str) -> Change:
+    """What makes another run of the one that lies there."""
+
+    def edit(store: Store, _: random.Random) -> dict[str, bytes]:
+        content = store.read(name) if store.exists(name) else b""
+        return {name: content.replace(old.encode(), new.encode(), 1)} if old.encode() in content else {}
+
+    return edit
+
+
+def _foreign_snapshot(store: Store, luck: random.Random) -> dict[str, bytes]:
+    """The newest snapshot of a stage, as a run with another seed would have written it."""
+    directory = RunDirectory(store)
+    saved, own = directory.checkpoints.saved_steps(), directory.identity()
+    if not saved or own is None:
+        return {}
+    name, blocks = luck.choice(sorted(saved)), directory.config().blocks.count
+    found, _ = directory.checkpoints.newest(name, saved[name])
+    if found is None:
+        return {}
+    other = Store("/other", LocalFiles("/other", SimulatedDisk().for_process()))
+    changed = replace(found[1], weights={each: array + 1 for each, array in found[1].weights.items()})
+    Checkpoints(other, lambda: {**own, "seed": 7}).save(changed, blocks, {})
+    folder = f"checkpoints/{other.names('checkpoints')[0]}"
+    return {f"{folder}/{file}": other.read(f"{folder}/{file}") for file in other.names(folder)}
+
+
+def _by_a_stranger(change: Change) -> Callable[["Simulation", random.Random], float]:
+    """Change files while no process is there; whoever resumes must be refused, and puts back what was there."""
+
+    def strike(simulation: "Simulation", luck: random.Random) -> float:
+        driver, store = simulation.driver, simulation.storage.undisturbed()
+        if driver is None or not driver.process.alive or driver.result is not None or simulation.foreign:
+            return NOTHING
+        if simulation.storage.disk.capacity is not None or not store.exists("identity.json"):
+            return NOTHING
+        contents = change(store, luck)
+        if not contents:
+            return NOTHING
+        if driver.coordinator is not None:
+            driver.coordinator.process.die()
+        driver.process.die()
+        simulation.foreign = {name: store.read(name) for name in contents}
+        for name, content in contents.items():
+            store.write(name, content)
+        return 0.0
+
+    return strike
+
+
 KINDS = {
     kind.name: kind
     for kind in (
@@ -400,10 +465,14 @@ KINDS = {
         Kind("store hangs", 0.7, _store_hangs),
         Kind("store slow", 1, _store_slow),
         Kind("listings stale", 1, _stale_listings),
+        Kind("disk not there for a while", 0.7, _disk_away),
         Kind("power lost", 1, _lose_power),
         Kind("bit flipped in a snapshot", 1, _damage(".safetensors", "flip")),
         Kind("entry damaged", 1, _damage(".json", "flip")),
         Kind("manifest truncated", 0.7, _damage("manifest.json", "cut")),
+        Kind("snapshot of another run", 0.7, _by_a_stranger(_foreign_snapshot)),
+        Kind("seed edited", 0.4, _by_a_stranger(_edited("config.yaml", "seed: 0", "seed: 7"))),
+        Kind("other data", 0.4, _by_a_stranger(_edited("data.json", '"mean": [\n  0.0', '"mean": [\n  0.5'))),
         Kind("metrics.jsonl: lines doubled", 0.5, _damage("metrics.jsonl", "doubled")),
         Kind("metrics.jsonl: cut off", 0.5, _damage("metrics.jsonl", "cut")),
         Kind("metrics.jsonl: bit flipped", 0.5, _damage("metrics.jsonl", "flip")),

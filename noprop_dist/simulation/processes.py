@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from noprop_dist.engines.command_runner import CommandRunner
-from noprop_dist.engines.coordination import enter, follow_core, placement_of, take_over
+from noprop_dist.engines.coordination import enter, follow_core, goes_on, placement_of, take_over
 from noprop_dist.engines.core import commands as c
+from noprop_dist.engines.core.drawing import who_draws
 from noprop_dist.engines.core.events import ClusterSeen
 from noprop_dist.engines.core.failure_policy import CoordinatorLosses
 from noprop_dist.engines.core.following import Following, SilentError
@@ -17,6 +18,7 @@ from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.inference.evaluation import Evaluation
 from noprop_dist.run_plan import RunPlan
+from noprop_dist.simulation import invariants
 from noprop_dist.simulation.cluster import SimulatedActors
 from noprop_dist.simulation.machine import SimulatedMachine
 from noprop_dist.simulation.stand_ins import HashedStage
@@ -41,19 +43,22 @@ class Coordinator:
         simulation: that it is in.
         plan: of the run, as its driver knows it.
         resume: continue the run that lies there, if one does.
+        has_begun: whether one must lie there.
 
     Attributes:
+        started: whether it answers.
         run: the core, once there is one.
         result: how it ended: what the core said, or an error.
     """
 
-    def __init__(self, simulation: "Simulation", plan: RunPlan, resume: bool) -> None:
-        self._simulation, self._plan, self._resume = simulation, plan, resume
+    def __init__(self, simulation: "Simulation", plan: RunPlan, resume: bool, has_begun: bool = False) -> None:
+        self._simulation, self._plan, self._resume, self._has_begun = simulation, plan, resume, has_begun
         self._started = plan
         simulation.coordinators += 1
         self.process = Process(simulation.world, f"coordinator {simulation.coordinators}", simulation.head)
         simulation.begins(self.process)
         self.machine = SimulatedMachine(self.process)
+        self.started = False
         self.run: Run | None = None
         self.waits_for: str | None = None
         self.stop = False
@@ -65,6 +70,7 @@ class Coordinator:
 
     def _main(self) -> None:
         self._simulation.world.sleep(self._simulation.world.luck.uniform(1.0, 4.0))
+        self.started = True
         try:
             self.result = self._train()
         except (UserError, TrainingError, StorageError) as error:
@@ -76,14 +82,17 @@ class Coordinator:
         directory = RunDirectory(simulation.store(self.process, self.machine))
         with directory.only_writer(self._wait_for):
             simulation.begins_to_write(self.process)
-            placement = placement_of(plan, directory, simulation.cluster.resources(), resume=self._resume)
-            enter(plan, directory, resume=self._resume, machine=self.machine)
+            resume = goes_on(directory, resume=self._resume, has_begun=self._has_begun)
+            placement = placement_of(plan, directory, simulation.cluster.resources(), resume=resume)
+            enter(plan, directory, resume=resume, machine=self.machine)
             setup = simulation.setup(plan).on(placement.on_gpu)
             self._started = setup.plan
             taken = take_over(setup, directory, simulation.heard, machine=self.machine)
+            if not taken.start.snapshots:
+                simulation.begins_on(placement.on_gpu)
             simulation.took_over(taken)
             self.run = run = Run(setup.plan, placement, taken.start, self.machine.monotonic())
-            run.journal.tell(*taken.warnings)
+            run.journal.tell(*taken.warnings, f"{placement.reason}; {who_draws(setup.plan, placement).reason}")
             members = plan.config.training.replicas_per_block
             actors = SimulatedActors(simulation.cluster, self.process, self._work, members)
             storage = StorageThread(taken.checkpoints, taken.log, directory, self.machine)
@@ -160,7 +169,12 @@ class Work:
         """Read a checkpoint with shipped code, and measure it: its figure follows from its step."""
         if self._directory is None:
             self._directory = RunDirectory(self._simulation.store(process, SimulatedMachine(process)))
-        for snapshot in self._directory.checkpoints.load_all(step).values():
+        try:
+            snapshots = self._directory.checkpoints.load_all(step)
+        except UserError as error:
+            invariants.check_not_measured(self._simulation, process, error)
+            raise
+        for snapshot in snapshots.values():
             self._simulation.check_snapshot(snapshot, "a checkpoint that is measured")
         result = Evaluation(self._simulation.accuracy(step), 0.5, "mean", 1, 10)
         return CheckpointEvaluation(step, step == self._plan.total_steps, (("validation", result),), None)
@@ -188,6 +202,7 @@ class Driver:
 
     def __init__(self, simulation: "Simulation", plan: RunPlan, resume: bool) -> None:
         self._simulation, self._plan, self._resume = simulation, plan, resume
+        self._has_begun = resume
         self.process = Process(simulation.world, f"driver {simulation.lives}", simulation.head)
         self.coordinator: Coordinator | None = None
         self.stop = False
@@ -200,7 +215,7 @@ class Driver:
         losses = CoordinatorLosses(config.engine.max_failures, config.checkpoint.storage_timeout_seconds)
         resume = self._resume
         while self.result is None:
-            self.coordinator = Coordinator(self._simulation, self._plan, resume)
+            self.coordinator = Coordinator(self._simulation, self._plan, resume, self._has_begun)
             try:
                 self.result = self._follow(self.coordinator, losses)
             except (_CoordinatorGoneError, SilentError) as error:
@@ -227,7 +242,7 @@ class Driver:
         world = self._simulation.world
 
         def watch(progress: RunProgress) -> None:
-            losses.ended_by(progress)
+            self._has_begun |= losses.ended_by(progress)
 
         following = Following(self._plan.config.engine, watch, self._simulation.say, world.now)
         while coordinator.result is None:
@@ -236,7 +251,7 @@ class Driver:
                 if coordinator.process.error is not None:
                     raise coordinator.process.error
                 raise _CoordinatorGoneError("its process died")
-            if coordinator.process.paused:
+            if coordinator.process.paused or not coordinator.started:
                 following.not_answered(world.now)
             else:
                 following.answered(coordinator.progress(), world.now)

@@ -1,5 +1,6 @@
 """One simulated run from its beginning to its end: machines, a store, and the person who starts and resumes it."""
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from noprop_dist.run_plan import RunPlan
 from noprop_dist.simulation import faults, invariants
 from noprop_dist.simulation.cluster import Cluster, Node, Pace
 from noprop_dist.simulation.processes import Coordinator, Driver, Work, accuracy
-from noprop_dist.simulation.scenario import Fault, Scenario, plan_of
+from noprop_dist.simulation.scenario import FACTS, Fault, Scenario, plan_of
 from noprop_dist.simulation.stand_ins import FIRST_VERSION, undisturbed
 from noprop_dist.simulation.storage import SimulatedStore
 from noprop_dist.simulation.world import Process, World
@@ -28,6 +29,8 @@ from noprop_dist.training.setup import RunSetup
 
 MOST_LIVES = 12
 """Drivers in the time after the last fault: more than one is needed, so many never."""
+REFUSED = r"is of another run|was edited|other data|is not the data|holds a run whose"
+"""What a person is told who resumes a run that is not as it was."""
 LONGEST_SECONDS = 3000.0
 """Virtual seconds from the last fault to the end of the run."""
 
@@ -81,6 +84,8 @@ class Simulation:
         self.dies_at: dict[str, int] = {}
         """The point at which a coordinator dies, by its name."""
         self.poisoned: dict[Stage, int] = {}
+        self.foreign: dict[str, bytes] = {}
+        """What was in files that a stranger has changed, by name."""
         self.accuracy = accuracy
         self.last_step = expected_end(self.plan)
         self._damaged: set[str] = set()
@@ -108,6 +113,7 @@ class Simulation:
                 raise person.error
             if not came:
                 self.violate(f"the run did not end within {LONGEST_SECONDS:.0f} s of a world without faults")
+        self.storage.bring_back()
         if not self.outcome.violations:
             invariants.check_end(self)
         self.outcome.turns, self.outcome.seconds = self.world.turns, self.world.now - 1000.0
@@ -132,13 +138,14 @@ class Simulation:
     def _person(self) -> None:
         plan = self.plan
         while not self.over:
+            while self.storage.away:
+                self.world.sleep(2.0)
             self.lives += 1
             resume = self.storage.holds_run
             try:
                 plan = self._resumed() if resume else self.plan
             except UserError as error:
-                self.outcome.errors.append(str(error))
-                invariants.check_error(self, str(error))
+                self._ended_with(str(error))
                 continue
             self.driver = Driver(self, plan, resume)
             while self.driver.result is None and self.driver.process.alive:
@@ -154,10 +161,11 @@ class Simulation:
         directory = RunDirectory(self.storage.undisturbed())
         config = directory.config()
         changed = [each for each in settings if each.startswith(("engine.", "checkpoint."))]
-        return RunPlan(continued(config, changed), directory.facts())
+        return RunPlan(continued(config, changed), FACTS)
 
     def _judge(self, driver: Driver) -> None:
         result = driver.result
+        invariants.check_manifests(self)
         if driver.process.error is not None:
             self.violate(f"{type(driver.process.error).__name__}: {driver.process.error}")
             self.over = True
@@ -166,12 +174,21 @@ class Simulation:
         elif isinstance(result, c.End):
             invariants.check_stop(self)
         elif isinstance(result, str):
-            self.outcome.errors.append(result)
-            invariants.check_error(self, result)
+            self._ended_with(result)
         self.poisoned.clear()
         if self.lives > MOST_LIVES + len(self.scenario.faults):
             self.violate(f"the run did not end in {self.lives} drivers: {self.outcome.errors[-3:]}")
             self.over = True
+
+    def _ended_with(self, error: str) -> None:
+        """A driver has ended with an error; where it refuses what a stranger has put there, that is put back."""
+        self.outcome.errors.append(error)
+        if self.foreign and re.search(REFUSED, error):
+            for name, content in self.foreign.items():
+                self.storage.undisturbed().write(name, content)
+            self.foreign = {}
+        else:
+            invariants.check_error(self, error)
 
     # What a run is made of
 
@@ -187,6 +204,7 @@ class Simulation:
 
     def asked_for(self, command: c.Command) -> None:
         """A coordinator is about to carry out a command of its core."""
+        self.bounds.asked_for(command)
 
     def violate(self, what: str) -> None:
         """Write down that something is wrong, and end."""
@@ -223,7 +241,13 @@ class Simulation:
         """Return True if a snapshot's file was damaged from outside, and not written again since."""
         return any(f"step-{step:08d}/{name}" in file for file in self._damaged)
 
+    def begins_on(self, on_gpu: bool) -> None:
+        """A run that has no snapshot yet computes on the kind of device that is there."""
+        self.expected = undisturbed(self.plan, on_gpu)
+
     def took_over(self, taken: TakenOver) -> None:
+        if self.foreign:
+            self.violate(f"a run goes on with {', '.join(self.foreign)} of another run")
         self.bounds.took_over(taken)
 
     def check_snapshot(self, snapshot: Snapshot, what: str) -> None:
@@ -234,6 +258,7 @@ class Simulation:
         self.bounds.check(run)
 
     def told_of_coordinator(self, error: Exception) -> None:
+        self.bounds.coordinator_lost()
         self.say(f"driver: the coordinator was lost ({error})")
 
 

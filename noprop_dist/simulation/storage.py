@@ -33,6 +33,7 @@ class SimulatedStore:
         slowness: factor of all latencies.
         fails: errno of every writing operation, as long as it is not None; 0 is an object store without an answer.
         hangs: whether no operation ends.
+        away: whether the disk is not there.
         full_from_point: the point of a process at which the disk becomes full.
     """
 
@@ -42,6 +43,7 @@ class SimulatedStore:
         self.fails: int | None = None
         self.hangs = False
         self.full_from_point: int | None = None
+        self.away = False
         self.disk = SimulatedDisk(lambda: world.now)
         self.bucket = SimulatedBucket(lambda: world.now)
 
@@ -93,6 +95,19 @@ class SimulatedStore:
             self.world.sleep(1.0)
 
     # What happens to it
+
+    def take_away(self, seconds: float) -> None:
+        """Let the disk be not there for so long."""
+        self.away = True
+        self.disk.take_away(ROOT[1:])
+        self.world.at(seconds, self.bring_back)
+
+    def bring_back(self) -> None:
+        """Let the disk be there again, if it is not."""
+        if not self.away:
+            return
+        self.disk.bring_back(ROOT[1:])
+        self.away = False
 
     def fill(self) -> None:
         """Leave no byte free."""

@@ -56,13 +56,20 @@ def _locked(store: Store, mine: bytes, descriptor: int, new: bool) -> Iterator[N
     try:
         yield
     finally:
-        with suppress(OSError):
-            # A start that was refused leaves nothing behind. Another run may have begun where this one was deleted.
-            if store.names("") == [LOCK] and _read(store) == mine:
-                store.delete(LOCK)
-                if new:
-                    store.delete_folder("")
-        store.system.close(descriptor)  # and with it the lock
+        thread = store.machine.thread("unlock")  # a store that never answers holds up nobody for ever
+        with suppress(TimeoutError):
+            thread.submit(_unlock, store, mine, descriptor, new).result(WAIT_SECONDS)
+        thread.shutdown(wait=False)
+
+
+def _unlock(store: Store, mine: bytes, descriptor: int, new: bool) -> None:
+    with suppress(OSError):
+        # A start that was refused leaves nothing behind. Another run may have begun where this one was deleted.
+        if store.names("") == [LOCK] and _read(store) == mine:
+            store.delete(LOCK)
+            if new:
+                store.delete_folder("")
+    store.system.close(descriptor)  # and with it the lock
 
 
 def _flock(store: Store, mine: bytes, say: Say) -> int | None:

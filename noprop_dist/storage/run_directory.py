@@ -221,12 +221,17 @@ class RunDirectory:
             if owner and self._owner() == owner:
                 return  # one request: whoever deletes the directory deletes the lock in it
             if not self.holds_run:
-                gone = f"{self}/{CONFIG} is gone: the directory was deleted, or its disk is not there"
-                raise StorageError(errno.ENOENT, gone)
+                raise self.gone()
             if self._owner() != owner:
                 raise StorageError(errno.ENOENT, f"{self}/{LOCK} is not this run's any more: another one began there")
 
         self._store.before_writing(check)
+
+    def gone(self) -> StorageError:
+        """What is told where a run was, and is no more."""
+        return StorageError(
+            errno.ENOENT, f"{self}/{CONFIG} is gone: the directory was deleted, or its disk is not there"
+        )
 
     def _owner(self) -> bytes:
         """Who holds the lock; nothing where there is none."""

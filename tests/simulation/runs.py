@@ -8,7 +8,7 @@ from noprop_dist.engines.core import commands as c
 from noprop_dist.records import EmbeddingUpdated, RoundDone
 from noprop_dist.reporting.summary import of_kind
 from noprop_dist.simulation.cluster import Cluster, Node
-from noprop_dist.simulation.processes import Coordinator
+from noprop_dist.simulation.processes import Coordinator, Driver
 from noprop_dist.simulation.scenario import Scenario, plan_of
 from noprop_dist.simulation.simulation import Simulation
 from noprop_dist.simulation.stand_ins import undisturbed
@@ -51,32 +51,34 @@ class ScriptedRun(Simulation):
         settings: of the run, beside or in place of `SMALL`.
         cores: of the cluster, each on a node of its own: block worker 1 is on node-1, and so on.
         store: where the run directory lies.
+        gpus: of each node.
 
     Attributes:
         records: of the run; what was taken back is not among them.
         seen: commands of the last coordinator.
+        said: lines that a driver told.
     """
 
-    def __init__(self, *settings, cores=2, store="disk"):
-        super().__init__(Scenario(0, (*SMALL, *settings), nodes=((1, 0),) * cores, store=store, turn_seconds=0.0))
+    def __init__(self, *settings, cores=2, store="disk", gpus=0):
+        super().__init__(Scenario(0, (*SMALL, *settings), nodes=((1, gpus),) * cores, store=store, turn_seconds=0.0))
         self.world.luck = Steady()
         least_of_start = 0.7
         pace = replace(self.cluster.pace, start=START_SECONDS / least_of_start, step=STEP_SECONDS)
         self.cluster = ScriptedCluster(self.world, self.nodes, pace)
         self.cluster.step_seconds = {}
         self.accuracy = lambda step: 0.5
-        self.records, self.seen = [], []
+        self.records, self.seen, self.said = [], [], []
         self._script, self._moments, self._coordinator = [], [], None
         self._trains = False
 
     @property
     def coordinator(self):
-        return self._coordinator
+        return self._coordinator if self.driver is None else self.driver.coordinator
 
     @property
     def core(self):
         """What decides, in the coordinator that there is."""
-        return self._coordinator.run
+        return self.coordinator.run
 
     @property
     def directory(self):
@@ -96,10 +98,10 @@ class ScriptedRun(Simulation):
         self._moments.append((is_it, do))
 
     def _plan(self, seconds, do):
-        coordinator = self._coordinator
+        coordinator = self.coordinator
 
         def act():
-            if self._coordinator is coordinator and self._trains:
+            if self.coordinator is coordinator and self._trains:
                 do()
 
         self.world.at(seconds, act)
@@ -151,10 +153,17 @@ class ScriptedRun(Simulation):
 
     def stop(self):
         """Ask the run to stop."""
-        self._coordinator.stop = True
+        self.coordinator.stop = True
 
     def lose_coordinator(self):
-        self._coordinator.process.die()
+        self.coordinator.process.die()
+
+    def pause_coordinator(self):
+        """Let it do nothing (SIGSTOP)."""
+        self.coordinator.process.pause()
+
+    def continue_coordinator(self):
+        self.coordinator.process.go_on()
 
     # The run
 
@@ -189,13 +198,23 @@ class ScriptedRun(Simulation):
             self.grow(cores - len(self.cluster.nodes))
         self.scenario = replace(self.scenario, settings=(*self.scenario.settings, *settings))
         self.plan = plan_of(self.scenario.settings)
-        self.expected = undisturbed(self.plan, on_gpu=False)
+        self.expected = undisturbed(self.plan, on_gpu=any(node.gpus for node in self.nodes))
         return self.train(seconds)
+
+    def drive(self):
+        """Let a driver train: it begins another coordinator in place of one that is lost; return what it returns."""
+        driver = self.driver = Driver(self, self.plan, self.storage.holds_run)
+        over = self.world.run(lambda: driver.result is not None, self.world.now + LONGEST_RUN_SECONDS)
+        self._trains, self._script = False, []
+        assert over, "the run did not end"
+        self.records = self.directory.metrics_from(0)[0]
+        return driver.result
 
     def took_over(self, taken):
         super().took_over(taken)
         self.records, self._trains = [], True
-        for seconds, do in self._script:
+        script, self._script = self._script, []
+        for seconds, do in script:
             self._plan(seconds, do)
 
     def asked_for(self, command):
@@ -203,6 +222,9 @@ class ScriptedRun(Simulation):
         for moment in [each for each in self._moments if each[0](command)]:
             self._moments.remove(moment)
             moment[1]()
+
+    def say(self, line):
+        self.said.append(line)
 
     def heard(self, record):
         self.records.append(record)
@@ -221,7 +243,7 @@ class ScriptedRun(Simulation):
 
     def waits_for(self):
         """What the run waits for, for people."""
-        return self._coordinator.progress().waits_for
+        return self.coordinator.progress().waits_for
 
     def steps_written(self):
         """Steps that are written down, by stage; more than the run has where something is counted twice."""

@@ -40,6 +40,20 @@ class Clock:
         self.now = max(self.now, until)
 
 
+class AtOnce:
+    """A thread that others never see at work."""
+
+    def submit(self, do, *arguments):
+        do(*arguments)
+        return self
+
+    def result(self, seconds):
+        """It is done."""
+
+    def shutdown(self, wait):
+        """It is done."""
+
+
 class Process:
     """A `Machine`, and what it has written, on a disk or a bucket that others see, too."""
 
@@ -68,6 +82,9 @@ class Process:
 
     def owner(self):
         return json.dumps({"host": "node", "pid": self.pid}).encode()
+
+    def thread(self, name):
+        return AtOnce()
 
     def every(self, seconds, do, name):
         thread = [self.clock.now + seconds, seconds, self, do]

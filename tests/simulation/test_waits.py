@@ -103,3 +103,37 @@ def test_nobody_is_pinged_while_rounds_come_in():
     run = ScriptedRun()
     run.train()
     assert run.calls_of(Ping) == []
+
+
+# A driver and its coordinators
+
+
+def test_a_coordinator_that_does_not_answer_any_more_is_told_of_and_another_one_goes_on():
+    run = ScriptedRun("engine.coordinator_timeout_seconds=25")
+    run.at(START_SECONDS + 1, run.pause_coordinator)
+    end = run.drive()
+    assert (end.step, end.error) == (48, None)
+    assert run.coordinators == 2
+    assert any("the coordinator has not answered for" in line and "it has 25 s" in line for line in run.said)
+    assert any("it did not answer for 25 s" in line for line in run.said)
+    assert run.fingerprints() == run.expected.fingerprints(48)
+
+
+def test_a_coordinator_that_takes_long_to_start_is_told_of():
+    run = ScriptedRun()
+    run.world.at(0.001, run.pause_coordinator)
+    run.world.at(20, run.continue_coordinator)
+    assert run.drive().error is None
+    assert run.coordinators == 1
+    assert any("the coordinator's process has been starting for" in line for line in run.said)
+
+
+def test_a_stop_that_the_coordinator_does_not_carry_out_ends_with_a_sentence():
+    run = ScriptedRun("engine.grace_seconds=20", "engine.coordinator_timeout_seconds=1000")
+
+    def stop_what_is_stuck():
+        run.driver.stop = True
+        run.pause_coordinator()
+
+    run.at(START_SECONDS + 1, stop_what_is_stuck)
+    assert run.drive() == "the coordinator did not end within engine.grace_seconds"

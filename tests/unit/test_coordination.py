@@ -3,7 +3,7 @@
 import pytest
 
 from noprop_dist.engines.command_runner import CommandRunner
-from noprop_dist.engines.coordination import enter, follow_core, take_over
+from noprop_dist.engines.coordination import enter, follow_core, goes_on, take_over
 from noprop_dist.engines.core.events import ClusterSeen
 from noprop_dist.engines.core.placement import Resources, place_run
 from noprop_dist.engines.core.run import Run
@@ -43,7 +43,7 @@ def follow(small_setup, directory):
     setup, machine = small_setup[0], InTheYear2001()
 
     def run():
-        enter(setup.plan, directory, resume=True, machine=machine)
+        enter(setup.plan, directory, resume=goes_on(directory, resume=True, has_begun=False), machine=machine)
         taken = take_over(setup, directory, machine=machine)
         storage = StorageThread(taken.checkpoints, taken.log, directory, machine)
         runner = CommandRunner(Unstartable(), storage, lambda: ClusterSeen(ROOM, frozenset()))
@@ -68,3 +68,17 @@ def test_a_run_that_lies_in_the_directory_is_gone_on_with(follow, directory):
         with pytest.raises(ConnectionError):
             follow()
     assert len([each for each in directory.metrics() if isinstance(each, RunEnded)]) == 2
+
+
+@pytest.mark.parametrize(
+    ("resume", "holds_run", "answer"), [(True, True, True), (True, False, False), (False, True, False)]
+)
+def test_a_coordinator_goes_on_where_a_run_lies_and_it_is_asked_to(small_setup, directory, resume, holds_run, answer):
+    if holds_run:
+        enter(small_setup[0].plan, directory, resume=False)
+    assert goes_on(directory, resume=resume, has_begun=False) == answer
+
+
+def test_a_run_that_has_begun_is_not_begun_anew_where_its_disk_is_not_there(directory):
+    with pytest.raises(OSError, match="config.yaml is gone: the directory was deleted, or its disk is not there"):
+        goes_on(directory, resume=True, has_begun=True)

@@ -12,7 +12,7 @@ import torch
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.dataset import DataSet
 from noprop_dist.engines.command_runner import CommandRunner
-from noprop_dist.engines.coordination import enter, follow_core, placement_of, take_over
+from noprop_dist.engines.coordination import enter, follow_core, goes_on, placement_of, take_over
 from noprop_dist.engines.core.commands import End
 from noprop_dist.engines.core.drawing import who_draws
 from noprop_dist.engines.core.placement import Placement
@@ -53,6 +53,7 @@ class Coordinator:
         trusted: whether the user named the networks, or gave `--trust-code`.
         given: what was handed over in Python.
         callbacks: of the user's own, pickled; see `pickled`.
+        has_begun: whether a run must lie there; see `goes_on`.
     """
 
     def __init__(
@@ -64,11 +65,12 @@ class Coordinator:
         trusted: bool = True,
         given: Given = NOTHING,
         callbacks: bytes | None = None,
+        has_begun: bool = False,
     ) -> None:
         self._callbacks = callbacks
         self._config = config
         self._directory = RunDirectory(directory)
-        self._resume, self._trusted, self._given = resume, trusted, given
+        self._resume, self._has_begun, self._trusted, self._given = resume, has_begun, trusted, given
         self._worker_classes = worker_classes or WorkerClasses()
         self._run: Run | None = None
         self._waits_for: str | None = None
@@ -93,9 +95,10 @@ class Coordinator:
         setup, data = prepare(self._config, self._given)
         host = callback_host(setup.plan, unpickled(self._callbacks))
         with self._directory.only_writer(self._wait_for), self._exporting(setup) as exporter:
-            placement = placement_of(setup.plan, self._directory, cluster_resources(), resume=self._resume)
+            resume = goes_on(self._directory, resume=self._resume, has_begun=self._has_begun)
+            placement = placement_of(setup.plan, self._directory, cluster_resources(), resume=resume)
             # The checks come before: a new run that is refused leaves no directory behind.
-            enter(setup.plan, self._directory, resume=self._resume)
+            enter(setup.plan, self._directory, resume=resume)
             end = self._train(setup.on(placement.on_gpu), data, placement, exporter, host)
         if end.error is not None:
             raise TrainingError(end.error)

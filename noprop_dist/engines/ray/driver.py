@@ -57,8 +57,8 @@ def train_on_ray(
         resume: continue the run that lies there.
         stopped: asked about twice a second; once it says yes, the run is snapshotted and ended.
         say: told what happens to the coordinator.
-        coordinator_class: made with (config, directory, resume, trusted=…, given=…, callbacks=…); has `run`, `progress`
-            and `stop`.
+        coordinator_class: made with (config, directory, resume, trusted=…, has_begun=…, given=…, callbacks=…); has
+            `run`, `progress` and `stop`.
         trusted: whether the user named the networks, or gave `--trust-code`.
         given: what was handed over in Python; it is sent to the coordinator.
         callbacks: of the user's own; each coordinator gets a copy of them as they are now.
@@ -71,10 +71,12 @@ def train_on_ray(
     """
     losses = CoordinatorLosses(config.engine.max_failures, config.checkpoint.storage_timeout_seconds)
 
+    has_begun = resume
+
     def watch(progress: RunProgress) -> None:
-        nonlocal trusted
+        nonlocal trusted, has_begun
         if losses.ended_by(progress):
-            trusted = True  # a coordinator on another node need not know the networks
+            trusted = has_begun = True  # a coordinator on another node need not know the networks
         on_progress(progress)
 
     _send_by_value(given)
@@ -82,7 +84,8 @@ def train_on_ray(
     with ray_session(config.engine.address):
         joined()
         while True:
-            coordinator = _actor(coordinator_class).remote(config, directory, resume, trusted=trusted, **options)
+            known = {"trusted": trusted, "has_begun": has_begun}
+            coordinator = _actor(coordinator_class).remote(config, directory, resume, **known, **options)
             try:
                 return _Follower(coordinator, config.engine, watch, say).follow(stopped)
             except (RayActorError, SilentError) as error:
