@@ -42,8 +42,8 @@ class Shrunk:
 
 
 def kind_of(violation: str) -> str:
-    """A violation without its numbers: two runs with the same one have the same thing wrong."""
-    return re.sub(r"\d+(\.\d+)?", "#", re.sub(r" \(at [^()]*\)$", "", violation))
+    """A violation without its numbers and settings: two runs with the same one have the same thing wrong."""
+    return re.sub(r"\d+(\.\d+)?", "#", re.sub(r"\S+=\S+", "=", re.sub(r" \(at [^()]*\)$", "", violation)))
 
 
 def first_violation(scenario: Scenario) -> str | None:

@@ -228,8 +228,9 @@ def test_shrinking_ends_when_its_tries_are_used_up():
     assert {3, 11} <= {fault.pick for fault in found.failure.scenario.faults}
 
 
-def test_two_violations_are_of_one_kind_if_only_their_numbers_differ():
+def test_two_violations_are_of_one_kind_if_only_numbers_and_settings_differ():
     assert kind_of("block-04: step 12 (at 3.20 s, turn 7)") == kind_of("block-11: step 8 (at 110.00 s, turn 1234)")
+    assert kind_of("trained with a.b=1, not a.b=2") == kind_of("trained with c=null, not c=1")
     assert kind_of("block-04: step 12") != kind_of("classifier: step 12")
 
 
