@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from noprop_dist.simulation.faults import COORDINATOR_KILLED, DRIVER, name_of
+from noprop_dist.simulation.fault_kinds.processes import COORDINATOR_KILLED
+from noprop_dist.simulation.faults import DRIVER, name_of
 from noprop_dist.simulation.scenario import LEARNED, PATIENCES, Fault, Scenario
 from noprop_dist.simulation.simulation import Simulation
 

@@ -1,0 +1,54 @@
+"""What happens to the coordinator and its driver, and what the person asks for."""
+
+import random
+from typing import TYPE_CHECKING
+
+from noprop_dist.simulation.fault_kinds.kind import NOTHING, Kind
+
+if TYPE_CHECKING:
+    from noprop_dist.simulation.simulation import Simulation
+
+COORDINATOR_KILLED = "coordinator killed"
+
+
+def _kill_coordinator(simulation: "Simulation", luck: random.Random) -> float:
+    """At one of the next of its commands and disk operations."""
+    coordinator = simulation.coordinator
+    if coordinator is None or not coordinator.process.alive or coordinator.result is not None:
+        return NOTHING
+    coordinator.process.dies_at = coordinator.process.points + luck.randint(1, 60)
+    return 5.0
+
+
+def _pause_coordinator(simulation: "Simulation", luck: random.Random) -> float:
+    coordinator = simulation.coordinator
+    if coordinator is None or not coordinator.process.alive or coordinator.result is not None:
+        return NOTHING
+    seconds = luck.choice([luck.uniform(1, 20), luck.uniform(20, 90)])
+    coordinator.process.pause()
+    simulation.world.at(seconds, coordinator.process.go_on)
+    return seconds
+
+
+def _kill_driver(simulation: "Simulation", _: random.Random) -> float:
+    driver = simulation.driver
+    if driver is None or not driver.process.alive or driver.result is not None:
+        return NOTHING
+    driver.process.die()
+    return 0.0
+
+
+def _stop(simulation: "Simulation", _: random.Random) -> float:
+    driver = simulation.driver
+    if driver is None or not driver.process.alive or driver.result is not None:
+        return NOTHING
+    driver.stop = True
+    return 0.0
+
+
+KINDS = (
+    Kind(COORDINATOR_KILLED, 4, _kill_coordinator),
+    Kind("coordinator stopped for a while", 1, _pause_coordinator),
+    Kind("driver killed", 2, _kill_driver),
+    Kind("stop asked for", 1, _stop),
+)
