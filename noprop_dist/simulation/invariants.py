@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 CHECKED_EVERY = 16
 """Turns of the core from one look at its queues to the next."""
+LEFTOVERS = 3
+"""Steps of which the last coordinator may have left files that nobody needs."""
 AWAY_SECONDS = 5.0
 """A coordinator that did nothing for so long was stopped: it could not notice anything."""
 STORE = frozenset(
@@ -416,6 +418,9 @@ def _check_files(simulation: "Simulation", directory: RunDirectory) -> None:
     """What is kept is bounded."""
     keep = simulation.plan.config.checkpoint.num_to_keep
     most = keep + WAITING_KEPT + len(simulation.plan.checkpoint_steps).bit_length() + 4
+    folders = len(directory.checkpoints.steps_before(10**14))
+    if folders > most + LEFTOVERS:
+        simulation.violate(f"{folders} steps are kept, at most {most} may be")
     for name, steps in directory.checkpoints.saved_steps().items():
         if len(steps) > most:
             simulation.violate(f"{len(steps)} snapshots of {name} are kept, at most {most} may be")
