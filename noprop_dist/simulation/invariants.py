@@ -403,8 +403,8 @@ def _check_counts(simulation: "Simulation", directory: RunDirectory, total: int)
 
 
 def _check_measured(simulation: "Simulation", directory: RunDirectory, last: int) -> None:
-    """Every checkpoint is measured once, unless people were told that it is left out."""
-    if simulation.outcome.struck.keys() & (UNSURE | STORE):
+    """Every checkpoint is measured once, unless people were told that it is left out; a stop waits for no measuring."""
+    if simulation.outcome.struck.keys() & (UNSURE | STORE | {"stop asked for"}):
         return
     records = directory.metrics_from(0)[0]
     told = "".join(record.text for record in records if isinstance(record, News) and "was not measured" in record.text)
