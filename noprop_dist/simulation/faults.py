@@ -273,6 +273,15 @@ def _pause_coordinator(simulation: "Simulation", luck: random.Random) -> float:
     return seconds
 
 
+def _lose_coordinator(simulation: "Simulation", luck: random.Random) -> float:
+    """The network between driver and coordinator fails: one takes the other for dead, which lives on for a while."""
+    coordinator = simulation.coordinator
+    if coordinator is None or not coordinator.process.alive or coordinator.result is not None:
+        return NOTHING
+    coordinator.out_of_reach = luck.uniform(0, 60)
+    return 90.0
+
+
 def _kill_driver(simulation: "Simulation", luck: random.Random) -> float:
     driver = simulation.driver
     if driver is None or not driver.process.alive or driver.result is not None:
@@ -294,7 +303,7 @@ def _stop(simulation: "Simulation", luck: random.Random) -> float:
 
 def _disk_full(simulation: "Simulation", luck: random.Random) -> float:
     seconds, storage = luck.uniform(0.5, 40), simulation.storage
-    storage.fill()
+    storage.fill(luck.choice([0, luck.randrange(400)]))
     simulation.world.at(seconds, storage.empty)
     return seconds
 
@@ -393,6 +402,7 @@ KINDS = {
         Kind("network slow", 1, _slow_network),
         Kind(COORDINATOR_KILLED, 4, _kill_coordinator),
         Kind("coordinator stopped for a while", 1, _pause_coordinator),
+        Kind("coordinator out of reach", 0.5, _lose_coordinator),
         Kind("driver killed", 2, _kill_driver),
         Kind("stop asked for", 1, _stop),
         Kind("disk full", 1, _disk_full),

@@ -2,6 +2,7 @@
 
 import errno
 import random
+from collections.abc import Callable
 from typing import Literal
 
 from noprop_dist.machine import Machine
@@ -9,6 +10,7 @@ from noprop_dist.simulation.bucket import SimulatedBucket
 from noprop_dist.simulation.disk import SimulatedDisk, Torn
 from noprop_dist.simulation.world import Process, ProcessDied, World
 from noprop_dist.storage.local_files import LocalFiles
+from noprop_dist.storage.lock import LOCK
 from noprop_dist.storage.object_files import ObjectFiles
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.store import Store
@@ -34,6 +36,7 @@ class SimulatedStore:
         fails: errno of every writing operation, as long as it is not None; 0 is an object store without an answer.
         hangs: whether no operation ends.
         full_from_point: the point of a process at which the disk becomes full.
+        told_of_write: called with each process that changes an object store, and the file or step. Not for locks.
     """
 
     def __init__(self, world: World, kind: Literal["disk", "bucket"]) -> None:
@@ -42,6 +45,7 @@ class SimulatedStore:
         self.fails: int | None = None
         self.hangs = False
         self.full_from_point: int | None = None
+        self.told_of_write: Callable[[Process, str], None] = lambda _process, _what: None
         self.disk = SimulatedDisk(lambda: world.now)
         self.bucket = SimulatedBucket(lambda: world.now)
 
@@ -51,7 +55,7 @@ class SimulatedStore:
             system = self.disk.for_process(lambda operation, path: self._on_disk(process, operation))
             process.at_death.append(system.close_all)
             return Store(ROOT, LocalFiles(ROOT, system), machine)
-        files = self.bucket.for_process(lambda operation, path: self._on_bucket(process, operation))
+        files = self.bucket.for_process(lambda operation, path: self._on_bucket(process, operation, path))
         return Store("sim://bucket/run", ObjectFiles(files, "bucket/run"), machine)
 
     def undisturbed(self) -> Store:
@@ -80,8 +84,10 @@ class SimulatedStore:
         if seconds is not None and (self.slowness > 1.0 or operation == "replace"):
             self.world.sleep(seconds * self.slowness)
 
-    def _on_bucket(self, process: Process, operation: str) -> None:
+    def _on_bucket(self, process: Process, operation: str, path: str) -> None:
         process.point()
+        if operation in ("put", "copy", "delete") and not path.endswith(LOCK):
+            self.told_of_write(process, "/".join(path.split("/")[2:4]))
         self._hang()
         if self.fails is not None:
             self.world.sleep(TIMEOUT_SECONDS)
@@ -94,9 +100,9 @@ class SimulatedStore:
 
     # What happens to it
 
-    def fill(self) -> None:
-        """Leave no byte free."""
-        self.disk.capacity = self.disk.used
+    def fill(self, free: int = 0) -> None:
+        """Leave so many bytes free."""
+        self.disk.capacity = self.disk.used + free
 
     def empty(self) -> None:
         self.disk.capacity = None
