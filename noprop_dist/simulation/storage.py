@@ -116,7 +116,8 @@ class SimulatedStore:
         self.away = False
 
     def put(self, contents: Mapping[str, bytes]) -> None:
-        """Put files there from outside, however full the disk is."""
+        """Put files there from outside, however full the disk is, and even if it is not there."""
+        self.bring_back()
         capacity, self.disk.capacity = self.disk.capacity, None
         for name, content in contents.items():
             self.undisturbed().write(name, content)
