@@ -169,8 +169,8 @@ class Bounds:
         told = [each for each in taken.warnings if not each.endswith(WRITTEN_ANEW)]
         if told and not simulation.outcome.struck.keys() & DAMAGE:
             simulation.violate(f"a resume warns of damage, and there was none: {told[0]}")
-        if taken.start.stop_step is not None:
-            return
+        if taken.start.stop_step is not None or simulation.storage.away:
+            return  # a driver that never heard of a beginning takes what is there for all there is
         undamaged = {stage: self._undamaged(stage) for stage in simulation.plan.stages}
         together = set.intersection(*undamaged.values())
         for stage, steps in undamaged.items():

@@ -3,7 +3,7 @@
 import os
 from contextlib import suppress
 
-from runs import ScriptedRun
+from scripted_runs import ScriptedRun
 
 from noprop_dist.engines.core import commands as c
 from noprop_dist.engines.core.commands import CLASSIFIER_WORKER, EVALUATOR

@@ -3,7 +3,7 @@
 import pytest
 from real_training import RealRun
 from run_facts import fingerprints, records_of
-from runs import LEARNED, START_SECONDS, ScriptedRun
+from scripted_runs import LEARNED, START_SECONDS, ScriptedRun
 
 from noprop_dist import api
 from noprop_dist.engines.core import commands as c

@@ -6,7 +6,7 @@
 import pytest
 from real_training import RealRun
 from run_facts import fingerprints, records_of, steps_written
-from runs import START_SECONDS
+from scripted_runs import START_SECONDS
 
 from noprop_dist.api import train
 from noprop_dist.engines.core.commands import CLASSIFIER_WORKER, EVALUATOR, Slot

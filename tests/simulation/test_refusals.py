@@ -1,7 +1,7 @@
 """What is refused before a run begins, what people are told of it, and what no machine can be found for."""
 
 import pytest
-from runs import LEARNED, START_SECONDS, ScriptedRun
+from scripted_runs import LEARNED, START_SECONDS, ScriptedRun
 
 from noprop_dist.engines.core.commands import CLASSIFIER_WORKER, Slot
 from noprop_dist.errors import UserError

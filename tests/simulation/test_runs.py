@@ -4,7 +4,7 @@ import time
 from collections import Counter
 
 import pytest
-from runs import LEARNED, START_SECONDS, ScriptedRun
+from scripted_runs import LEARNED, START_SECONDS, ScriptedRun
 
 from noprop_dist.engines.core import commands as c
 from noprop_dist.engines.core.commands import CLASSIFIER_WORKER, EVALUATOR, Slot

@@ -1,6 +1,6 @@
 """No wait of the core is silent, and none is without end."""
 
-from runs import START_SECONDS, ScriptedRun
+from scripted_runs import START_SECONDS, ScriptedRun
 
 from noprop_dist.engines.core.commands import EVALUATOR, Ping, Slot
 from noprop_dist.records import Evaluated, News, RoundDone, WorkerLost
