@@ -273,6 +273,15 @@ def _pause_coordinator(simulation: "Simulation", luck: random.Random) -> float:
     return seconds
 
 
+def _kill_coordinators(simulation: "Simulation", luck: random.Random) -> float:
+    """For a while each coordinator dies soon after its start, as where its machine has no memory left."""
+    if _kill_coordinator(simulation, luck) == NOTHING:
+        return NOTHING
+    seconds = luck.uniform(5, 60)
+    simulation.coordinators_die_until = simulation.world.now + seconds
+    return seconds
+
+
 def _lose_coordinator(simulation: "Simulation", luck: random.Random) -> float:
     """The network between driver and coordinator fails: one takes the other for dead, which lives on for a while."""
     coordinator = simulation.coordinator
@@ -402,6 +411,7 @@ KINDS = {
         Kind("network slow", 1, _slow_network),
         Kind(COORDINATOR_KILLED, 4, _kill_coordinator),
         Kind("coordinator stopped for a while", 1, _pause_coordinator),
+        Kind("coordinators killed for a while", 0.5, _kill_coordinators),
         Kind("coordinator out of reach", 0.5, _lose_coordinator),
         Kind("driver killed", 2, _kill_driver),
         Kind("stop asked for", 1, _stop),
