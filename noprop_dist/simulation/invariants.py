@@ -62,6 +62,7 @@ DAMAGE = frozenset(
 COORDINATOR = DAMAGE | {
     "coordinator killed",
     "coordinator out of reach",
+    "coordinators killed for a while",
     "coordinator stopped for a while",
     "driver killed",
     "power lost",

@@ -82,6 +82,7 @@ class Simulation:
         self.driver: Driver | None = None
         self.lives = self.coordinators = 0
         self.writers: dict[Process, None] = {}
+        self.coordinators_die_until = 0.0
         self.late_writes: dict[Process, set[str]] = {}
         self.dies_at: dict[str, int] = {}
         """The point at which a coordinator dies, by its name."""
@@ -222,7 +223,8 @@ class Simulation:
 
     def begins(self, coordinator: Process) -> None:
         """A coordinator's process starts; it may be one that dies at a certain point."""
-        coordinator.dies_at = self.dies_at.get(coordinator.name, -1)
+        dies_early = self.world.now < self.coordinators_die_until
+        coordinator.dies_at = self.world.luck.randint(1, 60) if dies_early else self.dies_at.get(coordinator.name, -1)
         if coordinator.dies_at >= 0:
             coordinator.at_death.append(lambda: faults.struck_at_point(self, coordinator))
 

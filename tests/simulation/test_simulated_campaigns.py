@@ -106,7 +106,7 @@ def test_a_seed_gives_the_same_course_again():
 
 @pytest.mark.slow
 def test_a_seed_gives_the_same_course_in_another_process():
-    ask = "import json, test_campaign as t; print(json.dumps([t.course(seed) for seed in range(5)]))"
+    ask = "import json, test_simulated_campaigns as t; print(json.dumps([t.course(seed) for seed in range(5)]))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     told = [
         subprocess.run(
@@ -179,7 +179,7 @@ def test_a_run_that_raises_is_a_failure_of_its_seed_and_ends_nothing(monkeypatch
     campaign(scenarios, totals, print)
     assert totals.runs == 3
     assert [(each.scenario.seed, each.violation) for each in totals.failures] == [
-        (1, "ZeroDivisionError: division by zero (test_campaign.py, <lambda>)")
+        (1, "ZeroDivisionError: division by zero (test_simulated_campaigns.py, <lambda>)")
     ]
 
 

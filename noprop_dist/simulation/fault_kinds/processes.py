@@ -20,6 +20,15 @@ def _kill_coordinator(simulation: "Simulation", luck: random.Random) -> float:
     return 5.0
 
 
+def _kill_coordinators(simulation: "Simulation", luck: random.Random) -> float:
+    """For a while each coordinator dies soon after its start, as where its machine has no memory left."""
+    if _kill_coordinator(simulation, luck) == NOTHING:
+        return NOTHING
+    seconds = luck.uniform(5, 60)
+    simulation.coordinators_die_until = simulation.world.now + seconds
+    return seconds
+
+
 def _pause_coordinator(simulation: "Simulation", luck: random.Random) -> float:
     coordinator = simulation.coordinator
     if coordinator is None or not coordinator.process.alive or coordinator.result is not None:
@@ -57,6 +66,7 @@ def _stop(simulation: "Simulation", _: random.Random) -> float:
 
 KINDS = (
     Kind(COORDINATOR_KILLED, 4, _kill_coordinator),
+    Kind("coordinators killed for a while", 0.5, _kill_coordinators),
     Kind("coordinator stopped for a while", 1, _pause_coordinator),
     Kind("coordinator out of reach", 0.5, _lose_coordinator),
     Kind("driver killed", 2, _kill_driver),
