@@ -55,6 +55,8 @@ class RealFolder:
         folder: of the run.
     """
 
+    away = False
+
     def __init__(self, folder):
         self._folder = str(folder)
 
