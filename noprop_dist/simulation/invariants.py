@@ -37,8 +37,8 @@ CHECKED_EVERY = 16
 """Turns of the core from one look at its queues to the next."""
 LEFTOVERS = 3
 """Steps of which the last coordinator may have left files that nobody needs."""
-WRITTEN_ANEW = "it was written anew from the snapshots' own entries"
-"""Of a manifest: a process may have died just before it wrote it."""
+CUT_SHORT = "was cut short by the end of the run"
+"""Of a version of W_embed, where a run is made longer."""
 AWAY_SECONDS = 5.0
 """A coordinator that did nothing for so long was stopped: it could not notice anything."""
 STORE = frozenset(
@@ -167,7 +167,7 @@ class Bounds:
         simulation, snapshots = self._simulation, taken.start.snapshots
         for snapshot in snapshots.values():
             simulation.check_snapshot(snapshot, "a snapshot that a run goes on from")
-        told = [each for each in taken.warnings if not each.endswith(WRITTEN_ANEW)]
+        told = [each for each in taken.warnings if CUT_SHORT not in each]
         if told and not simulation.outcome.struck.keys() & DAMAGE:
             simulation.violate(f"a resume warns of damage, and there was none: {told[0]}")
         if taken.start.stop_step is not None or simulation.storage.away:
@@ -185,7 +185,8 @@ class Bounds:
         """The steps of a stage's last snapshots that were written, and were not damaged from outside after that."""
         name = stage.file(self._simulation.plan.config.blocks.count)
         steps = self._written.get(stage, [])[-SNAPSHOTS_KEPT:]
-        return {step for step in steps if not self._simulation.was_damaged(step, name)}
+        together = filter(self._simulation.plan.ends_version, steps)
+        return {step for step in together if not self._simulation.was_damaged(step, name)}
 
     def asked_for(self, command: c.Command) -> None:
         """A worker whose node leaves is sent no rounds; a stage that moves goes on where it stood."""
