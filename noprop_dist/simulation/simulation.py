@@ -116,7 +116,7 @@ class Simulation:
                 raise person.error
             if not came:
                 self.violate(f"the run did not end within {LONGEST_SECONDS:.0f} s of a world without faults")
-        self.storage.bring_back()
+        self.storage.be_kind()
         if not self.outcome.violations:
             invariants.check_end(self)
         self.outcome.turns, self.outcome.seconds = self.world.turns, self.world.now - 1000.0
@@ -229,7 +229,9 @@ class Simulation:
             coordinator.at_death.append(lambda: faults.struck_at_point(self, coordinator))
 
     def begins_to_write(self, process: Process) -> None:
-        invariants.check_one_writer(self, process)
+        self.bounds.begin(live=False)
+        if not self.storage.away:  # what is there in its place is another disk
+            invariants.check_one_writer(self, process)
 
     def heard(self, record: Record) -> None:
         if self.trace is not None:
