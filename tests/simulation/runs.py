@@ -184,7 +184,7 @@ class ScriptedRun(Simulation):
             self.grow(cores - len(self.cluster.nodes))
         self.scenario = replace(self.scenario, settings=(*self.scenario.settings, *settings))
         self.plan = plan_of(self.scenario.settings)
-        self.expected = undisturbed(self.plan)
+        self.expected = undisturbed(self.plan, on_gpu=False)
         return self.train(seconds)
 
     def took_over(self, taken):
