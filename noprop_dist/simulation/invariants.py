@@ -404,7 +404,8 @@ def check_end(simulation: "Simulation") -> None:
                 simulation.violate(f"the last checkpoint: {error}")
     _check_counts(simulation, directory, end.step)
     _check_files(simulation, directory)
-    if plan.evaluates:
+    was_stopped = simulation.driver is not None and simulation.driver.stop  # just when there was nothing left to train
+    if plan.evaluates and not was_stopped:
         _check_measured(simulation, directory, end.step)
 
 
