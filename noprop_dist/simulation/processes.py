@@ -19,7 +19,7 @@ from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.inference.evaluation import Evaluation
 from noprop_dist.run_plan import RunPlan
 from noprop_dist.simulation import invariants
-from noprop_dist.simulation.cluster import SimulatedActors
+from noprop_dist.simulation.cluster import SimulatedActors, end
 from noprop_dist.simulation.machine import SimulatedMachine
 from noprop_dist.simulation.stand_ins import HashedStage
 from noprop_dist.simulation.world import Process
@@ -237,7 +237,8 @@ class Driver:
             except (UserError, TrainingError) as error:
                 self.result = str(error)
             finally:
-                self.coordinator.process.die()
+                if self.process.alive:  # it is ended with the job of a driver that is gone
+                    end(self.coordinator.process)
 
     def _follow(self, coordinator: Coordinator, losses: CoordinatorLosses) -> c.End:
         world = self._simulation.world
@@ -270,7 +271,7 @@ class Driver:
         """Ray ends the actors of a job whose driver is gone, after a while."""
         world, coordinator = self._simulation.world, self.coordinator
         if coordinator is not None:
-            world.at(world.luck.uniform(0.1, 6.0), coordinator.process.die)
+            world.at(world.luck.uniform(0.1, 6.0), lambda: end(coordinator.process))
 
 
 class _CoordinatorGoneError(Exception):

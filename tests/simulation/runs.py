@@ -107,8 +107,8 @@ class ScriptedRun(Simulation):
         self.world.at(seconds, act)
 
     def actor(self, slot):
-        """The process of a slot that is there; None if there is none."""
-        return next((each for each in self.cluster.actors if each.incarnation.slot == slot), None)
+        """The newest process of a slot that is there; None if there is none."""
+        return next((each for each in reversed(self.cluster.actors) if each.incarnation.slot == slot), None)
 
     def kill(self, slot):
         """End the process of a slot, if there is one."""
