@@ -186,7 +186,7 @@ class ScriptedRun(Simulation):
         coordinator.process.die()
         self.world.run(lambda: False, self.world.now + 1.0)  # what it has left ends
         self.records = self.directory.metrics_from(0)[0] if self.storage.holds_run else []
-        assert not self.outcome.violations
+        assert not self.outcome.violations, self.outcome.violations
         for error in (coordinator.process.error, coordinator.result):
             if isinstance(error, BaseException):
                 raise error
