@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 
 CHECKED_EVERY = 16
 """Turns of the core from one look at its queues to the next."""
+LEFTOVERS = 3
+"""Steps of which the last coordinator may have left files that nobody needs."""
+WRITTEN_ANEW = "it was written anew from the snapshots' own entries"
+"""Of a manifest: a process may have died just before it wrote it."""
 AWAY_SECONDS = 5.0
 """A coordinator that did nothing for so long was stopped: it could not notice anything."""
 STORE = frozenset(
@@ -56,7 +60,13 @@ DAMAGE = frozenset(
     }
 )
 """Each of these also kills the coordinator."""
-COORDINATOR = DAMAGE | {"coordinator killed", "coordinator stopped for a while", "driver killed", "power lost"}
+COORDINATOR = DAMAGE | {
+    "coordinator killed",
+    "coordinator out of reach",
+    "coordinator stopped for a while",
+    "driver killed",
+    "power lost",
+}
 STRANGERS = frozenset({"snapshot of another run", "seed edited", "other data"})
 UNSURE = DAMAGE | STRANGERS | {"power lost", "listings stale", "disk not there for a while"}
 """After these a file may be missing or damaged, or seem so."""
@@ -104,7 +114,8 @@ class Bounds:
     def __init__(self, simulation: "Simulation") -> None:
         self._simulation = simulation
         self._turns = 0
-        self._checked_at = 0.0
+        self._turned_at = 0.0
+        self._was_away_at = 0.0
         self._live = False
         self._lost: set[tuple[str, int]] = set()
         self._charges: Counter[Stage] = Counter()
@@ -157,8 +168,9 @@ class Bounds:
         simulation, snapshots = self._simulation, taken.start.snapshots
         for snapshot in snapshots.values():
             simulation.check_snapshot(snapshot, "a snapshot that a run goes on from")
-        if taken.warnings and not simulation.outcome.struck.keys() & DAMAGE:
-            simulation.violate(f"a resume warns of damage, and there was none: {taken.warnings[0]}")
+        told = [each for each in taken.warnings if not each.endswith(WRITTEN_ANEW)]
+        if told and not simulation.outcome.struck.keys() & DAMAGE:
+            simulation.violate(f"a resume warns of damage, and there was none: {told[0]}")
         if taken.start.stop_step is not None:
             return
         undamaged = {stage: self._undamaged(stage) for stage in simulation.plan.stages}
@@ -211,6 +223,10 @@ class Bounds:
     def check(self, run: Run) -> None:
         """Look at all queues now and then."""
         self._turns += 1
+        now = self._simulation.world.now
+        if now - self._turned_at > AWAY_SECONDS:
+            self._was_away_at = now
+        self._turned_at = now
         if self._turns % CHECKED_EVERY:
             return
         parts, limit = run._parts, run._plan.config.engine.blocks_per_worker
@@ -248,10 +264,9 @@ class Bounds:
     def _check_silence(self, run: Run) -> None:
         """A process that answers nothing is lost soon, however long its round may take."""
         now, most = self._simulation.world.now, (PING_PATIENCE + 2) * run._plan.config.engine.hang_seconds
-        was_away, self._checked_at = now - self._checked_at > AWAY_SECONDS, now
         for slot in run._parts.pool.slots.values():
             since = [call.since for calls in slot.calls.values() for call in calls]
-            if slot.ready and since and not was_away and now - max(min(since), *slot.heard.values()) > most:
+            if slot.ready and since and now - max(min(since), self._was_away_at, *slot.heard.values()) > most:
                 self._simulation.violate(f"{slot.slot.name} is silent for more than {most:.0f} s and not lost")
 
 
@@ -275,6 +290,16 @@ def check_one_writer(simulation: "Simulation", process: Process) -> None:
         simulation.violate(f"{process.name} writes while {others[0].name} does")
     simulation.writers = {each: None for each in simulation.writers if each.alive}
     simulation.writers[process] = None
+
+
+def check_write(simulation: "Simulation", process: Process, what: str) -> None:
+    """Once another process has entered, a process that was stopped meanwhile writes no more than what it was at."""
+    if process not in simulation.writers or process is next(reversed(simulation.writers)):
+        return
+    written = simulation.late_writes.setdefault(process, set())
+    written.add(what)
+    if len(written) > 1:
+        simulation.violate(f"{process.name} writes on, though another process took over")
 
 
 def check_stop(simulation: "Simulation") -> None:
@@ -398,8 +423,8 @@ def _check_counts(simulation: "Simulation", directory: RunDirectory, total: int)
 
 
 def _check_measured(simulation: "Simulation", directory: RunDirectory, last: int) -> None:
-    """Every checkpoint is measured once, unless people were told that it is left out."""
-    if simulation.outcome.struck.keys() & (UNSURE | STORE):
+    """Every checkpoint is measured once, unless people were told that it is left out; a stop waits for no measuring."""
+    if simulation.outcome.struck.keys() & (UNSURE | STORE | {"stop asked for"}):
         return
     records = directory.metrics_from(0)[0]
     told = "".join(record.text for record in records if isinstance(record, News) and "was not measured" in record.text)
@@ -413,6 +438,9 @@ def _check_files(simulation: "Simulation", directory: RunDirectory) -> None:
     """What is kept is bounded."""
     keep = simulation.plan.config.checkpoint.num_to_keep
     most = keep + WAITING_KEPT + len(simulation.plan.checkpoint_steps).bit_length() + 4
+    folders = len(directory.checkpoints.steps_before(10**14))
+    if folders > most + LEFTOVERS:
+        simulation.violate(f"{folders} steps are kept, at most {most} may be")
     for name, steps in directory.checkpoints.saved_steps().items():
         if len(steps) > most:
             simulation.violate(f"{len(steps)} snapshots of {name} are kept, at most {most} may be")

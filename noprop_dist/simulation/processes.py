@@ -49,6 +49,7 @@ class Coordinator:
         started: whether it answers.
         run: the core, once there is one.
         result: how it ended: what the core said, or an error.
+        out_of_reach: seconds that its process lives on once it is given up, if the network between has failed.
     """
 
     def __init__(self, simulation: "Simulation", plan: RunPlan, resume: bool, has_begun: bool = False) -> None:
@@ -62,6 +63,7 @@ class Coordinator:
         self.run: Run | None = None
         self.waits_for: str | None = None
         self.stop = False
+        self.out_of_reach: float | None = None
         self.result: c.End | Exception | None = None
         self.process.start(self._main)
 
@@ -237,8 +239,15 @@ class Driver:
             except (UserError, TrainingError) as error:
                 self.result = str(error)
             finally:
-                if self.process.alive:  # it is ended with the job of a driver that is gone
-                    end(self.coordinator.process)
+                if self.process.alive:  # else it is ended with the job of its driver
+                    self._end(self.coordinator)
+
+    def _end(self, coordinator: Coordinator) -> None:
+        """Ray ends a process; one that is out of reach ends later, once its own machine sees that it is alone."""
+        if coordinator.out_of_reach is None:
+            end(coordinator.process)
+        else:
+            self._simulation.world.at(coordinator.out_of_reach, lambda: end(coordinator.process))
 
     def _follow(self, coordinator: Coordinator, losses: CoordinatorLosses) -> c.End:
         world = self._simulation.world
@@ -247,13 +256,14 @@ class Driver:
             self._has_begun |= losses.ended_by(progress)
 
         following = Following(self._plan.config.engine, watch, self._simulation.say, world.now)
-        while coordinator.result is None:
-            if not coordinator.process.alive:
+        while coordinator.result is None or coordinator.out_of_reach is not None:
+            if not coordinator.process.alive and coordinator.out_of_reach is None:
                 world.sleep(world.luck.uniform(0.1, 2.0))
                 if coordinator.process.error is not None:
                     raise coordinator.process.error
                 raise _CoordinatorGoneError("its process died")
-            if coordinator.process.paused or not coordinator.started:
+            silent = coordinator.process.paused or not coordinator.started
+            if silent or coordinator.out_of_reach is not None:
                 following.not_answered(world.now)
             else:
                 following.answered(coordinator.progress(), world.now)
@@ -271,7 +281,7 @@ class Driver:
         """Ray ends the actors of a job whose driver is gone, after a while."""
         world, coordinator = self._simulation.world, self.coordinator
         if coordinator is not None:
-            world.at(world.luck.uniform(0.1, 6.0), lambda: end(coordinator.process))
+            world.at(coordinator.out_of_reach or world.luck.uniform(0.1, 6.0), lambda: end(coordinator.process))
 
 
 class _CoordinatorGoneError(Exception):

@@ -78,9 +78,11 @@ class Simulation:
         self.nodes = [Node(f"node-{n}", cpus, gpus) for n, (cpus, gpus) in enumerate(scenario.nodes, start=1)]
         self.cluster = Cluster(self.world, self.nodes, Pace(turn=scenario.turn_seconds))
         self.storage = SimulatedStore(self.world, scenario.store)
+        self.storage.told_of_write = lambda process, what: invariants.check_write(self, process, what)
         self.driver: Driver | None = None
         self.lives = self.coordinators = 0
         self.writers: dict[Process, None] = {}
+        self.late_writes: dict[Process, set[str]] = {}
         self.dies_at: dict[str, int] = {}
         """The point at which a coordinator dies, by its name."""
         self.poisoned: dict[Stage, int] = {}

@@ -2,7 +2,7 @@
 
 import errno
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from noprop_dist.machine import Machine
@@ -10,6 +10,7 @@ from noprop_dist.simulation.bucket import SimulatedBucket
 from noprop_dist.simulation.disk import SimulatedDisk, Torn
 from noprop_dist.simulation.world import Process, ProcessDied, World
 from noprop_dist.storage.local_files import LocalFiles
+from noprop_dist.storage.lock import LOCK
 from noprop_dist.storage.object_files import ObjectFiles
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.store import Store
@@ -36,6 +37,7 @@ class SimulatedStore:
         hangs: whether no operation ends.
         away: whether the disk is not there.
         full_from_point: the point of a process at which the disk becomes full.
+        told_of_write: called with each process that changes an object store, and the file or step. Not for locks.
     """
 
     def __init__(self, world: World, kind: Literal["disk", "bucket"]) -> None:
@@ -45,6 +47,7 @@ class SimulatedStore:
         self.hangs = False
         self.full_from_point: int | None = None
         self.away = False
+        self.told_of_write: Callable[[Process, str], None] = lambda _process, _what: None
         self.disk = SimulatedDisk(lambda: world.now)
         self.bucket = SimulatedBucket(lambda: world.now)
 
@@ -54,7 +57,7 @@ class SimulatedStore:
             system = self.disk.for_process(lambda operation, _: self._on_disk(process, operation))
             process.at_death.append(system.close_all)
             return Store(ROOT, LocalFiles(ROOT, system), machine)
-        files = self.bucket.for_process(lambda _operation, _path: self._on_bucket(process))
+        files = self.bucket.for_process(lambda operation, path: self._on_bucket(process, operation, path))
         return Store("sim://bucket/run", ObjectFiles(files, "bucket/run"), machine)
 
     def undisturbed(self) -> Store:
@@ -83,8 +86,10 @@ class SimulatedStore:
         if seconds is not None and (self.slowness > 1.0 or operation == "replace"):
             self.world.sleep(seconds * self.slowness)
 
-    def _on_bucket(self, process: Process) -> None:
+    def _on_bucket(self, process: Process, operation: str, path: str) -> None:
         process.point()
+        if operation in ("put", "copy", "delete") and not path.endswith(LOCK):
+            self.told_of_write(process, "/".join(path.split("/")[2:4]))
         self._hang()
         if self.fails is not None:
             self.world.sleep(TIMEOUT_SECONDS)
@@ -111,15 +116,16 @@ class SimulatedStore:
         self.away = False
 
     def put(self, contents: Mapping[str, bytes]) -> None:
-        """Put files there from outside, however full the disk is."""
+        """Put files there from outside, however full the disk is, and even if it is not there."""
+        self.bring_back()
         capacity, self.disk.capacity = self.disk.capacity, None
         for name, content in contents.items():
             self.undisturbed().write(name, content)
         self.disk.capacity = capacity
 
-    def fill(self) -> None:
-        """Leave no byte free."""
-        self.disk.capacity = self.disk.used
+    def fill(self, free: int = 0) -> None:
+        """Leave so many bytes free."""
+        self.disk.capacity = self.disk.used + free
 
     def empty(self) -> None:
         self.disk.capacity = None

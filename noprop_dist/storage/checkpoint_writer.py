@@ -96,6 +96,7 @@ class CheckpointWriter:
             if all(step in saved for saved in self._saved.values()):
                 self._take_over_checkpoint(step, step in there, warnings)
         self._read_waiting_entries(warnings)
+        self._delete_leftovers(there)
         if self._left_behind:
             start = min((snapshot.step for snapshot in snapshots.values()), default=0)
             warnings.append(
@@ -239,6 +240,13 @@ class CheckpointWriter:
                     warnings.append(f"{error}; it was written anew from the snapshots' own entries")
             except UserError as damaged:
                 warnings.append(f"{error}, nor be written anew: {damaged}")
+
+    def _delete_leftovers(self, with_manifest: Collection[int]) -> None:
+        """Delete the files of steps that nobody needs: an earlier process has died while it deleted them."""
+        needed = {*with_manifest, *self._left_behind, *(step for saved in self._saved.values() for step in saved)}
+        for step in self._files.steps_before(max(self._complete, default=0)):
+            if step not in needed:
+                self._files.delete_step(step)
 
     def _check_changes(self, manifest: Manifest) -> None:
         """Check that changes.json still says all that a checkpoint was trained with."""

@@ -427,6 +427,10 @@ class Checkpoints:
         """Delete everything of one step."""
         self._store.delete_folder(_folder(step))
 
+    def steps_before(self, step: int) -> list[int]:
+        """Earlier steps that anything is there of, rising."""
+        return [each for each in self._all_steps() if each < step]
+
     def steps_after(self, step: int) -> list[int]:
         """Later steps that anything was saved of, rising."""
         return [each for each in self._all_steps() if each > step]

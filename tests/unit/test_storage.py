@@ -412,6 +412,15 @@ def test_a_damaged_entry_costs_nothing_where_the_manifest_of_its_step_is_whole(t
     assert "what the manifest says of it is used" in warnings[0]
 
 
+def test_files_that_a_process_left_when_it_died_while_deleting_them_are_deleted_by_the_next(tmp_path):
+    again = written(tmp_path, (5, 10))
+    left = tmp_path / "checkpoints/step-00000003"
+    left.mkdir()
+    (left / "block-01.safetensors").write_bytes(b"")
+    again.take_over()
+    assert sorted(each.name for each in left.parent.iterdir()) == ["step-00000005", "step-00000010"]
+
+
 def test_stages_that_share_w_embed_begin_anew_together_where_one_has_no_whole_snapshot_left(tmp_path):
     again = written(tmp_path, (5, 10), together_at=(5, 10))
     for file in tmp_path.rglob("block-01.safetensors"):

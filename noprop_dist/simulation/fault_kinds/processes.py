@@ -30,6 +30,15 @@ def _pause_coordinator(simulation: "Simulation", luck: random.Random) -> float:
     return seconds
 
 
+def _lose_coordinator(simulation: "Simulation", luck: random.Random) -> float:
+    """The network between driver and coordinator fails: one takes the other for dead, which lives on for a while."""
+    coordinator = simulation.coordinator
+    if coordinator is None or not coordinator.process.alive or coordinator.result is not None:
+        return NOTHING
+    coordinator.out_of_reach = luck.uniform(0, 60)
+    return 90.0
+
+
 def _kill_driver(simulation: "Simulation", _: random.Random) -> float:
     driver = simulation.driver
     if driver is None or not driver.process.alive or driver.result is not None:
@@ -49,6 +58,7 @@ def _stop(simulation: "Simulation", _: random.Random) -> float:
 KINDS = (
     Kind(COORDINATOR_KILLED, 4, _kill_coordinator),
     Kind("coordinator stopped for a while", 1, _pause_coordinator),
+    Kind("coordinator out of reach", 0.5, _lose_coordinator),
     Kind("driver killed", 2, _kill_driver),
     Kind("stop asked for", 1, _stop),
 )

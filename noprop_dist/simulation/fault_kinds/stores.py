@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def _disk_full(simulation: "Simulation", luck: random.Random) -> float:
     seconds, storage = luck.uniform(0.5, 40), simulation.storage
-    storage.fill()
+    storage.fill(luck.choice([0, luck.randrange(400)]))
     simulation.world.at(seconds, storage.empty)
     return seconds
 
