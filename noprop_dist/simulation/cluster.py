@@ -3,11 +3,15 @@
 Every delay is drawn. What Ray promises is kept: calls of one lane are done in the order in which they were made, and
 an actor that is gone is told of once for each call under way. What it does not promise is not kept: a reply may be
 seen after later ones, and those of a process that dies may be lost with it.
+
+What happens to a process and what Ray knows of it are two things, apart for seconds or for ever: `docs/explanation/
+what-ray-does.md` has what real Ray was seen to do.
 """
 
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 from noprop_dist.engines.core import commands as c
@@ -19,6 +23,17 @@ from noprop_dist.training.batch_stream import RoundKey
 from noprop_dist.training.messages import WorkerFacts
 
 EPSILON = 1e-6
+EXIT_SECONDS = 5.0
+"""Ray asks a process to exit, and kills it if it has not done so after this long: one that is stopped cannot."""
+
+
+def end(process: Process) -> None:
+    """End a process as Ray does."""
+    if process.paused:
+        process.held_up.append(process.die)
+        process.world.at(EXIT_SECONDS, process.die)
+    else:
+        process.die()
 
 
 @dataclass
@@ -29,7 +44,7 @@ class Node:
         name: Ray's identifier of it.
         cpus: its cores.
         gpus: its GPUs.
-        alive: whether it is there.
+        alive: whether its raylet works; processes on it may outlive that.
         known: whether the cluster still counts it; a dead node is counted for some seconds more.
         leaving: whether the cluster says that it is about to go.
         cpus_used: by actors, and by other runs.
@@ -94,6 +109,11 @@ class Actor:
         owner: who is told of it.
         work: does its work; see `Work`.
         members: processes that it consists of.
+
+    Attributes:
+        lost: whether its owner's Ray takes it for dead; its process may live on.
+        raises: what its next round raises, if anything.
+        stuck: lanes whose calls never end.
     """
 
     def __init__(
@@ -112,14 +132,20 @@ class Actor:
         self.slowness = 1.0
         self.stopped = False
         self._cut: dict[str, int] = {}
-        self.answered = False
+        self.answered = self.lost = False
         self.raises: str | None = None
+        self.stuck: set[str] = set()
         self._lanes: dict[str, deque[c.CallActor]] = {}
         self._begun: dict[str, float] = {}
 
     @property
     def node(self) -> str:
         return self.members[0].name if self.members else ""
+
+    @property
+    def lanes(self) -> list[str]:
+        """Those that work was sent to."""
+        return [lane for lane in self._lanes if lane != CONTROL_LANE]
 
     # Where it is
 
@@ -188,7 +214,7 @@ class Actor:
 
     def _finish(self, lane: str, answer: Any = None) -> None:
         process = self.process
-        if not process.alive:
+        if not process.alive or lane in self.stuck:
             return
         if process.paused:
             process.held_up.append(lambda: self._finish(lane, answer))
@@ -199,7 +225,8 @@ class Actor:
             answer = self._answer(call)
         if calls:
             self._begin(lane)
-        self.owner.answered(self, call.call, answer)
+        if not self.lost:
+            self.owner.answered(self, call.call, answer)
 
     def _answer(self, call: c.CallActor) -> Any:
         match call.request:
@@ -242,6 +269,22 @@ class Actor:
             self.process.die()
             self.owner.lose(self, Lost(cause), told)
 
+    def end(self) -> None:
+        """Ray ends its process; it does not reach one whose node is cut off."""
+        if all(node.alive for node in self.members[:1]):
+            end(self.process)
+
+    def lose_node(self, node: Node, outlived: float, told: float) -> None:
+        """One of its nodes is gone: see `Cluster.lose_node`. A group notices at once that one of it is missing."""
+        if node is not self.members[0] and self.answered:
+            self.raises = "a replica is gone"
+            return
+        if outlived <= 0.0:
+            self.process.die()
+        elif outlived < inf:
+            self.cluster.world.at(outlived, self.process.die)
+        self.owner.lose(self, Lost("its node died"), told)
+
 
 class SimulatedActors:
     """The `Actors` of one coordinator.
@@ -275,14 +318,15 @@ class SimulatedActors:
         self.process.point()
         actor = self.handles[command.process]
         self._calls[command.call] = command
-        if actor.process.alive:
-            actor.call(command)
-        else:
+        if actor.lost:
             self._tell(command.call, Lost("it is gone"), self.cluster.world.luck.uniform(0.0, 0.5))
+        elif actor.process.alive:
+            actor.call(command)  # one that is dead is told of later, with this call
 
     def kill(self, process: c.Incarnation) -> None:
         self.process.point()
-        self.handles.pop(process).process.die()  # what it has answered already may come all the same
+        self._calls = {number: call for number, call in self._calls.items() if call.process != process}
+        self.handles.pop(process).end()
 
     def events(self, timeout_seconds: float) -> list[Event]:
         world = self.cluster.world
@@ -315,6 +359,7 @@ class SimulatedActors:
         """Every call under way of an actor gets the loss in place of a reply, at one moment; what has come stays."""
 
         def tell() -> None:
+            actor.lost = True
             here = {number for number, _ in self._arrived}
             for number, call in self._calls.items():
                 if call.process == actor.incarnation and number not in here:
@@ -347,13 +392,13 @@ class SimulatedActors:
         """Ray ends the actors of an owner that is gone, after a while."""
         world = self.cluster.world
         for actor in self.handles.values():
-            world.at(world.luck.uniform(0.05, 4.0), actor.process.die)
+            world.at(world.luck.uniform(0.05, 4.0), actor.end)
 
     def close(self) -> None:
         if not self.process.alive:
             return
         for actor in self.handles.values():
-            actor.process.die()
+            actor.end()
         self.handles.clear()
         self._calls.clear()
 
@@ -384,7 +429,7 @@ class Cluster:
         return Resources(sum(cpus), sum(node.gpus for node in known), max(cpus, default=0.0))
 
     def leaving(self) -> frozenset[str]:
-        return frozenset(node.name for node in self.nodes.values() if node.alive and node.leaving)
+        return frozenset(node.name for node in self.nodes.values() if node.known and node.leaving)
 
     # Room
 
@@ -424,6 +469,8 @@ class Cluster:
     def gone(self, actor: Actor) -> None:
         if actor in self.actors:
             self.actors.remove(actor)
+        for node in actor.members:
+            self._let_go(node)
         self.world.at(0, self.fill)
 
     # What happens to machines
@@ -432,12 +479,29 @@ class Cluster:
         self.nodes[node.name] = node
         self.fill()
 
-    def lose_node(self, node: Node) -> None:
-        """A machine is gone at once; the cluster notices some seconds later."""
+    def drain(self, node: Node) -> None:
+        """A machine is about to leave: it takes in nothing more, and goes once nothing is on it."""
+        node.leaving = True
+        self._let_go(node)
+
+    def _let_go(self, node: Node) -> None:
+        used = node.cpus_used > EPSILON or any(node in actor.members for actor in self.actors)
+        if node.alive and node.leaving and not used:
+            node.alive = node.known = False
+
+    def lose_node(self, node: Node, outlived: float = 0.0, told: float | None = None) -> None:
+        """A machine or its raylet is gone at once; the cluster notices some seconds later.
+
+        Args:
+            node: that is gone.
+            outlived: seconds for which its processes go on and answer; inf: for ever, and nobody ends them.
+            told: seconds until the cluster notices; drawn if None.
+        """
         if not node.alive:
             return
         node.alive = False
-        told = self.world.luck.uniform(0.2, 12.0)
+        luck = self.world.luck
+        told = luck.uniform(0.2, 20.0) if told is None else told
         self.world.at(told, lambda: setattr(node, "known", False))
         for actor in [each for each in self.actors if node in each.members]:
-            actor.die("its node died", told * self.world.luck.uniform(0.5, 1.5))
+            actor.lose_node(node, outlived, told)

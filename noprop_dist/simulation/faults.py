@@ -57,7 +57,7 @@ def _kill_named(simulation: "Simulation", victim: str) -> float:
         simulation.cluster.lose_node(node)
         return_later(simulation, node, NODE_ABSENT_SECONDS)
     elif named:
-        named[0].die("its process was killed", simulation.cluster.pace.told / 2)
+        named[-1].die("its process was killed", simulation.cluster.pace.told / 2)
     else:
         return NOTHING
     return 0.0

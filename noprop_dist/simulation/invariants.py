@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from noprop_dist.engines.coordination import TakenOver
 from noprop_dist.engines.core import commands as c
 from noprop_dist.engines.core.actor_pool import PING_PATIENCE
+from noprop_dist.engines.core.commands import EVALUATOR
 from noprop_dist.engines.core.failure_policy import UNLIMITED
 from noprop_dist.engines.core.round_queue import MAX_UNSAVED_SNAPSHOTS
 from noprop_dist.engines.core.run import Run
@@ -70,12 +71,13 @@ COORDINATOR = DAMAGE | {
 STRANGERS = frozenset({"snapshot of another run", "seed edited", "other data"})
 UNSURE = DAMAGE | STRANGERS | {"power lost", "listings stale", "disk not there for a while"}
 """After these a file may be missing or damaged, or seem so."""
-ROOM = frozenset({"node killed", "node drained", "node drained, then kept", "no room: another run"})
+NODES = frozenset({"node killed", "raylet killed", "raylet stopped", "node drained"})
+ROOM = NODES | {"node drained, then kept", "no room: another run"}
 SILENCE = (
-    frozenset(
+    NODES
+    | frozenset(
         {
-            "node killed",
-            "node drained",
+            "one lane stuck",
             "actor stopped (SIGSTOP)",
             "actor stopped for a while",
             "actor slow",
@@ -365,17 +367,12 @@ def check_manifest(simulation: "Simulation", step: int) -> None:
 def check_not_measured(simulation: "Simulation", evaluator: Process, error: UserError) -> None:
     """What the evaluator of the present coordinator is to measure is there."""
     coordinator = simulation.coordinator
-    if (
-        coordinator is None
-        or not coordinator.process.alive
-        or not evaluator.name.endswith(f" of {coordinator.process.name}")
-    ):
+    if coordinator is None or not coordinator.process.alive or coordinator.run is None:
         return
-    if (
-        not simulation.outcome.struck.keys() & UNSURE
-        and coordinator.run is not None
-        and coordinator.run._stopped_at is None
-    ):
+    number = coordinator.run._parts.pool.slots[EVALUATOR].incarnation
+    if evaluator.name != f"{EVALUATOR.name}#{number} of {coordinator.process.name}":
+        return
+    if not simulation.outcome.struck.keys() & UNSURE and coordinator.run._stopped_at is None:
         simulation.violate(f"a checkpoint that is to be measured: {error}")
 
 

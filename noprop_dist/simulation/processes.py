@@ -19,7 +19,7 @@ from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.inference.evaluation import Evaluation
 from noprop_dist.run_plan import RunPlan
 from noprop_dist.simulation import invariants
-from noprop_dist.simulation.cluster import SimulatedActors
+from noprop_dist.simulation.cluster import SimulatedActors, end
 from noprop_dist.simulation.machine import SimulatedMachine
 from noprop_dist.simulation.stand_ins import HashedStage
 from noprop_dist.simulation.world import Process
@@ -239,14 +239,15 @@ class Driver:
             except (UserError, TrainingError) as error:
                 self.result = str(error)
             finally:
-                self._end(self.coordinator)
+                if self.process.alive:  # else it is ended with the job of its driver
+                    self._end(self.coordinator)
 
     def _end(self, coordinator: Coordinator) -> None:
         """Ray ends a process; one that is out of reach ends later, once its own machine sees that it is alone."""
         if coordinator.out_of_reach is None:
-            coordinator.process.die()
+            end(coordinator.process)
         else:
-            self._simulation.world.at(coordinator.out_of_reach, coordinator.process.die)
+            self._simulation.world.at(coordinator.out_of_reach, lambda: end(coordinator.process))
 
     def _follow(self, coordinator: Coordinator, losses: CoordinatorLosses) -> c.End:
         world = self._simulation.world
@@ -280,7 +281,7 @@ class Driver:
         """Ray ends the actors of a job whose driver is gone, after a while."""
         world, coordinator = self._simulation.world, self.coordinator
         if coordinator is not None:
-            world.at(coordinator.out_of_reach or world.luck.uniform(0.1, 6.0), coordinator.process.die)
+            world.at(coordinator.out_of_reach or world.luck.uniform(0.1, 6.0), lambda: end(coordinator.process))
 
 
 class _CoordinatorGoneError(Exception):

@@ -107,8 +107,8 @@ class ScriptedRun(Simulation):
         self.world.at(seconds, act)
 
     def actor(self, slot):
-        """The process of a slot that is there; None if there is none."""
-        return next((each for each in self.cluster.actors if each.incarnation.slot == slot), None)
+        """The newest process of a slot that is there; None if there is none."""
+        return next((each for each in reversed(self.cluster.actors) if each.incarnation.slot == slot), None)
 
     def kill(self, slot):
         """End the process of a slot, if there is one."""
@@ -186,7 +186,7 @@ class ScriptedRun(Simulation):
         coordinator.process.die()
         self.world.run(lambda: False, self.world.now + 1.0)  # what it has left ends
         self.records = self.directory.metrics_from(0)[0] if self.storage.holds_run else []
-        assert not self.outcome.violations
+        assert not self.outcome.violations, self.outcome.violations
         for error in (coordinator.process.error, coordinator.result):
             if isinstance(error, BaseException):
                 raise error

@@ -171,6 +171,18 @@ def recorded(sink: Callable[[Turn], None]) -> Iterator[Recorder]:
         Run.decide = decide  # type: ignore[method-assign]
 
 
+def merged(turns: Iterable[Turn], outside: Iterable[tuple[float, Entry]]) -> list[Turn]:
+    """Turns with what was done or seen from outside before each of them, by its time."""
+    left, whole = sorted(outside, key=lambda each: each[0]), []
+    for turn in turns:
+        seen = tuple(entry for at, entry in left if at <= turn.now)
+        left = left[len(seen) :]
+        whole.append(replace(turn, outside=seen))
+    if left:  # after the last turn
+        whole.append(Turn(left[-1][0], outside=tuple(entry for _, entry in left)))
+    return whole
+
+
 def write_line(turn: Turn) -> str:
     """One line of a trace."""
     parts: dict[str, Any] = {"now": round(turn.now, 2)}

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from noprop_dist.engines.core.actor_pool import MAIN_LANE
 from noprop_dist.engines.core.commands import EVALUATOR
 from noprop_dist.simulation.cluster import Actor
 from noprop_dist.simulation.fault_kinds.kind import NOTHING, Kind
@@ -56,6 +57,16 @@ def _slow_actor(simulation: "Simulation", luck: random.Random) -> float:
     return seconds
 
 
+def _stick_lane(simulation: "Simulation", luck: random.Random) -> float:
+    """A round of one lane never ends; the process answers pings, and its other lanes go on."""
+    actors = _actors(simulation, "block worker", "classifier worker")
+    if not actors:
+        return NOTHING
+    actor = luck.choice(actors)
+    actor.stuck.add(luck.choice([*actor.lanes, MAIN_LANE]))
+    return 0.0
+
+
 def _out_of_memory(simulation: "Simulation", luck: random.Random) -> float:
     actors = _actors(simulation, "block worker", "classifier worker")
     if not actors:
@@ -84,6 +95,7 @@ KINDS = (
     Kind("evaluator killed", 2, _kill_actor("evaluator")),
     Kind("actor stopped (SIGSTOP)", 2, _hang_actor),
     Kind("actor stopped for a while", 2, _pause_actor),
+    Kind("one lane stuck", 1, _stick_lane),
     Kind("actor slow", 1, _slow_actor),
     Kind("out of memory in a worker", 1, _out_of_memory),
     Kind("evaluator cannot start", 0.1, _broken_constructor),

@@ -1,6 +1,8 @@
 """What happens to the machines of a cluster, and to the network between them."""
 
 import random
+from collections.abc import Callable
+from math import inf
 from typing import TYPE_CHECKING
 
 from noprop_dist.simulation.cluster import Node
@@ -20,24 +22,30 @@ def return_later(simulation: "Simulation", node: Node, seconds: float) -> None:
     simulation.world.at(seconds, lambda: simulation.cluster.add(Node(name, node.cpus, node.gpus)))
 
 
-def _kill_node(simulation: "Simulation", luck: random.Random) -> float:
-    nodes = _alive(simulation)
-    if not nodes:
-        return NOTHING
-    node, seconds = luck.choice(nodes), luck.uniform(1, 40)
-    simulation.cluster.lose_node(node)
-    return_later(simulation, node, seconds)
-    return seconds
+def _lose_node(least: float, most: float) -> Callable[["Simulation", random.Random], float]:
+    """Its processes go on for so many seconds; another machine may come before this one is missed."""
+
+    def lose(simulation: "Simulation", luck: random.Random) -> float:
+        nodes = _alive(simulation)
+        if not nodes:
+            return NOTHING
+        node, seconds = luck.choice(nodes), luck.uniform(1, 40)
+        simulation.cluster.lose_node(node, least if least == most else luck.uniform(least, most))
+        return_later(simulation, node, seconds)
+        return seconds
+
+    return lose
 
 
 def _drain_node(simulation: "Simulation", luck: random.Random) -> float:
-    """The cluster says that a machine leaves; some seconds later it is gone, and later another one comes."""
+    """The cluster says that a machine leaves; at once, some seconds later or never it is gone; another one comes."""
     nodes = [node for node in _alive(simulation) if not node.leaving]
     if not nodes:
         return NOTHING
-    node, notice, absence = luck.choice(nodes), luck.uniform(0.5, 30), luck.uniform(1, 40)
-    node.leaving = True
-    simulation.world.at(notice, lambda: simulation.cluster.lose_node(node))
+    node, notice, absence = luck.choice(nodes), luck.choice([0.3, luck.uniform(0.5, 30)]), luck.uniform(1, 40)
+    simulation.cluster.drain(node)
+    if luck.random() < 0.8:
+        simulation.world.at(notice, lambda: simulation.cluster.lose_node(node))
     return_later(simulation, node, notice + absence)
     return notice + absence
 
@@ -48,9 +56,11 @@ def _spare_node(simulation: "Simulation", luck: random.Random) -> float:
     if not nodes:
         return NOTHING
     node, seconds = luck.choice(nodes), luck.uniform(0.5, 20)
-    node.leaving = True
+    simulation.cluster.drain(node)
 
     def stays() -> None:
+        if not node.alive:
+            return_later(simulation, node, 0.0)
         node.leaving = False
         simulation.cluster.fill()
 
@@ -90,7 +100,9 @@ def _slow_network(simulation: "Simulation", luck: random.Random) -> float:
 
 
 KINDS = (
-    Kind("node killed", 2, _kill_node),
+    Kind("node killed", 2, _lose_node(0.0, 0.0)),
+    Kind("raylet killed", 1, _lose_node(0.1, 1.1)),
+    Kind("raylet stopped", 1, _lose_node(inf, inf)),
     Kind("node drained", 2, _drain_node),
     Kind("node drained, then kept", 0.5, _spare_node),
     Kind("node added", 1, _add_node),

@@ -9,7 +9,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from turns import Entry, Turn, read_trace, write_line  # noqa: E402
+from turns import Entry, merged, read_trace, write_line  # noqa: E402
 
 BEFORE_SECONDS, AFTER_SECONDS = 0.4, 0.6
 NOTABLE = {"ActorLost", "KillActor", "StartActor", "StorageFailed", "End"}
@@ -54,18 +54,6 @@ class Names:
         if kind.startswith(("raylet", "node added", "drain")):
             return Entry(kind, node=self.node(target) if target else None, cause=seen.get("said") and str(seen["rc"]))
         return Entry(kind, process=process or None)
-
-
-def merged(turns, outside):
-    """Turns with what was seen from outside before each of them."""
-    left, whole = sorted(outside, key=lambda each: each[0]), []
-    for turn in turns:
-        seen = tuple(entry for at, entry in left if at <= turn.now)
-        left = [(at, entry) for at, entry in left if at > turn.now]
-        whole.append(replace(turn, outside=seen))
-    if left:  # after the last turn
-        whole.append(Turn(left[-1][0], outside=tuple(entry for _, entry in left)))
-    return whole
 
 
 def strong(turn):
