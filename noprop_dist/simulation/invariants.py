@@ -107,13 +107,14 @@ EXPLAINED = {
 
 
 class Bounds:
-    """What is bounded while a run goes on.
+    """What is bounded while one coordinator has a run.
 
     Args:
         simulation: that it is of.
+        before: of the coordinator before; None for the first.
     """
 
-    def __init__(self, simulation: "Simulation") -> None:
+    def __init__(self, simulation: "Simulation", before: "Bounds | None" = None) -> None:
         self._simulation = simulation
         self._turns = 0
         self._turned_at = 0.0
@@ -121,20 +122,12 @@ class Bounds:
         self._live = False
         self._lost: set[tuple[str, int]] = set()
         self._charges: Counter[Stage] = Counter()
-        self._written: dict[Stage, list[int]] = {}
         self._replays_to: dict[Stage, int] = {}
-        self._coordinators_lost: Counter[int] = Counter()
-
-    def begin(self, live: bool) -> None:
-        """Another coordinator reads what the last one left (not live), or goes on from there."""
-        self._live = live
-        if not live:
-            self._lost.clear()
-            self._charges.clear()
-            self._replays_to.clear()
+        self._written: dict[Stage, list[int]] = {} if before is None else before._written
+        self._coordinators_lost: Counter[int] = Counter() if before is None else before._coordinators_lost
 
     def heard(self, record: Record) -> None:
-        """A record was written down, or read back."""
+        """A record was written down; those of earlier coordinators do not count."""
         if not self._live:
             return
         if isinstance(record, SnapshotWritten):
@@ -166,7 +159,7 @@ class Bounds:
 
     def took_over(self, taken: TakenOver) -> None:
         """A stage goes on from what was last written of it: nothing that was told to be written is lost."""
-        self.begin(live=True)
+        self._live = True
         simulation, snapshots = self._simulation, taken.start.snapshots
         for snapshot in snapshots.values():
             simulation.check_snapshot(snapshot, "a snapshot that a run goes on from")
@@ -193,8 +186,10 @@ class Bounds:
 
     def asked_for(self, command: c.Command) -> None:
         """A worker whose node leaves is sent no rounds; a stage that moves goes on where it stood."""
-        coordinator = self._simulation.coordinator
-        if not isinstance(command, c.CallActor) or coordinator is None or coordinator.run is None:
+        coordinator, thread = self._simulation.coordinator, self._simulation.world.current
+        if coordinator is None or thread is None or coordinator.process is not thread.process:
+            return  # it was given up, and does not know yet
+        if not isinstance(command, c.CallActor) or coordinator.run is None:
             return
         run, slot = coordinator.run, command.process.slot
         if isinstance(command.request, c.Hold):

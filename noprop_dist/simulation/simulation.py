@@ -96,7 +96,8 @@ class Simulation:
         """The time from which the world is kind again."""
         self.over = False
         self.end: c.End | None = None
-        self.bounds = invariants.Bounds(self)
+        self._newest_bounds = invariants.Bounds(self)
+        self._bounds: dict[Process, invariants.Bounds] = {}
         self.trace: Callable[[str], None] | None = None
 
     @property
@@ -228,8 +229,14 @@ class Simulation:
         if coordinator.dies_at >= 0:
             coordinator.at_death.append(lambda: faults.struck_at_point(self, coordinator))
 
+    @property
+    def bounds(self) -> invariants.Bounds:
+        """Of the coordinator whose turn it is, or else of the newest: there may be two for a while."""
+        thread = self.world.current
+        return self._newest_bounds if thread is None else self._bounds.get(thread.process, self._newest_bounds)
+
     def begins_to_write(self, process: Process) -> None:
-        self.bounds.begin(live=False)
+        self._bounds[process] = self._newest_bounds = invariants.Bounds(self, self._newest_bounds)
         if not self.storage.away:  # what is there in its place is another disk
             invariants.check_one_writer(self, process)
 
