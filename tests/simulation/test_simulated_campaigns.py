@@ -22,7 +22,8 @@ from noprop_dist.simulation.simulation import Simulation
 LEFT_OUT: tuple[str, ...] = ()
 """Kinds of fault that are not drawn, because of a fault that is not mended yet. To be kept empty."""
 SURVIVED = {**WEIGHTS, **dict.fromkeys(LEFT_OUT, 0.0)}
-QUICK_RUNS, SLOW_RUNS, CHUNKS = 120, 2000, 8
+QUICK_RUNS, SLOW_RUNS, CHUNKS = 120, 2400, 8
+SMALL = Size(blocks=4, rounds=20)
 PACKAGE = Path(noprop_dist.__file__).parent
 REGRESSIONS = sorted(Path(__file__).parent.glob("regressions/*.json"))
 
@@ -35,14 +36,14 @@ def none_fails(scenarios):
     return totals
 
 
-def random_runs(chunk, runs):
+def random_runs(chunk, runs, size):
     """A chunk of the runs of seeds from 0."""
-    return none_fails(draw_scenario(seed, Size(), SURVIVED) for seed in range(chunk, runs, CHUNKS))
+    return none_fails(draw_scenario(seed, size, SURVIVED) for seed in range(chunk, runs, CHUNKS))
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_no_run_loses_a_bit_whatever_strikes_it(chunk):
-    totals = random_runs(chunk, QUICK_RUNS)
+    totals = random_runs(chunk, QUICK_RUNS, Size())
     assert totals.runs == QUICK_RUNS // CHUNKS
     assert totals.struck.total() > 2 * totals.runs
 
@@ -51,7 +52,7 @@ def test_no_run_loses_a_bit_whatever_strikes_it(chunk):
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_none_of_thousands_of_runs_loses_a_bit(chunk):
-    totals = random_runs(chunk, SLOW_RUNS)
+    totals = random_runs(chunk, SLOW_RUNS, SMALL)
     assert len(totals.struck) > len(KINDS) - len(LEFT_OUT) - 4, "nearly every kind struck"
 
 
@@ -64,7 +65,7 @@ def test_a_short_run_survives_the_death_of_each_process_at_some_moments(short):
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("short", SHORT, ids=lambda short: short.name)
 def test_a_short_run_survives_the_death_of_each_process_at_every_moment(short):
-    none_fails(every_death(short))
+    none_fails(every_death(Short(2, 3, short.learned, short.store)))
 
 
 def test_every_process_and_machine_dies_at_every_event_at_which_it_is_there():
