@@ -21,6 +21,8 @@ from noprop_dist.stages import Stage, block
 
 NODES = 2
 BLOCKS = 4
+NOTICE_SECONDS = 4
+PAUSE_SECONDS = 1.5
 FULL_SECONDS = 3.0
 """The disk stays full for so long after the run has said that it is."""
 
@@ -93,6 +95,10 @@ def _kill_block_worker(number: signal.Signals, run: LiveRun, pick: int) -> float
     return signal_worker(run, f"block worker {1 + pick % NODES}", number)
 
 
+def _stop_coordinator(run: LiveRun, _: int) -> float:
+    return signal_worker(run, "coordinator", signal.SIGSTOP)
+
+
 def _kill_driver(run: LiveRun, _: int) -> float:
     begun = time.time()
     os.kill(run.driver_pid, signal.SIGKILL)
@@ -143,6 +149,43 @@ def _fill_disk(run: LiveRun, _: int) -> float:
     return time.time()
 
 
+def _pause_block_worker(run: LiveRun, pick: int) -> float:
+    """Stop a worker for less time than it takes to be missed, and let it go on."""
+    worker = f"block worker {1 + pick % NODES}"
+    signal_worker(run, worker, signal.SIGSTOP)
+    time.sleep(PAUSE_SECONDS)
+    return signal_worker(run, worker, signal.SIGCONT)
+
+
+def _drain_node(run: LiveRun, pick: int) -> float:
+    """Announce that a machine leaves; then it goes, and another one comes."""
+    run.cluster.drain_node(pick % NODES, NOTICE_SECONDS)
+    time.sleep(NOTICE_SECONDS)
+    return _kill_node(run, pick)
+
+
+def _damage_entry(run: LiveRun, pick: int) -> float:
+    """Flip a bit in the entry of a block's newest snapshot; then kill the coordinator, so that it is read."""
+    name = victim_block(pick).file(BLOCKS)
+    while True:
+        step = run.directory.checkpoints.saved_steps()[name][-1]
+        file = run.folder / f"checkpoints/step-{step:08d}/{name}.json"
+        with suppress(FileNotFoundError):
+            content = bytearray(file.read_bytes())
+            content[pick % len(content)] ^= 1
+            file.write_bytes(content)
+            return signal_worker(run, "coordinator")
+
+
+def _double_lines(run: LiveRun, _: int) -> float:
+    """Append the last lines of metrics.jsonl once more; then kill the coordinator, so that they are read."""
+    file = run.folder / "metrics.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)[-3:]
+    with file.open("ab") as opened:
+        opened.write(b"".join(line for line in lines if line.endswith(b"\n")))
+    return signal_worker(run, "coordinator")
+
+
 def _poison(run: LiveRun, pick: int) -> float:
     begun = time.time()
     trigger(run.folder, victim_block(pick)).touch()
@@ -156,6 +199,17 @@ def _trains_again(run: LiveRun, begun: float) -> float | None:
     if coordinator is not None:
         times += [each.time for each in run.records(RoundDone) if each.time > coordinator]
     return min((time for time in times if time > begun), default=None)
+
+
+def _goes_on(run: LiveRun, begun: float) -> float | None:
+    """The first round after that of each block worker that is there."""
+    last = {each.worker: each.time for each in run.records(RoundDone) if each.stage.is_block and each.time > begun}
+    return max(last.values()) if len(last) == NODES else None
+
+
+def _worker_is_back(run: LiveRun, begun: float) -> float | None:
+    ready = (r for r in run.records(WorkerReady) if r.time > begun and r.worker.startswith("block worker"))
+    return next((r.time for r in ready), None)
 
 
 def _is_back(worker: str, run: LiveRun, begun: float) -> float | None:
@@ -178,8 +232,13 @@ KINDS = (
     Kind("coordinator killed", partial(_kill_named, "coordinator"), _trains_again),
     Kind("driver killed", _kill_driver, _trains_again),
     Kind("node killed (raylet)", _kill_node, _trains_again),
+    Kind("node drained, then killed", _drain_node, _worker_is_back),
+    Kind("block worker stopped for a while", _pause_block_worker, _goes_on),
+    Kind("coordinator stopped (SIGSTOP)", _stop_coordinator, _trains_again),
     Kind("block worker stopped (SIGSTOP)", partial(_kill_block_worker, signal.SIGSTOP), _trains_again),
     Kind("bit flipped in a snapshot", _flip_bit, _trains_again),
+    Kind("bit flipped in an entry", _damage_entry, _trains_again),
+    Kind("lines of metrics.jsonl doubled", _double_lines, _trains_again),
     Kind("manifest truncated", _truncate_manifest, _trains_again),
     Kind(FULL_DISK, _fill_disk, _writes_again),
     Kind("NaN in one block", _poison, _is_stopped, last=True),

@@ -124,7 +124,13 @@ def _settings(steps: int, run_folder: Path | None = None) -> list[str]:
     settings = [f"blocks.count={BLOCKS}", "checkpoint.every_steps=100", f"training.max_steps={steps}"]
     if run_folder is None:
         return [*settings, "evaluation.samples=0"]
-    settings += ["evaluation.samples=16", "engine.hang_seconds=4", "engine.max_failures=-1", "metrics.port=null"]
+    settings += [
+        "evaluation.samples=16",
+        "engine.hang_seconds=4",
+        "engine.coordinator_timeout_seconds=8",
+        "engine.max_failures=-1",
+        "metrics.port=null",
+    ]
     network = "{{kind: custom, path: 'noprop_dist.bench.networks:PoisonedNetwork', arguments: {{trigger: '{}'}}}}"
     return settings + [
         f"blocks.networks.{t}={network.format(trigger(run_folder, block(t)))}" for t in range(1, BLOCKS + 1)

@@ -375,7 +375,8 @@ def check_end(simulation: "Simulation") -> None:
     """Weights, counted steps, figures and files of a finished run."""
     end, plan = simulation.end, simulation.plan
     assert end is not None
-    left_out = simulation.outcome.struck.keys() & (STORE | UNSURE | {"NaN in one block"})  # a checkpoint may not be whole
+    # After these a checkpoint may not be whole.
+    left_out = simulation.outcome.struck.keys() & (STORE | UNSURE | {"NaN in one block"})
     late = simulation.last_step < end.step and bool(left_out)
     if end.error is not None or end.stopped or (end.step != simulation.last_step and not late):
         simulation.violate(f"the run ended with {end}, not at step {simulation.last_step}")
