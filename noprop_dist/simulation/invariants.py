@@ -376,9 +376,8 @@ def check_end(simulation: "Simulation") -> None:
     """Weights, counted steps, figures and files of a finished run."""
     end, plan = simulation.end, simulation.plan
     assert end is not None
-    late = simulation.last_step < end.step and bool(
-        simulation.outcome.struck.keys() & STORE
-    )  # a checkpoint was left out
+    left_out = bool(simulation.outcome.struck.keys() & (STORE | DAMAGE))
+    late = simulation.last_step < end.step and left_out  # a checkpoint was left out
     if end.error is not None or end.stopped or (end.step != simulation.last_step and not late):
         simulation.violate(f"the run ended with {end}, not at step {simulation.last_step}")
         return

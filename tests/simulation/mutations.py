@@ -59,6 +59,7 @@ class Mutation:
 MUTATIONS: dict[str, Mutation] = {}
 HARMLESS = {
     "blocks never move": "a run takes longer, and is no less right",
+    "late replies are believed": "none come: `RayActors` forgets the calls of a process that it kills",
 }
 """Mutations that no invariant can call wrong, and why."""
 
