@@ -46,7 +46,7 @@ def goes_on(directory: RunDirectory, *, resume: bool, has_begun: bool) -> bool:
     Args:
         directory: of the run.
         resume: go on, if a run lies there.
-        has_begun: whether one must lie there, because an earlier process has trained it.
+        has_begun: whether one must lie there, because an earlier process has begun it.
 
     Raises:
         StorageError: there is none, and must be one: it is not begun anew in its place.
