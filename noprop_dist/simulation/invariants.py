@@ -91,7 +91,7 @@ EXPLAINED = {
     r"the run directory cannot be (read or )?written": STORE,
     r"cannot be read: .*did not answer": STORE,
     r"last snapshots could not be written before the end of engine.grace_seconds": frozenset(),
-    r"config.yaml is gone|holds no run|begun there": frozenset({"disk not there for a while"}),
+    r"config.yaml is gone|holds no run|begun there|No such file": frozenset({"disk not there for a while"}),
     r"is writing this run": COORDINATOR | STORE,
     r"the coordinator was lost": COORDINATOR | STORE,
     r"no machine here has more than 0|there is no GPU here": ROOM,
