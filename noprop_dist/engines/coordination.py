@@ -1,6 +1,6 @@
 """A coordinator without its cluster: takes over what a run directory holds, and follows the core until the run ends."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from noprop_dist.engines.command_runner import CommandRunner
@@ -8,14 +8,13 @@ from noprop_dist.engines.core.commands import End, Log
 from noprop_dist.engines.core.events import Event, StopRequested
 from noprop_dist.engines.core.placement import Placement, Resources, check_room, place_again, place_run
 from noprop_dist.engines.core.run import Run, StartingPoint
+from noprop_dist.errors import UserError
 from noprop_dist.inference.score import scores_of
 from noprop_dist.machine import HERE, Machine
 from noprop_dist.records import Record, RunEnded, WorkerReady
 from noprop_dist.run_plan import RunPlan
-from noprop_dist.stages import Stage
 from noprop_dist.storage.checkpoint_writer import CheckpointWriter
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.training.fine_tuning import begin
 from noprop_dist.training.run_log import RunLog
 from noprop_dist.training.setup import RunSetup, go_on
@@ -46,7 +45,7 @@ def goes_on(directory: RunDirectory, *, resume: bool, has_begun: bool) -> bool:
     Args:
         directory: of the run.
         resume: go on, if a run lies there.
-        has_begun: whether one must lie there, because an earlier process has trained it.
+        has_begun: whether one must lie there, because an earlier process has begun it.
 
     Raises:
         StorageError: there is none, and must be one: it is not begun anew in its place.
@@ -120,19 +119,30 @@ def take_over(
     snapshots, warnings = checkpoints.take_over()
     done = {stage: snapshots[stage].step if stage in snapshots else 0 for stage in setup.plan.stages}
     log = RunLog(directory, done, *listeners, machine=machine)
-    start = _starting_point(setup, checkpoints.complete_steps, snapshots, log)
+    complete, last = checkpoints.complete_steps, setup.plan.total_steps
+    scores = scores_of(setup.plan, log.figures)
+    unmeasured = [step for step in complete if not log.evaluated(step, final=step == last)]
+    damaged = []
+    if scores is not None and scores.decides:  # a run whose decision waits for one of these would never end
+        damaged = [step for step in unmeasured if not _is_whole(directory, step)]
+        warnings += [
+            f"{directory}: the checkpoint of step {step} is damaged; training.early_stopping decides without it"
+            for step in damaged
+        ]
+    to_evaluate = [step for step in unmeasured if step not in damaged] if setup.plan.evaluates else []
+    stop_step = None if scores is None else scores.stop_step(complete)
+    start = StartingPoint(snapshots, to_evaluate, setup.embedding_exchange(snapshots), scores, stop_step)
     return TakenOver(checkpoints, log, start, (*warnings, *log.warnings))
 
 
-def _starting_point(
-    setup: RunSetup, complete_steps: Sequence[int], snapshots: Mapping[Stage, Snapshot], log: RunLog
-) -> StartingPoint:
-    last = setup.plan.total_steps
-    unmeasured = [step for step in complete_steps if not log.evaluated(step, final=step == last)]
-    scores = scores_of(setup.plan, log.figures)
-    stop_step = None if scores is None else scores.stop_step(complete_steps)
-    to_evaluate = unmeasured if setup.plan.evaluates else []
-    return StartingPoint(snapshots, to_evaluate, setup.embedding_exchange(snapshots), scores, stop_step)
+def _is_whole(directory: RunDirectory, step: int) -> bool:
+    """Return True if all snapshots of a checkpoint can be read; one after the other, for they may be large."""
+    try:
+        for entry in directory.checkpoints.manifest(step).stages:
+            directory.checkpoints.load(entry)
+    except UserError:
+        return False
+    return True
 
 
 def follow_core(

@@ -437,16 +437,20 @@ class ProcessDisk:
     def rmtree(self, path: str, *, dir_fd: int | None = None) -> None:
         """Delete one entry after the other, as `shutil` does: a process may end between two."""
         full = self._told("stat", path, dir_fd)
-        parent, name = self._place(path, dir_fd)
         folder = self._node(path, dir_fd)
         if isinstance(folder, _File):
             raise _error(errno.ENOTDIR, path)
         self._clear(folder, full)
-        self._hook("rmdir", full)
+        self.rmdir(path, dir_fd=dir_fd)
+
+    def rmdir(self, path: str, *, dir_fd: int | None = None) -> None:
+        self._told("rmdir", path, dir_fd)
+        parent, name = self._place(path, dir_fd)
+        folder = self._node(path, dir_fd)
+        if isinstance(folder, _File):
+            raise _error(errno.ENOTDIR, path)
         if folder.entries:
             raise _error(errno.ENOTEMPTY, path)
-        if parent.entries.get(name) is not folder:
-            raise _error(errno.ENOENT, path)
         self._disk._remember(_Unlinked(parent, name))
         del parent.entries[name]
         folder.deleted = True

@@ -253,7 +253,8 @@ class Driver:
         world = self._simulation.world
 
         def watch(progress: RunProgress) -> None:
-            self._has_begun |= losses.ended_by(progress)
+            self._has_begun = True
+            losses.ended_by(progress)
 
         following = Following(self._plan.config.engine, watch, self._simulation.say, world.now)
         while coordinator.result is None or coordinator.out_of_reach is not None:

@@ -68,7 +68,7 @@ def _unlock(store: Store, mine: bytes, descriptor: int, new: bool) -> None:
         if store.names("") == [LOCK] and _read(store) == mine:
             store.delete(LOCK)
             if new:
-                store.delete_folder("")
+                store.system.rmdir(str(store.local_root))  # only an empty one: a disk may be mounted there just now
     store.system.close(descriptor)  # and with it the lock
 
 

@@ -41,6 +41,8 @@ class System(Protocol):
 
     def isdir(self, path: str, /) -> bool: ...
 
+    def rmdir(self, path: str) -> None: ...
+
     def rmtree(self, path: str, *, dir_fd: int | None = None) -> None: ...
 
     def flock(self, fd: int, operation: int, /) -> None: ...
@@ -56,7 +58,8 @@ class ThisSystem:
     mkdir, makedirs = staticmethod(os.mkdir), staticmethod(os.makedirs)
     unlink, replace = staticmethod(os.unlink), staticmethod(os.replace)
     lexists, isdir = staticmethod(os.path.lexists), staticmethod(os.path.isdir)
-    rmtree, flock = staticmethod(shutil.rmtree), staticmethod(fcntl.flock)
+    rmdir, rmtree = staticmethod(os.rmdir), staticmethod(shutil.rmtree)
+    flock = staticmethod(fcntl.flock)
 
     def listdir(self, fd: int, /) -> list[str]:
         return os.listdir(fd)

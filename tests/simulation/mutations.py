@@ -60,6 +60,7 @@ MUTATIONS: dict[str, Mutation] = {}
 HARMLESS = {
     "blocks never move": "a run takes longer, and is no less right",
     "nobody looks at the lock again": "the renewal of a lease looks, too, and a directory is not deleted under a run",
+    "late replies are believed": "none come: `RayActors` forgets the calls of a process that it kills",
 }
 """Mutations that the simulator does not find, and why not."""
 

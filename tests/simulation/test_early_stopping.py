@@ -47,6 +47,19 @@ def test_the_step_at_which_a_run_ends_does_not_depend_on_how_slow_its_evaluator_
     assert any("ends early at step 56" in each.text and "step 40" in each.text for each in run.records_of(News))
 
 
+def test_a_resume_decides_without_a_checkpoint_that_is_damaged_and_was_not_measured():
+    run = run_of(peak_at(40))
+    run.cluster.evaluation_seconds = 1000.0
+    run.train(seconds=START_SECONDS + 10)
+    file = "checkpoints/step-00000016/block-01.safetensors"
+    run.storage.put({file: run.storage.undisturbed().read(file)[:-1] + b"?"})
+    run.outcome.struck["bit flipped in a snapshot"] += 1
+    run.cluster.evaluation_seconds = 0.01
+    end = run.resume()
+    assert (end.step, end.error) == (56, None)
+    assert any("step 16 is damaged; training.early_stopping decides without it" in r.text for r in run.records_of(News))
+
+
 def test_no_stage_runs_further_ahead_of_a_decision_than_a_few_checkpoints():
     run = run_of(peak_at(40))
     run.cluster.evaluation_seconds = 1000.0

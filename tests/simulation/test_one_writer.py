@@ -237,6 +237,15 @@ def test_a_writer_that_ends_leaves_alone_the_lock_of_one_that_began_where_its_di
         entered(third)
 
 
+def test_a_start_that_was_refused_deletes_nothing_of_a_disk_that_is_mounted_meanwhile(process_on):
+    disk = SimulatedDisk()
+    first, other = (process_on(disk, pid) for pid in (1, 2))
+    leave = entered(first)
+    first.before["unlink", "run.lock"] = lambda: other.store.write("config.yaml", b"of the run on it")
+    leave()
+    assert other.store.read("config.yaml") == b"of the run on it"
+
+
 def test_a_store_that_does_not_answer_for_a_while_costs_no_lease(clients):
     first = clients(1)
     leave = entered(first)

@@ -35,6 +35,15 @@ def test_a_whole_run_with_a_lost_worker_takes_a_fraction_of_a_second():
     assert min(taken) < 0.5
 
 
+def test_a_run_is_not_begun_anew_where_its_disk_is_away_before_any_block_has_trained():
+    run = ScriptedRun()
+    run.at(2.5, lambda: run.storage.take_away(8.0))
+    run.at(2.5, run.lose_coordinator)
+    end = run.drive()
+    assert getattr(end, "step", end) == 48
+    check_whole(run, end)
+
+
 # Where blocks are trained, and in what portions
 
 

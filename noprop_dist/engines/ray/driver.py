@@ -75,8 +75,8 @@ def train_on_ray(
 
     def watch(progress: RunProgress) -> None:
         nonlocal trusted, has_begun
-        if losses.ended_by(progress):
-            trusted = has_begun = True  # a coordinator on another node need not know the networks
+        has_begun = True  # its coordinator has entered the directory
+        trusted |= losses.ended_by(progress)  # a coordinator on another node need not know the networks
         on_progress(progress)
 
     _send_by_value(given)
