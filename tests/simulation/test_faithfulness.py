@@ -6,7 +6,7 @@ from math import inf
 
 import pytest
 from patterns import PATTERNS, broken_rules, patterns
-from runs import ScriptedRun
+from scripted_runs import ScriptedRun
 from test_traces import NEVER_SEEN
 from turns import Entry, merged, recorded
 
