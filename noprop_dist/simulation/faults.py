@@ -3,7 +3,8 @@
 import random
 from typing import TYPE_CHECKING, Any
 
-from noprop_dist.simulation.cluster import Actor, Node
+from noprop_dist.simulation.actor import Actor
+from noprop_dist.simulation.cluster import Node
 from noprop_dist.simulation.fault_kinds import actors, machines, processes, stores, strangers
 from noprop_dist.simulation.fault_kinds.kind import NOTHING
 from noprop_dist.simulation.fault_kinds.machines import return_later

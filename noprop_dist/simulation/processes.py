@@ -19,7 +19,8 @@ from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.inference.evaluation import Evaluation
 from noprop_dist.run_plan import RunPlan
 from noprop_dist.simulation import invariants
-from noprop_dist.simulation.cluster import SimulatedActors, end
+from noprop_dist.simulation.actor import end
+from noprop_dist.simulation.actors import SimulatedActors
 from noprop_dist.simulation.machine import SimulatedMachine
 from noprop_dist.simulation.stand_ins import HashedStage
 from noprop_dist.simulation.world import Process

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from noprop_dist.engines.core.actor_pool import MAIN_LANE
 from noprop_dist.engines.core.commands import EVALUATOR
-from noprop_dist.simulation.cluster import Actor
+from noprop_dist.simulation.actor import Actor
 from noprop_dist.simulation.fault_kinds.kind import NOTHING, Kind
 from noprop_dist.stages import block
 
