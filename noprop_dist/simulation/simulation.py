@@ -15,7 +15,9 @@ from noprop_dist.machine import Machine
 from noprop_dist.records import Record
 from noprop_dist.run_plan import RunPlan
 from noprop_dist.simulation import faults, invariants
+from noprop_dist.simulation.bounds import Bounds
 from noprop_dist.simulation.cluster import Cluster, Node, Pace
+from noprop_dist.simulation.explained import check_error
 from noprop_dist.simulation.processes import Coordinator, Driver, Work, accuracy
 from noprop_dist.simulation.scenario import FACTS, Fault, Scenario, plan_of
 from noprop_dist.simulation.stand_ins import FIRST_VERSION, undisturbed
@@ -96,8 +98,8 @@ class Simulation:
         """The time from which the world is kind again."""
         self.over = False
         self.end: c.End | None = None
-        self._newest_bounds = invariants.Bounds(self)
-        self._bounds: dict[Process, invariants.Bounds] = {}
+        self._newest_bounds = Bounds(self)
+        self._bounds: dict[Process, Bounds] = {}
         self.trace: Callable[[str], None] | None = None
 
     @property
@@ -191,7 +193,7 @@ class Simulation:
             self.storage.put(self.foreign)
             self.foreign = {}
         else:
-            invariants.check_error(self, error)
+            check_error(self, error)
 
     # What a run is made of
 
@@ -230,13 +232,13 @@ class Simulation:
             coordinator.at_death.append(lambda: faults.struck_at_point(self, coordinator))
 
     @property
-    def bounds(self) -> invariants.Bounds:
+    def bounds(self) -> Bounds:
         """Of the coordinator whose turn it is, or else of the newest: there may be two for a while."""
         thread = self.world.current
         return self._newest_bounds if thread is None else self._bounds.get(thread.process, self._newest_bounds)
 
     def begins_to_write(self, process: Process) -> None:
-        self._bounds[process] = self._newest_bounds = invariants.Bounds(self, self._newest_bounds)
+        self._bounds[process] = self._newest_bounds = Bounds(self, self._newest_bounds)
         if not self.storage.away:  # what is there in its place is another disk
             invariants.check_one_writer(self, process)
 
