@@ -8,7 +8,7 @@ from scripted_runs import LEARNED, START_SECONDS, ScriptedRun
 
 from noprop_dist.engines.core import commands as c
 from noprop_dist.engines.core.commands import CLASSIFIER_WORKER, EVALUATOR, Slot
-from noprop_dist.records import Evaluated, News, RoundDone, StageFailed, StageRecovered, WorkerLost
+from noprop_dist.records import Evaluated, News, RoundDone, SnapshotWritten, StageFailed, StageRecovered, WorkerLost
 from noprop_dist.stages import CLASSIFIER, block
 
 FIRST, SECOND = Slot("block worker", 1), Slot("block worker", 2)
@@ -244,6 +244,16 @@ def test_blocks_of_a_node_that_leaves_go_to_another_worker_at_once_and_no_step_i
         call.request.round.first_step for call in run.calls_of(c.Train) if call.request.round.stage == block(3)
     )
     assert set(sent.values()) == {1}, "it went on where it stood"
+
+
+def test_a_snapshot_of_a_block_that_moves_is_told_as_written_only_where_a_run_can_go_on_from_it():
+    """With a learned W_embed all stages go on together, from the steps at which all are snapshotted."""
+    run = ScriptedRun(LEARNED, "checkpoint.every_steps=48", "checkpoint.snapshot_every_steps=24")
+    run.at(START_SECONDS + 1, lambda: run.leave(2))
+    check_whole(run, run.train())
+    asked = {call.request.round.first_step for call in run.calls_of(c.Train) if call.request.round.stage == block(3)}
+    assert asked, "it moved"
+    assert {each.step for each in run.records_of(SnapshotWritten)} == {24, 48}
 
 
 def test_a_cluster_that_grows_gets_more_workers_and_they_get_blocks():
