@@ -139,20 +139,29 @@ def bench_simulate(wanted: Wanted, say: Say, stopped: Callable[[], bool]) -> Sim
         command = wanted.command(failure.scenario)
         say(f"{failure.violation}{'' if command is None else f'; repeat it with: {command}'}")
 
-    campaign(wanted.scenarios(), totals, say, stopped, failed)
+    scenarios = list(wanted.scenarios()) if wanted.exhaustive or wanted.schedule else wanted.scenarios()
+    if isinstance(scenarios, list) and len(scenarios) > 1:
+        say(f"{len(scenarios):,} runs: each process at each moment of {len(SHORT)} short ones")
+    campaign(scenarios, totals, say, stopped, failed)
+    if (
+        wanted.schedule
+        and isinstance(scenarios, list)
+        and (missed := len(scenarios[0].faults) - totals.struck.total()) > 0
+    ):
+        say(f"{missed} of {len(scenarios[0].faults)} faults found nothing to hit")
     firsts: dict[str, Failure] = {}
     for failure in totals.failures:
         firsts.setdefault(kind_of(failure.violation), failure)
     shrunk = list(firsts.values())[:MOST_SHRUNK]
-    findings = (_finding(each, wanted, each in shrunk and not stopped(), say) for each in totals.failures)
+    findings = (_finding(each, wanted, each in shrunk and not stopped(), say, stopped) for each in totals.failures)
     return Simulated(totals, tuple(findings))
 
 
-def _finding(failure: Failure, wanted: Wanted, shrinks: bool, say: Say) -> Finding:
+def _finding(failure: Failure, wanted: Wanted, shrinks: bool, say: Say, stopped: Callable[[], bool]) -> Finding:
     command = wanted.command(failure.scenario)
     if not shrinks:
         return Finding(failure.violation, command, None)
-    shrunk = shrink(failure)
+    shrunk = shrink(failure, stopped=stopped)
     limit = "" if shrunk.is_minimal else "; it may be smaller still"
     say(f"shrunk to {len(shrunk.failure.scenario.faults)} faults in {shrunk.tries} runs{limit}")
     schedule = Schedule(kind_of(failure.violation), shrunk.failure.violation, shrunk.failure.scenario)

@@ -194,18 +194,20 @@ def faults(
 
 @bench_app.command()
 def simulate(
+    context: typer.Context,
     *,
     runs: Annotated[int, typer.Option(help="Runs to simulate, of seeds that follow each other.", min=1)] = 1000,
-    seed: Annotated[int, typer.Option(help="Of the first run.")] = 0,
-    blocks: Annotated[int, typer.Option(help="Blocks of each run.", min=1)] = 10,
-    rounds: Annotated[int, typer.Option(help="Rounds of each block.", min=1)] = 50,
-    faults: Annotated[int, typer.Option(help="Most faults in one run; half as many on average.", min=0)] = 20,
+    seed: Annotated[int, typer.Option(help="Of the first random run; the next has the next.")] = 0,
+    blocks: Annotated[int, typer.Option(help="Blocks of each run.", min=1, max=100)] = 10,
+    rounds: Annotated[int, typer.Option(help="Rounds of each block.", min=1, max=1000)] = 50,
+    faults: Annotated[int, typer.Option(help="Most faults in one run; half as many on average.", min=0, max=200)] = 20,
     exhaustive: Annotated[
-        bool, typer.Option("--exhaustive", help="Short runs in their place: each process is killed at every moment.")
+        bool,
+        typer.Option("--exhaustive", help="Not random runs: short ones, each process killed at every moment."),
     ] = False,
     schedule: Annotated[
         Path | None,
-        typer.Option(help="One run in their place: a schedule that a failure was shrunk to.", metavar="FILE"),
+        typer.Option(help="Not random runs, but the one of a schedule that a failure was shrunk to.", metavar="FILE"),
     ] = None,
     trace: Annotated[bool, typer.Option("--trace", help="Show all that happens in one run.")] = False,
     as_json: Json = False,
@@ -215,6 +217,8 @@ def simulate(
     from noprop_dist.bench.simulate import Wanted, bench_simulate, show_course
     from noprop_dist.simulation.scenario import Size
 
+    if exhaustive or schedule is not None:
+        _check_random_only(context, "--exhaustive" if exhaustive else "--schedule")
     if exhaustive and schedule is not None:
         raise UserError(f"--schedule {schedule}: is one run, and --exhaustive are many; give one of both")
     if trace and (exhaustive or as_json or (schedule is None and runs > 1)):
@@ -326,6 +330,17 @@ def soak(
     title = f"private memory over {minutes:g} minutes at {rate}, with the growth in the second half"
     show_rows(title, measured.rows, as_json, rounds_per_second=measured.rounds_per_second)
     draw(plot, soak_figure, measured)
+
+
+def _check_random_only(context: typer.Context, other: str) -> None:
+    """Refuse options of random runs where no run is random.
+
+    Raises:
+        UserError: names the first.
+    """
+    for name in ("runs", "seed", "blocks", "rounds", "faults"):
+        if str(context.get_parameter_source(name)).endswith("COMMANDLINE"):
+            raise UserError(f"--{name}: is of random runs, and with {other} none is; leave it out")
 
 
 @contextmanager

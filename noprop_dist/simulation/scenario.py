@@ -4,7 +4,9 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import ClassVar, Literal
+
+from pydantic import ConfigDict
 
 from noprop_dist.config.layers import load_config
 from noprop_dist.data.dataset import DataFacts
@@ -21,18 +23,24 @@ PATIENCES = (
 """Shorter than the defaults, so that a run in which each of them is used up takes minutes and not hours."""
 
 
+STRICT = ConfigDict(extra="forbid")
+"""Of what is read from a file: a field that nobody knows is refused."""
+
+
 @dataclass(frozen=True)
 class Fault:
-    """One thing that happens.
+    """One thing that happens: at a time, just before a turn of the world, or at a point of a coordinator.
 
     Attributes:
-        kind: its name; see `faults.KINDS`.
-        seconds: after the beginning at which it happens; -1 if `turn` says when.
+        kind: its name; see `faults.KINDS`. Where a victim is named, it only says how that is counted.
+        seconds: after the beginning at which it happens, unless `turn` or `point` says when.
         pick: from which its victim and its length are drawn.
-        turn: of the world, just before which it happens.
-        victim: name of the actor, node, driver or coordinator that is killed; drawn if it is empty.
-        point: of the victim, a coordinator, at which it dies; see `Process.points`.
+        turn: of the world, just before which it happens; -1 for none.
+        victim: name of the actor, node or driver that is killed at that turn, or of a coordinator; else it is drawn.
+        point: of the coordinator that is named, at which that one dies; see `Process.points`. -1 for none.
     """
+
+    __pydantic_config__: ClassVar = STRICT
 
     kind: str
     seconds: float
@@ -56,6 +64,7 @@ class Scenario:
         faults: that happen to it, in order.
     """
 
+    __pydantic_config__: ClassVar = STRICT
     seed: int
     settings: tuple[str, ...]
     again: tuple[tuple[str, ...], ...] = ()

@@ -53,7 +53,10 @@ def first_violation(scenario: Scenario) -> str | None:
 
 
 def shrink(
-    failure: Failure, tries: int = TRIES, violation_of: Callable[[Scenario], str | None] = first_violation
+    failure: Failure,
+    tries: int = TRIES,
+    violation_of: Callable[[Scenario], str | None] = first_violation,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Shrunk:
     """Leave out of a failing run what can be left out, as long as the same is wrong.
 
@@ -61,8 +64,15 @@ def shrink(
         failure: to shrink.
         tries: runs at most.
         violation_of: runs a scenario; says what is wrong, or None.
+        stopped: whether to end with what is found so far.
     """
-    search = _Search(failure, tries, violation_of)
+
+    def tried(scenario: Scenario) -> str | None:
+        if stopped():
+            raise _UsedUpError
+        return violation_of(scenario)
+
+    search = _Search(failure, tries, tried)
     try:
         before = None
         while search.best != before:

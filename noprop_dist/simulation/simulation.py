@@ -244,7 +244,7 @@ class Simulation:
 
     def heard(self, record: Record) -> None:
         if self.trace is not None:
-            self.say(repr(record)[:200])
+            self.say(repr(record))
         self.bounds.heard(record)
 
     def damaged(self, file: str) -> None:

@@ -2,7 +2,7 @@
 
 A simulated thread is a greenlet. Shipped code that sleeps, waits or reads a disk runs in it as it is: each of these
 hands control back to the world, which turns to whatever is due next. All that is drawn at random is drawn from one
-seed, and nothing else decides an order. So a seed names one course of events for ever.
+seed, and nothing else decides an order. So a seed names one course of events, as long as nothing in the code changes.
 """
 
 import heapq

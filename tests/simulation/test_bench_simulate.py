@@ -107,6 +107,8 @@ def test_ctrl_c_shows_what_was_done(capsys, monkeypatch):
         (["--trace", "--runs", "1", "--json"], "--trace: shows one run as text"),
         (["--exhaustive", "--schedule", "x.json"], "--schedule x.json: is one run, and --exhaustive are many"),
         (["--schedule", "x.json"], "x.json: there is no such file"),
+        (["--schedule", "x.json", "--runs", "5"], "--runs: is of random runs, and with --schedule none is"),
+        (["--exhaustive", "--seed", "3"], "--seed: is of random runs, and with --exhaustive none is"),
     ],
 )
 def test_what_does_not_go_together_is_told_in_one_sentence(capsys, arguments, sentence):
@@ -114,3 +116,43 @@ def test_what_does_not_go_together_is_told_in_one_sentence(capsys, arguments, se
     assert code == 2
     assert f"noprop-dist: {sentence}" in errors
     assert errors.count("\n") == 1
+
+
+KILLED = {"kind": "block worker killed", "seconds": 5.0, "pick": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"faults": [{**KILLED, "kind": "flood"}]}, "scenario.faults.0.kind: there is no kind of fault 'flood'"),
+        ({"faults": [{**KILLED, "victm": "driver"}]}, "scenario.faults.0.victm: unexpected"),
+        ({"faults": [{**KILLED, "victim": "driver"}]}, "scenario.faults.0.victim: 'driver' is killed at a turn"),
+        ({"faults": [{**KILLED, "victim": "driver", "point": 3}]}, "scenario.faults.0.point: only a coordinator has"),
+        ({"faults": [{**KILLED, "seconds": 1e300}]}, "scenario.faults.0.seconds: 1e+300 is not from 0 to 100,000"),
+        ({"nodes": []}, "scenario.nodes: at least one machine is needed"),
+        ({"nodes": [[0, 0]]}, "scenario.nodes: at least one machine is needed"),
+        ({"turn_seconds": 1e300}, "scenario.turn_seconds: 1e+300 is not from 0 to 10"),
+        ({"settings": ["data.root=/etc"]}, "scenario.settings: 'data.root=/etc' is no part of a simulation"),
+        ({"settings": ["training.init_from=/etc"]}, "scenario.settings: 'training.init_from=/etc' is no part of"),
+        ({"settings": ["engine.address=a:1"]}, "scenario.settings: 'engine.address=a:1' is no part of a simulation"),
+        ({"settings": ["blocks.count=10000"]}, "scenario.settings: at most 100 blocks and 100,000 steps are simulated"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
+def test_a_schedule_that_cannot_be_meant_or_reaches_out_of_a_simulation_is_refused(
+    capsys, tmp_path, change, sentence
+):
+    scenario = {"seed": 0, "settings": ["training.max_steps=8"], **change}
+    (tmp_path / "x.json").write_text(json.dumps({"name": "a", "wrong": "", "scenario": scenario}))
+    code, _, errors = simulate(capsys, "--schedule", str(tmp_path / "x.json"))
+    assert code == 2
+    assert f"x.json: {sentence}" in errors
+
+
+def test_a_fault_of_a_schedule_that_finds_nothing_to_hit_is_told(capsys, tmp_path):
+    fault = {**KILLED, "turn": 3, "victim": "block worker 99"}
+    scenario = {"seed": 0, "settings": ["training.max_steps=8"], "faults": [fault]}
+    (tmp_path / "x.json").write_text(json.dumps({"name": "a", "wrong": "", "scenario": scenario}))
+    code, _, errors = simulate(capsys, "--schedule", str(tmp_path / "x.json"))
+    assert code == 0
+    assert "1 of 1 faults found nothing to hit" in errors
