@@ -64,8 +64,9 @@ def test_a_short_run_survives_the_death_of_each_process_at_some_moments(short):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("short", SHORT, ids=lambda short: short.name)
-def test_a_short_run_survives_the_death_of_each_process_at_every_moment(short):
-    none_fails(every_death(Short(2, 3, short.learned, short.store)))
+def test_a_short_run_survives_the_death_of_each_process_at_one_moment_in_seven(short):
+    """All of them: `noprop-dist bench simulate --exhaustive`."""
+    none_fails(list(every_death(Short(2, 3, short.learned, short.store)))[::7])
 
 
 def test_every_process_and_machine_dies_at_every_event_at_which_it_is_there():
