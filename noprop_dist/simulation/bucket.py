@@ -38,9 +38,9 @@ class SimulatedBucket:
         self._folders: dict[str, dict[str, Entry]] = {"": {}}
         self._lately: deque[tuple[float, str, str, Entry | None]] = deque()
 
-    def for_process(self, hook: Hook = lambda _request, _path: None) -> "ProcessBucket":
-        """The file system of one process, for `ObjectFiles`."""
-        return ProcessBucket(self, hook)
+    def for_process(self, hook: Hook = lambda _request, _path: None, *, fresh: bool = False) -> "ProcessBucket":
+        """The file system of one process, for `ObjectFiles`; with `fresh`, its listings are never stale."""
+        return ProcessBucket(self, hook, fresh)
 
     def get(self, path: str) -> Entry | None:
         """What is there; None for nothing."""
@@ -92,9 +92,9 @@ class SimulatedBucket:
         """What a folder holds now; None if there is none."""
         return self._folders.get(folder)
 
-    def listed(self, folder: str) -> dict[str, Entry]:
+    def listed(self, folder: str, fresh: bool) -> dict[str, Entry]:
         """What a listing of a folder shows."""
-        entries, seen = dict(self._folders.get(folder, {})), self._now() - self.stale_seconds
+        entries, seen = dict(self._folders.get(folder, {})), self._now() - (0.0 if fresh else self.stale_seconds)
         for time, where, name, before in reversed(self._lately):
             if time <= seen:
                 break
@@ -119,7 +119,8 @@ class ProcessBucket:
     Where that raises `Torn`, the request takes effect and the answer is lost: nothing is half written here.
     """
 
-    def __init__(self, bucket: SimulatedBucket, hook: Hook) -> None:
+    def __init__(self, bucket: SimulatedBucket, hook: Hook, fresh: bool) -> None:
+        self._fresh = fresh
         self._bucket, self._hook = bucket, hook
 
     def open_input_file(self, path: str) -> "_Reading":
@@ -136,7 +137,10 @@ class ProcessBucket:
             self._ask("head", what)
             return _info(what, self._bucket.get(what))
         self._ask("list", what.base_dir)
-        return [_info(f"{what.base_dir}/{name}", each) for name, each in self._bucket.listed(what.base_dir).items()]
+        return [
+            _info(f"{what.base_dir}/{name}", each)
+            for name, each in self._bucket.listed(what.base_dir, self._fresh).items()
+        ]
 
     def create_dir(self, path: str, *, recursive: bool = True) -> None:  # noqa: ARG002 (there is no other)
         self._request("put", path, self._bucket.make_folder)

@@ -64,7 +64,7 @@ class SimulatedStore:
         """The store as nobody of the run sees it: without waits and without trouble."""
         if self.kind == "disk":
             return Store(ROOT, LocalFiles(ROOT, self.disk.for_process()))
-        return Store("sim://bucket/run", ObjectFiles(self.bucket.for_process(), "bucket/run"))
+        return Store("sim://bucket/run", ObjectFiles(self.bucket.for_process(fresh=True), "bucket/run"))
 
     @property
     def holds_run(self) -> bool:
