@@ -22,7 +22,7 @@ from noprop_dist.simulation.simulation import Simulation
 LEFT_OUT: tuple[str, ...] = ()
 """Kinds of fault that are not drawn, because of a fault that is not mended yet. To be kept empty."""
 SURVIVED = {**WEIGHTS, **dict.fromkeys(LEFT_OUT, 0.0)}
-QUICK_RUNS, SLOW_RUNS, CHUNKS = 120, 2400, 8
+QUICK_RUNS, SLOW_RUNS, CHUNKS = 120, 2200, 8
 SMALL = Size(blocks=4, rounds=20)
 PACKAGE = Path(noprop_dist.__file__).parent
 REGRESSIONS = sorted(Path(__file__).parent.glob("regressions/*.json"))
