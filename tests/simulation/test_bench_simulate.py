@@ -139,9 +139,7 @@ KILLED = {"kind": "block worker killed", "seconds": 5.0, "pick": 1}
     ],
     ids=lambda each: each if isinstance(each, str) else "",
 )
-def test_a_schedule_that_cannot_be_meant_or_reaches_out_of_a_simulation_is_refused(
-    capsys, tmp_path, change, sentence
-):
+def test_a_schedule_that_cannot_be_meant_or_reaches_out_of_a_simulation_is_refused(capsys, tmp_path, change, sentence):
     scenario = {"seed": 0, "settings": ["training.max_steps=8"], **change}
     (tmp_path / "x.json").write_text(json.dumps({"name": "a", "wrong": "", "scenario": scenario}))
     code, _, errors = simulate(capsys, "--schedule", str(tmp_path / "x.json"))
