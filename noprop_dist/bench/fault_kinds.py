@@ -18,6 +18,8 @@ from pathlib import Path
 from noprop_dist.bench.live_run import LiveRun
 from noprop_dist.records import News, RoundDone, StageFailed, StageRecovered, WorkerReady
 from noprop_dist.stages import Stage, block
+from noprop_dist.storage.checkpoints import ENTRY
+from noprop_dist.storage.snapshot import WEIGHTS
 
 NODES = 2
 BLOCKS = 4
@@ -113,15 +115,15 @@ def _kill_node(run: LiveRun, pick: int) -> float:
     return begun
 
 
-def _flip_bit(run: LiveRun, pick: int) -> float:
-    """Flip a bit in the weights of a block's newest snapshot; then kill the coordinator, so that it is read."""
+def _flip_bit(suffix: str, run: LiveRun, pick: int) -> float:
+    """Flip a bit in a file of a block's newest snapshot; then kill the coordinator, so that it is read."""
     name = victim_block(pick).file(BLOCKS)
     while True:
         step = run.directory.checkpoints.saved_steps()[name][-1]
-        file = run.folder / f"checkpoints/step-{step:08d}/{name}.safetensors"
+        file = run.folder / f"checkpoints/step-{step:08d}/{name}{suffix}"
         with suppress(FileNotFoundError):  # it was deleted just now, for there are newer ones
             content = bytearray(file.read_bytes())
-            content[len(content) // 2] ^= 1
+            content[pick % len(content) if suffix == ENTRY else len(content) // 2] ^= 1
             file.write_bytes(content)
             return signal_worker(run, "coordinator")
 
@@ -162,19 +164,6 @@ def _drain_node(run: LiveRun, pick: int) -> float:
     run.cluster.drain_node(pick % NODES, NOTICE_SECONDS)
     time.sleep(NOTICE_SECONDS)
     return _kill_node(run, pick)
-
-
-def _damage_entry(run: LiveRun, pick: int) -> float:
-    """Flip a bit in the entry of a block's newest snapshot; then kill the coordinator, so that it is read."""
-    name = victim_block(pick).file(BLOCKS)
-    while True:
-        step = run.directory.checkpoints.saved_steps()[name][-1]
-        file = run.folder / f"checkpoints/step-{step:08d}/{name}.json"
-        with suppress(FileNotFoundError):
-            content = bytearray(file.read_bytes())
-            content[pick % len(content)] ^= 1
-            file.write_bytes(content)
-            return signal_worker(run, "coordinator")
 
 
 def _double_lines(run: LiveRun, _: int) -> float:
@@ -236,8 +225,8 @@ KINDS = (
     Kind("block worker stopped for a while", _pause_block_worker, _goes_on),
     Kind("coordinator stopped (SIGSTOP)", _stop_coordinator, _trains_again),
     Kind("block worker stopped (SIGSTOP)", partial(_kill_block_worker, signal.SIGSTOP), _trains_again),
-    Kind("bit flipped in a snapshot", _flip_bit, _trains_again),
-    Kind("bit flipped in an entry", _damage_entry, _trains_again),
+    Kind("bit flipped in a snapshot", partial(_flip_bit, WEIGHTS), _trains_again),
+    Kind("bit flipped in an entry", partial(_flip_bit, ENTRY), _trains_again),
     Kind("lines of metrics.jsonl doubled", _double_lines, _trains_again),
     Kind("manifest truncated", _truncate_manifest, _trains_again),
     Kind(FULL_DISK, _fill_disk, _writes_again),

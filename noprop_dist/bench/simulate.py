@@ -16,7 +16,7 @@ from noprop_dist.simulation.schedule import Schedule, course_of, read_schedule, 
 from noprop_dist.simulation.shrink import kind_of, shrink
 
 MOST_SHRUNK = 5
-"""Failures that are shrunk: the first of each of so many kinds. Each takes as long as 300 runs at most."""
+"""Kinds of failure of which the first is shrunk. That takes 300 runs each, at most."""
 COMMAND = "noprop-dist bench simulate"
 
 

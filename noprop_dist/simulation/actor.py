@@ -200,7 +200,7 @@ class Actor:
     # How it ends
 
     def die(self, cause: str, told: float) -> None:
-        """Its process ends; its owner hears of it after so many seconds."""
+        """End its process; its owner is told after `told` seconds."""
         if self.process.alive:
             self.process.die()
             self.owner.lose(self, Lost(cause), told)

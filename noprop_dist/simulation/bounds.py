@@ -17,14 +17,14 @@ from noprop_dist.records import (
     StageFailed,
     WorkerLost,
 )
+from noprop_dist.simulation.explained import COORDINATOR, DAMAGE, SILENCE
+from noprop_dist.simulation.invariants import check_manifest
 from noprop_dist.stages import Stage
 from noprop_dist.storage.checkpoint_writer import SNAPSHOTS_KEPT
 from noprop_dist.storage.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from noprop_dist.simulation.simulation import Simulation
-from noprop_dist.simulation.explained import COORDINATOR, DAMAGE, SILENCE
-from noprop_dist.simulation.invariants import check_manifest
 
 CHECKED_EVERY = 16
 """Turns of the core from one look at its queues to the next."""

@@ -134,7 +134,7 @@ def campaign(
 
 @contextmanager
 def _few_collections() -> Iterator[Callable[[], None]]:
-    """A `with` without garbage collection but for those at every so many calls of what it gives."""
+    """Turn garbage collection off within a `with`; what it gives collects once in `COLLECTED_EVERY` calls."""
     count, was_on = 0, gc.isenabled()
 
     def collect() -> None:

@@ -468,7 +468,7 @@ class ProcessDisk:
             self.close(fd)
 
     def flock(self, fd: int, operation: int, /) -> None:
-        """Lock or unlock a file; whoever finds it locked is refused, and never waits."""
+        """Lock or unlock a file. A file that another process has locked is refused at once."""
         opened = self._opened(fd)
         self._hook("flock", opened.path)
         file = opened.node

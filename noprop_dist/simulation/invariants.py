@@ -12,6 +12,7 @@ from noprop_dist.records import (
     News,
     RoundDone,
 )
+from noprop_dist.simulation.explained import DAMAGE, STORE, UNSURE
 from noprop_dist.simulation.world import Process
 from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.checkpoint_writer import WAITING_KEPT
@@ -20,7 +21,6 @@ from noprop_dist.storage.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from noprop_dist.simulation.simulation import Simulation
-from noprop_dist.simulation.explained import DAMAGE, STORE, UNSURE
 
 LEFTOVERS = 3
 """Steps of which the last coordinator may have left files that nobody needs."""
@@ -29,9 +29,8 @@ LEFTOVERS = 3
 def check_one_writer(simulation: "Simulation", process: Process) -> None:
     """Whoever enters is the only process that writes; one that was stopped meanwhile counts once it goes on."""
     others = [each for each in simulation.writers if each.alive and not each.paused and each is not process]
-    if (
-        others and simulation.storage.kind == "disk"
-    ):  # a lease may have ended; of an object store, each write is looked at
+    # The lease of an object store may have ended: there each write is looked at.
+    if others and simulation.storage.kind == "disk":
         simulation.violate(f"{process.name} writes while {others[0].name} does")
     simulation.writers = {each: None for each in simulation.writers if each.alive}
     simulation.writers[process] = None

@@ -3,6 +3,7 @@
 import json
 from collections import deque
 from collections.abc import Callable
+from math import inf
 from typing import Any, NoReturn
 
 from noprop_dist.simulation.world import Process, ProcessDied, Thread
@@ -80,7 +81,7 @@ class SimulatedFuture:
         return self._done
 
     def exception(self, timeout: float | None = None) -> Exception | None:
-        until = self._process.world.now + (timeout or 1e9)
+        until = self._process.world.now + (inf if timeout is None else timeout)
         while not self._done:
             left = until - self._process.world.now
             if left <= 0:

@@ -255,7 +255,7 @@ class Driver:
 
         def watch(progress: RunProgress) -> None:
             self._has_begun = True
-            losses.ended_by(progress)
+            losses.reset_by(progress)
 
         following = Following(self._plan.config.engine, watch, self._simulation.say, world.now)
         while coordinator.result is None or coordinator.out_of_reach is not None:

@@ -122,7 +122,7 @@ class Simulation:
         self.storage.be_kind()
         if not self.outcome.violations:
             invariants.check_end(self)
-        self.outcome.turns, self.outcome.seconds = self.world.turns, self.world.now - 1000.0
+        self.outcome.turns, self.outcome.seconds = self.world.turns, self.world.seconds
         self.outcome.lives, self.outcome.coordinators = self.lives, self.coordinators
         return self.outcome
 
@@ -213,12 +213,12 @@ class Simulation:
 
     def violate(self, what: str) -> None:
         """Write down that something is wrong, and end."""
-        self.outcome.violations.append(f"{what} (at {self.world.now - 1000.0:.2f} s, turn {self.world.turns})")
+        self.outcome.violations.append(f"{what} (at {self.world.seconds:.2f} s, turn {self.world.turns})")
         self.over = True
 
     def say(self, line: str) -> None:
         if self.trace is not None:
-            self.trace(f"{self.world.now - 1000.0:9.2f}  {line}")
+            self.trace(f"{self.world.seconds:9.2f}  {line}")
 
     def store(self, process: Process, machine: Machine) -> Store:
         """The run directory's store as one process has it."""
@@ -287,12 +287,3 @@ def expected_end(plan: RunPlan) -> int:
         if in_vain >= stopping.patience:
             return step
     return plan.total_steps
-
-
-def simulate(scenario: Scenario) -> Outcome:
-    """Simulate a scenario to its end."""
-    simulation = Simulation(scenario)
-    try:
-        return simulation.run()
-    finally:
-        simulation.world.close()

@@ -13,6 +13,9 @@ from math import inf
 
 from greenlet import getcurrent, greenlet
 
+BEGINNING = 1000.0
+"""Of virtual time; not 0, which is often taken for none."""
+
 
 class ProcessDied(BaseException):
     """Raised in the threads of a process that is gone; no handler of shipped code catches it."""
@@ -34,7 +37,7 @@ class World:
     """
 
     def __init__(self, seed: int) -> None:
-        self.now = 1000.0
+        self.now = BEGINNING
         self.turns = 0
         self.luck = random.Random(seed)
         self.before_turn: dict[int, list[Callable[[], None]]] = {}
@@ -43,6 +46,11 @@ class World:
         self._order = count()
         self.hub = getcurrent()
         self.threads: dict[Thread, None] = {}
+
+    @property
+    def seconds(self) -> float:
+        """Since the beginning."""
+        return self.now - BEGINNING
 
     def at(self, seconds: float, do: Callable[[], None]) -> None:
         """Do something so many seconds from now."""

@@ -66,14 +66,14 @@ def progress(state):
 
 def test_coordinators_that_are_lost_before_a_block_trains_use_up_the_budget():
     losses = CoordinatorLosses(max_failures=2, storage_timeout_seconds=60)
-    assert not losses.ended_by(progress("starting"))
+    assert not losses.reset_by(progress("starting"))
     assert [losses.lost() for _ in range(3)] == [0.0, 1.0, None]
 
 
 def test_a_block_that_trains_gives_the_next_coordinators_the_whole_budget():
     losses = CoordinatorLosses(max_failures=1, storage_timeout_seconds=60)
     losses.lost()
-    assert losses.ended_by(progress("training"))
+    assert losses.reset_by(progress("training"))
     assert [losses.lost() for _ in range(2)] == [0.0, None]
 
 
@@ -93,5 +93,5 @@ def test_storage_that_fails_again_is_waited_for_anew_once_a_block_has_trained():
     losses = CoordinatorLosses(max_failures=-1, storage_timeout_seconds=60)
     losses.lost()
     losses.storage_failed(100.0)
-    losses.ended_by(progress("training"))
+    losses.reset_by(progress("training"))
     assert losses.storage_failed(170.0) == 1.0

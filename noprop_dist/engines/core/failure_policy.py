@@ -81,8 +81,8 @@ class CoordinatorLosses:
     """The coordinators that a driver has lost in a row: since one last got a block to train.
 
     Args:
-        max_failures: so many may be lost in a row; -1 is any number.
-        storage_timeout_seconds: the storage may fail for so long those that take the place of a lost one.
+        max_failures: coordinators that may be lost in a row; -1 is any number.
+        storage_timeout_seconds: for which the storage may fail a coordinator that takes the place of a lost one.
     """
 
     def __init__(self, max_failures: int, storage_timeout_seconds: float) -> None:
@@ -92,7 +92,7 @@ class CoordinatorLosses:
         self._in_row = self._storage_failures = 0
         self._storage_fails_since: float | None = None
 
-    def ended_by(self, progress: RunProgress) -> bool:
+    def reset_by(self, progress: RunProgress) -> bool:
         """Begin to count anew if a stage trains; return True if one does."""
         trains = any(stage.state == "training" for stage in progress.stages)
         if trains:

@@ -76,7 +76,7 @@ def train_on_ray(
     def watch(progress: RunProgress) -> None:
         nonlocal trusted, has_begun
         has_begun = True  # its coordinator has entered the directory
-        trusted |= losses.ended_by(progress)  # a coordinator on another node need not know the networks
+        trusted |= losses.reset_by(progress)  # a coordinator on another node need not know the networks
         on_progress(progress)
 
     _send_by_value(given)

@@ -1,20 +1,27 @@
 """What happens to the coordinator and its driver, and what the person asks for."""
 
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from noprop_dist.simulation.fault_kinds.kind import NOTHING, Kind
+from noprop_dist.simulation.processes import Coordinator, Driver
 
 if TYPE_CHECKING:
     from noprop_dist.simulation.simulation import Simulation
 
 COORDINATOR_KILLED = "coordinator killed"
+AtWork = TypeVar("AtWork", Coordinator, Driver)
+
+
+def at_work(one: AtWork | None) -> AtWork | None:
+    """The coordinator or driver, if its process lives and has not come to its end."""
+    return one if one is not None and one.process.alive and one.result is None else None
 
 
 def _kill_coordinator(simulation: "Simulation", luck: random.Random) -> float:
     """At one of the next of its commands and disk operations."""
-    coordinator = simulation.coordinator
-    if coordinator is None or not coordinator.process.alive or coordinator.result is not None:
+    coordinator = at_work(simulation.coordinator)
+    if coordinator is None:
         return NOTHING
     coordinator.process.dies_at = coordinator.process.points + luck.randint(1, 60)
     return 5.0
@@ -30,8 +37,8 @@ def _kill_coordinators(simulation: "Simulation", luck: random.Random) -> float:
 
 
 def _pause_coordinator(simulation: "Simulation", luck: random.Random) -> float:
-    coordinator = simulation.coordinator
-    if coordinator is None or not coordinator.process.alive or coordinator.result is not None:
+    coordinator = at_work(simulation.coordinator)
+    if coordinator is None:
         return NOTHING
     seconds = luck.choice([luck.uniform(1, 20), luck.uniform(20, 90)])
     coordinator.process.pause()
@@ -41,24 +48,24 @@ def _pause_coordinator(simulation: "Simulation", luck: random.Random) -> float:
 
 def _lose_coordinator(simulation: "Simulation", luck: random.Random) -> float:
     """The network between driver and coordinator fails: one takes the other for dead, which lives on for a while."""
-    coordinator = simulation.coordinator
-    if coordinator is None or not coordinator.process.alive or coordinator.result is not None:
+    coordinator = at_work(simulation.coordinator)
+    if coordinator is None:
         return NOTHING
     coordinator.out_of_reach = luck.uniform(0, 60)
     return 90.0
 
 
 def _kill_driver(simulation: "Simulation", _: random.Random) -> float:
-    driver = simulation.driver
-    if driver is None or not driver.process.alive or driver.result is not None:
+    driver = at_work(simulation.driver)
+    if driver is None:
         return NOTHING
     driver.process.die()
     return 0.0
 
 
 def _stop(simulation: "Simulation", _: random.Random) -> float:
-    driver = simulation.driver
-    if driver is None or not driver.process.alive or driver.result is not None:
+    driver = at_work(simulation.driver)
+    if driver is None:
         return NOTHING
     driver.stop = True
     return 0.0

@@ -43,8 +43,7 @@ def _stale_listings(simulation: "Simulation", luck: random.Random) -> float:
     if simulation.storage.kind == "disk":
         return NOTHING
     seconds, bucket = luck.uniform(1, 60), simulation.storage.bucket
-    late = luck.uniform(0.5, 20)
-    bucket.stale_seconds = late
+    bucket.stale_seconds = luck.uniform(0.5, 20)
     simulation.world.at(seconds, lambda: setattr(bucket, "stale_seconds", 0.0))
     return seconds
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from noprop_dist.simulation.disk import SimulatedDisk
 from noprop_dist.simulation.fault_kinds.kind import NOTHING, Kind
+from noprop_dist.simulation.fault_kinds.processes import at_work
 from noprop_dist.storage.checkpoints import Checkpoints
 from noprop_dist.storage.local_files import LocalFiles
 from noprop_dist.storage.run_directory import RunDirectory
@@ -50,8 +51,8 @@ def _by_a_stranger(change: Change) -> Callable[["Simulation", random.Random], fl
     """Change files while no process is there; whoever resumes must be refused, and puts back what was there."""
 
     def strike(simulation: "Simulation", luck: random.Random) -> float:
-        driver, store = simulation.driver, simulation.storage.undisturbed()
-        if driver is None or not driver.process.alive or driver.result is not None or simulation.foreign:
+        driver, store = at_work(simulation.driver), simulation.storage.undisturbed()
+        if driver is None or simulation.foreign:
             return NOTHING
         if simulation.storage.disk.capacity is not None or not store.exists("identity.json"):
             return NOTHING
