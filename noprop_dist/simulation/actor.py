@@ -181,7 +181,8 @@ class Actor:
             case c.DescribeYourself():
                 on_gpu = self.place is not None and self.place.gpus > 0
                 others = tuple(node.name for node in self.members[1:])
-                return WorkerFacts("host", self.node, 1, "cuda:0" if on_gpu else "cpu", replica_node_ids=others)
+                device, processor = "cuda:0" if on_gpu else "cpu", self.members[0].processor
+                return WorkerFacts("host", self.node, 1, device, processor, replica_node_ids=others)
             case c.Stop():
                 return self._stop()
             case c.Ping():

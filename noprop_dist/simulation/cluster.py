@@ -28,6 +28,7 @@ class Node:
         name: Ray's identifier of it.
         cpus: its cores.
         gpus: its GPUs.
+        processor: what its processes compute with.
         alive: whether its raylet works; processes on it may outlive that.
         known: whether the cluster still counts it; a dead node is counted for some seconds more.
         leaving: whether the cluster says that it is about to go.
@@ -39,6 +40,7 @@ class Node:
     name: str
     cpus: float
     gpus: float = 0.0
+    processor: str = "made up"
     alive: bool = True
     known: bool = True
     leaving: bool = False

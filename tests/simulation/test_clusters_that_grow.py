@@ -4,7 +4,7 @@ import pytest
 from scripted_runs import FIRST, SECOND, START_SECONDS, ScriptedRun, check_whole
 
 from noprop_dist.engines.core import commands as c
-from noprop_dist.records import RoundDone, RunEnded, SnapshotWritten, WorkerLost, WorkerReady
+from noprop_dist.records import News, RoundDone, RunEnded, SnapshotWritten, WorkerLost, WorkerReady
 from noprop_dist.stages import CLASSIFIER, block
 
 LONG = "training.max_steps=480"
@@ -158,3 +158,11 @@ def test_a_worker_that_was_out_of_memory_is_not_put_on_the_same_machine_again():
     asked = [each for each in run.seen if isinstance(each, c.StartActor) and each.process.slot == FIRST]
     ready = [record.node_id for record in run.records_of(WorkerReady) if record.worker == FIRST.name]
     assert [each.avoided_node for each in asked] == ["", ready[0]]
+
+
+def test_a_worker_on_another_kind_of_device_is_told():
+    run = ScriptedRun(LONG, cores=3)
+    run.cluster.nodes["node-3"].processor = "x86_64 DEFAULT"
+    check_whole(run, run.train())
+    (told,) = (each.text for each in run.records_of(News) if "another kind of device" in each.text)
+    assert told.startswith("block worker 3 computes on another kind of device (x86_64 DEFAULT) than those before (")

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from noprop_dist.engines.core import recovery
-from noprop_dist.engines.core.actor_pool import Absent, ActorPool, Answer
+from noprop_dist.engines.core.actor_pool import Absent, ActorPool, ActorSlot, Answer
 from noprop_dist.engines.core.assignment import Assignment
 from noprop_dist.engines.core.block_workers import BlockWorkers
 from noprop_dist.engines.core.commands import (
@@ -102,6 +102,8 @@ class Run:
         self._error: str | None = None  # ends the run, once all that is here is written
         self._stopped_at: int | None = None
         self._ended = self._storage_is_slow = False
+        self._processors = dict[str, None]()
+        """What block workers compute on, in the order in which they came."""
         self._workers = BlockWorkers(plan, self._parts, placement, now)
         self._parts.pool.add(CLASSIFIER_WORKER)
         if plan.evaluates:
@@ -177,8 +179,7 @@ class Run:
     def _answered(self, answer: Answer, now: float) -> None:
         """Deal with one reply according to its type."""
         if isinstance(answer.value, WorkerFacts):
-            slot = self._parts.pool.slots[answer.slot]
-            self.journal.log(WorkerReady(worker=slot.slot.name, incarnation=slot.incarnation, **asdict(answer.value)))
+            self._ready(self._parts.pool.slots[answer.slot], answer.value)
             return
         if isinstance(answer.value, CheckpointEvaluation):
             self._evaluated(answer.value)
@@ -199,6 +200,17 @@ class Run:
                 self._received(stage_run, snapshot, now)
             case None if isinstance(answer.call.request, Train):
                 stage_run.queue.round_refused()
+
+    def _ready(self, slot: ActorSlot, facts: WorkerFacts) -> None:
+        self.journal.log(WorkerReady(worker=slot.slot.name, incarnation=slot.incarnation, **asdict(facts)))
+        if slot.slot.role != "block worker":
+            return
+        if facts.processor not in self._processors and self._processors:
+            self.journal.tell(
+                f"{slot.slot.name} computes on another kind of device ({facts.processor}) than those before "
+                f"({', '.join(self._processors)}): what it trains may have other bits"
+            )
+        self._processors[facts.processor] = None
 
     def _reported(self, stage_run: StageRun, report: RoundReport | EmbeddingReport, answer: Answer, now: float) -> None:
         lost_at, written = stage_run.lost_at, stage_run.steps_written
