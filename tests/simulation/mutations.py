@@ -15,7 +15,7 @@ from noprop_dist.engines.core.actor_pool import ActorPool
 from noprop_dist.engines.core.assignment import Assignment, Load
 from noprop_dist.engines.core.dispatch import Dispatch
 from noprop_dist.engines.core.evaluations import Evaluations
-from noprop_dist.engines.core.events import ActorLost, StorageDone
+from noprop_dist.engines.core.events import ActorLost
 from noprop_dist.engines.core.failure_policy import CoordinatorLosses, back_off_seconds
 from noprop_dist.engines.core.round_queue import RoundQueue
 from noprop_dist.engines.core.run import Run
@@ -320,31 +320,28 @@ def failed_tasks_are_dropped(original):
     """A storage task that failed is not done again."""
 
     def failed(self, now):
-        self._keep([*self._tasks][1:])
         original(self, now)
+        self._keep([*self._tasks][1:])
 
     return failed
 
 
-@mutation(StorageThread, "_do")
+@mutation(StorageThread, "_flushed")
 def the_log_is_written_after_snapshots(original):
     """A snapshot is written before the records of the steps that lead to it."""
 
-    def do(self, task):
-        if not isinstance(task, c.WriteSnapshot):
-            return original(self, task)
-        began, complete = self._machine.monotonic(), self._checkpoints.add(task.snapshot)
-        return StorageDone(self._machine.monotonic() - began, complete, self._checkpoints.news())
+    def flushed(self):
+        return self._log_writer.submit(lambda: None)
 
-    return do
+    return flushed
 
 
 @mutation(CheckpointWriter, "add")
 def a_manifest_without_one_stage(original):
     """A checkpoint counts as complete while one of its snapshots is missing."""
 
-    def add(self, snapshot):
-        complete, step = original(self, snapshot), snapshot.step
+    def add(self, snapshot, entry=None):
+        complete, step = original(self, snapshot, entry), snapshot.step
         there = [self._entries[stage, step] for stage in self._names if (stage, step) in self._entries]
         if step in self._checkpoint_steps and len(there) == len(self._names) - 1:
             self._files.complete(there, self._blocks, self._changes)

@@ -187,7 +187,7 @@ class ScriptedRun(Simulation):
         assert over, "the run did not end"
         coordinator.process.die()
         self.world.run(lambda: False, self.world.now + 1.0)  # what it has left ends
-        self.records = self.directory.metrics_from(0)[0] if self.storage.holds_run else []
+        self.records = self.directory.metrics_from()[0] if self.storage.holds_run else []
         assert not self.outcome.violations, self.outcome.violations
         for error in (coordinator.process.error, coordinator.result):
             if isinstance(error, BaseException):
@@ -209,7 +209,7 @@ class ScriptedRun(Simulation):
         over = self.world.run(lambda: driver.result is not None, self.world.now + LONGEST_RUN_SECONDS)
         self._trains, self._script = False, []
         assert over, "the run did not end"
-        self.records = self.directory.metrics_from(0)[0]
+        self.records = self.directory.metrics_from()[0]
         return driver.result
 
     def took_over(self, taken):
