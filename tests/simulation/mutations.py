@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 from noprop_dist.engines.core import commands as c
 from noprop_dist.engines.core import recovery
-from noprop_dist.engines.core.actor_pool import ActorPool
+from noprop_dist.engines.core.actor_pool import ActorPool, Ready, Starting
 from noprop_dist.engines.core.assignment import Assignment, Load
 from noprop_dist.engines.core.dispatch import Dispatch
 from noprop_dist.engines.core.evaluations import Evaluations
@@ -119,7 +119,8 @@ def calls_of_the_lost_are_waited_for(original):
 
     def end(self, slot, state):
         slot.answers.clear()
-        self._outbox.append(c.KillActor(slot.process))
+        if isinstance(slot.state, Starting | Ready):
+            self._outbox.append(c.KillActor(slot.process))
         slot.state, slot.leaving = state, False
 
     return end
@@ -147,7 +148,7 @@ def a_loss_is_charged_twice(original):
         at_work = parts.pool.at_work_on(slot, lane)
         original(parts, slot, reason, cause, now, lane, constructor_raised)
         if at_work is not None:
-            parts.stages[at_work].failures += 1
+            parts.stages[at_work].losses[False] += 1
 
     return actor_lost
 
@@ -538,7 +539,7 @@ def a_stop_takes_no_snapshots(original):
 def an_evaluation_is_not_asked_for_again(original):
     """The checkpoint that the lost evaluator was at is forgotten."""
 
-    def evaluator_lost(self):
+    def evaluator_lost(self, by_cloud):
         self._under_way = None
         return []
 
@@ -549,8 +550,8 @@ def an_evaluation_is_not_asked_for_again(original):
 def an_evaluation_is_asked_for_twice_again(original):
     """The checkpoint that the lost evaluator was at is put into the queue where it is lost, and where it starts."""
 
-    def evaluator_lost(self):
-        step, left_out = self._under_way, original(self)
+    def evaluator_lost(self, by_cloud):
+        step, left_out = self._under_way, original(self, by_cloud)
         if step is not None and not left_out:
             self._waiting.appendleft(step)
         return left_out
