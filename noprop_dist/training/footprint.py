@@ -53,26 +53,37 @@ def worker_bytes(prints: Sequence[Footprint], lanes: int, *, on_gpu: bool) -> in
     return GPU_PROCESS_BYTES + state if on_gpu else PROCESS_BYTES + training_bytes(prints, lanes)
 
 
-def block_footprints(plan: RunPlan) -> dict[int, Footprint]:
-    """Of every block that is trained. Blocks of the same network are measured once: there may be thousands."""
+def block_footprints(plan: RunPlan, *, as_trained: bool = True) -> dict[int, Footprint]:
+    """Of every block that is trained. Blocks of the same network are measured once: there may be thousands.
+
+    Args:
+        plan: of the run.
+        as_trained: see `block_footprint`.
+    """
     measured: list[tuple[object, Footprint]] = []
     footprints = {}
     for t in plan.config.blocks.trained():
         settings = plan.config.blocks.network_of(t)
         known = next((each for network, each in measured if network == settings), None)
-        footprints[t] = known or block_footprint(plan, t)
+        footprints[t] = known or block_footprint(plan, t, as_trained=as_trained)
         if known is None:
             measured.append((settings, footprints[t]))
     return footprints
 
 
-def block_footprint(plan: RunPlan, block: int) -> Footprint:
+def block_footprint(plan: RunPlan, block: int, *, as_trained: bool = True) -> Footprint:
     """Build a block on the CPU and run one forward pass of a whole batch.
+
+    Args:
+        plan: of the run.
+        block: its number.
+        as_trained: whether the network does what it does in training; without it masks of dropout are not counted, and
+            nothing of a user's network is run that its check has not run.
 
     Raises:
         UserError: there is not enough memory for it.
     """
-    network = plan.block_network(block)
+    network = plan.block_network(block).train(as_trained)
     saved: dict[int, int] = {}
     training = plan.config.training
     batch = training.batch_size

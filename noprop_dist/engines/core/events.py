@@ -78,11 +78,13 @@ class ClusterSeen:
         resources: without those of leaving nodes.
         leaving_nodes: Ray's identifiers.
         own_node_leaves: whether the coordinator is on one of them.
+        notes: lines for people, each of which is told once.
     """
 
     resources: Resources
     leaving_nodes: frozenset[str]
     own_node_leaves: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,7 @@ class Run:
         self._error: str | None = None  # ends the run, once all that is here is written
         self._stopped_at: int | None = None
         self._ended = self._storage_is_slow = False
+        self._noted = set[str]()
         self._processors = dict[str, None]()
         """What block workers compute on, in the order in which they came."""
         self._workers = BlockWorkers(plan, self._parts, placement, now)
@@ -168,7 +169,9 @@ class Run:
                 self._stored(event, now)
             case StorageFailed(cause):
                 self._storage_failed(cause, now)
-            case ClusterSeen(resources, leaving_nodes, own_node_leaves):
+            case ClusterSeen(resources, leaving_nodes, own_node_leaves, notes):
+                self.journal.tell(*(note for note in notes if note not in self._noted))
+                self._noted.update(notes)
                 self._nodes_leave(leaving_nodes, now)
                 self._workers.fit(resources, now)
                 if own_node_leaves:

@@ -202,8 +202,9 @@ def cluster_answers(seconds: float) -> bool:
 
 def see_cluster() -> ClusterSeen:
     """What the cluster has now, and the nodes that are about to leave it."""
-    leaving = leaving_nodes()
-    return ClusterSeen(cluster_resources(), leaving, ray.get_runtime_context().get_node_id() in leaving)
+    leaving, resources = leaving_nodes(), cluster_resources()
+    own_node_leaves = ray.get_runtime_context().get_node_id() in leaving
+    return ClusterSeen(resources, leaving, own_node_leaves, growth.unmet() if resources.grows else ())
 
 
 def cause_of_loss(error: RayError) -> str:

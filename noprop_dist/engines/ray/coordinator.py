@@ -181,8 +181,9 @@ def _memory_asked(plan: RunPlan, placement: Placement, resources: Resources) -> 
     if not resources.node_memory_bytes:
         return 0
     most = max((len(place.blocks) for place in placement.workers), default=0) or 1
-    prints = sorted(block_footprints(plan).values(), key=lambda each: each.state + each.activations)[-most:]
-    wanted = worker_bytes(prints, placement.lanes, on_gpu=placement.on_gpu)
+    prints = block_footprints(plan, as_trained=False).values()
+    largest = sorted(prints, key=lambda each: each.state + each.activations)[-most:]
+    wanted = worker_bytes(largest, placement.lanes, on_gpu=placement.on_gpu)
     return wanted if resources.grows else min(wanted, int(resources.node_memory_bytes))
 
 

@@ -52,6 +52,24 @@ def _gpus_come(_address: str) -> bool:
         ray.kill(asking)
 
 
+def unmet() -> tuple[str, ...]:
+    """What the autoscaler says that it can start no machine for, as lines for people."""
+    try:
+        asked = {tuple(sorted(each.resources_bundle.items())) for each in _infeasible()}
+    except Exception:  # whatever Ray raises of a head that is busy; it is asked again
+        return ()
+    return tuple(
+        "the cluster's autoscaler can start no machine with "
+        f"{', '.join(f'{name} {amount:g}' for name, amount in bundle)}, which is asked for; a node type without "
+        "`memory` among its resources counts as one that has none"
+        for bundle in sorted(asked)
+    )
+
+
+def _infeasible() -> Any:
+    return _status().autoscaling_state.infeasible_resource_requests
+
+
 class _Nothing:
     """What asks for a GPU and does nothing with it."""
 
@@ -60,7 +78,7 @@ def _answer_to_a_request_for_gpus() -> bool:
     until = time.monotonic() + PROBE_SECONDS
     while time.monotonic() < until:
         state = _status().autoscaling_state
-        if any("GPU" in each.resources_bundle for each in state.infeasible_resource_requests):
+        if any("GPU" in each.resources_bundle for each in _infeasible()):
             return False
         coming = state.pending_instance_requests or state.pending_instances or _older_report().get("pending_launches")
         if coming or ray.cluster_resources().get("GPU"):
