@@ -47,6 +47,27 @@ NodeName=n2 NodeAddr=10.77.0.2 CPUs=8
 PartitionName=usual Nodes=ALL Default=YES PriorityTier=1 GraceTime=60 OverSubscribe=NO
 PartitionName=urgent Nodes=ALL PriorityTier=2 PreemptMode=OFF
 """
+LOGIN = """\
+mount --bind /srv/passwd /etc/passwd
+hostname login
+ip link set lo up
+ip link add br0 type bridge
+ip address add 10.77.0.254/24 dev br0
+ip link set br0 up
+"""
+NODE = """\
+mount -t tmpfs -o mode=1777 tmpfs /tmp
+mount -t tmpfs -o mode=1777 tmpfs /dev/shm
+mount --bind /srv/hosts-{name} /etc/hosts
+hostname {name}
+ip link set lo up
+ip address add {address}/24 dev eth0
+ip link set eth0 up
+"""
+MUNGED = """\
+cd /srv/munge
+munged --key-file=$PWD/key --socket=$PWD/socket --pid-file=$PWD/pid --log-file=$PWD/log --seed-file=$PWD/seed
+"""
 NAMESPACES = ["--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--mount-proc"]
 
 
@@ -77,9 +98,9 @@ class Machine:
 
     def run(self, script: str) -> str:
         """The output of a script of bash, as root."""
-        done = subprocess.run(
-            [*self.entered, "bash", "-euc", script], capture_output=True, text=True, timeout=60, check=False
-        )
+        env = {**os.environ, "SLURM_CONF": "/srv/slurm.conf"}
+        command = [*self.entered, "bash", "-euc", script]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -99,14 +120,13 @@ class SlurmCluster:
         self.folder = folder
         self._write_files()
         self.login = Machine()
-        self.login.run(_mounts(folder) + "mount --bind /srv/passwd /etc/passwd; hostname login; ip link set lo up; "
-                       "ip link add br0 type bridge; ip address add 10.77.0.254/24 dev br0; ip link set br0 up")  # fmt: skip
-        self.nodes = {name: self._node(name) for name in NODES}
-        self.login.run("munged --key-file=/srv/munge/key --socket=/srv/munge/socket --pid-file=/srv/munge/pid "
-                       "--log-file=/srv/munge/log --seed-file=/srv/munge/seed; export SLURM_CONF=/srv/slurm.conf; slurmctld")  # fmt: skip
+        self.login.run(_mounts(folder) + LOGIN)
+        self.nodes = {name: self._node(name, address) for name, address in NODES.items()}
+        self.login.run(MUNGED)
+        self.login.run("slurmctld")
         for node in self.nodes.values():
-            node.run("export SLURM_CONF=/srv/slurm.conf; slurmd -N $(hostname)")
-        self.wait(lambda: self.slurm("sinfo --Node --noheader --partition=usual --format=%T").split() == ["idle"] * 2, 60, "two idle nodes")
+            node.run("slurmd -N $(hostname)")
+        self.wait(self.is_free, 60, "two idle nodes")
 
     def slurm(self, command: str, user: str = "ada", **variables: str) -> str:
         """The output of a command of Slurm, given in the project's folder as some user."""
@@ -121,7 +141,19 @@ class SlurmCluster:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
+    def is_free(self) -> bool:
+        """Whether no node has anything to do."""
+        return self.slurm("sinfo --Node --noheader --partition=usual --format=%T").split() == ["idle"] * len(NODES)
+
+    def left_over(self) -> list[str]:
+        """Folders of Ray on the nodes, as NODE:PATH."""
+        found = {
+            name: node.run("shopt -s nullglob; echo /tmp/*ray* /tmp/noprop-*") for name, node in self.nodes.items()
+        }
+        return [f"{name}:{path}" for name, paths in found.items() for path in paths.split()]
+
     def wait(self, there, seconds, what):
+        """What a function returns, once that is true; it is asked twice a second."""
         deadline = time.monotonic() + seconds
         while not (found := there()):
             assert time.monotonic() < deadline, f"no {what} within {seconds} s"
@@ -147,18 +179,17 @@ class SlurmCluster:
         key.write_bytes(os.urandom(64))
         (self.folder / "project/launch").symlink_to(ROOT / "launch")
         (self.folder / "project/.venv").symlink_to(sys.prefix)
+        (self.folder / "project").chmod(0o1777)
 
-    def _node(self, name: str) -> Machine:
+    def _node(self, name: str, address: str) -> Machine:
+        # As Debian's installer writes it: a node's own name is an address that no other machine reaches.
+        others = "".join(f"{where} {other}\n" for other, where in NODES.items() if other != name)
+        (self.folder / f"hosts-{name}").write_text(f"127.0.0.1 localhost\n127.0.1.1 {name}\n{others}")
         node = Machine(self.login)
         link = ["nsenter", "--target", str(self.login.pid), "--net", "ip", "link"]
         subprocess.run([*link, "add", name, "type", "veth", "peer", "name", "eth0", "netns", str(node.pid)], check=True)
         subprocess.run([*link, "set", name, "up", "master", "br0"], check=True)
-        node.run(f"mount -t tmpfs tmpfs /tmp; mount -t tmpfs tmpfs /dev/shm; chmod 1777 /tmp /dev/shm; hostname {name}; "
-                 f"ip link set lo up; ip address add {NODES[name]}/24 dev eth0; ip link set eth0 up")  # fmt: skip
-        hosts = "".join(f"{address} {other}\n" for other, address in NODES.items() if other != name)
-        # As Debian's installer writes it: a node's own name is an address that no other machine reaches.
-        (self.folder / f"hosts-{name}").write_text(f"127.0.0.1 localhost\n127.0.1.1 {name}\n{hosts}")
-        node.run(f"mount --bind /srv/hosts-{name} /etc/hosts")
+        node.run(NODE.format(name=name, address=address))
         return node
 
 
