@@ -23,7 +23,7 @@ SETTINGS = """\
 ClusterName=test
 SlurmctldHost=login(10.77.0.254)
 AuthType=auth/munge
-AuthInfo=socket=/srv/munge/socket,cred_expire=10
+AuthInfo=socket=/srv/munge/socket,cred_expire=5
 SlurmUser=root
 StateSaveLocation=/srv/state
 SlurmdSpoolDir=/srv/spool-%n
@@ -35,7 +35,7 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 MpiDefault=none
 ReturnToService=2
-KillWait=15
+KillWait=30
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SlurmdParameters=config_overrides
