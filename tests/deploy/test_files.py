@@ -156,7 +156,7 @@ def test_scripts_are_executable_and_bash_understands_them(script):
 
 def test_the_slurm_script_gives_options_that_train_has():
     help_text = CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "200"}).output
-    for option in re.findall(r"noprop-dist train (.*) &", (ROOT / "launch/slurm.sbatch").read_text())[0].split():
+    for option in re.findall(r"noprop-dist train (.*)\)", (ROOT / "launch/slurm.sbatch").read_text())[0].split():
         if option.startswith("--"):
             assert option in help_text
 
