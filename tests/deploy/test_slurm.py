@@ -27,6 +27,14 @@ def cluster(tmp_path_factory):
         yield cluster
 
 
+@pytest.fixture(autouse=True)
+def ended(cluster):
+    """No test finds the jobs of one that has failed."""
+    yield
+    cluster.login.run("scancel --user=ada; scancel --user=ben")
+    cluster.wait(cluster.is_free, 90, "free nodes")
+
+
 @pytest.fixture(scope="module")
 def undisturbed(sequential):
     """Fingerprints of the same run in one process."""
