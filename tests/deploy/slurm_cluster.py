@@ -2,6 +2,7 @@
 
 A node is a set of namespaces: an address, a host name, /etc/hosts, /tmp, /dev/shm and processes of its own. All of it
 is gone with the process that started it, and nothing of this machine is changed. Needs root and Debian's `slurm-wlm`.
+The file system that they share is a folder of this machine, which they see as /srv.
 """
 
 import os
@@ -17,8 +18,6 @@ ROOT = Path(__file__).parents[2]
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "unshare", "nsenter", "setpriv", "ip")
 NODES = {"n1": "10.77.0.1", "n2": "10.77.0.2"}
 USERS = {"ada": 61001, "ben": 61002}
-SHARED = Path("/srv")
-"""Where the nodes see the cluster's folder, their shared file system."""
 SETTINGS = """\
 ClusterName=test
 SlurmctldHost=login(10.77.0.254)
@@ -76,7 +75,8 @@ def why_not() -> str | None:
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
     if missing:
         return f"{', '.join(missing)} not found: Debian's slurm-wlm is not installed"
-    return None if os.geteuid() == 0 else "namespaces for the nodes of a Slurm cluster need root"
+    tried = subprocess.run(["unshare", *NAMESPACES, "true"], capture_output=True, text=True, check=False)
+    return None if tried.returncode == 0 else f"the nodes' namespaces need root: {tried.stderr.strip()}"
 
 
 class Machine:
