@@ -4,14 +4,18 @@ import os
 import re
 import stat
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from ray._private import ray_constants
+from ray.dashboard.http_server_agent import PUBLIC_EXACT_PATHS
 from typer.testing import CliRunner
 
+from noprop_dist import __version__
 from noprop_dist.cli.app import app
 from noprop_dist.config.layers import load_config
 
@@ -33,6 +37,70 @@ def test_every_ray_container_has_the_token_quick_health_checks_and_a_store_that_
         assert service["shm_size"] == "${NOPROP_SHM:-2gb}"
         assert "results:/results" in service["volumes"]
     assert "--object-store-memory=${NOPROP_STORE_BYTES:-1000000000}" in SERVICES["head"]["command"]
+
+
+def test_ray_finds_the_token_where_compose_puts_the_secret():
+    (secret,) = COMPOSE["secrets"]
+    assert SERVICES["head"]["environment"]["RAY_AUTH_TOKEN_PATH"] == f"/run/secrets/{secret}"
+    assert COMPOSE["secrets"][secret]["file"] == "./deploy/secrets/ray_token", "what make-token makes"
+
+
+def test_the_image_has_the_tag_of_this_version():
+    image = f"${{NOPROP_IMAGE:-noprop-dist}}:${{NOPROP_VERSION:-{__version__}}}"
+    assert {SERVICES[name]["image"] for name in ("head", "worker", "worker-gpu", "train")} == {image}
+
+
+def test_training_starts_once_rays_agent_says_that_the_head_is_alive():
+    assert SERVICES["train"]["depends_on"]["head"] == {"condition": "service_healthy"}
+    asked = re.findall(r"http://127.0.0.1:(\d+)(/\S+)\"", str(SERVICES["head"]["healthcheck"]["test"]))
+    (agent_port, agent_path), (server_port, _) = asked
+    assert int(agent_port) == ray_constants.DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
+    assert agent_path in PUBLIC_EXACT_PATHS, "it is answered without a token"
+    assert f":{server_port}" in " ".join(SERVICES["train"]["command"])
+
+
+def test_up_goes_on_with_the_run_of_that_name():
+    train = SERVICES["train"]
+    assert "train --or-resume" in train["command"][-1]
+    assert train["environment"]["NOPROP_RUN"] == "${NOPROP_RUN:-digits}", "the same on every day"
+    assert train["restart"].startswith("on-failure:")
+
+
+def test_prometheus_asks_every_service_that_runs_ray():
+    jobs = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())["scrape_configs"]
+    (asked,) = (config["dns_sd_configs"][0]["names"] for config in jobs if config["job_name"] == "ray")
+    assert set(asked) == {name for name, service in SERVICES.items() if "ray-node" in str(service.get("command"))}
+
+
+DYING_RAY = """#!/usr/bin/env -S {python} -W ignore
+import logging, sys
+from types import SimpleNamespace
+from ray.scripts.scripts import _log_unexpected_subprocess_exit_details as log
+print("options", *sys.argv[1:])
+log([("raylet", SimpleNamespace(returncode=1))], "{logs}", logging.getLogger("exits"))
+sys.exit(3)
+"""
+RAYLET_ERR = """[2026-11-26 19:01:27,692 C 27 27] (raylet) node_manager.cc:524: GCS returned an authentication error.
+*** StackTrace Information ***
+/ray/core/src/ray/raylet/raylet(+0xff770a) [0x560e5163770a] ray::operator<<()
+[state-dump] - local objects map size: 4
+[2026-11-26 19:01:27,000 I 27 27] (raylet) main.cc:1: a thing of no interest
+"""
+
+
+def test_a_node_shows_why_a_process_of_ray_died_and_not_its_native_stack(tmp_path):
+    (tmp_path / "raylet.err").write_text(RAYLET_ERR)
+    ray = tmp_path / "ray"
+    ray.write_text(DYING_RAY.format(python=sys.executable, logs=tmp_path))
+    ray.chmod(0o755)
+    search = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = [DEPLOY / "ray-node", "--head"]
+    done = subprocess.run(command, env={**os.environ, **search}, capture_output=True, text=True, check=False)
+    assert done.returncode == 3, "the container ends as Ray does"
+    assert "options start --block" in done.stdout
+    assert "GCS returned an authentication error" in done.stdout
+    for noise in ("StackTrace", "raylet(+0x", "state-dump", "no interest"):
+        assert noise not in done.stdout
 
 
 def test_no_port_is_open_to_other_machines():
@@ -103,6 +171,19 @@ def test_every_package_is_pinned_within_its_bounds():
     wanted = [each for each in map(Requirement, lines) if each.name != project["name"]]
     # `launch/versions pin` writes those that are not.
     assert [str(each) for each in wanted if not each.specifier.contains(PINNED.get(each.name.lower(), "0"))] == []
+
+
+def test_the_layers_of_the_image_install_pins_and_what_the_project_needs(tmp_path):
+    stage = (DEPLOY / "Dockerfile").read_text().split("\nFROM")[1]
+    command = re.search(r"^RUN (.*?[^\\])\n", stage, re.MULTILINE | re.DOTALL)[1]
+    for name in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    subprocess.run(["bash", "-c", command.replace("python", sys.executable)], cwd=tmp_path, check=True)
+    names = [line.split("==")[0] for line in (tmp_path / "torch.txt").read_text().splitlines()]
+    assert names == ["numpy", "pillow", "torch", "torchvision"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    needed = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
+    assert (tmp_path / "packages.txt").read_text().split() == needed
 
 
 def test_the_image_gets_every_file_that_it_copies():
