@@ -136,7 +136,7 @@ class MetricsExporter:
         self._had_coordinator = True
 
     def _lost(self, record: WorkerLost) -> None:
-        """Count the loss of a worker once: until Ray has noticed that a node is gone, it starts the next process there."""
+        """Count a loss once: until Ray has noticed that a node is gone, it starts the next process there, too."""
         if record.worker not in self._missing:
             self._missing.add(record.worker)
             self._families.restarts.labels(self._run, record.worker, record.reason).inc()
