@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from ray.autoscaler._private.kuberay.utils import parse_quantity
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
 from ray.autoscaler.v2.utils import ResourceRequestUtil
-from ray.scripts.scripts import start
+from ray.scripts.scripts import cli, start
 
 from noprop_dist import __version__
 from noprop_dist.config.layers import load_config
@@ -44,8 +45,8 @@ def limit(group, resource):
     return int(parse_quantity(container(group)["resources"]["limits"].get(resource, "0")))
 
 
-def start_options(group):
-    """What Ray's own parser makes of the command line that KubeRay builds (`generateRayStartCommand` of its pod.go)."""
+def start_line(group):
+    """The options of `ray start` as KubeRay puts them together (`generateRayStartCommand` of its pod.go)."""
     given = dict(group["rayStartParams"]) | {"block": "true", "dashboard-agent-listen-port": "52365"}
     given.setdefault("metrics-export-port", "8080")
     if group is HEAD:
@@ -56,8 +57,13 @@ def start_options(group):
         if limit(group, resource):
             given.setdefault(name, str(limit(group, resource)))
     flags = (f"--{name}" if value == "true" else f"--{name}={value}" for name, value in sorted(given.items()))
-    line = " ".join([*(["--head"] if group is HEAD else []), *flags])
-    words = subprocess.run(["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, text=True, check=True).stdout
+    return " ".join([*(["--head"] if group is HEAD else []), *flags])
+
+
+def start_options(group):
+    """What Ray's own parser makes of them, after the shell."""
+    command = ["bash", "-c", f"printf '%s\\0' {start_line(group)}"]
+    words = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return start.make_context("ray start", words.rstrip("\0").split("\0")).params
 
 
@@ -138,6 +144,14 @@ def test_pods_keep_to_the_pod_security_standard_restricted(securing_pod, securin
     assert securing_pod["runAsUser"] == 1000, "the image's user"
     assert securing_pod["seccompProfile"] == {"type": "RuntimeDefault"}
     assert securing_container == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+
+
+def test_the_notice_of_a_pod_that_ends_is_a_command_of_rays_within_the_grace():
+    script = container(GPU)["lifecycle"]["preStop"]["exec"]["command"][-1]
+    _, name, *options = shlex.split(script.partition("&&")[0])
+    notice = cli.commands[name].make_context(name, options).params
+    assert notice["reason"] == "DRAIN_NODE_REASON_PREEMPTION"
+    assert notice["deadline_remaining_seconds"] < pod(GPU)["terminationGracePeriodSeconds"]
 
 
 def test_images_are_of_this_version_and_are_not_pulled_where_they_are():
