@@ -59,6 +59,7 @@ class MetricsExporter:
         self._families = Families(self._registry)
         self._describe(plan)
         self._had_coordinator, self._trains = False, False
+        self._missing: set[str] = set()
         self._counted: dict[Stage, int] = {}
         self._last_turn = time.monotonic()
         self._endpoint = Endpoint(self._registry, settings.host, settings.port, self._healthy, lambda: self._trains)
@@ -96,7 +97,7 @@ class MetricsExporter:
                 families.recovery_seconds.labels(*labels).observe(record.seconds)
                 families.replayed.labels(*labels).inc(max(0, record.replayed_steps))
             case WorkerLost():
-                families.restarts.labels(self._run, record.worker, record.reason).inc()
+                self._lost(record)
             case WorkerReady():
                 self._started(record.worker)
             case StageFailed():
@@ -124,6 +125,7 @@ class MetricsExporter:
 
     def _started(self, worker: str) -> None:
         restarts = self._families.restarts
+        self._missing.discard(worker)
         if worker != "coordinator":
             for reason in ("died", "hung"):
                 restarts.labels(self._run, worker, reason)
@@ -132,6 +134,12 @@ class MetricsExporter:
         if self._had_coordinator:
             resumed.inc()
         self._had_coordinator = True
+
+    def _lost(self, record: WorkerLost) -> None:
+        """Count a loss once: until Ray has noticed that a node is gone, it starts the next process there, too."""
+        if record.worker not in self._missing:
+            self._missing.add(record.worker)
+            self._families.restarts.labels(self._run, record.worker, record.reason).inc()
 
     def _round(self, record: RoundDone) -> None:
         families, labels = self._families, self._labels(record.stage)

@@ -65,7 +65,11 @@ class Families:
             WAIT_SECONDS,
         )
         self.memory = gauge("worker_peak_memory_bytes", "Most memory that a worker has used.", ("run", "worker"))
-        self.restarts = counter("restarts", "Actors that were lost and started again.", ("run", "worker", "cause"))
+        self.restarts = counter(
+            "restarts",
+            "Actors that were lost and started again; a process that is lost before it was ready is not counted again.",
+            ("run", "worker", "cause"),
+        )
         self.recovery_seconds = histogram("recovery_seconds", "From a loss to training again.", WAIT_SECONDS)
         self.failures = counter("failures", "Blocks that were stopped for good.", ("run", "block", "cause"))
         self.snapshots = histogram("snapshot_seconds", "Seconds to write a snapshot.", WAIT_SECONDS)

@@ -7,6 +7,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -226,6 +227,21 @@ def test_the_reference_has_every_metric_and_dashboard_and_rules_ask_for_no_other
     parts = re.compile("_(sum|count|bucket)$")
     assert documented == exported
     assert {parts.sub("", name) for name in asked_for} <= exported
+
+
+def test_a_worker_that_is_started_on_the_node_that_is_gone_is_counted_once(export):
+    exporter, lost = export(), partial(WorkerLost, worker="block worker 1")
+    for record in (
+        ready("block worker 1"),
+        lost(incarnation=1, cause="Socket closed"),
+        lost(incarnation=2, cause="its node has died"),
+        ready("block worker 1"),
+    ):
+        exporter.record(record)
+    found = scrape(exporter)
+    assert found["noprop_restarts_total", ("cause", "died"), RUN, ("worker", "block worker 1")] == 1
+    exporter.record(lost(incarnation=3, cause="killed"))
+    assert scrape(exporter)["noprop_restarts_total", ("cause", "died"), RUN, ("worker", "block worker 1")] == 2
 
 
 def test_nothing_of_the_machine_is_shown(export, monkeypatch):
