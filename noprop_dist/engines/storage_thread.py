@@ -101,7 +101,7 @@ class StorageThread:
         match task:
             case WriteSnapshot(snapshot):
                 entry, seconds = saved
-                complete = self._checkpoints.add(snapshot, entry)
+                complete = self._checkpoints.add(snapshot, entry, alone=len(self._savers) == 1)
             case Prune(up_to, best):
                 self._checkpoints.prune(up_to, best)
             case EndAt(step, best):

@@ -62,6 +62,8 @@ class CheckpointWriter:
         self._saved: dict[Stage, list[int]] = {stage: [] for stage in stages}
         self._entries: dict[tuple[Stage, int], SnapshotEntry] = {}
         self._complete: list[int] = []
+        self._emptied: set[int] = set()
+        """Steps of which a stage has deleted its snapshot; once none is left, their folders can go."""
         self._given_up: set[Stage] = set()
         self._spacing = 1
         self._news: list[str] = []
@@ -167,12 +169,13 @@ class CheckpointWriter:
         sources = {path: source.sha256 for path, source in self._sources.get(snapshot.stage, {}).items()}
         return self._files.save(snapshot, self._blocks, {**self._software, **sources})
 
-    def add(self, snapshot: Snapshot, entry: SnapshotEntry | None = None) -> bool:
+    def add(self, snapshot: Snapshot, entry: SnapshotEntry | None = None, *, alone: bool = True) -> bool:
         """Take in a snapshot. Return True if it completed its checkpoint.
 
         Args:
             snapshot: to take in.
             entry: what `save` made of it; None writes it here.
+            alone: whether no other snapshot is being written meanwhile.
 
         Raises:
             OSError: something cannot be written; the same call may be made again.
@@ -184,6 +187,8 @@ class CheckpointWriter:
             insort(saved, step)
         if step not in self._checkpoint_steps or any(step not in other for other in self._saved.values()):
             self._delete_superseded(stage)
+            if alone:
+                self._delete_emptied()
             return False
         try:
             self._complete_checkpoint(step)
@@ -221,6 +226,7 @@ class CheckpointWriter:
             self._left_behind.remove(step)
         for stage in self._names:
             self._delete_superseded(stage)
+        self._delete_emptied()
 
     def end_at(self, step: int, best: Collection[int]) -> None:
         """Let the complete checkpoint of `step` be the last: delete all that came after it, then what is not best.
@@ -298,8 +304,14 @@ class CheckpointWriter:
                 self._files.delete_snapshot(step, self._names[stage])
                 saved.remove(step)
                 self._entries.pop((stage, step), None)
-                if not any(step in other for other in self._saved.values()):
-                    self._files.delete_step(step)
+                self._emptied.add(step)
+
+    def _delete_emptied(self) -> None:
+        """Delete folders that hold no snapshot any more. No snapshot may be under way: it might be for one of them."""
+        for step in sorted(self._emptied):
+            if not any(step in saved for saved in self._saved.values()):
+                self._files.delete_step(step)
+            self._emptied.discard(step)
 
     def _wanted(self, stage: Stage) -> set[int]:
         """The steps of a stage that are checkpoints, and those that wait for other stages to become checkpoints.

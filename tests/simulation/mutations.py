@@ -341,8 +341,8 @@ def the_log_is_written_after_snapshots(original):
 def a_manifest_without_one_stage(original):
     """A checkpoint counts as complete while one of its snapshots is missing."""
 
-    def add(self, snapshot, entry=None):
-        complete, step = original(self, snapshot, entry), snapshot.step
+    def add(self, snapshot, entry=None, **options):
+        complete, step = original(self, snapshot, entry, **options), snapshot.step
         there = [self._entries[stage, step] for stage in self._names if (stage, step) in self._entries]
         if step in self._checkpoint_steps and len(there) == len(self._names) - 1:
             self._files.complete(there, self._blocks, self._changes)
