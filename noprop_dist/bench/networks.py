@@ -40,14 +40,33 @@ class SleepingNetwork(SmallConvNetwork):
         input_shape: (C, H, W).
         classes: m.
         embedding_dim: d.
+        counter: path of a file to which every training step appends a byte; None for no file.
     """
 
-    def __init__(self, seconds: float, input_shape: tuple[int, ...], classes: int, embedding_dim: int) -> None:
+    def __init__(
+        self, seconds: float, input_shape: tuple[int, ...], classes: int, embedding_dim: int, counter: str | None = None
+    ) -> None:
         super().__init__(Shapes(input_shape, classes, embedding_dim))
         self._seconds = seconds
+        self._counter = counter
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """(x (B, C, H, W), z (B, d)) → logits (B, m)."""
         if self.training:
             time.sleep(self._seconds)
+            if self._counter is not None:
+                with Path(self._counter).open("ab", buffering=0) as file:
+                    file.write(b".")
         return super().forward(x, z)
+
+
+def sleeping(seconds: float, counter: Path | None = None) -> str:
+    """The setting of `SleepingNetwork` for all blocks."""
+    counted = f", counter: '{counter}'" if counter else ""
+    path = f"{__name__}:{SleepingNetwork.__name__}"
+    return f"blocks.network={{kind: custom, path: '{path}', arguments: {{seconds: {seconds}{counted}}}}}"
+
+
+def counted_steps(counter: Path) -> int:
+    """Training steps of all blocks that were done, those included that were done again after a loss."""
+    return counter.stat().st_size

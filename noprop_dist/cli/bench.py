@@ -193,6 +193,39 @@ def faults(
 
 
 @bench_app.command()
+def elastic(
+    seconds: Annotated[float, typer.Option(help="Of each of the first two phases.", min=20)] = 60,
+    set_: Set = None,
+    plot: Plot = None,
+    as_json: Json = False,
+) -> None:
+    """Train ten blocks on 0 → 10 → 3 → 10 devices: Ray's autoscaler starts them, a made-up cloud takes them away.
+
+    A device is a node of one core on this machine, and blocks sleep for most of a step. Says how many devices trained
+    of those for which there was work, how long the first step took, and whether the bits are those of the sequential
+    engine. It runs in process and network namespaces of its own, made by `unshare` of util-linux.
+    """
+    from noprop_dist.bench.elastic import bench_elastic, elastic_figure
+    from noprop_dist.bench.namespaces import in_namespaces
+
+    check_plot(plot)
+    with _folder("elastic") as folder:
+        measured = in_namespaces(bench_elastic, progress.print, seconds, None, set_ or [], folder)
+    rows, total = measured.rows(), measured.total
+    further = {
+        "seconds_to_first_step": measured.first_step - measured.begun,
+        "share": total.share,
+        "device_seconds": {"there": total.there, "wanted": total.wanted, "training": total.training},
+        "start_up_device_seconds": measured.start_up,
+        "charged": measured.charged,
+        "steps_done_twice": measured.replayed,
+        "equal_fingerprints": measured.equal,
+    }
+    show_rows("devices of ten blocks (means)", rows, as_json, *measured.lines(), **further)
+    draw(plot, elastic_figure, measured)
+
+
+@bench_app.command()
 def simulate(
     context: typer.Context,
     *,
