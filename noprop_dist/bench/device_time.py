@@ -109,13 +109,14 @@ def training_of(records: Sequence[Record]) -> dict[str, list[tuple[float, float]
     return found
 
 
-def start_up_seconds(samples: Sequence[Sample], records: Sequence[Record]) -> float:
-    """Device seconds from a node's coming until it first trained, over all nodes that trained."""
+def start_up_seconds(samples: Sequence[Sample], records: Sequence[Record], since: float) -> float:
+    """Device seconds from a node's coming until it first trained, over the nodes that came after a time and trained."""
     came: dict[str, float] = {}
     for sample in samples:
         for node in sample.nodes:
             came.setdefault(node, sample.time)
-    return sum(max(0.0, busy[0][0] - came[node]) for node, busy in training_of(records).items() if node in came)
+    first = {node: busy[0][0] for node, busy in training_of(records).items() if came.get(node, since) > since}
+    return sum(max(0.0, begun - came[node]) for node, begun in first.items())
 
 
 def first_step(records: Sequence[Record]) -> float:
@@ -126,6 +127,15 @@ def first_step(records: Sequence[Record]) -> float:
 def last_step(records: Sequence[Record]) -> float:
     """When the last step of any block was done, Unix seconds."""
     return max(each.time for each in _block_rounds(records))
+
+
+def smoothed(found: Sequence[Span]) -> list[float]:
+    """Devices that trained in each span: means over about a second."""
+    means = []
+    for index in range(len(found)):
+        near = found[max(0, index - 2) : index + 3]
+        means.append(sum(span.training for span in near) / sum(span.seconds for span in near))
+    return means
 
 
 def _block_rounds(records: Sequence[Record]) -> list[RoundDone]:

@@ -20,6 +20,7 @@ from noprop_dist.bench.device_time import (
     device_seconds,
     first_step,
     last_step,
+    smoothed,
     spans,
     start_up_seconds,
     training_of,
@@ -159,7 +160,7 @@ def bench_elastic(seconds: float, steps: int | None, settings: Sequence[str], fo
     return Elastic(
         *(begun, few, many, _first_node(samples), first_step(records), last_step(records), empty),
         spans(samples, records, BLOCKS, steps),
-        start_up_seconds(samples, records),
+        start_up_seconds(samples, records, begun),
         sum(costs_budget(each) for each in run.records(WorkerLost)),
         counted_steps(counter) - BLOCKS * steps,
         fingerprints(run.directory) == expected,
@@ -222,7 +223,7 @@ def elastic_figure(measured: Elastic) -> Figure:
     times = [span.time - measured.begun for span in measured.spans]
     axes.step(times, [span.there for span in measured.spans], where="post", color="grey", label="there")
     axes.step(times, [span.wanted for span in measured.spans], where="post", linestyle=":", label="with work to do")
-    axes.fill_between(times, _smooth(measured.spans), step="post", alpha=0.5, label="training")
+    axes.fill_between(times, smoothed(measured.spans), step="post", alpha=0.5, label="training")
     for moment, what in ((measured.few, f"cloud has {FEW}"), (measured.many, f"cloud has {BLOCKS}")):
         axes.axvline(moment - measured.begun, color="black", linewidth=0.8)
         axes.annotate(what, (moment - measured.begun, BLOCKS + 0.3), fontsize="small")
@@ -234,12 +235,3 @@ def elastic_figure(measured: Elastic) -> Figure:
     axes.legend(loc="lower right")
     axes.grid(alpha=0.25)
     return figure
-
-
-def _smooth(found: Sequence[Span], over: int = 5) -> list[float]:
-    """Devices that trained: means over a second."""
-    means = []
-    for index in range(len(found)):
-        near = found[max(0, index - over // 2) : index + over // 2 + 1]
-        means.append(sum(span.training for span in near) / sum(span.seconds for span in near))
-    return means

@@ -48,33 +48,25 @@ def in_namespaces(measure: Callable[..., Result], say: Say, *arguments: Any) -> 
             "`unshare --pid --net --mount-proc` of util-linux does not work here: run it as root, or allow it"
         )
     with tempfile.TemporaryDirectory(prefix="noprop-dist-") as folder:
-        call, result = Path(folder) / "call", Path(folder) / "result"
+        call, result, errors = (Path(folder) / name for name in ("call", "result", "errors"))
         call.write_bytes(pickle.dumps((measure, arguments)))
         # A shell is the first process, because that one has to wait for the orphans of all others.
-        command = [
-            *_unshare(),
-            "sh",
-            "-c",
-            '"$@"; exit $?',
-            "sh",
-            sys.executable,
-            "-m",
-            __name__,
-            str(call),
-            str(result),
-        ]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        command = [*_unshare(), "sh", "-c", '"$@"; exit $?', "sh", sys.executable, "-m", __name__]
+        with errors.open("w") as stderr:
+            process = subprocess.Popen([*command, call, result], stdout=subprocess.PIPE, stderr=stderr, text=True)
         try:
             assert process.stdout is not None
             for line in process.stdout:
                 say(line.rstrip("\n"))
-            _, errors = process.communicate()
+            process.wait()
         finally:
             process.kill()  # and with it, by --kill-child, all that it started
-        if process.returncode != 0:
-            raise TrainingError(errors.strip().rpartition("\n")[2] or f"it ended with code {process.returncode}")
-        outcome: Result = pickle.loads(result.read_bytes())
-        return outcome
+        if not result.exists():
+            raise TrainingError(f"the benchmark ended with code {process.returncode}: {errors.read_text()[-2000:]}")
+        outcome: Result | UserError | TrainingError = pickle.loads(result.read_bytes())
+    if isinstance(outcome, UserError | TrainingError):
+        raise outcome
+    return outcome
 
 
 def _unshare() -> list[str]:
@@ -94,7 +86,11 @@ def _main(call: Path, result: Path) -> None:
     _loopback_up()
     use_token_if_there_is_one()
     measure, arguments = pickle.loads(call.read_bytes())
-    result.write_bytes(pickle.dumps(measure(*arguments, _tell)))
+    try:
+        outcome = measure(*arguments, _tell)
+    except (UserError, TrainingError) as error:
+        outcome = error
+    result.write_bytes(pickle.dumps(outcome))
 
 
 def _tell(line: str) -> None:

@@ -226,6 +226,31 @@ def elastic(
 
 
 @bench_app.command()
+def preemptions(
+    count: Annotated[int, typer.Option(help="Nodes to preempt.", min=1)] = 200,
+    seed: Annotated[int, typer.Option(help="Of which nodes, and in which order.")] = 0,
+    every: Annotated[float, typer.Option(help="Seconds from one to the next.", min=5)] = 6,
+    steps: Annotated[int, typer.Option(help="Of every block in each run.", min=200)] = 3000,
+    set_: Set = None,
+    plot: Plot = None,
+    as_json: Json = False,
+) -> None:
+    """Preempt nodes of a run of ten blocks, with a notice of four seconds and without; each is replaced by a new one.
+
+    A node is one device of one core on this machine, and blocks sleep for most of a step. Victims hold a block worker,
+    the classifier worker, the evaluator or the coordinator. Says what that costs: failure budget (engine.max_failures
+    is 0), steps, and wall time against an undisturbed run; and compares every bit.
+    """
+    from noprop_dist.bench.preemptions import bench_preemptions, preemptions_figure, summary
+
+    check_plot(plot)
+    with _folder("preemptions") as folder:
+        done = bench_preemptions(count, seed, every, steps, set_ or [], folder, progress.print)
+    show_rows(f"nodes preempted every {every:g} s, seed {seed}", summary(done), as_json, seed=seed, every=every)
+    draw(plot, preemptions_figure, done)
+
+
+@bench_app.command()
 def simulate(
     context: typer.Context,
     *,

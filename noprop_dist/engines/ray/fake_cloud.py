@@ -62,7 +62,7 @@ class FakeCloud(ClusterNodes):
         config.write_text(json.dumps(_autoscaling(self._capacity_file, resources)))
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", f"--autoscaling-config={config}"]
         command += ["--num-cpus=0", f"--object-store-memory={STORE_BYTES}", "--include-dashboard=false"]
-        command += ["--node-ip-address=127.0.0.1", "--disable-usage-stats"]
+        command += ["--node-ip-address=127.0.0.1", "--disable-usage-stats", f"--temp-dir={folder / 'ray'}"]
         env = os.environ | {
             "RAY_FAKE_CLUSTER": "1",
             "RAY_enable_autoscaler_v2": "1",
