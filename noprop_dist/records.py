@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, Union, cast, get_args, get_origin, ge
 
 from noprop_dist.stages import EMBEDDING, Stage, StageKind
 
-LossReason = Literal["died", "hung", "node_leaving", "not_started"]
+LossReason = Literal["died", "hung", "node_leaving", "node_died", "out_of_memory", "not_started"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,9 @@ class WorkerReady:
         node_id: Ray's identifier of the node.
         pid: of the process.
         device: that it computes on, "cpu" or "cuda:0".
+        processor: what it computes with: a GPU's name, or a CPU's architecture and instructions.
         replica_pids: of the other processes that train the same blocks, if a block has several.
+        replica_node_ids: their nodes.
         time: Unix seconds.
     """
 
@@ -40,7 +42,9 @@ class WorkerReady:
     node_id: str
     pid: int
     device: str
+    processor: str = ""
     replica_pids: tuple[int, ...] = ()
+    replica_node_ids: tuple[str, ...] = ()
     time: float = 0.0
 
 
@@ -319,6 +323,8 @@ ALLOWED = {
     kind: {name: _classes(hint) for name, hint in get_type_hints(each).items() if name in FIELDS[kind]}
     for kind, each in TYPES.items()
 }
+OF_TEXTS = {name for each in TYPES.values() for name, hint in get_type_hints(each).items() if hint == tuple[str, ...]}
+"""Fields that hold several texts."""
 
 
 def to_line(record: Record) -> str:
@@ -381,10 +387,15 @@ def _check_types(record: Record) -> None:
             continue  # most are, and there are millions of lines
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
             raise TypeError(f"{name} is {value!r}")
-        if not all(map(_is_number, value if isinstance(value, tuple) else (value,) if isinstance(value, int) else ())):
-            raise TypeError(f"{name} holds what is no number, or a larger one than any run has")
+        parts = value if isinstance(value, tuple) else (value,) if isinstance(value, int) else ()
+        if not all(map(_is_text if name in OF_TEXTS else _is_number, parts)):
+            raise TypeError(f"{name} holds what is not allowed there, or a larger number than any run has")
     if isinstance(record, RoundDone | EmbeddingUpdated) and not 0 < record.steps == record.step - record.first_step:
         raise TypeError(f"{record.steps} steps from {record.first_step} to {record.step}")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _is_number(value: object) -> bool:

@@ -41,7 +41,7 @@ def presets() -> str:
 def _sections_within(prefix: str, section: Section, heading: str) -> Iterator[str]:
     """Text and table of each section within a section, and of those within them."""
     for name, field in section.model_fields.items():
-        inner = _sections(field.annotation)
+        inner = _sections_of(field)
         by_number = _is_by_number(field)
         if by_number and len(inner) > 1:
             continue  # the same kinds as another field has
@@ -71,7 +71,7 @@ def _table(prefix: str, section: Section, *, is_choice: bool = False) -> Iterato
 
 
 def _row(key: str, field: FieldInfo, schema: Mapping[str, Any], *, is_anchor: bool) -> Row | None:
-    inner, by_number = _sections(field.annotation), _is_by_number(field)
+    inner, by_number = _sections_of(field), _is_by_number(field)
     is_off = field.default is None
     if len(inner) == 1 and not by_number and not is_off:
         return None  # a section of its own
@@ -96,6 +96,11 @@ def _anchored(key: str) -> str:
     return f'<span id="{key}">`{key}`</span>'
 
 
+def _sections_of(field: FieldInfo) -> list[Section]:
+    """The sections that a field may hold. One that is marked is a single setting, whatever its value is made of."""
+    return [] if any(isinstance(mark, Mark) for mark in field.metadata) else _sections(field.annotation)
+
+
 def _sections(annotation: Any) -> list[Section]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
@@ -103,7 +108,7 @@ def _sections(annotation: Any) -> list[Section]:
 
 
 def _is_by_number(field: FieldInfo) -> bool:
-    return getattr(field.annotation, "__origin__", None) is dict and bool(_sections(field.annotation))
+    return getattr(field.annotation, "__origin__", None) is dict and bool(_sections_of(field))
 
 
 def _text(section: Section) -> str:
@@ -115,6 +120,8 @@ def _type(schema: Mapping[str, Any]) -> str:
     """In words: `integer ≥ 1, < 2³¹`."""
     if "anyOf" in schema:
         return " or ".join(dict.fromkeys(map(_type, schema["anyOf"])))
+    if "$ref" in schema:
+        return "mapping"
     if "const" in schema or "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
     if schema["type"] == "array":

@@ -16,6 +16,7 @@ from noprop_dist.inference.score import best_steps, last_step_of
 from noprop_dist.records import Evaluated, ObjectiveMeasured, Record, RoundDone, StageFailed
 from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import Stage
+from noprop_dist.storage.metrics_files import Place
 from noprop_dist.storage.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -82,18 +83,18 @@ class Result:
         return RunDirectory(self._root or self.path)
 
     @cached_property
-    def _read(self) -> dict[int, Sequence[Record]]:
-        """The records that were read last, by the size of their file."""
+    def _read(self) -> dict[Place, Sequence[Record]]:
+        """The records that were read last, by the place behind them."""
         return {}
 
     @property
     def _records(self) -> Sequence[Record]:
         directory = self._directory
-        size = directory.metrics_size()
-        if size not in self._read:
+        end = directory.metrics_end()
+        if end not in self._read:
             self._read.clear()
-            self._read[size] = directory.metrics()
-        return self._read[size]
+            self._read[end] = directory.metrics()
+        return self._read[end]
 
     @property
     def _measured(self) -> list[dict[str, float]]:

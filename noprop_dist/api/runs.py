@@ -20,7 +20,7 @@ from noprop_dist.data.inputs import Keep, MappedInputs
 from noprop_dist.data.load import load_data
 from noprop_dist.data.packed import pack as pack_data
 from noprop_dist.engines.core.drawing import Drawing, who_draws
-from noprop_dist.engines.core.placement import Placement
+from noprop_dist.engines.core.placement import Placement, WorkerPlace
 from noprop_dist.errors import UserError
 from noprop_dist.files import local_path
 from noprop_dist.models.custom import NetworkFactory
@@ -34,7 +34,7 @@ from noprop_dist.storage.merge import merge_runs
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.torch_state import ALL_CORES, as_in_a_new_process
 from noprop_dist.training.fine_tuning import read_source
-from noprop_dist.training.footprint import Footprint, block_footprints
+from noprop_dist.training.footprint import Footprint, block_footprints, training_bytes
 from noprop_dist.training.setup import check
 
 if TYPE_CHECKING:
@@ -62,6 +62,11 @@ class PlannedRun:
     data_bytes: int
     data_is_mapped: bool
     notes: tuple[str, ...]
+
+    def memory_of(self, worker: WorkerPlace) -> int:
+        """Bytes on its device of a worker's blocks, and of the activations of those that it trains at a time."""
+        assert isinstance(self.placement, Placement)
+        return training_bytes((self.footprints[block] for block in worker.blocks), self.placement.lanes)
 
 
 @checked

@@ -25,6 +25,7 @@ from noprop_dist.inference.network import NoPropNetwork
 from noprop_dist.records import Record, RoundDone, RunEnded, StageFailed, UnreadLine
 from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import NETWORK, Stage
+from noprop_dist.storage.metrics_files import BEGINNING
 from noprop_dist.storage.run_directory import RAY_TRAIN_FOLDER, RunDirectory
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.storage.trust import check_networks
@@ -188,7 +189,7 @@ class _Watch:
     ) -> None:
         self._directory, self._engine, self._asked_for, self._host = directory, setup.config.engine, asked_for, host
         self._reading = threading.Lock()
-        self._offset, self.step, self._started = 0, 0, False
+        self._place, self.step, self._started = BEGINNING, 0, False
         self._seen = set[Record]()
         self._new_rounds()
         self._started = False  # what is there already is of an earlier process
@@ -235,7 +236,7 @@ class _Watch:
 
     def _new_rounds(self) -> list[RoundDone]:
         """Rounds that were not read before; the callbacks get these and all else that is new."""
-        records, self._offset = self._directory.metrics_from(self._offset)
+        records, self._place = self._directory.metrics_from(self._place)
         self._started |= bool(records)  # the first process writes as soon as all have started
         rounds = []
         for record in records:

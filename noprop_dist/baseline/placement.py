@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from noprop_dist.config.schema import RunConfig
+from noprop_dist.config.sections.engine import WorkerRange
 from noprop_dist.engines.core.placement import Resources, check_sharing, ray_share, room, uses_gpus
 from noprop_dist.errors import UserError
 
@@ -40,6 +41,11 @@ def place_baseline(config: RunConfig, resources: Resources, *, may_grow: bool = 
     engine, batch_size = config.engine, config.training.batch_size
     on_gpu, most = uses_gpus(engine, resources), min(room(engine, resources), batch_size)
     given = engine.workers
+    if isinstance(given, WorkerRange):
+        raise UserError(
+            "engine.workers={min, max}: method=backprop keeps its number of processes, which its bits depend on; "
+            "name a number"
+        )
     count = next(n for n in range(most, 0, -1) if batch_size % n == 0) if given == "auto" else given
     check_sharing(config, count, resources)
     if batch_size % count:

@@ -3,7 +3,7 @@
 from rich.table import Table
 
 from noprop_dist import api
-from noprop_dist.api.types import Drawing, Footprint, Placement, RunPlan, WorkerPlace
+from noprop_dist.api.types import Drawing, Placement, RunPlan, WorkerPlace
 from noprop_dist.cli.options import warn
 from noprop_dist.cli.terminal import FittingTable, Terminal
 from noprop_dist.config.schema import RunConfig
@@ -26,7 +26,7 @@ def show_plan(config: RunConfig, run_dir: str | None) -> None:
         return
     console.print(f"engine: Ray, {planned.placement.reason}")
     _print_arithmetic(planned.plan)
-    console.print(_worker_table(planned.placement, planned.footprints))
+    console.print(_worker_table(planned, planned.placement))
     console.print(
         f"beside them: coordinator, classifier worker and evaluator (no core of their own); {_data_set(planned)}"
     )
@@ -101,25 +101,19 @@ def _print_arithmetic(plan: RunPlan) -> None:
     console.print(f"arithmetic: {training.precision}, {layout}{compiled}{graphs}")
 
 
-def _worker_table(placement: Placement, footprints: dict[int, Footprint]) -> Table:
+def _worker_table(planned: api.PlannedRun, placement: Placement) -> Table:
+    footprints = planned.footprints
     table = FittingTable()
     for column in ("worker", "blocks", "device", "threads", "cores", "parameters", "memory"):
         table.add_column(column, justify="left" if column in ("blocks", "device") else "right")
     for number, worker in enumerate(placement.workers, start=1):
         parameters = sum(footprints[block].parameters for block in worker.blocks)
-        memory = _mib(_memory(worker, footprints, placement.lanes))
+        memory = _mib(planned.memory_of(worker))
         table.add_row(
             *(str(number), ", ".join(map(str, worker.blocks)), _device(worker)),
             *(str(worker.threads), f"{worker.cpus:g}", f"{parameters:,}", memory),
         )
     return table
-
-
-def _memory(worker: WorkerPlace, footprints: dict[int, Footprint], lanes: int) -> int:
-    """Bytes of all its blocks' state, and of the activations of as many blocks as it trains at a time."""
-    prints = [footprints[block] for block in worker.blocks]
-    activations = sorted((print_.activations for print_ in prints), reverse=True)
-    return sum(print_.state for print_ in prints) + sum(activations[:lanes])
 
 
 def _device(worker: WorkerPlace) -> str:

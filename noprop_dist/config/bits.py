@@ -108,7 +108,7 @@ def _settings(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Mark,
         key, value = prefix + name, getattr(section, name)
         mark = next((each for each in field.metadata if isinstance(each, Mark)), None)
         if mark is not None:
-            yield key, mark, list(value) if isinstance(value, tuple) else value
+            yield key, mark, _plain(value)
             continue
         if value is None:  # a section that is not given
             continue
@@ -117,3 +117,9 @@ def _settings(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Mark,
         )
         for part_key, part in parts.items():
             yield from _settings(part, f"{part_key}.")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump()
+    return list(value) if isinstance(value, tuple) else value

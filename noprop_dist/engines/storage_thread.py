@@ -1,15 +1,23 @@
-"""Writes a run's checkpoints, log and other files in a thread, one task at a time, while training goes on."""
+"""Writes a run's checkpoints, log and other files while training goes on: one task after the other, in their order.
 
+Of snapshots only the files are written ahead: in an object store, those of several stages at the same time.
+"""
+
+from collections import deque
 from concurrent.futures import Future
 from contextlib import suppress
+from typing import Any
 
 from noprop_dist.engines.core.commands import EndAt, FlushLog, Prune, StorageTask, WriteFile, WriteSnapshot
 from noprop_dist.engines.core.events import Event, StorageDone, StorageFailed
+from noprop_dist.engines.core.snapshots import SNAPSHOTS_AT_ONCE
 from noprop_dist.machine import HERE, Machine
 from noprop_dist.records import Record
 from noprop_dist.stages import Stage
 from noprop_dist.storage.checkpoint_writer import CheckpointWriter
+from noprop_dist.storage.checkpoints import SnapshotEntry
 from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.training.run_log import RunLog
 
 
@@ -31,7 +39,14 @@ class StorageThread:
         self._log = log
         self._machine = machine
         self._thread = machine.thread("storage")
-        self._task: Future[StorageDone] | None = None
+        self._log_writer, self._savers = self._thread, [self._thread]
+        if directory.local_root is None:
+            self._log_writer = machine.thread("log")
+            self._savers = [machine.thread(f"snapshot {number}") for number in range(SNAPSHOTS_AT_ONCE)]
+        self._begun = 0
+        self._under_way = deque[Future[StorageDone]]()
+        self._broke_off = False
+        """Whether the task under way, or one before it, was not done to its end: then none after it is begun."""
 
     def log(self, record: Record) -> None:
         """Write a record down with the next task."""
@@ -42,25 +57,51 @@ class StorageThread:
         self._checkpoints.give_up(stage)
 
     def begin(self, task: StorageTask) -> None:
-        """Begin a task; there must be none under way."""
-        self._task = self._thread.submit(self._do, task)
+        """Begin a task; none but snapshots may be begun while others are under way."""
+        before: Future[Any] = self._flushed()
+        if isinstance(task, WriteSnapshot):
+            saver = self._savers[self._begun % len(self._savers)]
+            self._begun += 1
+            before = saver.submit(self._save, task.snapshot, before)
+        self._under_way.append(self._thread.submit(self._do, task, before))
 
     def events(self) -> list[Event]:
-        """What came of the task under way: one event once it is over, before that none."""
-        if self._task is None or not self._task.done():
-            return []
-        task, self._task = self._task, None
-        try:
-            return [task.result()]
-        except OSError as error:
-            return [StorageFailed(str(error))]
+        """What came of the tasks under way, in their order.
 
-    def _do(self, task: StorageTask) -> StorageDone:
-        self._log.flush()
+        After one that failed, nothing is under way any more: those after it were not done, and may be begun again.
+        """
+        events: list[Event] = []
+        while self._under_way and self._under_way[0].done():
+            error = self._under_way[0].exception()
+            if isinstance(error, OSError):
+                if all(task.done() for task in self._under_way):
+                    self._under_way.clear()
+                    self._broke_off = False
+                    events.append(StorageFailed(str(error)))
+                return events
+            events.append(self._under_way.popleft().result())
+        return events
+
+    def _flushed(self) -> Future[None]:
+        """What is done once all records of up to now are written."""
+        return self._log_writer.submit(self._log.flush)
+
+    def _save(self, snapshot: Snapshot, flushed: Future[None]) -> tuple[SnapshotEntry, float]:
+        """Write a snapshot's files, its records before it; return its entry, and the seconds that it took."""
+        flushed.result()
+        began = self._machine.monotonic()
+        return self._checkpoints.save(snapshot), self._machine.monotonic() - began
+
+    def _do(self, task: StorageTask, before: Future[Any]) -> StorageDone:
+        broke_off, self._broke_off = self._broke_off, True
+        saved, seconds = before.result(), 0.0
+        if broke_off:
+            raise OSError("a task before it was not done")
         began, complete = self._machine.monotonic(), False
         match task:
             case WriteSnapshot(snapshot):
-                complete = self._checkpoints.add(snapshot)
+                entry, seconds = saved
+                complete = self._checkpoints.add(snapshot, entry)
             case Prune(up_to, best):
                 self._checkpoints.prune(up_to, best)
             case EndAt(step, best):
@@ -69,13 +110,15 @@ class StorageThread:
                 self._directory.write_file(name, content)
             case FlushLog():
                 pass
-        return StorageDone(self._machine.monotonic() - began, complete, self._checkpoints.news())
+        self._broke_off = False
+        return StorageDone(seconds + self._machine.monotonic() - began, complete, self._checkpoints.news())
 
     def close(self, timeout_seconds: float) -> None:
         """Give the task under way up to `timeout_seconds`, and write what is left of the log if that is possible."""
         with suppress(TimeoutError):
-            self._thread.submit(self._flush_quietly).exception(timeout_seconds)
-        self._thread.shutdown(wait=False, cancel_futures=True)
+            self._log_writer.submit(self._flush_quietly).exception(timeout_seconds)
+        for thread in {self._thread, self._log_writer, *self._savers}:
+            thread.shutdown(wait=False, cancel_futures=True)
 
     def _flush_quietly(self) -> None:
         try:

@@ -2,11 +2,13 @@
 
 from collections import deque
 from dataclasses import dataclass, replace
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
 
 from noprop_dist.engines.core import commands as c
 from noprop_dist.engines.core.actor_pool import CONTROL_LANE
+from noprop_dist.records import LossReason
 from noprop_dist.simulation.cluster import Cluster, Node
 from noprop_dist.simulation.world import Process
 from noprop_dist.training.batch_stream import RoundKey
@@ -34,6 +36,7 @@ class Lost:
 
     cause: str
     constructor_raised: bool = False
+    reason: LossReason = "died"
 
 
 class Actor:
@@ -57,7 +60,7 @@ class Actor:
     ) -> None:
         self.cluster = cluster
         self.incarnation = command.process
-        self.place = command.place
+        self.place, self.avoided_node = command.place, command.avoided_node
         self.owner = owner
         self.work = work
         self.size = members
@@ -132,7 +135,14 @@ class Actor:
             return
         else:
             seconds = 0.002
-        world.at(seconds, lambda: self._finish(lane))
+        number = self._lanes[lane][0].call
+        world.at(seconds, lambda: self._finish_call(lane, number))
+
+    def _finish_call(self, lane: str, number: int) -> None:
+        """Finish a call, unless it was cut short."""
+        calls = self._lanes[lane]
+        if calls and calls[0].call == number:
+            self._finish(lane)
 
     @property
     def step_seconds(self) -> float:
@@ -170,7 +180,9 @@ class Actor:
                 return self._train(key, call.lane)
             case c.DescribeYourself():
                 on_gpu = self.place is not None and self.place.gpus > 0
-                return WorkerFacts("host", self.node, 1, "cuda:0" if on_gpu else "cpu")
+                others = tuple(node.name for node in self.members[1:])
+                device, processor = "cuda:0" if on_gpu else "cpu", self.members[0].processor
+                return WorkerFacts("host", self.node, 1, device, processor, replica_node_ids=others)
             case c.Stop():
                 return self._stop()
             case c.Ping():
@@ -194,16 +206,20 @@ class Actor:
             request = calls[0].request if calls else None
             if lane != CONTROL_LANE and isinstance(request, c.Train):
                 steps = request.round.steps
-                begun = 1 + int((self.cluster.world.now - self._begun[lane]) / self.step_seconds)
-                self._cut[lane] = steps if self.size > 1 else min(begun, steps)
+                world, number = self.cluster.world, calls[0].call
+                begun = 1 + int((world.now - self._begun[lane]) / self.step_seconds)
+                self._cut[lane] = cut = steps if self.size > 1 else min(begun, steps)
+                if cut < steps:
+                    left = self._begun[lane] + cut * self.step_seconds - world.now
+                    world.at(left, partial(self._finish_call, lane, number))
 
     # How it ends
 
-    def die(self, cause: str, told: float) -> None:
+    def die(self, cause: str, told: float, reason: LossReason = "died") -> None:
         """End its process; its owner is told after `told` seconds."""
         if self.process.alive:
             self.process.die()
-            self.owner.lose(self, Lost(cause), told)
+            self.owner.lose(self, Lost(cause, reason=reason), told)
 
     def end(self) -> None:
         """Ray ends its process; it does not reach one whose node is cut off."""
@@ -219,4 +235,4 @@ class Actor:
             self.process.die()
         elif outlived < inf:
             self.cluster.world.at(outlived, self.process.die)
-        self.owner.lose(self, Lost("its node died"), told)
+        self.owner.lose(self, Lost("its node died", reason="node_died"), told)

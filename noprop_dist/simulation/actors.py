@@ -74,7 +74,7 @@ class SimulatedActors:
     def _events(self, number: int, answer: Any) -> list[Event]:
         call = self._calls.pop(number)
         if isinstance(answer, Lost):
-            return [ActorLost(call.process, answer.cause, answer.constructor_raised)]
+            return [ActorLost(call.process, answer.cause, answer.constructor_raised, answer.reason)]
         return list(events_of(number, answer))
 
     def answered(self, actor: Actor, number: int, answer: Any) -> None:

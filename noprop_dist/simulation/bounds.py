@@ -167,10 +167,9 @@ class Bounds:
                 and len(parts.assignment.held_by(stage_run.worker)) > limit
             ):
                 self._simulation.violate(f"{stage_run.worker.name} holds more than {limit} blocks")
-            if stage_run.failures > self._charges[stage]:
-                self._simulation.violate(
-                    f"{stage.name} is charged {stage_run.failures} losses of {self._charges[stage]}"
-                )
+            charged = stage_run.losses.total()
+            if charged > self._charges[stage]:
+                self._simulation.violate(f"{stage.name} is charged {charged} losses of {self._charges[stage]}")
             self._check_waits(run, stage)
         self._check_silence(run)
         calls = sum(len(each) for slot in parts.pool.slots.values() for each in slot.calls.values())

@@ -56,15 +56,6 @@ class SimulatedBucket:
         if content is FOLDER:
             self._folders.setdefault(path, {})
 
-    def make_folder(self, path: str) -> None:
-        """Put a folder there, if there is nothing."""
-        if self.get(path) is None:
-            self.put(path, FOLDER)
-
-    def copy(self, path: str, source: str) -> None:
-        """Put the object there that is at `source`."""
-        self.put(path, self.object(source))
-
     def remove(self, path: str) -> None:
         """Remove an object, or an empty folder, if it is there."""
         folder, _, name = path.rpartition("/")
@@ -129,9 +120,6 @@ class ProcessBucket:
     def open_output_stream(self, path: str) -> "_Writing":
         return _Writing(self, path)
 
-    def open_append_stream(self, path: str) -> "_Writing":
-        raise NotImplementedError("It is not possible to append efficiently to S3 objects")
-
     def get_file_info(self, what: str | fs.FileSelector) -> Any:
         if isinstance(what, str):
             self._ask("head", what)
@@ -141,14 +129,6 @@ class ProcessBucket:
             _info(f"{what.base_dir}/{name}", each)
             for name, each in self._bucket.listed(what.base_dir, self._fresh).items()
         ]
-
-    def create_dir(self, path: str, *, recursive: bool = True) -> None:  # noqa: ARG002 (there is no other)
-        self._request("put", path, self._bucket.make_folder)
-
-    def move(self, src: str, dst: str) -> None:
-        """Copy, then delete: two requests, and the process may end between them."""
-        self._request("copy", dst, self._bucket.copy, src)
-        self._request("delete", src, self._bucket.remove)
 
     def delete_file(self, path: str) -> None:
         self.get("head", path)
@@ -178,7 +158,7 @@ class ProcessBucket:
     def _ask(self, request: str, path: str) -> None:
         self._request(request, path, lambda _: None)
 
-    def _request(self, request: str, path: str, do: Callable[..., None], *more: Entry | str) -> None:
+    def _request(self, request: str, path: str, do: Callable[..., None], *more: Entry) -> None:
         try:
             self._hook(request, path)
         except Torn as torn:

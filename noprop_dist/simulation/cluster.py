@@ -5,6 +5,7 @@ what-ray-does.md` has what real Ray was seen to do.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from noprop_dist.engines.core import commands as c
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from noprop_dist.simulation.actor import Actor
 
 EPSILON = 1e-6
+IDLE_SECONDS = 30.0
+"""After which an autoscaler takes a machine away."""
 
 
 @dataclass
@@ -25,9 +28,11 @@ class Node:
         name: Ray's identifier of it.
         cpus: its cores.
         gpus: its GPUs.
+        processor: what its processes compute with.
         alive: whether its raylet works; processes on it may outlive that.
         known: whether the cluster still counts it; a dead node is counted for some seconds more.
         leaving: whether the cluster says that it is about to go.
+        idle_since: the turn of the world since which nothing runs on it.
         cpus_used: by actors, and by other runs.
         gpus_used: likewise.
     """
@@ -35,9 +40,11 @@ class Node:
     name: str
     cpus: float
     gpus: float = 0.0
+    processor: str = "made up"
     alive: bool = True
     known: bool = True
     leaving: bool = False
+    idle_since: int = 0
     cpus_used: float = 0.0
     gpus_used: float = 0.0
 
@@ -80,10 +87,12 @@ class Cluster:
         world: that it is in.
         nodes: at the beginning.
         pace: how long things take.
+        most_nodes: that an autoscaler adds to, for actors that have no room; 0 without one.
     """
 
-    def __init__(self, world: World, nodes: list[Node], pace: Pace) -> None:
+    def __init__(self, world: World, nodes: list[Node], pace: Pace, most_nodes: int = 0) -> None:
         self.world, self.pace = world, pace
+        self._most_nodes, self._nodes_coming = most_nodes, 0
         self.nodes = {node.name: node for node in nodes}
         self.actors: list[Actor] = []
         self.waiting: list[Actor] = []
@@ -94,9 +103,10 @@ class Cluster:
     # What the coordinator sees
 
     def resources(self) -> Resources:
-        known = [node for node in self.nodes.values() if node.known]
+        known = [node for node in self.nodes.values() if node.known and not node.leaving]
         cpus = [node.cpus for node in known]
-        return Resources(sum(cpus), sum(node.gpus for node in known), max(cpus, default=0.0))
+        gpus, grows = sum(node.gpus for node in known), self._most_nodes > 0
+        return Resources(sum(cpus), gpus, max(cpus, default=0.0), grows=grows)
 
     def leaving(self) -> frozenset[str]:
         return frozenset(node.name for node in self.nodes.values() if node.known and node.leaving)
@@ -120,11 +130,33 @@ class Cluster:
             else:
                 actor.placed(members)
         self.waiting = left
+        self._grow()
+
+    def _grow(self) -> None:
+        """The autoscaler adds a machine for each actor that waits for room."""
+        there = sum(node.known for node in self.nodes.values()) + self._nodes_coming
+        for _ in range(min(len(self.waiting) - self._nodes_coming, self._most_nodes - there)):
+            self._nodes_coming += 1
+            self.world.at(self.world.luck.uniform(5, 60), self._comes)
+
+    def _comes(self) -> None:
+        self._nodes_coming -= 1
+        self.add(Node(f"node-{len(self.nodes) + 1}", 1.0))
+
+    def _goes_if_idle(self, node: Node, since: int) -> None:
+        """The autoscaler takes a machine away on which nothing has run for a while."""
+        if node.idle_since == since and node.alive and not self._is_used(node):
+            self.drain(node)
+
+    def _is_used(self, node: Node) -> bool:
+        return node.cpus_used > EPSILON or any(node in actor.members for actor in self.actors)
 
     def _members_for(self, actor: "Actor") -> list[Node] | None:
         chosen: list[Node] = []
         for _ in range(actor.size):
-            nodes = [node for node in self.nodes.values() if node.has_room(actor.place)]
+            nodes = [
+                node for node in self.nodes.values() if node.name != actor.avoided_node and node.has_room(actor.place)
+            ]
             if not nodes:
                 break
             node = max(nodes, key=lambda each: (each.gpus - each.gpus_used, each.cpus - each.cpus_used))
@@ -141,6 +173,9 @@ class Cluster:
             self.actors.remove(actor)
         for node in actor.members:
             self._let_go(node)
+            if self._most_nodes and not self._is_used(node):
+                node.idle_since = self.world.turns
+                self.world.at(IDLE_SECONDS, partial(self._goes_if_idle, node, node.idle_since))
         self.world.at(0, self.fill)
 
     # What happens to machines
@@ -155,8 +190,7 @@ class Cluster:
         self._let_go(node)
 
     def _let_go(self, node: Node) -> None:
-        used = node.cpus_used > EPSILON or any(node in actor.members for actor in self.actors)
-        if node.alive and node.leaving and not used:
+        if node.alive and node.leaving and not self._is_used(node):
             node.alive = node.known = False
 
     def lose_node(self, node: Node, outlived: float = 0.0, told: float | None = None) -> None:

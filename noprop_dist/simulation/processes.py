@@ -11,7 +11,7 @@ from noprop_dist.engines.core import commands as c
 from noprop_dist.engines.core.drawing import who_draws
 from noprop_dist.engines.core.events import ClusterSeen
 from noprop_dist.engines.core.failure_policy import CoordinatorLosses
-from noprop_dist.engines.core.following import Following, SilentError
+from noprop_dist.engines.core.following import Following, HandedOverError, SilentError
 from noprop_dist.engines.core.run import Run
 from noprop_dist.engines.storage_thread import StorageThread
 from noprop_dist.errors import TrainingError, UserError
@@ -50,6 +50,7 @@ class Coordinator:
         started: whether it answers.
         run: the core, once there is one.
         result: how it ended: what the core said, or an error.
+        node_leaves: whether the cluster says that its node is about to go.
         out_of_reach: seconds that its process lives on once it is given up, if the network between has failed.
     """
 
@@ -65,6 +66,7 @@ class Coordinator:
         self.waits_for: str | None = None
         self.stop = False
         self.out_of_reach: float | None = None
+        self.node_leaves = False
         self.result: c.End | Exception | None = None
         self.process.start(self._main)
 
@@ -110,7 +112,7 @@ class Coordinator:
 
     def _see_cluster(self) -> ClusterSeen:
         cluster = self._simulation.cluster
-        return ClusterSeen(cluster.resources(), cluster.leaving())
+        return ClusterSeen(cluster.resources(), cluster.leaving(), self.node_leaves)
 
     def _work(self, slot: c.Slot) -> Any:
         return self._simulation.work(slot, self._started)
@@ -221,6 +223,9 @@ class Driver:
             self.coordinator = Coordinator(self._simulation, self._plan, resume, self._has_begun)
             try:
                 self.result = self._follow(self.coordinator, losses)
+            except HandedOverError as error:
+                resume = True
+                self._simulation.told_of_coordinator(error)
             except (_CoordinatorGoneError, SilentError) as error:
                 resume, wait = True, losses.lost()
                 self._simulation.told_of_coordinator(error)
@@ -277,6 +282,8 @@ class Driver:
             raise result
         if result.error is not None:
             raise TrainingError(result.error)
+        if result.handed_over:
+            raise HandedOverError(f"step {result.step} is saved")
         return result
 
     def _died(self) -> None:

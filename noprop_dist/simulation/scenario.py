@@ -59,6 +59,7 @@ class Scenario:
         settings: of the run, as for `train`.
         again: settings that each resume gives in place of those, in turn.
         nodes: (cores, GPUs) of each machine.
+        most_nodes: that an autoscaler adds to, for actors that have no room; 0 for a cluster without one.
         store: where the run directory lies.
         turn_seconds: most that the coordinator is busy between two turns of its loop.
         faults: that happen to it, in order.
@@ -69,6 +70,7 @@ class Scenario:
     settings: tuple[str, ...]
     again: tuple[tuple[str, ...], ...] = ()
     nodes: tuple[tuple[int, int], ...] = ((2, 0), (2, 0))
+    most_nodes: int = 0
     store: Literal["disk", "bucket"] = "disk"
     turn_seconds: float = 0.01
     faults: tuple[Fault, ...] = ()
@@ -134,13 +136,16 @@ def draw_scenario(seed: int, size: Size, kinds: Mapping[str, float]) -> Scenario
     )
     gpus = luck.choice([0, 0, 0, 0, 1, 2])
     nodes = tuple((2, gpus) for _ in range(luck.randint(2, 3)))
+    store: Literal["disk", "bucket"] = luck.choice(["disk", "disk", "bucket"])
+    turn_seconds = luck.choice([0.01, 0.1, 0.1, 0.3])
     return Scenario(
         seed,
         (*settings, *engines[0]),
         tuple((*settings, *engine) for engine in engines[1:]),
         nodes,
-        luck.choice(["disk", "disk", "bucket"]),
-        luck.choice([0.01, 0.1, 0.1, 0.3]),
+        luck.choice([0, 0, 0, 4, 10]) if gpus == 0 else 0,
+        store,
+        turn_seconds,
         tuple(faults),
     )
 
@@ -148,7 +153,7 @@ def draw_scenario(seed: int, size: Size, kinds: Mapping[str, float]) -> Scenario
 def _engine(luck: random.Random, steps: int, every: int, learned: bool, lanes: int | None) -> tuple[str, ...]:
     """Settings that change no bit; a resume may give others."""
     return (
-        f"engine.workers={luck.choice([2, 3, 4, 'auto'])}",
+        f"engine.workers={luck.choice([2, 3, 4, 'auto', '{max: 5}'])}",
         f"engine.round_steps={steps}",
         f"engine.prefetch={luck.choice([1, 2, 3])}",
         f"engine.blocks_at_once={lanes or luck.choice([1, 1, 3])}",

@@ -78,7 +78,7 @@ class Simulation:
         self.expected = undisturbed(self.plan, on_gpu=any(gpus for _, gpus in scenario.nodes))
         self.outcome = Outcome(scenario)
         self.nodes = [Node(f"node-{n}", cpus, gpus) for n, (cpus, gpus) in enumerate(scenario.nodes, start=1)]
-        self.cluster = Cluster(self.world, self.nodes, Pace(turn=scenario.turn_seconds))
+        self.cluster = Cluster(self.world, self.nodes, Pace(turn=scenario.turn_seconds), scenario.most_nodes)
         self.storage = SimulatedStore(self.world, scenario.store)
         self.storage.told_of_write = lambda process, what: invariants.check_write(self, process, what)
         self.driver: Driver | None = None

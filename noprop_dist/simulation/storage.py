@@ -88,7 +88,7 @@ class SimulatedStore:
 
     def _on_bucket(self, process: Process, operation: str, path: str) -> None:
         process.point()
-        if operation in ("put", "copy", "delete") and not path.endswith(LOCK):
+        if operation in ("put", "delete") and not path.endswith(LOCK):
             self.told_of_write(process, "/".join(path.split("/")[2:4]))
         self._hang()
         if self.fails is not None:

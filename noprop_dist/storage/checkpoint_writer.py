@@ -158,15 +158,27 @@ class CheckpointWriter:
         """Steps of the complete checkpoints, rising."""
         return tuple(self._complete)
 
-    def add(self, snapshot: Snapshot) -> bool:
-        """Write a snapshot. Return True if it completed its checkpoint.
+    def save(self, snapshot: Snapshot) -> SnapshotEntry:
+        """Write a snapshot, for `add` to count it. Several may be written at the same time, in threads of their own.
 
         Raises:
             OSError: it cannot be written; the same call may be made again.
         """
+        sources = {path: source.sha256 for path, source in self._sources.get(snapshot.stage, {}).items()}
+        return self._files.save(snapshot, self._blocks, {**self._software, **sources})
+
+    def add(self, snapshot: Snapshot, entry: SnapshotEntry | None = None) -> bool:
+        """Take in a snapshot. Return True if it completed its checkpoint.
+
+        Args:
+            snapshot: to take in.
+            entry: what `save` made of it; None writes it here.
+
+        Raises:
+            OSError: something cannot be written; the same call may be made again.
+        """
         stage, step = snapshot.stage, snapshot.step
-        sources = {path: source.sha256 for path, source in self._sources.get(stage, {}).items()}
-        self._entries[stage, step] = self._files.save(snapshot, self._blocks, {**self._software, **sources})
+        self._entries[stage, step] = self.save(snapshot) if entry is None else entry
         saved = self._saved[stage]
         if step not in saved:
             insort(saved, step)

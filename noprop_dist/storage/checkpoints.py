@@ -182,8 +182,7 @@ class Checkpoints:
         """
         name, folder = snapshot.stage.file(blocks), _folder(snapshot.step)
         files = to_files(snapshot, blocks)
-        for file, content in files.items():
-            self._store.write(f"{folder}/{file}", content)
+        self._store.write_all({f"{folder}/{file}": content for file, content in files.items()})
         checksums = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
         print_ = snapshot.fingerprint()
         entry = SnapshotEntry(snapshot.stage, name, snapshot.step, print_, checksums, trained_with)
@@ -416,8 +415,8 @@ class Checkpoints:
 
     def delete_snapshot(self, step: int, name: str) -> None:
         """Delete one stage's snapshot, its entry first."""
-        for suffix in (ENTRY, WEIGHTS, OPTIMIZER):
-            self._store.delete(f"{_folder(step)}/{name}{suffix}")
+        self._store.delete(f"{_folder(step)}/{name}{ENTRY}")
+        self._store.delete_all([f"{_folder(step)}/{name}{suffix}" for suffix in (WEIGHTS, OPTIMIZER)])
 
     def delete_manifest(self, step: int) -> None:
         """Delete a manifest: the step is no checkpoint any more, and its snapshots stay."""

@@ -1,9 +1,10 @@
 """Files below one URI that pyarrow knows: s3://, gs://, and others."""
 
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-from pyarrow import ArrowException, ArrowInvalid, fs
+from pyarrow import ArrowException, fs
 
 from noprop_dist.storage.local_files import checked_parts
 
@@ -32,11 +33,16 @@ def open_uri(uri: str) -> tuple[Any, str]:
 def _with_options(files: Any, **options: Any) -> Any:
     """The same file system with options that no URI can give; pickle's protocol tells the ones that it has."""
     (own,) = files.__reduce__()[1]
+    if "allow_delayed_open" in own:  # pyarrow 21 on: a small file takes one request instead of three
+        options["allow_delayed_open"] = True
     return type(files)(**{**own, **options})
 
 
 class ObjectFiles:
     """Files by name under a root. Every method raises `OBJECT_STORE_ERRORS`.
+
+    Object stores have no folders, and no file of them is ever half there: it comes to be when its stream is closed.
+    So none is made for a file, and a file is written in its place.
 
     Args:
         files: pyarrow's file system.
@@ -46,8 +52,6 @@ class ObjectFiles:
     def __init__(self, files: Any, root: str) -> None:
         self._files = files
         self._root = root
-        self._unsure: dict[str, int] = {}
-        """Bytes that are good of files that were to be appended to; the store failed, and may have the rest or not."""
 
     def read(self, name: str, offset: int = 0) -> bytes:
         with self._files.open_input_file(self._at(name)) as file:
@@ -70,37 +74,16 @@ class ObjectFiles:
         return sorted(info.base_name for info in self._files.get_file_info(selector))
 
     def write(self, name: str, content: bytes) -> None:
-        self._make_folder_of(name)
-        partial = f"{self._at(name)}.partial"
-        with self._files.open_output_stream(partial) as stream:
-            stream.write(content)
-        self._files.move(partial, self._at(name))
-        self._unsure.pop(name, None)
-
-    def append(self, name: str, content: bytes) -> None:
-        """Append; where that is not possible, the file is read and written again."""
-        self._make_folder_of(name)
-        try:
-            stream = self._files.open_append_stream(self._at(name))
-        except (NotImplementedError, ArrowInvalid):
-            before = self.read(name) if self.exists(name) else b""
-            before = before[: self._unsure.get(name)]
-            self._unsure[name] = len(before)
-            self.write(name, before + content)
-            return
-        with stream:
+        with self._files.open_output_stream(self._at(name)) as stream:
             stream.write(content)
 
     def delete(self, name: str) -> None:
-        if self.exists(name):
+        with suppress(FileNotFoundError):
             self._files.delete_file(self._at(name))
 
     def delete_folder(self, name: str) -> None:
-        if self.exists(name):
+        with suppress(FileNotFoundError):
             self._files.delete_dir(self._at(name))
-
-    def _make_folder_of(self, name: str) -> None:
-        self._files.create_dir(self._at(name).rpartition("/")[0], recursive=True)
 
     def _at(self, name: str) -> str:
         return "/".join([self._root, *checked_parts(name)])

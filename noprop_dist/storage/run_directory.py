@@ -6,6 +6,7 @@ data.json            facts of the data set (shape, classes, normalisation)
 identity.json        the settings and samples that fix the bits, as the run began; see `identity`
 start.json           with training.init_from: where the first weights are from, and their fingerprints
 metrics.jsonl        one record a line, see `noprop_dist.records`; during a run `training.run_log` writes it
+metrics/             in an object store, what follows it; see `metrics_files`
 metrics.bad.jsonl    lines that were taken out of it, if any: damaged ones, and rounds that were there twice
 run.lock             held by the one process that writes here, see `lock`
 checkpoints/         see `checkpoints`
@@ -16,7 +17,7 @@ merge.unfinished     there while a merge writes
 import errno
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -42,9 +43,10 @@ from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.checkpoints import Checkpoints, SettingChange, checked_step, checked_texts
 from noprop_dist.storage.identity import Identity, check_began, identity_of
 from noprop_dist.storage.lock import LOCK, Say, only_writer
+from noprop_dist.storage.metrics_files import BEGINNING, METRICS, PARTS, MetricsFiles, Place
 from noprop_dist.storage.store import StorageError, Store, cannot_be_used, is_damage
 
-METRICS, SET_ASIDE = "metrics.jsonl", "metrics.bad.jsonl"
+SET_ASIDE = "metrics.bad.jsonl"
 RAY_TRAIN_FOLDER = "ray-train"
 CONFIG, CHANGES, START, UNFINISHED = "config.yaml", "changes.json", "start.json", "merge.unfinished"
 IDENTITY = "identity.json"
@@ -74,6 +76,7 @@ class RunDirectory:
 
     def __init__(self, root: str | Store) -> None:
         self._store = root if isinstance(root, Store) else Store(root)
+        self._metrics = MetricsFiles(self._store)
         self._identity: Identity | None = None
 
     def __str__(self) -> str:
@@ -176,7 +179,7 @@ class RunDirectory:
             raise UserError(
                 f"{self}: already holds a run; {self.resume_command} continues it, another folder starts a new one"
             )
-        left = [name for name in ("checkpoints", RAY_TRAIN_FOLDER) if self._store.names(name)]
+        left = [name for name in ("checkpoints", RAY_TRAIN_FOLDER, PARTS) if self._store.names(name)]
         left += [name for name in (CHANGES, METRICS) if self._store.exists(name)]
         if left:
             raise UserError(f"{self}: holds {left[0]} but no config.yaml, so a part of a run; give another folder")
@@ -190,8 +193,9 @@ class RunDirectory:
         """
         if self._store.exists(UNFINISHED):
             self._store.delete_folder("checkpoints")
-            for name in (CONFIG, "data.json", IDENTITY, START, METRICS):
+            for name in (CONFIG, "data.json", IDENTITY, START):
                 self._store.delete(name)
+            self._metrics.delete()
         self._store.write(UNFINISHED, b"")
         yield
         self._store.delete(UNFINISHED)
@@ -346,31 +350,36 @@ class RunDirectory:
         Raises:
             OSError: it cannot be written.
         """
-        self._store.append(METRICS, to_lines(records))
+        self._metrics.append(to_lines(records))
 
     def metrics(self) -> list[Record]:
         """All records of metrics.jsonl, each round once; a last line that was cut off is left out."""
-        return list(counted_once(self.metrics_from(0)[0]))
+        return list(counted_once(record for *_, lines in self._metrics_lines() for _, record in lines))
 
-    def metrics_size(self) -> int:
-        """Bytes of metrics.jsonl; 0 where there is none."""
-        return self._store.size(METRICS) if self._store.exists(METRICS) else 0
+    def metrics_end(self) -> Place:
+        """Where the next record would be; it changes with every record."""
+        return self._metrics.end()
 
-    def metrics_from(self, offset: int) -> tuple[list[Record], int]:
+    def metrics_from(self, place: Place = BEGINNING) -> tuple[list[Record], Place]:
         """The records that were appended to metrics.jsonl since the last call.
 
         Args:
-            offset: what the last call returned; 0 for all records. Where the file has become shorter, because
-                rounds were forgotten, it is read from its beginning.
+            place: what the last call returned. Where a file has become shorter, because rounds were forgotten, all
+                is read from the beginning.
 
         Returns:
-            The records, and the offset in bytes of the next one.
+            The records, and the place of the next one.
         """
-        if not self._store.exists(METRICS):
-            return [], 0
-        offset = offset if offset <= self._store.size(METRICS) else 0
-        content = self._store.read(METRICS, offset)
-        return [from_line(line) for line in complete_lines(content)], offset + content.rfind(b"\n") + 1
+        content, place = self._metrics.since(place)
+        return [from_line(line) for line in complete_lines(content)], place
+
+    def _metrics_lines(self) -> list[tuple[str, bytes, list[tuple[bytes, Record]]]]:
+        """Of each file of records: its name, its content, and its whole lines with what they say."""
+
+        def read(content: bytes) -> list[tuple[bytes, Record]]:
+            return [(line, from_line(line.decode(errors="replace"))) for line in content.split(b"\n")[:-1] if line]
+
+        return [(name, content, read(content)) for name, content in self._metrics.contents()]
 
     def forget_rounds_after(self, done: Mapping[Stage, int]) -> tuple[list[Record], list[str]]:
         """Drop the records of rounds that will be done again, so that nothing is counted twice.
@@ -385,27 +394,32 @@ class RunDirectory:
         Returns:
             The records that are left, and warnings of what was set aside.
         """
-        content = self._store.read(METRICS) if self._store.exists(METRICS) else b""
-        lines = [(line, from_line(line.decode(errors="replace"))) for line in content.split(b"\n")[:-1] if line]
-        once = {id(record) for record in counted_once(record for _, record in lines)}
-        bad, left = [], []
-        for line, record in lines:
-            if is_damaged(record) or id(record) not in once:
-                bad.append(line)
-            elif not _is_done_again(record, done):
-                left.append((line, record))
+        files = self._metrics_lines()
+        once = {id(record) for record in counted_once(record for *_, lines in files for _, record in lines)}
+        bad, left, rewritten = list[bytes](), list[Record](), dict[str, bytes]()
+        for name, content, lines in files:
+            good = [each for each in lines if not is_damaged(each[1]) and id(each[1]) in once]
+            bad += [line for line, record in lines if is_damaged(record) or id(record) not in once]
+            kept = [each for each in good if not _is_done_again(each[1], done)]
+            left += [record for _, record in kept]
+            if (new := _joined(line for line, _ in kept)) != content:
+                rewritten[name] = new  # nearly never; and a full disk keeps no run from going on
         if bad:
-            self._store.append(SET_ASIDE, b"".join(line + b"\n" for line in bad))
-        kept = b"".join(line + b"\n" for line, _ in left)
-        if kept != content:  # nearly never; and a full disk keeps no run from going on
-            self._store.write(METRICS, kept)
+            before = self._store.read(SET_ASIDE) if self._store.exists(SET_ASIDE) else b""
+            self._store.write(SET_ASIDE, before + _joined(bad))
+        for name, new in rewritten.items():
+            self._store.write(name, new)
         told = f"{self}: {len(bad)} line(s) of {METRICS} are damaged or there twice; they are set aside in {SET_ASIDE}"
-        return [record for _, record in left], [told] if bad else []
+        return left, [told] if bad else []
 
     def write_file(self, name: str, content: bytes) -> str:
         """Write a report or a picture; returns where it is."""
         self._store.write(name, content)
         return f"{self}/{name}"
+
+
+def _joined(lines: Iterable[bytes]) -> bytes:
+    return b"".join(line + b"\n" for line in lines)
 
 
 def _is_done_again(record: Record, done: Mapping[Stage, int]) -> bool:

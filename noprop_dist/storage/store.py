@@ -2,9 +2,11 @@
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 from pyarrow import fs
 
@@ -16,6 +18,9 @@ from noprop_dist.storage.local_files import LocalFiles, RefusedPathError
 from noprop_dist.storage.object_files import OBJECT_STORE_ERRORS, ObjectFiles, open_uri
 from noprop_dist.storage.system import System
 
+T = TypeVar("T")
+MOST_AT_ONCE = 16
+"""Requests that one call has under way at the same time."""
 MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 """What the system says where there is no such file."""
 
@@ -127,8 +132,26 @@ class Store:
             self._before_writing()
             self._files.write(name, content)
 
+    def write_all(self, contents: Mapping[str, bytes]) -> None:
+        """Write or replace several files, in any order; each is there whole or not at all."""
+        self._change_all(self._files.write, list(contents.items()))
+
+    def delete_all(self, names: Sequence[str]) -> None:
+        """Delete several files, in any order, as far as they are there."""
+        self._change_all(self._files.delete, [(name,) for name in names])
+
+    def _change_all(self, change: Callable[..., None], arguments: Sequence[tuple[Any, ...]]) -> None:
+        def one(name: str, *more: Any) -> None:
+            with self._telling(name):
+                change(name, *more)
+
+        with self._telling(arguments[0][0]):
+            self._before_writing()
+        self.at_once([partial(one, *each) for each in arguments])
+
     def append(self, name: str, content: bytes) -> None:
-        """Append to a file, all or nothing; object stores cannot, there it is read and written again."""
+        """Append to a file of a local root, all or nothing."""
+        assert isinstance(self._files, LocalFiles)
         with self._telling(name):
             self._before_writing()
             self._files.append(name, content)
@@ -154,6 +177,25 @@ class Store:
         with self._telling(folder):
             self._before_writing()
             self._files.delete_folder(folder)
+
+    def at_once(self, tasks: Sequence[Callable[[], T]]) -> list[T]:
+        """Do tasks that use this store: in an object store several at the same time, for each waits for answers.
+
+        Returns:
+            Their results, in order.
+
+        Raises:
+            Exception: the first that a task raised; then all are over.
+        """
+        if self.is_local or len(tasks) < 2:
+            return [task() for task in tasks]
+        threads = [self.machine.thread("transfer") for _ in tasks[:MOST_AT_ONCE]]
+        doing = [threads[number % MOST_AT_ONCE].submit(task) for number, task in enumerate(tasks)]
+        for thread in threads:
+            thread.shutdown(wait=False)
+        for each in doing:
+            each.exception()
+        return [each.result() for each in doing]
 
     @property
     def system(self) -> System:

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import platform
 import resource
 
 import torch
@@ -78,3 +79,10 @@ def peak_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+
+
+def processor(device: torch.device) -> str:
+    """What a process computes with; on another one the same steps may have other bits."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"

@@ -1,5 +1,6 @@
 """How much memory a block takes, measured on one batch."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,10 @@ from noprop_dist.models.build import told
 from noprop_dist.run_plan import RunPlan
 from noprop_dist.torch_random import seeded_aside
 
+PROCESS_BYTES = 700 * 2**20
+"""Of a worker's process with torch and Ray, before it holds any block (docs/measurements.md)."""
+GPU_PROCESS_BYTES = 3 * 2**30
+"""The same with CUDA's libraries; not measured."""
 OPTIMIZER_COPIES = {"adamw": 2, "adam": 2, "sgd": 1}
 """How many tensors of the weights' size the optimiser keeps."""
 
@@ -27,6 +32,25 @@ class Footprint:
     parameters: int
     state: int
     activations: int
+
+
+def training_bytes(prints: Iterable[Footprint], lanes: int) -> int:
+    """Of the state of some blocks, and of the activations of as many of them as are trained at a time."""
+    prints = list(prints)
+    activations = sorted((each.activations for each in prints), reverse=True)
+    return sum(each.state for each in prints) + sum(activations[:lanes])
+
+
+def worker_bytes(prints: Sequence[Footprint], lanes: int, *, on_gpu: bool) -> int:
+    """Memory of its machine that a worker takes which holds some blocks; on a GPU only their snapshots are there.
+
+    Args:
+        prints: of its blocks.
+        lanes: blocks that it trains at a time.
+        on_gpu: whether it computes on a GPU.
+    """
+    state = sum(each.state for each in prints)
+    return GPU_PROCESS_BYTES + state if on_gpu else PROCESS_BYTES + training_bytes(prints, lanes)
 
 
 def block_footprints(plan: RunPlan) -> dict[int, Footprint]:

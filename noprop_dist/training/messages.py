@@ -6,6 +6,7 @@ again when a block begins on another worker.
 """
 
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,18 +28,27 @@ class WorkerFacts:
         node_id: Ray's identifier of the node.
         pid: of the actor's process.
         device: that it computes on.
+        processor: what it computes with: a GPU's name, or a CPU's architecture and instructions.
         replica_pids: of the other processes of its group, if a block has several.
+        replica_node_ids: their nodes.
     """
 
     host: str
     node_id: str
     pid: int
     device: str
+    processor: str = ""
     replica_pids: tuple[int, ...] = ()
+    replica_node_ids: tuple[str, ...] = ()
 
-    def with_replicas(self, pids: tuple[int, ...]) -> "WorkerFacts":
+    def with_replicas(self, others: Sequence["WorkerFacts"]) -> "WorkerFacts":
         """The same facts, with the other processes of the group."""
-        return replace(self, replica_pids=pids)
+        pids, nodes = (other.pid for other in others), (other.node_id for other in others)
+        return replace(self, replica_pids=tuple(pids), replica_node_ids=tuple(nodes))
+
+    def is_on(self, node_ids: frozenset[str]) -> bool:
+        """Return True if a process of it is on one of these nodes."""
+        return not node_ids.isdisjoint((self.node_id, *self.replica_node_ids))
 
 
 @dataclass(frozen=True)

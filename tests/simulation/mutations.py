@@ -11,11 +11,11 @@ from unittest.mock import patch
 
 from noprop_dist.engines.core import commands as c
 from noprop_dist.engines.core import recovery
-from noprop_dist.engines.core.actor_pool import ActorPool
+from noprop_dist.engines.core.actor_pool import ActorPool, Ready, Starting
 from noprop_dist.engines.core.assignment import Assignment, Load
 from noprop_dist.engines.core.dispatch import Dispatch
 from noprop_dist.engines.core.evaluations import Evaluations
-from noprop_dist.engines.core.events import ActorLost, StorageDone
+from noprop_dist.engines.core.events import ActorLost
 from noprop_dist.engines.core.failure_policy import CoordinatorLosses, back_off_seconds
 from noprop_dist.engines.core.round_queue import RoundQueue
 from noprop_dist.engines.core.run import Run
@@ -119,7 +119,8 @@ def calls_of_the_lost_are_waited_for(original):
 
     def end(self, slot, state):
         slot.answers.clear()
-        self._outbox.append(c.KillActor(slot.process))
+        if isinstance(slot.state, Starting | Ready):
+            self._outbox.append(c.KillActor(slot.process))
         slot.state, slot.leaving = state, False
 
     return end
@@ -147,7 +148,7 @@ def a_loss_is_charged_twice(original):
         at_work = parts.pool.at_work_on(slot, lane)
         original(parts, slot, reason, cause, now, lane, constructor_raised)
         if at_work is not None:
-            parts.stages[at_work].failures += 1
+            parts.stages[at_work].losses[False] += 1
 
     return actor_lost
 
@@ -320,31 +321,28 @@ def failed_tasks_are_dropped(original):
     """A storage task that failed is not done again."""
 
     def failed(self, now):
-        self._keep([*self._tasks][1:])
         original(self, now)
+        self._keep([*self._tasks][1:])
 
     return failed
 
 
-@mutation(StorageThread, "_do")
+@mutation(StorageThread, "_flushed")
 def the_log_is_written_after_snapshots(original):
     """A snapshot is written before the records of the steps that lead to it."""
 
-    def do(self, task):
-        if not isinstance(task, c.WriteSnapshot):
-            return original(self, task)
-        began, complete = self._machine.monotonic(), self._checkpoints.add(task.snapshot)
-        return StorageDone(self._machine.monotonic() - began, complete, self._checkpoints.news())
+    def flushed(self):
+        return self._log_writer.submit(lambda: None)
 
-    return do
+    return flushed
 
 
 @mutation(CheckpointWriter, "add")
 def a_manifest_without_one_stage(original):
     """A checkpoint counts as complete while one of its snapshots is missing."""
 
-    def add(self, snapshot):
-        complete, step = original(self, snapshot), snapshot.step
+    def add(self, snapshot, entry=None):
+        complete, step = original(self, snapshot, entry), snapshot.step
         there = [self._entries[stage, step] for stage in self._names if (stage, step) in self._entries]
         if step in self._checkpoint_steps and len(there) == len(self._names) - 1:
             self._files.complete(there, self._blocks, self._changes)
@@ -541,7 +539,7 @@ def a_stop_takes_no_snapshots(original):
 def an_evaluation_is_not_asked_for_again(original):
     """The checkpoint that the lost evaluator was at is forgotten."""
 
-    def evaluator_lost(self):
+    def evaluator_lost(self, by_cloud):
         self._under_way = None
         return []
 
@@ -552,8 +550,8 @@ def an_evaluation_is_not_asked_for_again(original):
 def an_evaluation_is_asked_for_twice_again(original):
     """The checkpoint that the lost evaluator was at is put into the queue where it is lost, and where it starts."""
 
-    def evaluator_lost(self):
-        step, left_out = self._under_way, original(self)
+    def evaluator_lost(self, by_cloud):
+        step, left_out = self._under_way, original(self, by_cloud)
         if step is not None and not left_out:
             self._waiting.appendleft(step)
         return left_out

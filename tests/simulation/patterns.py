@@ -453,11 +453,9 @@ def _(story: Story) -> bool:
     )
 
 
-@pattern("a leaving node's cores still count")
+@pattern("a leaving node's cores do not count")
 def _(story: Story) -> bool:
-    return any(
-        b.entry.leaving and not a.entry.leaving and a.entry.cpus == b.entry.cpus for a, b in pairwise(story.seen)
-    )
+    return any(b.entry.leaving and not a.entry.leaving and a.entry.cpus > b.entry.cpus for a, b in pairwise(story.seen))
 
 
 # Coordinators

@@ -15,6 +15,7 @@ from noprop_dist.simulation.stand_ins import undisturbed
 from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.run_directory import RunDirectory
 
+FIRST, SECOND = c.Slot("block worker", 1), c.Slot("block worker", 2)
 START_SECONDS = 5.0
 STEP_SECONDS = 0.05
 LONGEST_RUN_SECONDS = 100_000.0
@@ -52,6 +53,7 @@ class ScriptedRun(Simulation):
         cores: of the cluster, each on a node of its own: block worker 1 is on node-1, and so on.
         store: where the run directory lies.
         gpus: of each node.
+        most_nodes: that an autoscaler adds to; 0 without one.
 
     Attributes:
         records: of the run; what was taken back is not among them.
@@ -59,12 +61,12 @@ class ScriptedRun(Simulation):
         said: lines that a driver told.
     """
 
-    def __init__(self, *settings, cores=2, store="disk", gpus=0):
+    def __init__(self, *settings, cores=2, store="disk", gpus=0, most_nodes=0):
         super().__init__(Scenario(0, (*SMALL, *settings), nodes=((1, gpus),) * cores, store=store, turn_seconds=0.0))
         self.world.luck = Steady()
         least_of_start = 0.7
         pace = replace(self.cluster.pace, start=START_SECONDS / least_of_start, step=STEP_SECONDS)
-        self.cluster = ScriptedCluster(self.world, self.nodes, pace)
+        self.cluster = ScriptedCluster(self.world, self.nodes, pace, most_nodes)
         self.cluster.step_seconds = {}
         self.accuracy = lambda step: 0.5
         self.records, self.seen, self.said = [], [], []
@@ -185,7 +187,7 @@ class ScriptedRun(Simulation):
         assert over, "the run did not end"
         coordinator.process.die()
         self.world.run(lambda: False, self.world.now + 1.0)  # what it has left ends
-        self.records = self.directory.metrics_from(0)[0] if self.storage.holds_run else []
+        self.records = self.directory.metrics_from()[0] if self.storage.holds_run else []
         assert not self.outcome.violations, self.outcome.violations
         for error in (coordinator.process.error, coordinator.result):
             if isinstance(error, BaseException):
@@ -207,7 +209,7 @@ class ScriptedRun(Simulation):
         over = self.world.run(lambda: driver.result is not None, self.world.now + LONGEST_RUN_SECONDS)
         self._trains, self._script = False, []
         assert over, "the run did not end"
-        self.records = self.directory.metrics_from(0)[0]
+        self.records = self.directory.metrics_from()[0]
         return driver.result
 
     def took_over(self, taken):
@@ -262,3 +264,11 @@ class ScriptedRun(Simulation):
     def fingerprints(self, step=None):
         """SHA-256 of every stage's weights in a checkpoint, or in the last one."""
         return {each.stage: each.sha256 for each in self.directory.checkpoints.manifest(step).stages}
+
+
+def check_whole(run, end):
+    """A run came to its end, every step counts once, and no bit differs."""
+    total = run.plan.total_steps
+    assert (end.step, end.error, end.stopped) == (total, None, False)
+    assert run.fingerprints() == run.expected.fingerprints(total)
+    assert run.steps_written() == dict.fromkeys(run.plan.stages, total), "every step is written once"

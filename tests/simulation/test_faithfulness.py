@@ -240,7 +240,7 @@ def no_room(run):
 @shows(
     patterns={
         "a node is seen leaving, and its worker is ended before it is lost",
-        "a leaving node's cores still count",
+        "a leaving node's cores do not count",
     }
 )
 def drained(run):
@@ -249,8 +249,9 @@ def drained(run):
 
 @shows(patterns={"a node is seen leaving, and its worker is lost before it is ended"})
 def drained_and_killed_at_once(run):
+    run.pace(SECOND, 5.0)  # as long as a step takes, it cannot leave
     run.at(AT_WORK, lambda: run.drain(2))
-    run.at(AT_WORK + 0.3, lambda: run.lose_node(2, 0.1, 2.0))
+    run.at(AT_WORK + 2.5, lambda: run.lose_node(2, 0.1, 0.5))
 
 
 @shows(patterns={"a node leaves, and its worker is lost before it is seen leaving"})

@@ -18,6 +18,7 @@ from noprop_dist.simulation.scenario import Fault, Size, draw_scenario
 from noprop_dist.simulation.schedule import Schedule, course_of, read_schedule
 from noprop_dist.simulation.shrink import kind_of, shrink
 from noprop_dist.simulation.simulation import Simulation
+from noprop_dist.storage.metrics_files import MetricsFiles
 
 LEFT_OUT: tuple[str, ...] = ()
 """Kinds of fault that are not drawn, because of a fault that is not mended yet. To be kept empty."""
@@ -96,7 +97,8 @@ def course(seed, size=None, kinds=None):
     store = simulation.storage.undisturbed()
     folders = [f"checkpoints/{name}" for name in store.names("checkpoints")]
     files = [f"{folder}/{name}" for folder in folders for name in store.names(folder)]
-    contents = [(file, hashlib.sha256(store.read(file)).hexdigest()) for file in (*files, "metrics.jsonl")]
+    found = [*((file, store.read(file)) for file in files), *MetricsFiles(store).contents()]
+    contents = [(file, hashlib.sha256(content).hexdigest()) for file, content in found]
     told = [hashlib.sha256(repr(part).encode()).hexdigest() for part in (lines, sorted(contents))]
     return [outcome.turns, outcome.seconds, outcome.lives, outcome.coordinators, outcome.errors, *told]
 

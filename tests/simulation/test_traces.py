@@ -26,7 +26,6 @@ NEVER_SEEN = {
     "a reply and the loss of its process are told in one turn, the reply first",
     "a reply and the loss of its process are told in one turn, the loss first",
     "a later call of a lane is answered in an earlier turn",
-    "a process that never answered is lost",
     "a node leaves, and its worker is lost before it is seen leaving",
 }
 """Nothing in Ray forbids these: they are a matter of milliseconds, or of network and load that one machine has not."""
@@ -68,20 +67,22 @@ SHOWN = {
     "coordinators_node_killed-2": set(),
     "drained-1": {
         "a node is seen leaving, and its worker is ended before it is lost",
-        "a leaving node's cores still count",
+        "a leaving node's cores do not count",
     },
     "drained_and_killed_at_once-1": {
         "one loss is told once for each call under way",
-        "a process answers after the raylet of its node was killed or stopped",
-        "a loss is told within half a second of the process's death",
-        "cores shrink after a loss is told",
+        "a dead process is called, and the call waits until its loss is told",
+        "a loss is told over a second after the process's death, though a call was under way",
+        "a process that never answered is lost",
+        "cores shrink before a loss is told",
+        "a node is seen leaving, and its worker is ended before it is lost",
         "a node is seen leaving, and its worker is lost before it is ended",
-        "a leaving node's cores still count",
+        "a leaving node's cores do not count",
     },
     "drained_as_idle-1": set(),
     "drained_while_stalled-1": {
         "a node is seen leaving, and its worker is ended before it is lost",
-        "a leaving node's cores still count",
+        "a leaving node's cores do not count",
     },
     "driver_killed-1": {
         "a coordinator is gone, with calls under way",

@@ -47,6 +47,8 @@ KEEP_BITS = [
     "engine.kind=sequential",
     "engine.address='10.0.0.1:6379'",
     "engine.workers=5",
+    "engine.workers={min: 2, max: 5}",
+    "engine.workers.min=3",
     "engine.round_steps=7",
     "engine.prefetch=1",
     "engine.sampling=worker",
@@ -86,7 +88,8 @@ def sections_in(annotation):
 def fields_of(section, prefix=""):
     """(dotted key, field) of everything that a section can hold and that is no section itself."""
     for name, field in section.model_fields.items():
-        inner = sections_in(field.annotation)
+        is_marked = any(isinstance(each, Mark) for each in field.metadata)
+        inner = [] if is_marked else sections_in(field.annotation)
         for each in inner:
             yield from fields_of(each, f"{prefix}{name}.")
         if not inner:

@@ -5,9 +5,9 @@ import pytest
 from noprop_dist.errors import UserError
 from noprop_dist.records import RoundDone
 from noprop_dist.stages import CLASSIFIER
+from noprop_dist.storage.local_files import LocalFiles
 from noprop_dist.storage.merge import merge_runs
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.storage.store import Store
 
 
 def fingerprints(directory):
@@ -63,15 +63,15 @@ def test_missing_blocks_and_a_used_directory_are_refused(parts, tmp_path):
 
 @pytest.mark.parametrize("writes", range(1, 16))
 def test_an_interrupted_merge_can_be_repeated(parts, tmp_path, monkeypatch, writes):
-    write, left = Store.write, iter(range(writes))
+    write, left = LocalFiles.write, iter(range(writes))
 
-    def killed(store, name, content):
+    def killed(files, name, content):
         if next(left, None) is None:
             raise KeyboardInterrupt
-        write(store, name, content)
+        write(files, name, content)
 
     out = RunDirectory(str(tmp_path / "out"))
-    monkeypatch.setattr(Store, "write", killed)
+    monkeypatch.setattr(LocalFiles, "write", killed)
     with pytest.raises(KeyboardInterrupt):
         merge_runs(out, parts)
     monkeypatch.undo()

@@ -103,7 +103,7 @@ def test_a_generated_row_tells_type_bounds_default_and_whether_the_setting_chang
     (count,) = (row for row in rows if "`blocks.count`" in row)
     assert count.endswith("| integer ≥\u00a01, ≤\u00a010,000 | `10` | yes | T |")
     (workers,) = (row for row in rows if "`engine.workers`" in row)
-    assert "| integer ≥\u00a01, <\u00a02³¹ or `auto` | `auto` | the baseline's |" in workers
+    assert "| integer ≥\u00a01, <\u00a02³¹ or `auto` or mapping | `auto` | the baseline's |" in workers
     (profile,) = (row for row in rows if "`engine.profile`" in row)
     assert "| section or `null` | `null` | no |" in profile
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pyarrow import fs
 
 from noprop_dist import api
 from noprop_dist.engines.core.placement import Resources
@@ -20,7 +19,7 @@ from noprop_dist.stages import CLASSIFIER, EMBEDDING, NETWORK, block
 from noprop_dist.storage import lock
 from noprop_dist.storage.checkpoint_writer import WAITING_KEPT, CheckpointWriter
 from noprop_dist.storage.checkpoints import SettingChange
-from noprop_dist.storage.object_files import ObjectFiles
+from noprop_dist.storage.metrics_files import BEGINNING
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import Snapshot, from_files, to_files
 from noprop_dist.storage.store import Store
@@ -216,7 +215,7 @@ def test_a_round_that_is_there_twice_counts_once(tmp_path):
     directory.append_metrics([rounds[0], rounds[0], version_made(5), rounds[1], version_made(5), rounds[0]])
     assert directory.metrics() == [rounds[0], version_made(5), rounds[1]]
     left, told = directory.forget_rounds_after({ONE: 10, EMBEDDING: 5})
-    assert left == directory.metrics_from(0)[0] == [rounds[0], version_made(5), rounds[1]]
+    assert left == directory.metrics_from()[0] == [rounds[0], version_made(5), rounds[1]]
     assert "3 line(s)" in told[0]
 
 
@@ -243,9 +242,9 @@ def test_a_run_that_goes_on_and_forgets_nothing_writes_nothing(tmp_path, monkeyp
 
 def test_new_records_are_read_from_where_the_last_reading_ended(tmp_path):
     directory = RunDirectory(str(tmp_path))
-    assert directory.metrics_from(0) == ([], 0)
+    assert directory.metrics_from() == ([], BEGINNING)
     directory.append_metrics([round_done(ONE, 5), round_done(ONE, 10)])
-    records, offset = directory.metrics_from(0)
+    records, offset = directory.metrics_from()
     assert len(records) == 2
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "news", "te')
@@ -320,26 +319,6 @@ def test_the_same_store_works_through_a_uri(tmp_path):
     assert not store.exists("d.txt")
     store.delete_folder("a")
     assert store.names("a") == []
-
-
-class WithoutAppend:
-    """A file system as object stores are: it refuses to append."""
-
-    def __init__(self, files):
-        self.files = files
-
-    def open_append_stream(self, path):
-        raise NotImplementedError("It is not possible to append efficiently to S3 objects")
-
-    def __getattr__(self, name):
-        return getattr(self.files, name)
-
-
-def test_appending_works_where_the_file_system_cannot(tmp_path):
-    files = ObjectFiles(WithoutAppend(fs.LocalFileSystem()), str(tmp_path))
-    files.append("log", b"1")
-    files.append("log", b"2")
-    assert files.read("log") == b"12"
 
 
 def test_an_unknown_kind_of_storage_is_refused():

@@ -402,11 +402,13 @@ def test_a_uri_that_cannot_be_opened_is_told_without_its_secret(uri):
     assert not {word for word in ("AKIAKEY", "secret", "sec/ret", "/ret") if word in str(error.value)}
 
 
-def test_files_in_an_object_store_are_written_whole_and_appended_to():
-    files = ObjectFiles(fs._MockFileSystem(), "bucket/run")
+def test_files_in_an_object_store_are_written_and_deleted():
+    store = fs._MockFileSystem()
+    store.create_dir("bucket/run/folder")  # object stores have no folders, and this one does
+    files = ObjectFiles(store, "bucket/run")
     files.write("folder/file", b"one")
-    files.append("folder/file", b" two")
-    files.append("folder/new", b"three")
+    files.write("folder/file", b"one two")
+    files.write("folder/new", b"three")
     assert files.read("folder/file", 1) == b"ne two"
     assert (files.names("folder"), files.size("folder/new")) == (["file", "new"], 5)
     files.delete("folder/file")

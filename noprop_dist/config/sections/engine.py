@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from noprop_dist.config.sections.base import ChangesBaselineBits, ChangesBits, KeepsBits, Positive, Seconds, Settings
 
@@ -14,6 +14,19 @@ class ProfileSettings(Settings):
     steps: KeepsBits[int] = Field(20, ge=1, le=200, description="steps to profile, after the first few of a process")
 
 
+class WorkerRange(Settings):
+    """How many block workers a run has as its cluster grows and shrinks; each has a device of its own."""
+
+    min: Positive = Field(1, description="workers that have to be there before the run begins")
+    max: Positive | Literal["auto"] = Field("auto", description="most workers (auto: one a block)")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "WorkerRange":
+        if self.max != "auto" and self.min > self.max:
+            raise ValueError(f"min={self.min} is more than max={self.max}")
+        return self
+
+
 class EngineSettings(Settings):
     """Where and how the blocks are run. Only the device and its threads change bits: they order the sums."""
 
@@ -22,12 +35,14 @@ class EngineSettings(Settings):
         None, description="a running Ray cluster (default: $RAY_ADDRESS, else a Ray of our own)"
     )
     # The baseline's processes share every batch, as replicas_per_block do. NoProp's workers share nothing.
-    workers: ChangesBaselineBits[Positive | Literal["auto"]] = Field(
+    workers: ChangesBaselineBits[Positive | Literal["auto"] | WorkerRange] = Field(
         "auto",
-        description="block worker actors (auto: one a GPU or core, at most 16 on each); processes of the baseline",
+        description="block workers (auto: {min: 1, max: auto}, one a GPU or core as they come and go; a number: so "
+        "many, which share devices if those are fewer, at most 16 on each); processes of the baseline",
     )
     device: ChangesBits[Literal["auto", "cpu", "cuda"]] = Field(
-        "auto", description="that networks compute on (auto: a GPU if there is one); fixes the bits"
+        "auto",
+        description="that networks compute on (auto: a GPU if there is, or can be, one); fixes the bits",
     )
     threads_per_worker: ChangesBits[Positive] = Field(1, description="CPU threads of a worker; fixes the bits")
     round_steps: KeepsBits[Positive | Literal["auto"]] = Field(
@@ -48,10 +63,18 @@ class EngineSettings(Settings):
         None, description="most blocks that a worker holds at a time; the others wait their turn (default: no limit)"
     )
     max_failures: KeepsBits[int] = Field(
-        8, ge=-1, lt=2**31, description="lost workers that one block may have been training on, -1 is any number"
+        8,
+        ge=-1,
+        lt=2**31,
+        description="workers that may be lost while they train one block and it gets no further; -1 is any number",
+    )
+    max_preemption_failures: KeepsBits[int] = Field(
+        -1, ge=-1, lt=2**31, description="the same of workers that are lost with their machine; -1 is any number"
     )
     start_timeout_seconds: KeepsBits[Seconds] = Field(
-        120, description="for the first worker, or the baseline's processes, to start"
+        900,
+        description="for the first workers, or the baseline's processes, to be there; a cluster that grows starts a "
+        "machine and pulls its image meanwhile",
     )
     coordinator_timeout_seconds: KeepsBits[Seconds] = Field(
         60, description="without answer, before a coordinator is given up and another one goes on"

@@ -66,7 +66,12 @@ class GivenUp:
     cause: str
 
 
-ActorState = Absent | Starting | Ready | GivenUp
+@dataclass(frozen=True)
+class GivenBack:
+    """No process, and none is wanted: the run has no use for it now, or the cluster no room."""
+
+
+ActorState = Absent | Starting | Ready | GivenUp | GivenBack
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,8 @@ class ActorSlot:
         answers: to calls whose lane has an older one unanswered, by the number of the call.
         heard: when the last reply of any incarnation came, by lane.
         losses_in_row: incarnations lost since one of them did any work.
-        leaving: its node is about to go; it takes in no more blocks.
+        leaving: its node is about to go; it takes in nothing more.
+        avoided_node: where its last incarnation was killed for want of memory; "" for none.
     """
 
     slot: Slot
@@ -124,6 +130,7 @@ class ActorSlot:
     heard: dict[str, float] = field(default_factory=dict)
     losses_in_row: int = 0
     leaving: bool = False
+    avoided_node: str = ""
 
     @property
     def ready(self) -> bool:
@@ -132,6 +139,16 @@ class ActorSlot:
     @property
     def given_up(self) -> bool:
         return isinstance(self.state, GivenUp)
+
+    @property
+    def wanted(self) -> bool:
+        """Return True if the run has use for it."""
+        return not isinstance(self.state, GivenUp | GivenBack)
+
+    @property
+    def busy(self) -> bool:
+        """Return True if a call is under way, other than to ask whether it is there."""
+        return any(calls for lane, calls in self.calls.items() if lane != CONTROL_LANE)
 
     @property
     def process(self) -> Incarnation:
@@ -182,7 +199,7 @@ class ActorPool:
             if isinstance(each.state, Absent) and now >= each.state.retry_at:
                 each.incarnation += 1
                 each.state = Starting()
-                self._outbox.append(StartActor(each.process, each.place, each.lanes))
+                self._outbox.append(StartActor(each.process, each.place, each.lanes, each.avoided_node))
                 self.call(each.slot, DescribeYourself(), None, self._start_timeout_seconds, now)
 
     def call(self, slot: Slot, request: Request, stage: Stage | None, patience_seconds: float, now: float) -> None:
@@ -247,21 +264,32 @@ class ActorPool:
         working = [call for call in calls if not isinstance(call.request, Stop | Ping | Release)]
         return min(working, key=lambda call: call.number).stage if working else None
 
-    def end(self, slot: ActorSlot, state: Absent | GivenUp) -> None:
-        """End the present incarnation and forget its calls."""
+    def end(self, slot: ActorSlot, state: Absent | GivenUp | GivenBack) -> None:
+        """End the present incarnation, if there is one, and forget its calls."""
         for calls in slot.calls.values():
             for call in calls:
                 del self._lane_of_call[call.number]
             calls.clear()
         slot.answers.clear()
-        self._outbox.append(KillActor(slot.process))
+        if isinstance(slot.state, Starting | Ready):
+            self._outbox.append(KillActor(slot.process))
         slot.state, slot.leaving = state, False
 
-    def nodes_leaving(self, node_ids: frozenset[str]) -> None:
-        """Mark the block workers whose nodes are about to leave the cluster."""
-        for worker in self.of_role("block worker"):
-            worker.leaving = worker.facts is not None and worker.facts.node_id in node_ids
+    def want(self, slot: ActorSlot, now: float) -> None:
+        """Start a process again in a slot that was given back."""
+        slot.state = Absent(retry_at=now)
+
+    def nodes_leaving(self, node_ids: frozenset[str]) -> list[ActorSlot]:
+        """Mark the actors whose nodes are about to leave the cluster, for good; return those that were not marked."""
+        marked = [
+            slot
+            for slot in self.slots.values()
+            if slot.facts is not None and not slot.leaving and slot.facts.is_on(node_ids)
+        ]
+        for slot in marked:
+            slot.leaving = True
+        return marked
 
     def leaving(self) -> Sequence[ActorSlot]:
-        """The block workers whose nodes are about to leave."""
-        return [worker for worker in self.of_role("block worker") if worker.leaving]
+        """The actors whose nodes are about to leave."""
+        return [slot for slot in self.slots.values() if slot.leaving]

@@ -210,20 +210,20 @@ class Assignment:
         self, stage_run: StageRun, loads: Mapping[Slot, Load], waiting_for: Mapping[Slot, int], now: float
     ) -> Slot | None:
         home = self._pool.slots.get(stage_run.home)
-        if home is None:
-            return None  # the cluster has had no device for any block worker so far
-        if stage_run.home == CLASSIFIER_WORKER:
-            return stage_run.home if home.ready else None
+        if home is not None and stage_run.home == CLASSIFIER_WORKER:
+            return stage_run.home if home.ready and not home.leaving else None
         if loads and self._first_ready is None:
             self._first_ready = now
         return worker_for(stage_run.home, loads, self._is_coming(home, stage_run, now), waiting_for)
 
-    def _is_coming(self, home: ActorSlot, stage_run: StageRun, now: float) -> bool:
+    def _is_coming(self, home: ActorSlot | None, stage_run: StageRun, now: float) -> bool:
         """Return True if a missing home is still waited for, up to `engine.move_after_seconds`."""
+        if home is None or not home.wanted:
+            return False
         since = stage_run.state.since if isinstance(stage_run.state, Waiting) else now
         if isfinite(since) and self._first_ready is not None:
             since = max(since, self._first_ready)  # if all workers start late, the first shall not get every block
-        return not home.given_up and now - since < self._engine.move_after_seconds
+        return now - since < self._engine.move_after_seconds
 
     def _loads(self) -> dict[Slot, Load]:
         """What the ready block workers have to do, without those whose nodes are leaving."""

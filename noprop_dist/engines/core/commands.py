@@ -29,6 +29,8 @@ class Slot:
 
 CLASSIFIER_WORKER = Slot("classifier worker")
 EVALUATOR = Slot("evaluator")
+NO_WORKER = Slot("block worker")
+"""The home of a block for which no worker has been chosen: the next one that is ready takes it in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +121,19 @@ def arguments_of(request: Request) -> tuple[Any, ...]:
 
 @dataclass(frozen=True)
 class StartActor:
-    """Start a process; a block worker asks the cluster for its `place` and has so many lanes."""
+    """Start a process; a block worker asks the cluster for its `place` and has so many lanes.
+
+    Attributes:
+        process: to start.
+        place: what it asks of the cluster; None for a process without a core of its own.
+        lanes: stages that it trains at the same time.
+        avoided_node: where it is not to be; "" for none.
+    """
 
     process: Incarnation
     place: WorkerPlace | None
     lanes: int
+    avoided_node: str = ""
 
 
 @dataclass(frozen=True)
@@ -222,12 +232,14 @@ class End:
         evaluation: of the last checkpoint; None if nothing was evaluated, or the run was told to stop.
         stopped: whether it was told to stop before all steps were done.
         error: why the run did not come to its end; None if it did.
+        handed_over: whether another coordinator is to go on, because this one's node is about to leave.
     """
 
     step: int
     evaluation: CheckpointEvaluation | None
     stopped: bool
     error: str | None = None
+    handed_over: bool = False
 
 
 Command = StartActor | KillActor | CallActor | UseStorage | GiveUpStage | AskCluster | Log | End

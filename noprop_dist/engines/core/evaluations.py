@@ -91,11 +91,16 @@ class Evaluations:
             self._scores.add(evaluation.records())
             self.stop_step = None if evaluation.final else self._scores.stop_step((evaluation.step,))
 
-    def evaluator_lost(self) -> list[int]:
-        """Ask for the one under way again, a few times; return its step if that was one time too many."""
+    def evaluator_lost(self, by_cloud: bool) -> list[int]:
+        """Ask for the one under way again, a few times; return its step if that was one time too many.
+
+        Args:
+            by_cloud: whether its machine went, for which the checkpoint is not to blame.
+        """
         step, self._under_way = self._under_way, None
         if step is None:
             return []
+        self._attempts -= by_cloud
         if self._attempts < ATTEMPTS:
             self._waiting.appendleft(step)
             return []

@@ -6,6 +6,7 @@ from typing import Any
 
 from noprop_dist.engines.core.commands import Incarnation
 from noprop_dist.engines.core.placement import Resources
+from noprop_dist.records import LossReason
 from noprop_dist.training.messages import Accompanied
 
 
@@ -38,11 +39,13 @@ class ActorLost:
         process: that is gone.
         cause: for people.
         constructor_raised: whether its constructor raised; another process would fail in the same way.
+        reason: how it was lost.
     """
 
     process: Incarnation
     cause: str
     constructor_raised: bool = False
+    reason: LossReason = "died"
 
 
 @dataclass(frozen=True)
@@ -69,10 +72,17 @@ class StorageFailed:
 
 @dataclass(frozen=True)
 class ClusterSeen:
-    """What the cluster has now, and the nodes that are about to leave it."""
+    """What the cluster has now, and the nodes that are about to leave it.
+
+    Attributes:
+        resources: without those of leaving nodes.
+        leaving_nodes: Ray's identifiers.
+        own_node_leaves: whether the coordinator is on one of them.
+    """
 
     resources: Resources
     leaving_nodes: frozenset[str]
+    own_node_leaves: bool = False
 
 
 @dataclass(frozen=True)

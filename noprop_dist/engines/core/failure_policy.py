@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from noprop_dist.records import LossReason
 from noprop_dist.training.progress import RunProgress
 
+BY_CLOUD: tuple[LossReason, ...] = ("node_leaving", "node_died")
+"""Losses with which the run has nothing to do: its machine was preempted, scaled away, or died."""
 LONGEST_BACK_OFF_SECONDS = 30.0
 UNLIMITED = -1
 
@@ -21,8 +23,8 @@ class Loss:
         cause: for people.
         constructor_raised: whether its constructor raised.
         losses_in_row: earlier losses of its slot since an incarnation did any work.
-        stage_failures: earlier losses charged to the stage that it was at work on; None if there was no such stage,
-            or that was over.
+        stage_failures: earlier losses of this kind, since the stage at work got any further; None if there was no such
+            stage, or that was over.
     """
 
     reason: LossReason
@@ -30,6 +32,11 @@ class Loss:
     constructor_raised: bool
     losses_in_row: int
     stage_failures: int | None
+
+    @property
+    def by_cloud(self) -> bool:
+        """Return True if its machine went, and not the process alone."""
+        return self.reason in BY_CLOUD
 
 
 @dataclass(frozen=True)
@@ -47,21 +54,24 @@ class Decision:
     stop_stage: str | None
 
 
-def after_loss(loss: Loss, max_failures: int) -> Decision:
+def after_loss(loss: Loss, max_failures: int, max_preemption_failures: int = UNLIMITED) -> Decision:
     """Decide what follows from the loss of an actor.
 
     Args:
         loss: what is gone.
-        max_failures: losses that a stage may be charged with; -1 is any number.
+        max_failures: losses of processes that a stage may be charged with; -1 is any number.
+        max_preemption_failures: the same of losses by the cloud.
     """
     restart = None if loss.constructor_raised else back_off_seconds(loss.losses_in_row)
     if loss.stage_failures is None:
         return Decision(restart, charge_stage=False, stop_stage=None)
     failures = loss.stage_failures + 1
-    if within_budget(failures, max_failures):
+    budgets = ("max_failures", max_failures), ("max_preemption_failures", max_preemption_failures)
+    setting, most = budgets[loss.by_cloud]
+    if within_budget(failures, most):
         return Decision(restart, charge_stage=True, stop_stage=None)
     why = (
-        f"{failures} workers were lost while at work on it, engine.max_failures={max_failures} are allowed; "
+        f"{failures} workers were lost while at work on it, engine.{setting}={most} are allowed; "
         f"the last one: {loss.cause}"
     )
     return Decision(restart, charge_stage=True, stop_stage=why)
@@ -100,9 +110,15 @@ class CoordinatorLosses:
             self._storage_fails_since = None
         return trains
 
-    def lost(self) -> float | None:
-        """Count a loss; return the seconds until the next coordinator may start, or None if there may be none."""
+    def lost(self, by_cloud: bool = False) -> float | None:
+        """Take in a loss; return the seconds until the next coordinator may start, or None if there may be none.
+
+        Args:
+            by_cloud: whether its machine went; that is not counted.
+        """
         self._any_lost = True
+        if by_cloud:
+            return 0.0
         self._in_row += 1
         return back_off_seconds(self._in_row - 1) if within_budget(self._in_row, self._max_failures) else None
 

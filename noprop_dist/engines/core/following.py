@@ -15,6 +15,10 @@ class SilentError(Exception):
     """The coordinator does not answer any more."""
 
 
+class HandedOverError(Exception):
+    """The coordinator has saved all that there is and ended, for its node is about to leave; another one goes on."""
+
+
 class Following:
     """One coordinator as its driver sees it. `now` is always in monotonic seconds.
 

@@ -1,12 +1,16 @@
 """Which block goes to which worker, and what each worker asks of the cluster: pure functions."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil
+from typing import TypeVar
 
 from noprop_dist.config.schema import EngineSettings, RunConfig
+from noprop_dist.config.sections.engine import WorkerRange
 from noprop_dist.errors import UserError
 
+Block = TypeVar("Block")
 GPU_SHARE_OF_BLOCKS = 0.9
 """The rest of a GPU leaves room for evaluator and classifier worker."""
 MOST_SHARING = 16
@@ -17,11 +21,23 @@ GPU_LANES = 8
 
 @dataclass(frozen=True)
 class Resources:
-    """What a machine or cluster has; `node_cpus` is the cores of its largest machine, where that is known."""
+    """What a machine or cluster has.
+
+    Attributes:
+        cpus: cores.
+        gpus: GPUs.
+        node_cpus: cores of its largest machine; None if that is not known.
+        node_memory_bytes: that actors may take on its largest machine; None if that is not known.
+        grows: whether an autoscaler adds machines for actors that have no room.
+        gpus_come: whether that can add GPUs.
+    """
 
     cpus: float
     gpus: float
     node_cpus: float | None = None
+    node_memory_bytes: float | None = None
+    grows: bool = False
+    gpus_come: bool = False
 
 
 @dataclass(frozen=True)
@@ -29,7 +45,7 @@ class WorkerPlace:
     """One block worker.
 
     Attributes:
-        blocks: that live in it.
+        blocks: that it begins with; none if the cluster has no room for it so far.
         cpus: share of cores that it asks for; less than its threads where cores are shared.
         gpus: share of a GPU that it asks for.
         threads: CPU threads that it computes with.
@@ -68,6 +84,9 @@ class Placement:
 def place(blocks: tuple[int, ...], engine: EngineSettings, resources: Resources, replicas: int = 1) -> Placement:
     """Place blocks: a worker for each if there are GPUs or cores enough, else several blocks in a worker.
 
+    Where the cluster grows, there are also workers for which it has no room yet: that they wait for it is what asks the
+    autoscaler for more.
+
     Args:
         blocks: that are trained.
         engine: settings.
@@ -75,27 +94,62 @@ def place(blocks: tuple[int, ...], engine: EngineSettings, resources: Resources,
         replicas: processes of each worker; each of them asks for what its `WorkerPlace` says.
 
     Raises:
-        UserError: GPUs are asked for and there are none.
+        UserError: GPUs are asked for, and there are none and will be none.
     """
     on_gpu = uses_gpus(engine, resources)
-    if on_gpu and resources.gpus < 1:
+    if on_gpu and resources.gpus < 1 and not resources.gpus_come:
         raise UserError("engine.device=cuda: there is no GPU here; use engine.device=cpu or auto")
     threads, slots = engine.threads_per_worker, room(engine, resources)
-    wanted = max(1, slots // replicas) if engine.workers == "auto" else engine.workers
-    workers = min(wanted, len(blocks))
-    processes = workers * replicas
-    crowd = ceil(processes / slots)
-    cpus = min(float(threads), resources.cpus / processes) if on_gpu else threads / crowd
-    gpus = GPU_SHARE_OF_BLOCKS / crowd if on_gpu else 0.0
-    each = f" of {replicas} replicas" if replicas > 1 else ""
+    workers = min(wanted_workers(engine, len(blocks), max(1, slots // replicas), resources.grows), len(blocks))
+    here = min(workers, slots // replicas) if resources.grows else workers
+    if not has_devices(resources, gpus=on_gpu):
+        here = 0
+    crowd = 1 if resources.grows else ceil(workers * replicas / slots)
+    cpus = _cpus(engine, resources, workers * replicas) if on_gpu else threads / crowd
+    gpus = ray_share(GPU_SHARE_OF_BLOCKS / crowd) if on_gpu else 0.0
+    # Where workers come and go, each may come to hold them all.
+    together = len(blocks) if resources.grows else ceil(len(blocks) / workers)
+    lanes = _lanes(engine, on_gpu, together) if replicas == 1 else 1
+    parts = [*deal(blocks, here), *(() for _ in range(workers - here))]
+    places = tuple(WorkerPlace(tuple(part), ray_share(cpus), gpus, threads) for part in parts)
+    available = f"{_slots(engine, resources)} available" if here else "none has room yet"
     shared = f", each shared by {crowd} processes" if crowd > 1 else ""
-    lanes = _lanes(engine, on_gpu, ceil(len(blocks) / workers)) if replicas == 1 else 1
+    reason = _reason(len(blocks), here, workers, replicas, f"{available}{shared}", lanes)
+    spare = 0.0 if resources.grows else resources.cpus - workers * replicas * cpus
+    return Placement(places, _side_gpus(on_gpu), lanes, spare, reason)
+
+
+def wanted_workers(engine: EngineSettings, blocks: int, room: int, grows: bool) -> int:
+    """Block workers that a run has use for.
+
+    Args:
+        engine: settings.
+        blocks: that are left to train.
+        room: workers that the cluster has devices for now.
+        grows: whether it adds devices for workers that have none.
+    """
+    if isinstance(engine.workers, int):
+        return min(engine.workers, blocks)
+    most = blocks if grows else min(room, blocks)
+    return most if engine.workers == "auto" or engine.workers.max == "auto" else min(engine.workers.max, most)
+
+
+def workers_to_begin(engine: EngineSettings, blocks: int) -> int:
+    """How many workers have to be there before a run begins that has so many blocks left to train."""
+    return min(engine.workers.min if isinstance(engine.workers, WorkerRange) else 1, blocks)
+
+
+def _cpus(engine: EngineSettings, resources: Resources, processes: int) -> float:
+    """Cores that each of so many processes on GPUs asks for. Those of machines that are still to come are not known."""
+    threads = float(engine.threads_per_worker)
+    return threads if resources.grows else min(threads, resources.cpus / processes)
+
+
+def _reason(blocks: int, here: int, workers: int, replicas: int, devices: str, lanes: int) -> str:
+    each = f" of {replicas} replicas" if replicas > 1 else ""
+    asked = f", {workers - here} more asked for" if here < workers else ""
     together = f", up to {lanes} blocks of a worker at the same time" if lanes > 1 else ""
-    reason = (
-        f"{len(blocks)} block(s) on {workers} worker(s){each}: {_slots(engine, resources)} available{shared}{together}"
-    )
-    places = (WorkerPlace(part, ray_share(cpus), ray_share(gpus), threads) for part in _deal(blocks, workers))
-    return Placement(tuple(places), _side_gpus(on_gpu), lanes, resources.cpus - processes * cpus, reason)
+    return f"{blocks} block(s) on {here or workers} worker(s){each}: {devices}{asked}{together}"
 
 
 def _side_gpus(on_gpu: bool) -> float:
@@ -134,7 +188,7 @@ def place_again(config: RunConfig, resources: Resources, trained_on: str | None)
     if engine.device == "auto" and trained_on is not None:
         engine = on_device(engine, gpu=trained_on == "cuda")
     on_gpu = uses_gpus(engine, resources)
-    if has_devices(resources, gpus=on_gpu):
+    if may_place(resources, gpus=on_gpu):
         return place_run(config.model_copy(update={"engine": engine}), resources)
     instead = "; engine.device=cpu goes on without, with other bits" if on_gpu else ""
     reason = f"no {'GPU' if on_gpu else 'machine'} is here now, and the run waits for one{instead}"
@@ -149,6 +203,11 @@ def on_device(engine: EngineSettings, *, gpu: bool) -> EngineSettings:
 def has_devices(resources: Resources, *, gpus: bool) -> bool:
     """Return True if a cluster has any device of a kind."""
     return resources.gpus >= 1 if gpus else resources.cpus > 0
+
+
+def may_place(resources: Resources, *, gpus: bool) -> bool:
+    """Return True if a cluster has a device of a kind, or can get one."""
+    return has_devices(resources, gpus=gpus) or (resources.gpus_come if gpus else resources.grows)
 
 
 def check_room(config: RunConfig, placement: Placement, resources: Resources) -> None:
@@ -177,6 +236,8 @@ def check_sharing(config: RunConfig, processes: int, resources: Resources) -> No
     """
     engine, replicas = config.engine, config.training.replicas_per_block
     threads, cores = engine.threads_per_worker, resources.node_cpus
+    if resources.grows:
+        return  # by machines of which nothing is known yet
     if not uses_gpus(engine, resources) and cores is not None and threads > cores:
         raise UserError(
             f"engine.threads_per_worker={threads}: no machine here has more than {cores:g} core(s), "
@@ -191,8 +252,8 @@ def check_sharing(config: RunConfig, processes: int, resources: Resources) -> No
 
 
 def uses_gpus(engine: EngineSettings, resources: Resources) -> bool:
-    """Return True if a run computes on GPUs."""
-    return engine.device == "cuda" or (engine.device == "auto" and resources.gpus >= 1)
+    """Return True if a run computes on GPUs, those included that its cluster can add."""
+    return engine.device == "cuda" or (engine.device == "auto" and (resources.gpus >= 1 or resources.gpus_come))
 
 
 def room(engine: EngineSettings, resources: Resources) -> int:
@@ -210,9 +271,9 @@ def _slots(engine: EngineSettings, resources: Resources) -> str:
     return f"{slots} group{plural} of {threads} cores" if threads > 1 else f"{slots} core{plural}"
 
 
-def _deal(blocks: tuple[int, ...], workers: int) -> list[tuple[int, ...]]:
+def deal(blocks: Sequence[Block], workers: int) -> list[Sequence[Block]]:
     """Neighbouring blocks together, the counts of any two workers differing by at most one."""
-    bounds = [len(blocks) * worker // workers for worker in range(workers + 1)]
+    bounds = [len(blocks) * worker // workers for worker in range(workers + 1)] if workers else [0]
     return [blocks[first:last] for first, last in pairwise(bounds)]
 
 

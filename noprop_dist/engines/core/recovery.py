@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from noprop_dist.engines.core.actor_pool import CONTROL_LANE, Absent, ActorSlot, GivenUp
 from noprop_dist.engines.core.commands import EVALUATOR, DescribeYourself, GiveUpStage
-from noprop_dist.engines.core.failure_policy import Loss, after_loss
+from noprop_dist.engines.core.failure_policy import BY_CLOUD, Loss, after_loss
 from noprop_dist.engines.core.parts import Parts
 from noprop_dist.engines.core.stage import StageRun
 from noprop_dist.records import LossReason, StageFailed, WorkerLost
@@ -25,7 +25,7 @@ def lose_silent_actors(parts: Parts, now: float) -> None:
         if isinstance(call.request, DescribeYourself):
             # The cluster may have no room for it. Asking again costs nothing, so it is no loss.
             parts.pool.end(slot, Absent(retry_at=now))
-            slot.losses_in_row = 0
+            slot.losses_in_row, slot.avoided_node = 0, ""
         else:
             silent_lane = None if lane == CONTROL_LANE else lane  # one that answers no ping is silent as a whole
             actor_lost(parts, slot, "hung", f"it hung: no reply for {call.patience_seconds:.0f} s", now, silent_lane)
@@ -53,18 +53,21 @@ def actor_lost(
     """
     at_work = parts.pool.at_work_on(slot, lane)
     stage_run = parts.stages[at_work] if at_work is not None else None
-    failures = stage_run.failures if stage_run is not None and not stage_run.over else None
+    by_cloud = reason in BY_CLOUD
+    failures = stage_run.losses[by_cloud] if stage_run is not None and not stage_run.over else None
     loss = Loss(reason, cause, constructor_raised, slot.losses_in_row, failures)
-    decision = after_loss(loss, parts.engine.max_failures)
+    decision = after_loss(loss, parts.engine.max_failures, parts.engine.max_preemption_failures)
     _tell_of(parts, slot, loss, at_work, again=decision.restart_after_seconds is not None)
     parts.assignment.worker_lost(slot, now)
-    slot.losses_in_row += 1
+    if not by_cloud:
+        slot.losses_in_row += 1
+    slot.avoided_node = slot.facts.node_id if reason == "out_of_memory" and slot.facts is not None else ""
     after = decision.restart_after_seconds
     parts.pool.end(slot, GivenUp(cause) if after is None else Absent(retry_at=now + after))
     if slot.slot == EVALUATOR:
-        leave_out(parts, parts.evaluations.evaluator_lost())
+        leave_out(parts, parts.evaluations.evaluator_lost(by_cloud))
     if stage_run is not None and decision.charge_stage:
-        stage_run.failures += 1
+        stage_run.charge(by_cloud)
         if decision.stop_stage is not None:
             _stop(parts, stage_run, decision.stop_stage, now)
     if slot.given_up:

@@ -16,17 +16,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from noprop_dist.engines.core import recovery
-from noprop_dist.engines.core.actor_pool import Absent, ActorPool, Answer, GivenUp
+from noprop_dist.engines.core.actor_pool import Absent, ActorPool, ActorSlot, Answer
 from noprop_dist.engines.core.assignment import Assignment
+from noprop_dist.engines.core.block_workers import BlockWorkers
 from noprop_dist.engines.core.commands import (
     CLASSIFIER_WORKER,
     EVALUATOR,
+    NO_WORKER,
     AskCluster,
     Command,
     End,
     Evaluate,
     Log,
     Slot,
+    Stop,
     Train,
 )
 from noprop_dist.engines.core.dispatch import Dispatch
@@ -43,7 +46,7 @@ from noprop_dist.engines.core.events import (
 )
 from noprop_dist.engines.core.journal import Journal
 from noprop_dist.engines.core.parts import Parts
-from noprop_dist.engines.core.placement import Placement, Resources, has_devices, on_device, place_run
+from noprop_dist.engines.core.placement import Placement
 from noprop_dist.engines.core.round_queue import RoundQueue
 from noprop_dist.engines.core.snapshots import Snapshots
 from noprop_dist.engines.core.stage import StageRun, Stopped
@@ -52,7 +55,7 @@ from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.inference.score import Scores
 from noprop_dist.records import CheckpointCompleted, RunEnded, StageRecovered, WorkerReady
 from noprop_dist.run_plan import RunPlan
-from noprop_dist.stages import EMBEDDING, Stage, block
+from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.training.embedding import EmbeddingExchange, EmbeddingVersion
 from noprop_dist.training.messages import EmbeddingReport, RoundReport, StageFailure, WorkerFacts
@@ -93,15 +96,15 @@ class Run:
 
     def __init__(self, plan: RunPlan, placement: Placement, start: StartingPoint, now: float) -> None:
         self._plan = plan
-        self._on_gpu, self._placed = placement.on_gpu, placement.reason
         self._parts = _parts(plan, start, now)
         self._stopping = Stopping(self._parts)
         self._began_at, self._asked_cluster_at = now, now
-        self._no_worker_since: float | None = now
         self._error: str | None = None  # ends the run, once all that is here is written
         self._stopped_at: int | None = None
         self._ended = self._storage_is_slow = False
-        self._add_workers(placement)
+        self._processors = dict[str, None]()
+        """What block workers compute on, in the order in which they came."""
+        self._workers = BlockWorkers(plan, self._parts, placement, now)
         self._parts.pool.add(CLASSIFIER_WORKER)
         if plan.evaluates:
             self._parts.pool.add(EVALUATOR)
@@ -143,21 +146,8 @@ class Run:
     def progress(self, now: float) -> RunProgress:
         """The progress table; may be called from another thread."""
         rows = [stage_run.row() for stage_run in self.stages.values()]
-        return run_progress(self._plan.total_steps, rows, now - self._began_at, self.journal.news, self._waits_for(now))
-
-    def _waits_for(self, now: float) -> str | None:
-        """What people are told while no block worker is there."""
-        since, workers = self._no_worker_since, self._parts.pool.of_role("block worker")
-        if since is None or all(stage_run.over for stage_run in self.stages.values() if stage_run.stage.is_block):
-            return None
-        if not workers:
-            return f"no block worker is there for {now - since:.0f} s: {self._placed}"
-        given_up = sum(worker.given_up for worker in workers)
-        missing = f", {given_up} given up" if given_up else ""
-        return (
-            f"no block worker is there for {now - since:.0f} s: {len(workers) - given_up} asked for{missing}; "
-            "they wait for room on the cluster, or for their processes to start"
-        )
+        waits_for = self._workers.waits_for(now)
+        return run_progress(self._plan.total_steps, rows, now - self._began_at, self.journal.news, waits_for)
 
     # What has happened
 
@@ -170,25 +160,26 @@ class Run:
                 self.journal.tell(*lines)
                 for name, content in files.items():
                     self._parts.snapshots.write_file(name, content)
-            case ActorLost(process, cause, constructor_raised):
+            case ActorLost(process, cause, constructor_raised, reason):
                 slot = self._parts.pool.slots[process.slot]
-                if slot.process == process and not isinstance(slot.state, Absent | GivenUp):
-                    recovery.actor_lost(self._parts, slot, "died", cause, now, constructor_raised=constructor_raised)
+                if slot.process == process and slot.wanted and not isinstance(slot.state, Absent):
+                    recovery.actor_lost(self._parts, slot, reason, cause, now, constructor_raised=constructor_raised)
             case StorageDone():
                 self._stored(event, now)
             case StorageFailed(cause):
                 self._storage_failed(cause, now)
-            case ClusterSeen(resources, leaving_nodes):
-                self._parts.pool.nodes_leaving(leaving_nodes)
-                self._grow(resources, now)
+            case ClusterSeen(resources, leaving_nodes, own_node_leaves):
+                self._nodes_leave(leaving_nodes, now)
+                self._workers.fit(resources, now)
+                if own_node_leaves:
+                    self._hand_over(now)
             case StopRequested():
                 self._stopping.request(now)
 
     def _answered(self, answer: Answer, now: float) -> None:
         """Deal with one reply according to its type."""
         if isinstance(answer.value, WorkerFacts):
-            slot = self._parts.pool.slots[answer.slot]
-            self.journal.log(WorkerReady(worker=slot.slot.name, incarnation=slot.incarnation, **asdict(answer.value)))
+            self._ready(self._parts.pool.slots[answer.slot], answer.value)
             return
         if isinstance(answer.value, CheckpointEvaluation):
             self._evaluated(answer.value)
@@ -209,6 +200,17 @@ class Run:
                 self._received(stage_run, snapshot, now)
             case None if isinstance(answer.call.request, Train):
                 stage_run.queue.round_refused()
+
+    def _ready(self, slot: ActorSlot, facts: WorkerFacts) -> None:
+        self.journal.log(WorkerReady(worker=slot.slot.name, incarnation=slot.incarnation, **asdict(facts)))
+        if slot.slot.role != "block worker":
+            return
+        if facts.processor not in self._processors and self._processors:
+            self.journal.tell(
+                f"{slot.slot.name} computes on another kind of device ({facts.processor}) than those before "
+                f"({', '.join(self._processors)}): what it trains may have other bits"
+            )
+        self._processors[facts.processor] = None
 
     def _reported(self, stage_run: StageRun, report: RoundReport | EmbeddingReport, answer: Answer, now: float) -> None:
         lost_at, written = stage_run.lost_at, stage_run.steps_written
@@ -235,6 +237,7 @@ class Run:
 
     def _received(self, stage_run: StageRun, snapshot: Snapshot, now: float) -> None:
         stage_run.queue.snapshot_received()
+        stage_run.saved(snapshot.step)
         # Not newer: a stop came before the round that was to lead to it.
         if snapshot.step > self._parts.snapshots.newest_step(stage_run.stage):
             self._parts.snapshots.add(snapshot)
@@ -298,11 +301,13 @@ class Run:
     # What may be done
 
     def _advance(self, now: float) -> None:
-        self._check_workers(now)
+        self._error = self._workers.check(now)
         self._move_stages(now)
         self._ask_cluster(now)
         self._parts.pool.start_absent(now)
-        self._parts.assignment.assign(now)
+        if self._workers.may_begin:
+            self._parts.assignment.assign(now)
+        self._workers.give_back(now)
         self._parts.dispatch.send(now, self._may_train_to())
         self._evaluate(now)
         self._check_decisions()
@@ -312,72 +317,40 @@ class Run:
             self._asked_cluster_at = now
             self._parts.outbox.append(AskCluster())
 
-    def _grow(self, resources: Resources, now: float) -> None:
-        """Add workers if the cluster has room for more than there are slots.
-
-        A run stays on the kind of device that it began on: another kind computes other bits.
-        """
-        if not has_devices(resources, gpus=self._on_gpu):
-            return  # all are lost; the slots wait for them
-        config = self._plan.config
-        if not self._parts.pool.of_role("block worker"):
-            self._no_worker_since = now  # from here on they have time to start
-        engine = on_device(config.engine, gpu=self._on_gpu)
-        placement = place_run(config.model_copy(update={"engine": engine}), resources)
-        before = len(self._parts.pool.slots)
-        self._add_workers(placement)
-        if len(self._parts.pool.slots) > before:
-            self.journal.tell(f"the cluster has grown: {placement.reason}")
-
-    def _add_workers(self, placement: Placement) -> None:
-        """Add a slot for every worker of a placement that has none."""
-        known = len(self._parts.pool.of_role("block worker"))
-        for index, place in enumerate(placement.workers[known:], start=known + 1):
-            self._parts.pool.add(Slot("block worker", index), place, placement.lanes)
-            for t in place.blocks if known == 0 else ():
-                self.stages[block(t)].home = Slot("block worker", index)
-
-    def _check_workers(self, now: float) -> None:
-        """End a run that has been without any block worker for too long."""
-        workers = self._parts.pool.of_role("block worker")
-        if any(worker.ready for worker in workers):
-            self._no_worker_since = None
-            return
-        since = self._no_worker_since = now if self._no_worker_since is None else self._no_worker_since
-        engine, silent = self._parts.engine, now - since
-        why = "other runs may hold the cluster's room, or a worker's process cannot start"
-        if not workers:
-            why = self._placed
-        started = not workers or any(worker.heard for worker in workers)
-        if started and silent > engine.worker_timeout_seconds:
-            self._error = (
-                f"no block worker was there for engine.worker_timeout_seconds={engine.worker_timeout_seconds:g}: "
-                f"{why}; `noprop-dist resume` continues the run"
-            )
-        elif not started and silent > engine.start_timeout_seconds:
-            timeout = engine.start_timeout_seconds
-            self._error = f"no block worker started within engine.start_timeout_seconds={timeout:g}: {why}"
-
     def _evaluate(self, now: float) -> None:
         evaluator = self._parts.pool.slots.get(EVALUATOR)
-        if evaluator is not None and evaluator.ready and (step := self._parts.evaluations.next()) is not None:
+        takes_on = evaluator is not None and evaluator.ready and not evaluator.leaving
+        if takes_on and (step := self._parts.evaluations.next()) is not None:
             self._parts.pool.call(EVALUATOR, Evaluate(step), None, self._parts.engine.stall_timeout_seconds, now)
 
     def _move_stages(self, now: float) -> None:
         for stage_run, source, target in self._parts.assignment.plan_moves(now):
             self.journal.tell(f"{stage_run.stage.name} moves from {source.name} to {target.name}")
-        for worker in self._parts.pool.leaving():
-            held = self._parts.assignment.held_by(worker.slot)
+        for slot in self._parts.pool.leaving():
+            held = self._parts.assignment.held_by(slot.slot)
             for stage_run in held:
                 stage_run.leave()
-            if not held:
-                recovery.actor_lost(self._parts, worker, "node_leaving", "its node is leaving the cluster", now)
+            if not held and not (slot.slot == EVALUATOR and slot.busy):
+                recovery.actor_lost(self._parts, slot, "node_leaving", "its node is leaving the cluster", now)
         for stage_run in self.stages.values():
             if stage_run.leaving and stage_run.queue.idle:
-                if stage_run.queue.steps_done > self._parts.snapshots.newest_step(stage_run.stage):
+                if stage_run.is_beyond(self._parts.snapshots.newest_step(stage_run.stage)):
                     self._parts.dispatch.ask_snapshot(stage_run, now)
                 else:
                     self._parts.assignment.let_go(stage_run, now)
+
+    def _nodes_leave(self, node_ids: frozenset[str], now: float) -> None:
+        """Let nothing begin any more on nodes that leave: what is done there is snapshotted and goes on elsewhere."""
+        for slot in self._parts.pool.nodes_leaving(node_ids):
+            self.journal.tell(f"{slot.slot.name} leaves its node, which is about to leave the cluster")
+            if slot.slot != EVALUATOR and not self._coupled:  # a shared W_embed knows whole rounds alone
+                self._parts.pool.call(slot.slot, Stop(), None, self._parts.engine.grace_seconds, now)
+
+    def _hand_over(self, now: float) -> None:
+        """Save all that there is, before the coordinator's own node goes; another coordinator goes on from there."""
+        if not self._stopping.requested:
+            self.journal.tell("the coordinator's node is about to leave the cluster: another one goes on elsewhere")
+            self._stopping.request(now, hand_over=True)
 
     # The end
 
@@ -473,6 +446,9 @@ class Run:
         stopped = stopping and any(not stage_run.queue.finished for stage_run in self.stages.values())
         reached = min(self._parts.snapshots.saved_step(stage) for stage in self.stages)
         step = reached if self._stopped_at is None else self._stopped_at
+        if self._stopping.hands_over:  # the run has not ended
+            self._parts.outbox.append(End(step, None, stopped=False, handed_over=True))
+            return
         self._parts.outbox.append(Log(RunEnded(step=step, stopped=stopped, error=error)))
         self._parts.outbox.append(End(step, None if stopping else self._parts.evaluations.last, stopped, error))
 
@@ -494,4 +470,4 @@ def _parts(plan: RunPlan, start: StartingPoint, now: float) -> Parts:
 def _stage_run(plan: RunPlan, stage: Stage, step: int, now: float) -> StageRun:
     round_steps = plan.sync_steps if stage == EMBEDDING else plan.round_steps
     queue = RoundQueue(plan.snapshot_steps, round_steps, plan.config.engine.prefetch, step)
-    return StageRun(stage, queue, Slot("block worker", 1) if stage.is_block else CLASSIFIER_WORKER, now)
+    return StageRun(stage, queue, NO_WORKER if stage.is_block else CLASSIFIER_WORKER, now)

@@ -6,6 +6,7 @@ memory stays bounded; checkpoints whose snapshots were overtaken are left out.
 
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping
+from itertools import islice
 from math import inf
 
 from noprop_dist.engines.core.commands import (
@@ -25,11 +26,13 @@ from noprop_dist.stages import Stage
 from noprop_dist.storage.snapshot import Snapshot
 
 FLUSH_SECONDS = 2.0
+SNAPSHOTS_AT_ONCE = 4
+"""Snapshots of different stages that are written at the same time, where the storage can. Each takes its size again."""
 FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 0.5, 10.0
 
 
 class Snapshots:
-    """Snapshots of one run, and the storage tasks that they make: one at a time, in order.
+    """Snapshots of one run, and the storage tasks that they make: in order, one at a time or several snapshots.
 
     Args:
         outbox: where commands are appended.
@@ -39,7 +42,7 @@ class Snapshots:
             steps are kept in memory, where a stage that moves goes on from them, and are not written. Else None.
 
     Attributes:
-        under_way_since: when the task under way began; None if there is none.
+        under_way_since: when the oldest task under way began, or became the oldest; None if there is none.
         failing_since: when the storage began to fail; None while it works.
     """
 
@@ -55,6 +58,7 @@ class Snapshots:
         self._newest = dict(newest)
         self._to_write = dict(newest)
         self._tasks: deque[StorageTask] = deque()
+        self._under_way = 0  # so many of the first of these
         self._unwritten = Counter[Stage]()  # of the snapshots in these tasks: asked at every turn for every stage
         self._flushed_at = now
         self._retry_at, self._retry_seconds = now, FIRST_RETRY_SECONDS
@@ -82,9 +86,10 @@ class Snapshots:
     def end_at(self, step: int, best: tuple[int, ...]) -> None:
         """Have all deleted that was saved after `step`, and write nothing more of it; see `EndAt`."""
         self._ends_at = step
-        under_way = None if self.under_way_since is None else self._tasks[0]
-        kept = (t for t in self._tasks if t is under_way or not isinstance(t, WriteSnapshot) or t.snapshot.step <= step)
-        self._keep([*kept, EndAt(step, best)])
+        waiting = islice(self._tasks, self._under_way, None)
+        self._keep(
+            [*(t for t in waiting if not isinstance(t, WriteSnapshot) or t.snapshot.step <= step), EndAt(step, best)]
+        )
 
     def flush(self) -> None:
         """Have the log written."""
@@ -118,16 +123,29 @@ class Snapshots:
         return bool(self._tasks)
 
     def advance(self, now: float) -> None:
-        """Begin with the next task, if none is under way."""
+        """Begin with the next tasks: with one if none is under way, and with snapshots beside other snapshots."""
         if not self._tasks and now - self._flushed_at > FLUSH_SECONDS:
             self.flush()
-        if self._tasks and self.under_way_since is None and now >= self._retry_at:
-            self.under_way_since = now
-            self._outbox.append(UseStorage(self._tasks[0]))
+        while now >= self._retry_at and self._may_begin():
+            if self.under_way_since is None:
+                self.under_way_since = now
+            self._outbox.append(UseStorage(self._tasks[self._under_way]))
+            self._under_way += 1
+
+    def _may_begin(self) -> bool:
+        """Return True if the next task may be under way beside those that are."""
+        if self._under_way == min(len(self._tasks), SNAPSHOTS_AT_ONCE):
+            return False
+        *before, task = islice(self._tasks, self._under_way + 1)
+        if not before:
+            return True
+        stages = [each.snapshot.stage for each in (*before, task) if isinstance(each, WriteSnapshot)]
+        return len(set(stages)) == self._under_way + 1
 
     def done(self, event: StorageDone, now: float) -> int | None:
-        """The task under way is done; return the step of the checkpoint that it completed, if it did."""
-        self.under_way_since = None
+        """The first task under way is done; return the step of the checkpoint that it completed, if it did."""
+        self._under_way -= 1
+        self.under_way_since = now if self._under_way else None
         self._flushed_at = now
         self.failing_since, self._retry_seconds = None, FIRST_RETRY_SECONDS
         task = self._tasks.popleft()
@@ -142,8 +160,8 @@ class Snapshots:
         return snapshot.step if event.checkpoint_complete else None
 
     def failed(self, now: float) -> None:
-        """The task under way failed; it is tried again later."""
-        self.under_way_since = None
+        """The first task under way failed, and none is any more; they are tried again later."""
+        self._under_way, self.under_way_since = 0, None
         if self.failing_since is None:
             self.failing_since = now
         self._retry_at = now + self._retry_seconds
@@ -152,16 +170,13 @@ class Snapshots:
 
     def _drop_overtaken(self) -> None:
         """Of every stage keep only the newest unwritten snapshot, and the one that is being written."""
-        under_way = None if self.under_way_since is None else self._tasks[0]
         self._keep(
             task
-            for task in self._tasks
-            if task is under_way
-            or not isinstance(task, WriteSnapshot)
-            or task.snapshot is self._to_write[task.snapshot.stage]
+            for task in islice(self._tasks, self._under_way, None)
+            if not isinstance(task, WriteSnapshot) or task.snapshot is self._to_write[task.snapshot.stage]
         )
 
     def _keep(self, tasks: Iterable[StorageTask]) -> None:
-        """Keep these tasks of those that wait."""
-        self._tasks = deque(tasks)
+        """Keep those that are under way, and these."""
+        self._tasks = deque([*islice(self._tasks, self._under_way), *tasks])
         self._unwritten = Counter(task.snapshot.stage for task in self._tasks if isinstance(task, WriteSnapshot))

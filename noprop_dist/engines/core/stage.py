@@ -1,6 +1,6 @@
 """One stage of a run: its state, how far it is, and what was measured of it. Every transition is a method here."""
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from math import inf
 
@@ -100,8 +100,9 @@ class StageRun:
         self.state: State = Done() if queue.finished else Waiting(since=now)
         self.steps_written = queue.steps_done
         """Steps whose records are written; a replay after a loss is not written again."""
-        self.failures = 0
-        """Workers that were lost while they were at work on it."""
+        self.losses = Counter[bool]()
+        """Workers that were lost while at work on it, since it got any further; True counts those by the cloud."""
+        self._lost_at_step = queue.steps_done
         self._step_seconds = deque[float](maxlen=ROUNDS_REMEMBERED)
         self._meter = StageMeter(stage, queue.steps_done, now)
 
@@ -131,6 +132,13 @@ class StageRun:
     def lost_at(self) -> float | None:
         """When its worker was lost, until it trains again."""
         return self.state.lost_at if isinstance(self.state, Waiting | TakenIn | Leaving) else None
+
+    def is_beyond(self, step: int) -> bool:
+        """Return True if it is beyond its snapshot of `step`, and a run can go on from where it stands.
+
+        It cannot go on from the middle of a replay: records reach further, and the older snapshot is as good.
+        """
+        return step < self.queue.steps_done >= self.steps_written
 
     @property
     def slowest_step_seconds(self) -> float | None:
@@ -174,6 +182,16 @@ class StageRun:
         self.taken_off(step, now, node_left)
         if isinstance(self.state, Waiting):
             self.state = Waiting(self.state.since, lost_at)
+
+    def charge(self, by_cloud: bool) -> None:
+        """Count a worker that was lost while it was at work on it."""
+        self.losses[by_cloud] += 1
+        self._lost_at_step = self.steps_written
+
+    def saved(self, step: int) -> None:
+        """Its snapshot of `step` is here; beyond where workers were lost, these losses do not count any more."""
+        if step > self._lost_at_step:
+            self.losses.clear()
 
     def stop(self, why: str) -> None:
         """It takes no further part."""

@@ -4,7 +4,6 @@ from math import inf
 
 from noprop_dist.engines.core.commands import EVALUATOR, Stop
 from noprop_dist.engines.core.parts import Parts
-from noprop_dist.engines.core.stage import StageRun
 from noprop_dist.stages import EMBEDDING, Stage
 
 
@@ -19,6 +18,8 @@ class Stopping:
         self._parts = parts
         self._asked = set[Stage]()
         self.deadline = inf
+        self.hands_over = False
+        """Whether the run goes on elsewhere."""
 
     @property
     def requested(self) -> bool:
@@ -29,8 +30,14 @@ class Stopping:
         """Return True if some stage is not snapshotted yet."""
         return any(stage_run.worker is not None for stage_run in self._parts.stages.values())
 
-    def request(self, now: float) -> None:
-        """Tell every worker to begin no further step."""
+    def request(self, now: float, *, hand_over: bool = False) -> None:
+        """Tell every worker to begin no further step.
+
+        Args:
+            now: monotonic seconds.
+            hand_over: whether another coordinator is to go on. A request to end the run comes before that.
+        """
+        self.hands_over = hand_over
         if self.requested:
             return
         self.deadline = now + self._parts.engine.grace_seconds
@@ -43,18 +50,11 @@ class Stopping:
         for stage_run in self._parts.stages.values():
             if stage_run.worker is None or not stage_run.queue.idle:
                 continue
-            if self._is_beyond_its_snapshot(stage_run) and stage_run.stage not in self._asked:
+            beyond = stage_run.is_beyond(self._parts.snapshots.newest_step(stage_run.stage))
+            # With a learned W_embed a run can only go on from a step that all stages have a snapshot of.
+            if beyond and EMBEDDING not in self._parts.stages and stage_run.stage not in self._asked:
                 self._asked.add(stage_run.stage)
                 stage_run.leave()
                 self._parts.dispatch.ask_snapshot(stage_run, now)
             else:
                 self._parts.assignment.take_off(stage_run, now)
-
-    def _is_beyond_its_snapshot(self, stage_run: StageRun) -> bool:
-        """Return True if a stage is beyond its newest snapshot, and a run can go on from where it stands.
-
-        A run cannot go on from the middle of a replay: the records reach further, and the older snapshot is as good.
-        With a learned W_embed it can only go on from a step that all stages have a snapshot of.
-        """
-        saved = self._parts.snapshots.newest_step(stage_run.stage)
-        return EMBEDDING not in self._parts.stages and saved < stage_run.queue.steps_done >= stage_run.steps_written

@@ -24,7 +24,7 @@ from noprop_dist.engines.core.commands import (
 )
 from noprop_dist.engines.core.events import ActorLost, Event, events_of
 from noprop_dist.engines.core.placement import Placement
-from noprop_dist.engines.ray.cluster import cause_of_loss, raised_by_constructor, spread
+from noprop_dist.engines.ray.cluster import cause_of_loss, raised_by_constructor, reason_of_loss, spread
 from noprop_dist.engines.ray.replica_worker import BlockGroup
 from noprop_dist.engines.ray.workers import BlockWorker, ClassifierWorker, Evaluator
 from noprop_dist.stages import Stage
@@ -36,6 +36,7 @@ ACTOR_OPTIONS = {"max_restarts": 0, "max_task_retries": 0, "enable_task_events":
 no record of single calls: a run's rounds would fill it (100,000 records, some 4 kB each) and tell nothing that
 `metrics.jsonl` does not."""
 CONTROL_GROUP = {CONTROL_LANE: 1}
+NODE_ID_LABEL = "ray.io/node-id"
 ActorHandle = Any
 """Ray's actor handles and object references have no static type."""
 
@@ -56,6 +57,7 @@ class RayActors:
         data: of the run.
         directory: of the run.
         placement: what evaluator and classifier worker ask of the cluster.
+        memory_bytes: of its machine that each block worker asks for; 0 for none.
         draw: draws the batches of a round; None if the workers draw.
         classes: of the workers.
     """
@@ -66,6 +68,7 @@ class RayActors:
         data: DataSet,
         directory: str,
         placement: Placement,
+        memory_bytes: int,
         draw: Callable[[RoundKey], Round] | None,
         classes: WorkerClasses,
     ) -> None:
@@ -74,6 +77,7 @@ class RayActors:
         self._held_out = ray.put(data.held_out)
         self._directory = directory
         self._side = {"num_cpus": 0, "num_gpus": placement.side_gpus, **ACTOR_OPTIONS}
+        self._memory_bytes = memory_bytes
         self._draw = draw
         self._classes = classes
         self._handles: dict[Incarnation, ActorHandle] = {}
@@ -98,7 +102,8 @@ class RayActors:
         assert place is not None
         side_by_side = {lane_name(number): 1 for number in range(lanes)} if lanes > 1 else {}
         groups = {"concurrency_groups": CONTROL_GROUP | side_by_side}
-        options = {"num_cpus": place.cpus, "num_gpus": place.gpus, **spread(), **ACTOR_OPTIONS}
+        asked = {"num_cpus": place.cpus, "num_gpus": place.gpus, "memory": self._memory_bytes or None}
+        options = {**asked, **spread(), **_not_on(command.avoided_node), **ACTOR_OPTIONS}
         if self._setup.config.training.replicas_per_block > 1:
             group = ray.remote(**groups, **options)(BlockGroup)
             return group.remote(
@@ -144,7 +149,8 @@ class RayActors:
         try:
             answer = ray.get(reference)
         except RayError as error:
-            yield ActorLost(call.process, cause_of_loss(error), raised_by_constructor(error))
+            cause, reason = cause_of_loss(error), reason_of_loss(error)
+            yield ActorLost(call.process, cause, raised_by_constructor(error), reason)
             return
         yield from events_of(call.call, answer)
 
@@ -154,3 +160,8 @@ class RayActors:
         for handle in self._handles.values():
             ray.kill(handle)
         self._handles.clear()
+
+
+def _not_on(node_id: str) -> dict[str, dict[str, str]]:
+    """Options of an actor that may go to any node but one."""
+    return {"label_selector": {NODE_ID_LABEL: f"!in({node_id})"}} if node_id else {}

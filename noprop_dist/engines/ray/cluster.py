@@ -9,21 +9,26 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 from ray.job_config import JobConfig
+from ray.util.client import ray as client
 from ray.util.placement_group import get_current_placement_group
 
 from noprop_dist.engines.core.events import ClusterSeen
 from noprop_dist.engines.core.placement import Resources
+from noprop_dist.engines.ray import growth
 from noprop_dist.errors import UserError, why
 from noprop_dist.models.custom import SENT_FOLDER
+from noprop_dist.records import LossReason
 
 CONNECT_TIMEOUT_SECONDS = 3.0
 SOCKET_BYTES = 107 - len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
 """Of the folder in which Ray makes its sockets: their paths may have 107 bytes."""
+MARKET_TYPE_LABEL = "ray.io/market-type"
 HTTP2_SETTINGS_TYPE = b"\x04"
 
 
@@ -108,20 +113,48 @@ def is_connected() -> bool:
     return bool(ray.is_initialized())
 
 
-def cluster_resources() -> Resources:
-    """What the connected cluster has in all; in a placement group, as a trial of Ray Tune is, what that reserves."""
+def cluster_resources(device: str = "cpu") -> Resources:
+    """What the connected cluster has, without nodes that are about to leave it, and whether it grows.
+
+    In a placement group, as a trial of Ray Tune is, it is what that reserves.
+
+    Args:
+        device: as `engine.device`. Unless it is "cpu", a cluster that grows may be asked for a GPU.
+    """
+    if client.is_connected():  # an address ray://…: a process of the cluster has to look
+        resources: Resources = ray.get(ray.remote(num_cpus=0)(cluster_resources).remote(device))
+        return resources
     group = get_current_placement_group()
     if group is not None:
         cpus, gpus = ([bundle.get(kind, 0.0) for bundle in group.bundle_specs] for kind in ("CPU", "GPU"))
         return Resources(sum(cpus), sum(gpus), max(cpus))
-    found, nodes = ray.cluster_resources(), ray.nodes()
-    largest = max((node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"]), default=0.0)
-    return Resources(found.get("CPU", 0.0), found.get("GPU", 0.0), largest)
+    leaving = leaving_nodes()
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
+    cpus, gpus, memory = ([node.get(kind, 0.0) for node in nodes] for kind in ("CPU", "GPU", "memory"))
+    grows = growth.grows()
+    gpus_come = grows and device != "cpu" and growth.gpus_come()
+    return Resources(sum(cpus), sum(gpus), max(cpus, default=0.0), max(memory, default=0.0), grows, gpus_come)
+
+
+def leaving_nodes() -> frozenset[str]:
+    """Nodes that are about to leave the cluster (preemption, scale-down)."""
+    # Ray has no public function for it; Ray Train and Serve call this one, too.
+    return frozenset(ray._private.state.state.get_draining_nodes())
 
 
 def spread() -> dict[str, str]:
     """Options of an actor that may go to any node; in a placement group it stays with what that reserves."""
     return {"scheduling_strategy": "SPREAD"} if get_current_placement_group() is None else {}
+
+
+def stable() -> dict[str, Any]:
+    """Options of an actor that goes to a node that is not preemptible, where one has room.
+
+    Ray's own label says which are: `RAY_NODE_MARKET_TYPE=spot` in the environment of `ray start`, or `--labels`.
+    """
+    if get_current_placement_group() is not None:
+        return {}
+    return {"label_selector": {MARKET_TYPE_LABEL: "!in(spot)"}, "fallback_strategy": [{"label_selector": {}}]}
 
 
 def usable_cores() -> int:
@@ -168,9 +201,9 @@ def cluster_answers(seconds: float) -> bool:
 
 
 def see_cluster() -> ClusterSeen:
-    """What the cluster has now, and the nodes that are about to leave it (preemption, scale-down)."""
-    # Ray has no public function for it; Ray Train and Serve call this one, too.
-    return ClusterSeen(cluster_resources(), frozenset(ray._private.state.state.get_draining_nodes()))
+    """What the cluster has now, and the nodes that are about to leave it."""
+    leaving = leaving_nodes()
+    return ClusterSeen(cluster_resources(), leaving, ray.get_runtime_context().get_node_id() in leaving)
 
 
 def cause_of_loss(error: RayError) -> str:
@@ -180,8 +213,22 @@ def cause_of_loss(error: RayError) -> str:
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
     if raised_by_constructor(error):
         return lines[-1]
+    if isinstance(error, OutOfMemoryError):
+        return (
+            "Ray's memory monitor killed it, because its machine ran out of memory; a smaller training.batch_size or "
+            "engine.blocks_per_worker, or fewer workers on a machine (engine.workers), make it need less"
+        )
     reason = re.search(r"because (its [^.]*)\.", " ".join(lines))
     return reason[1] if reason else lines[0]
+
+
+def reason_of_loss(error: RayError) -> LossReason:
+    """How an actor was lost, as Ray tells it."""
+    if isinstance(error, OutOfMemoryError):
+        return "out_of_memory"
+    if isinstance(error, RayActorError) and error.preempted:
+        return "node_died"
+    return "node_died" if cause_of_loss(error).startswith("its node") else "died"
 
 
 def raised_by_constructor(error: RayError) -> bool:

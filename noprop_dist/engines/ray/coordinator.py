@@ -15,7 +15,8 @@ from noprop_dist.engines.command_runner import CommandRunner
 from noprop_dist.engines.coordination import enter, follow_core, goes_on, placement_of, take_over
 from noprop_dist.engines.core.commands import End
 from noprop_dist.engines.core.drawing import who_draws
-from noprop_dist.engines.core.placement import Placement
+from noprop_dist.engines.core.following import HandedOverError
+from noprop_dist.engines.core.placement import Placement, Resources
 from noprop_dist.engines.core.run import Run
 from noprop_dist.engines.ray.actors import RayActors, WorkerClasses
 from noprop_dist.engines.ray.callbacks import unpickled
@@ -36,6 +37,7 @@ from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.storage.trust import check_networks
 from noprop_dist.tracking.host import END_SECONDS, STOP_SECONDS, CallbackHost
 from noprop_dist.tracking.trackers import callback_host, run_info
+from noprop_dist.training.footprint import block_footprints, worker_bytes
 from noprop_dist.training.messages import RunOutcome
 from noprop_dist.training.progress import RunProgress
 from noprop_dist.training.run_log import RunLog
@@ -90,18 +92,24 @@ class Coordinator:
         Raises:
             UserError: configuration, data or run directory cannot be used; nothing was started.
             TrainingError: a stage could not be trained to its end; names it and the cause.
+            HandedOverError: its node is about to leave; another coordinator is to go on.
         """
         check_networks(self._config, self._directory, self._trusted)
         setup, data = prepare(self._config, self._given)
         host = callback_host(setup.plan, unpickled(self._callbacks))
         with self._directory.only_writer(self._wait_for), self._exporting(setup) as exporter:
+            self._waits_for = "looking at what the cluster has, and what it can add"
             resume = goes_on(self._directory, resume=self._resume, has_begun=self._has_begun)
-            placement = placement_of(setup.plan, self._directory, cluster_resources(), resume=resume)
+            resources = cluster_resources(self._config.engine.device)
+            placement = placement_of(setup.plan, self._directory, resources, resume=resume)
             # The checks come before: a new run that is refused leaves no directory behind.
             enter(setup.plan, self._directory, resume=resume)
-            end = self._train(setup.on(placement.on_gpu), data, placement, exporter, host)
+            memory_bytes = _memory_asked(setup.plan, placement, resources)
+            end = self._train(setup.on(placement.on_gpu), data, placement, memory_bytes, exporter, host)
         if end.error is not None:
             raise TrainingError(end.error)
+        if end.handed_over:
+            raise HandedOverError(f"step {end.step} is saved")
         return RunOutcome(self._directory.link, end.step, end.evaluation, end.stopped)
 
     def _wait_for(self, what: str) -> None:
@@ -112,6 +120,7 @@ class Coordinator:
         setup: RunSetup,
         data: DataSet,
         placement: Placement,
+        memory_bytes: int,
         exporter: MetricsExporter | None,
         host: CallbackHost,
     ) -> End:
@@ -125,7 +134,9 @@ class Coordinator:
         taken.log.add(WorkerReady(worker="coordinator", incarnation=1, **facts))
         run.journal.tell(*taken.warnings, *data.notes, f"{placement.reason}; {drawing.reason}{served}")
         draw = setup.batch_stream(data.train.labels).round if drawing.by_coordinator else None
-        actors = RayActors(setup.on_its_device(), data, self._directory.root, placement, draw, self._worker_classes)
+        actors = RayActors(
+            setup.on_its_device(), data, self._directory.root, placement, memory_bytes, draw, self._worker_classes
+        )
         if exporter is not None:
             exporter.show_live(lambda: _live(run, actors))
         runner = CommandRunner(actors, StorageThread(taken.checkpoints, taken.log, self._directory), see_cluster)
@@ -163,6 +174,16 @@ class Coordinator:
 
 def _on_cpu(plan: RunPlan) -> Callable[[Mapping[Stage, Snapshot]], NoPropNetwork]:
     return lambda snapshots: assemble_network(plan, snapshots, torch.device("cpu"))
+
+
+def _memory_asked(plan: RunPlan, placement: Placement, resources: Resources) -> int:
+    """What each block worker asks for: never more than a machine has, for such a worker would not be started at all."""
+    if not resources.node_memory_bytes:
+        return 0
+    most = max((len(place.blocks) for place in placement.workers), default=0) or 1
+    prints = sorted(block_footprints(plan).values(), key=lambda each: each.state + each.activations)[-most:]
+    wanted = worker_bytes(prints, placement.lanes, on_gpu=placement.on_gpu)
+    return wanted if resources.grows else min(wanted, int(resources.node_memory_bytes))
 
 
 def _each_turn(host: CallbackHost, exporter: MetricsExporter | None, run: Run) -> None:

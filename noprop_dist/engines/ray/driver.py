@@ -14,11 +14,11 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from noprop_dist.config.schema import EngineSettings, RunConfig
-from noprop_dist.engines.core.failure_policy import CoordinatorLosses
-from noprop_dist.engines.core.following import Following, SilentError
+from noprop_dist.engines.core.failure_policy import BY_CLOUD, CoordinatorLosses
+from noprop_dist.engines.core.following import Following, HandedOverError, SilentError
 from noprop_dist.engines.ray.actors import ACTOR_OPTIONS
 from noprop_dist.engines.ray.callbacks import check_travels, pickled
-from noprop_dist.engines.ray.cluster import cause_of_loss, cluster_answers, ray_session
+from noprop_dist.engines.ray.cluster import cause_of_loss, cluster_answers, ray_session, reason_of_loss, stable
 from noprop_dist.engines.ray.coordinator import Coordinator
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.models.custom import is_installed
@@ -88,8 +88,12 @@ def train_on_ray(
             coordinator = _actor(coordinator_class).remote(config, directory, resume, **known, **options)
             try:
                 return _Follower(coordinator, config.engine, watch, say).follow(stopped)
+            except HandedOverError as error:
+                resume = True
+                say(f"the coordinator's node leaves the cluster: {error}, and another one goes on elsewhere")
             except (RayActorError, SilentError) as error:
-                resume, cause, back_off_seconds = True, _cause(error), losses.lost()
+                by_cloud = isinstance(error, RayActorError) and reason_of_loss(error) in BY_CLOUD
+                resume, cause, back_off_seconds = True, _cause(error), losses.lost(by_cloud)
                 if not cluster_answers(CLUSTER_SECONDS):
                     raise TrainingError(
                         f"the Ray cluster is gone ({cause}); {RunDirectory(directory).resume_command} continues the run"
@@ -142,6 +146,7 @@ def _actor(coordinator_class: type[Any]) -> Any:
         namespace=f"noprop-{uuid.uuid4().hex[:12]}",  # actors of one run never collide with another's
         num_cpus=0,
         max_concurrency=3,  # `progress` and `stop` are answered while `run` runs
+        **stable(),
         **ACTOR_OPTIONS,
     )
 
@@ -174,6 +179,7 @@ class _Follower:
             TrainingError: the run failed, or did not end in time.
             UserError: something cannot be used.
             StorageError: the run directory cannot be read or written.
+            HandedOverError: its node is about to leave.
             RayActorError: the coordinator is lost.
             SilentError: it does not answer any more.
         """
@@ -187,7 +193,7 @@ class _Follower:
             self._listen()
             outcome: RunOutcome = ray.get(run)
         except RayTaskError as error:
-            if isinstance(error.cause, UserError | TrainingError | StorageError):
+            if isinstance(error.cause, UserError | TrainingError | StorageError | HandedOverError):
                 raise error.cause from None
             raise TrainingError(f"the coordinator failed: {error}") from error
         return outcome

@@ -86,7 +86,7 @@ class BlockGroup(Replica):
         self._form(store)
         self._wait(joining)
         others = self._wait([other.facts.remote() for other in self._others])
-        return super().facts().with_replicas(tuple(other.pid for other in others))
+        return super().facts().with_replicas(others)
 
     def hold(self, stage: Stage, snapshot: Snapshot | None) -> StageFailure | Accompanied | None:
         """Take a stage in, in all processes of the group."""

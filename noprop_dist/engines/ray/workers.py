@@ -20,7 +20,7 @@ from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.batch_stream import Round
 from noprop_dist.training.beside import Beside, at_work
-from noprop_dist.training.device import keep_freed_memory, start_computing
+from noprop_dist.training.device import keep_freed_memory, processor, start_computing
 from noprop_dist.training.embedding import EmbeddingTrainer
 from noprop_dist.training.messages import Accompanied, WorkerFacts
 from noprop_dist.training.replicas import ALONE, OneReplica
@@ -117,4 +117,4 @@ class Evaluator:
 def worker_facts(device: torch.device) -> WorkerFacts:
     """Where this process runs."""
     node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
-    return WorkerFacts(socket.gethostname(), node, os.getpid(), str(device))
+    return WorkerFacts(socket.gethostname(), node, os.getpid(), str(device), processor(device))

@@ -55,6 +55,17 @@ def _lose_coordinator(simulation: "Simulation", luck: random.Random) -> float:
     return 90.0
 
 
+def _drain_coordinator(simulation: "Simulation", luck: random.Random) -> float:
+    """The cluster says that the coordinator's machine leaves, and it goes at the end of that time."""
+    coordinator = at_work(simulation.coordinator)
+    if coordinator is None:
+        return NOTHING
+    notice = luck.choice([0.3, luck.uniform(5, 60)])
+    coordinator.node_leaves = True
+    simulation.world.at(notice, coordinator.process.die)
+    return notice
+
+
 def _kill_driver(simulation: "Simulation", _: random.Random) -> float:
     driver = at_work(simulation.driver)
     if driver is None:
@@ -76,6 +87,7 @@ KINDS = (
     Kind("coordinators killed for a while", 0.5, _kill_coordinators),
     Kind("coordinator stopped for a while", 1, _pause_coordinator),
     Kind("coordinator out of reach", 0.5, _lose_coordinator),
+    Kind("coordinator drained", 1, _drain_coordinator),
     Kind("driver killed", 2, _kill_driver),
     Kind("stop asked for", 1, _stop),
 )

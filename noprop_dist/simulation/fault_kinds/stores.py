@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from noprop_dist.simulation.fault_kinds.kind import NOTHING, Kind
 from noprop_dist.simulation.storage import BROKEN, FULL, READ_ONLY, flip
+from noprop_dist.storage.metrics_files import METRICS, MetricsFiles
 
 if TYPE_CHECKING:
     from noprop_dist.simulation.simulation import Simulation
@@ -79,7 +80,8 @@ def _damage(pattern: str, how: str) -> Callable[["Simulation", random.Random], f
             return NOTHING
         folders = [f"checkpoints/{name}" for name in store.names("checkpoints")]
         found = [f"{folder}/{name}" for folder in folders for name in store.names(folder) if name.endswith(pattern)]
-        files = ["metrics.jsonl"] if pattern == "metrics.jsonl" and store.exists("metrics.jsonl") else found[-12:]
+        records = [name for name, content in MetricsFiles(store).contents() if content]
+        files = records[-1:] if pattern == METRICS else found[-12:]
         if not files:
             return NOTHING
         file = luck.choice(files)
