@@ -30,6 +30,7 @@ from noprop_dist.bench.faults import fingerprints, sequential_fingerprints
 from noprop_dist.bench.harness import Say
 from noprop_dist.bench.live_run import LiveRun
 from noprop_dist.bench.networks import counted_steps, sleeping
+from noprop_dist.engines.core.failure_policy import BY_CLOUD
 from noprop_dist.engines.ray.fake_cloud import FakeCloud
 from noprop_dist.records import WorkerLost
 
@@ -169,7 +170,7 @@ def bench_elastic(seconds: float, steps: int | None, settings: Sequence[str], fo
 
 def costs_budget(loss: WorkerLost) -> bool:
     """Return True if a loss is charged to the stage that was at work."""
-    return loss.reason in ("died", "hung") and loss.at_work_on is not None
+    return loss.reason not in (*BY_CLOUD, "not_started") and loss.at_work_on is not None
 
 
 def _phases(run: LiveRun, cloud: FakeCloud, seconds: float, say: Say) -> tuple[float, float]:

@@ -22,6 +22,8 @@ UPDATE_SECONDS = "1"
 IDLE_MINUTES = 0.1
 """After which the autoscaler gives a node back."""
 MOST_NODES = 100
+MEMORY_BYTES = 4 * 2**30
+"""Of a node, as the autoscaler is told: it starts none for an actor that asks for more, or for any if it is not told."""
 CAPACITY_FILE = "capacity_file"
 
 
@@ -37,7 +39,8 @@ class FakeCloudProvider(FakeMultiNodeProvider):  # type: ignore[misc]
             RuntimeError: the cloud has no room for all of them; it has started some.
         """
         room = int(Path(self.provider_config[CAPACITY_FILE]).read_text()) - (len(self._nodes) - 1)
-        super().create_node_with_resources_and_labels(node_config, tags, max(0, min(count, room)), resources, labels)
+        measured = {kind: amount for kind, amount in resources.items() if kind != "memory"}  # by the raylet itself
+        super().create_node_with_resources_and_labels(node_config, tags, max(0, min(count, room)), measured, labels)
         if count > room:
             raise RuntimeError(f"no capacity for {count - max(0, room)} of {count} nodes")
 
@@ -85,7 +88,8 @@ def _autoscaling(capacity_file: Path, resources: Mapping[str, float]) -> dict[st
     All sections are there, because Ray's defaults lie in a file that its packages lack.
     """
     head = {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}
-    node = {"resources": {**resources, "object_store_memory": STORE_BYTES}, "node_config": {}, "min_workers": 0}
+    has = {**resources, "memory": MEMORY_BYTES, "object_store_memory": STORE_BYTES}
+    node = {"resources": has, "node_config": {}, "min_workers": 0}
     empty: dict[str, Any] = {name: {} for name in ("auth", "docker", "file_mounts")}
     lists = ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands",
              "head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files", "rsync_exclude",
