@@ -23,7 +23,7 @@ IDLE_MINUTES = 0.1
 """After which the autoscaler gives a node back."""
 MOST_NODES = 100
 MEMORY_BYTES = 4 * 2**30
-"""Of a node, as the autoscaler is told: it starts none for an actor that asks for more, or for any if it is not told."""
+"""Of a node, as the autoscaler is told: it starts none for an actor that asks for more, or where it is told nothing."""
 CAPACITY_FILE = "capacity_file"
 
 
