@@ -133,9 +133,10 @@ class Cluster:
         self._grow()
 
     def _grow(self) -> None:
-        """The autoscaler adds a machine for each actor that waits for room."""
+        """The autoscaler adds a machine for each process that waits for room."""
+        wanted = sum(actor.size for actor in self.waiting)
         there = sum(node.known for node in self.nodes.values()) + self._nodes_coming
-        for _ in range(min(len(self.waiting) - self._nodes_coming, self._most_nodes - there)):
+        for _ in range(min(wanted - self._nodes_coming, self._most_nodes - there)):
             self._nodes_coming += 1
             self.world.at(self.world.luck.uniform(5, 60), self._comes)
 

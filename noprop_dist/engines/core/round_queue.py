@@ -76,7 +76,11 @@ class RoundQueue:
     @property
     def at_snapshot(self) -> bool:
         """Return True if the last round that was sent ends at a snapshot step."""
-        return self._sent in self._snapshot_steps
+        return self.snapshots_at(self._sent)
+
+    def snapshots_at(self, step: int) -> bool:
+        """Return True if a snapshot is taken at this step wherever the stage goes; no round crosses it."""
+        return step in self._snapshot_steps
 
     def snapshot_asked(self) -> None:
         self._snapshots_in_flight += 1

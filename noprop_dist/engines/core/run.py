@@ -238,8 +238,9 @@ class Run:
     def _received(self, stage_run: StageRun, snapshot: Snapshot, now: float) -> None:
         stage_run.queue.snapshot_received()
         stage_run.saved(snapshot.step)
-        # Not newer: a stop came before the round that was to lead to it.
-        if snapshot.step > self._parts.snapshots.newest_step(stage_run.stage):
+        # Not newer: a stop came before the round that was to lead to it, or within a replay of it.
+        newer = snapshot.step > self._parts.snapshots.newest_step(stage_run.stage)
+        if newer and (snapshot.step >= stage_run.steps_written or stage_run.queue.snapshots_at(snapshot.step)):
             self._parts.snapshots.add(snapshot)
         if stage_run.queue.finished or (stage_run.leaving and stage_run.queue.idle):
             self._parts.assignment.let_go(stage_run, now)
