@@ -40,7 +40,7 @@ NOTICE_SECONDS = 5
 STEP_SECONDS = 0.1
 """Of sleep; a step computes for some three milliseconds beside it."""
 GIVE_BACK_SECONDS = 60.0
-"""For the autoscaler to end idle nodes after the run; it is told to do so after six seconds."""
+"""For the autoscaler to end idle nodes after the run; it is told to do so after half a minute."""
 POLL_SECONDS = 0.5
 SETTINGS = (
     *("training.batch_size=32", "engine.round_steps=10", "checkpoint.snapshot_every_steps=50"),
@@ -144,13 +144,13 @@ def bench_elastic(seconds: float, steps: int | None, settings: Sequence[str], fo
     """
     steps = steps or round(seconds * (2 * BLOCKS + FEW) / BLOCKS / STEP_SECONDS)
     common = [*SETTINGS, f"blocks.count={BLOCKS}", f"training.max_steps={steps}", *settings]
-    expected = sequential_fingerprints([*common, sleeping(0.0)], folder / "sequential")
+    expected = sequential_fingerprints([*common, *sleeping(0.0, BLOCKS)], folder / "sequential")
     say(f"the sequential run of {steps} steps is done")
     cloud = FakeCloud(folder, BLOCKS, {"CPU": 1})
     counter = folder / "steps"
     with watched(cloud.devices) as samples:
         begun = time.time()
-        run = LiveRun(folder / "run", [*common, sleeping(STEP_SECONDS, counter)], cloud)
+        run = LiveRun(folder / "run", [*common, *sleeping(STEP_SECONDS, BLOCKS, counter)], cloud)
         try:
             few, many = _phases(run, cloud, seconds, say)
             run.finish()
@@ -163,7 +163,7 @@ def bench_elastic(seconds: float, steps: int | None, settings: Sequence[str], fo
         spans(samples, records, BLOCKS, steps),
         start_up_seconds(samples, records, begun),
         sum(costs_budget(each) for each in run.records(WorkerLost)),
-        counted_steps(counter) - BLOCKS * steps,
+        sum(counted_steps(counter, BLOCKS)) - BLOCKS * steps,
         fingerprints(run.directory) == expected,
     )
 

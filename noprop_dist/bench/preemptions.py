@@ -145,7 +145,7 @@ def bench_preemptions(
     """
     common = [*SETTINGS, f"blocks.count={BLOCKS}", f"training.max_steps={steps}", "engine.max_failures=0",
               "evaluation.samples=16", *settings]  # fmt: skip
-    expected = sequential_fingerprints([*common, "evaluation.samples=0", sleeping(0.0)], folder / "sequential")
+    expected = sequential_fingerprints([*common, "evaluation.samples=0", *sleeping(0.0, BLOCKS)], folder / "sequential")
     say(f"the sequential run of {steps} steps is done")
     settled = Settled(steps, every, common, expected, folder)
     generator = random.Random(seed)
@@ -163,7 +163,7 @@ def bench_preemptions(
 def _campaign(settled: Settled, sort: str, most: int, generator: random.Random, number: int, say: Say) -> Campaign:
     folder, counter = settled.folder / f"run-{number:02d}", settled.folder / f"steps-{number:02d}"
     with loopback_cluster(BLOCKS, store_bytes=STORE_BYTES) as cluster, watched(cluster.devices) as samples:
-        run = LiveRun(folder, [*settled.settings, sleeping(STEP_SECONDS, counter)], cluster)
+        run = LiveRun(folder, [*settled.settings, *sleeping(STEP_SECONDS, BLOCKS, counter)], cluster)
         try:
             victims = [] if most == 0 else _preempt_until(run, cluster, sort, most, settled, generator, say)
             run.finish()
@@ -173,7 +173,7 @@ def _campaign(settled: Settled, sort: str, most: int, generator: random.Random, 
     begun, ended = first_step(records), last_step(records)
     campaign = Campaign(
         *(sort, begun, ended, victims, sum(costs_budget(each) for each in run.records(WorkerLost))),
-        counted_steps(counter) - BLOCKS * settled.steps,
+        sum(counted_steps(counter, BLOCKS)) - BLOCKS * settled.steps,
         fingerprints(run.directory) == settled.expected,
         spans(samples, records, BLOCKS, settled.steps),
         start_up_seconds(samples, records, begun),

@@ -32,7 +32,7 @@ def grow_from_nothing(folder, say):
     """Three blocks on a cluster without any device; the cloud has room for four."""
     cloud = FakeCloud(folder, 4, {"CPU": 1})
     steps = ["training.max_steps=200"]
-    run = LiveRun(folder / "run", [*SETTINGS, *steps, sleeping(0.1)], cloud)
+    run = LiveRun(folder / "run", [*SETTINGS, *steps, *sleeping(0.1, 3)], cloud)
     try:
         most = 0
         while run.running:
@@ -48,7 +48,7 @@ def grow_from_nothing(folder, say):
 def kill_the_driver(folder, say):
     """The driver is killed while one device trains and two more are asked for that the cloud does not have."""
     cloud = FakeCloud(folder, 1, {"CPU": 1})
-    run = LiveRun(folder / "run", [*SETTINGS, "training.max_steps=100000", sleeping(0.1)], cloud)
+    run = LiveRun(folder / "run", [*SETTINGS, "training.max_steps=100000", *sleeping(0.1, 3)], cloud)
     try:
         run.wait_for("the first device to train", lambda: run.records(RoundDone) != [])
         os.kill(run.driver_pid, signal.SIGKILL)

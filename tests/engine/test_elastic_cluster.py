@@ -27,7 +27,7 @@ def importable(monkeypatch):
 
 def test_a_run_grows_from_nothing_to_one_device_a_block_and_gives_them_back(sequential, tmp_path):
     found, nodes_used, most, empty = in_namespaces(fake_cloud_runs.grow_from_nothing, print, tmp_path)
-    assert found == fingerprints(sequential(*fake_cloud_runs.SETTINGS, "training.max_steps=200", sleeping(0.0)))
+    assert found == fingerprints(sequential(*fake_cloud_runs.SETTINGS, "training.max_steps=200", *sleeping(0.0, 3)))
     assert (nodes_used, most) == (3, 3)
     assert empty
 

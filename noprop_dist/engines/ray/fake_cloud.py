@@ -19,8 +19,8 @@ from noprop_dist.errors import TrainingError
 ADDRESS = "127.0.0.1:6379"
 START_SECONDS = 60
 UPDATE_SECONDS = "1"
-IDLE_MINUTES = 0.1
-"""After which the autoscaler gives a node back."""
+IDLE_MINUTES = 0.5
+"""After which the autoscaler gives a node back; less than a worker takes to start and nodes go before they work."""
 MOST_NODES = 100
 MEMORY_BYTES = 4 * 2**30
 """Of a node, as the autoscaler is told: it starts none for an actor that asks for more, or where it is told nothing."""
