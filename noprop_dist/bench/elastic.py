@@ -38,13 +38,13 @@ BLOCKS = 10
 FEW = 3
 NOTICE_SECONDS = 5
 STEP_SECONDS = 0.1
-"""Of sleep; a step computes for some three milliseconds beside it."""
+"""Of sleep; a step computes for some two milliseconds beside it."""
 GIVE_BACK_SECONDS = 60.0
 """For the autoscaler to end idle nodes after the run; it is told to do so after half a minute."""
 POLL_SECONDS = 0.5
 SETTINGS = (
-    *("training.batch_size=32", "engine.round_steps=10", "checkpoint.snapshot_every_steps=50"),
-    *("checkpoint.every_steps=100", "evaluation.samples=0", "metrics.port=null"),
+    *("training.batch_size=16", "engine.round_steps=4", "checkpoint.snapshot_every_steps=48"),
+    *("checkpoint.every_steps=96", "evaluation.samples=0", "metrics.port=null"),
 )
 
 
