@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from noprop_dist.bench.live_run import LiveRun
+from noprop_dist.engines.ray.loopback import LoopbackCluster
 from noprop_dist.records import News, RoundDone, StageFailed, StageRecovered, WorkerReady
 from noprop_dist.stages import Stage, block
 from noprop_dist.storage.checkpoints import ENTRY
@@ -110,9 +111,14 @@ def _kill_driver(run: LiveRun, _: int) -> float:
 
 def _kill_node(run: LiveRun, pick: int) -> float:
     begun = time.time()
-    run.cluster.kill_node(pick % NODES)
-    run.cluster.return_node(pick % NODES)
+    _nodes(run).kill_node(pick % NODES)
+    _nodes(run).return_node(pick % NODES)
     return begun
+
+
+def _nodes(run: LiveRun) -> LoopbackCluster:
+    assert isinstance(run.cluster, LoopbackCluster)
+    return run.cluster
 
 
 def _flip_bit(suffix: str, run: LiveRun, pick: int) -> float:
@@ -161,7 +167,7 @@ def _pause_block_worker(run: LiveRun, pick: int) -> float:
 
 def _drain_node(run: LiveRun, pick: int) -> float:
     """Announce that a machine leaves; then it goes, and another one comes."""
-    run.cluster.drain_node(pick % NODES, NOTICE_SECONDS)
+    _nodes(run).drain_node(pick % NODES, NOTICE_SECONDS)
     time.sleep(NOTICE_SECONDS)
     return _kill_node(run, pick)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from noprop_dist.engines.ray.loopback import LoopbackCluster
+from noprop_dist.engines.ray.loopback import ClusterNodes
 from noprop_dist.errors import TrainingError
 from noprop_dist.records import RoundDone, WorkerReady
 from noprop_dist.reporting.summary import of_kind
@@ -27,7 +27,7 @@ class LiveRun:
         cluster: that it runs on.
     """
 
-    def __init__(self, folder: Path, settings: Sequence[str], cluster: LoopbackCluster) -> None:
+    def __init__(self, folder: Path, settings: Sequence[str], cluster: ClusterNodes) -> None:
         self.folder = folder
         self.cluster = cluster
         self.directory = RunDirectory(str(folder))

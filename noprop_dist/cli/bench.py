@@ -193,6 +193,64 @@ def faults(
 
 
 @bench_app.command()
+def elastic(
+    seconds: Annotated[float, typer.Option(help="Of each of the first two phases.", min=20)] = 60,
+    set_: Set = None,
+    plot: Plot = None,
+    as_json: Json = False,
+) -> None:
+    """Train ten blocks on 0 → 10 → 3 → 10 devices: Ray's autoscaler starts them, a made-up cloud takes them away.
+
+    A device is a node of one core on this machine, and blocks sleep for most of a step. Says how many devices trained
+    of those for which there was work, how long the first step took, and whether the bits are those of the sequential
+    engine. It runs in process and network namespaces of its own, made by `unshare` of util-linux.
+    """
+    from noprop_dist.bench.elastic import bench_elastic, elastic_figure
+    from noprop_dist.bench.namespaces import in_namespaces
+
+    check_plot(plot)
+    with _folder("elastic") as folder:
+        measured = in_namespaces(bench_elastic, progress.print, seconds, None, set_ or [], folder)
+    rows, total = measured.rows(), measured.total
+    further = {
+        "seconds_to_first_step": measured.first_step - measured.begun,
+        "share": total.share,
+        "device_seconds": {"there": total.there, "wanted": total.wanted, "training": total.training},
+        "start_up_device_seconds": measured.start_up,
+        "charged": measured.charged,
+        "steps_done_twice": measured.replayed,
+        "equal_fingerprints": measured.equal,
+    }
+    show_rows("devices of ten blocks (means)", rows, as_json, *measured.lines(), **further)
+    draw(plot, elastic_figure, measured)
+
+
+@bench_app.command()
+def preemptions(
+    count: Annotated[int, typer.Option(help="Nodes to preempt.", min=1)] = 200,
+    seed: Annotated[int, typer.Option(help="Of which nodes, and in which order.")] = 0,
+    every: Annotated[float, typer.Option(help="Seconds from one to the next.", min=5)] = 6,
+    steps: Annotated[int, typer.Option(help="Of every block in each run.", min=200)] = 3000,
+    set_: Set = None,
+    plot: Plot = None,
+    as_json: Json = False,
+) -> None:
+    """Preempt nodes of a run of ten blocks, with a notice of four seconds and without; each is replaced by a new one.
+
+    A node is one device of one core on this machine, and blocks sleep for most of a step. Victims hold a block worker,
+    the classifier worker, the evaluator or the coordinator. Says what that costs: failure budget (engine.max_failures
+    is 0), steps, and wall time against an undisturbed run; and compares every bit.
+    """
+    from noprop_dist.bench.preemptions import bench_preemptions, preemptions_figure, summary
+
+    check_plot(plot)
+    with _folder("preemptions") as folder:
+        done = bench_preemptions(count, seed, every, steps, set_ or [], folder, progress.print)
+    show_rows(f"nodes preempted every {every:g} s, seed {seed}", summary(done), as_json, seed=seed, every=every)
+    draw(plot, preemptions_figure, done)
+
+
+@bench_app.command()
 def simulate(
     context: typer.Context,
     *,

@@ -1,13 +1,18 @@
 """A Ray cluster of several nodes on this machine whose nodes can be killed, for benchmarks and tests of recovery."""
 
+import os
+import signal
 import socket
-import subprocess
-import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from ray._private.state import GlobalState
+from ray._raylet import GcsClient, GcsClientOptions  # type: ignore[attr-defined] # compiled
 from ray.cluster_utils import Cluster
+from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
 from noprop_dist.errors import TrainingError
 
@@ -21,7 +26,58 @@ QUICK_HEALTH_CHECKS = {
 """A dead node is noticed after about two seconds."""
 
 
-class LoopbackCluster:
+def quick_health_checks() -> dict[str, str]:
+    """The same as environment variables, for a head that is started by a command."""
+    return {f"RAY_{name}": str(value) for name, value in QUICK_HEALTH_CHECKS.items()}
+
+
+class ClusterNodes:
+    """The nodes of a cluster whose raylets are processes of this machine, and what a cloud does to them.
+
+    Args:
+        address: of the cluster, HOST:PORT.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._state: Any = None
+
+    def devices(self) -> frozenset[str]:
+        """Identifiers of the nodes that are alive and have a core or a GPU."""
+        if self._state is None:
+            self._state = GlobalState()
+            options = GcsClientOptions.create(
+                self.address, None, allow_cluster_id_nil=True, fetch_cluster_id_if_nil=False
+            )
+            self._state._initialize_global_state(options)
+        table = [node for node in self._state.node_table() if node["Alive"]]
+        return frozenset(node["NodeID"] for node in table if {"CPU", "GPU"} & node["Resources"].keys())
+
+    def announce(self, node: str, seconds: float) -> None:
+        """Announce that a node will leave in so many seconds, as a cloud announces a preemption.
+
+        Raises:
+            TrainingError: the cluster refused.
+        """
+        deadline_ms = int(1000 * (time.time() + seconds))
+        reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")  # what `ray drain-node` sends
+        accepted, why = GcsClient(address=self.address).drain_node(node, reason, "announced by the cloud", deadline_ms)
+        if not accepted:
+            raise TrainingError(f"the node could not be drained: {why}")
+
+    def take_away(self, node: str) -> None:
+        """SIGKILL the raylet of a node; with it go the node's actors and its part of the object store."""
+        option = f"--node_id={node}".encode()
+        for process in Path("/proc").iterdir():
+            try:
+                found = process.name.isdecimal() and option in (process / "cmdline").read_bytes().split(b"\0")
+            except OSError:  # it has just ended
+                continue
+            if found:
+                os.kill(int(process.name), signal.SIGKILL)
+
+
+class LoopbackCluster(ClusterNodes):
     """A head node without cores, and worker nodes of one core each.
 
     Args:
@@ -37,13 +93,8 @@ class LoopbackCluster:
                 "_system_config": QUICK_HEALTH_CHECKS}  # fmt: skip
         served = {"include_dashboard": jobs_server, **({"dashboard_port": free_port()} if jobs_server else {})}
         self._cluster: Any = Cluster(initialize_head=True, head_node_args={**head, **served})
+        super().__init__(self._cluster.address)
         self._nodes = [self._add() for _ in range(nodes)]
-
-    @property
-    def address(self) -> str:
-        """Of the head, HOST:PORT."""
-        address: str = self._cluster.address
-        return address
 
     @property
     def jobs_address(self) -> str:
@@ -63,17 +114,13 @@ class LoopbackCluster:
         self._nodes.append(self._add())
 
     def drain_node(self, number: int, seconds: int) -> None:
-        """Announce that a node will leave in so many seconds, as a cloud announces a preemption.
+        """Announce that a node will leave in so many seconds."""
+        self.announce(self.node_id(number), seconds)
 
-        Raises:
-            TrainingError: the cluster refused.
-        """
-        command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", self.address]
-        command += ["--node-id", self._nodes[number].node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
-        command += ["--reason-message", "a test", "--deadline-remaining-seconds", str(seconds)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        if done.returncode != 0:
-            raise TrainingError(f"the node could not be drained: {done.stderr or done.stdout}")
+    def node_id(self, number: int) -> str:
+        """Ray's identifier of a node."""
+        identifier: str = self._nodes[number].node_id
+        return identifier
 
     def close(self) -> None:
         """End all nodes."""
