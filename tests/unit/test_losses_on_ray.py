@@ -3,6 +3,7 @@
 import pytest
 from ray.exceptions import OutOfMemoryError, RayActorError
 
+from noprop_dist.engines.ray import actors
 from noprop_dist.engines.ray.actors import _not_on
 from noprop_dist.engines.ray.cluster import cause_of_loss, reason_of_loss
 
@@ -30,6 +31,10 @@ def test_want_of_memory_is_told_with_what_to_change():
     assert all(setting in told for setting in ("training.batch_size", "engine.blocks_per_worker", "engine.workers"))
 
 
-def test_an_actor_may_be_kept_off_one_node():
+def test_an_actor_may_be_kept_off_one_node_if_there_are_others(monkeypatch):
+    nodes = [{"NodeID": node, "Alive": True, "Resources": {"CPU": cpus}} for node, cpus in [("1f2e", 2), ("ab12", 0)]]
+    monkeypatch.setattr(actors.ray, "nodes", lambda: nodes)
+    assert _not_on("1f2e") == {}, "the head without cores is none"
+    nodes.append({"NodeID": "77aa", "Alive": True, "Resources": {"CPU": 1}})
     assert _not_on("1f2e") == {"label_selector": {"ray.io/node-id": "!in(1f2e)"}}
     assert _not_on("") == {}
