@@ -309,7 +309,7 @@ class Run:
         self._move_stages(now)
         self._ask_cluster(now)
         self._parts.pool.start_absent(now)
-        if self._workers.may_begin:
+        if self._workers.has_begun:
             self._parts.assignment.assign(now)
         self._workers.give_back(now)
         self._parts.dispatch.send(now, self._may_train_to())
