@@ -44,7 +44,7 @@ GIVE_BACK_SECONDS = 60.0
 POLL_SECONDS = 0.5
 SETTINGS = (
     *("training.batch_size=16", "engine.round_steps=4", "checkpoint.snapshot_every_steps=48"),
-    *("checkpoint.every_steps=96", "evaluation.samples=0", "metrics.port=null"),
+    *("checkpoint.every_steps=96", "metrics.port=null"),
 )
 
 
@@ -143,7 +143,7 @@ def bench_elastic(seconds: float, steps: int | None, settings: Sequence[str], fo
         say: told what happens.
     """
     steps = steps or round(seconds * (2 * BLOCKS + FEW) / BLOCKS / STEP_SECONDS)
-    common = [*SETTINGS, f"blocks.count={BLOCKS}", f"training.max_steps={steps}", *settings]
+    common = [*SETTINGS, f"blocks.count={BLOCKS}", f"training.max_steps={steps}", "evaluation.samples=0", *settings]
     expected = sequential_fingerprints([*common, *sleeping(0.0, BLOCKS)], folder / "sequential")
     say(f"the sequential run of {steps} steps is done")
     cloud = FakeCloud(folder, BLOCKS, {"CPU": 1})

@@ -62,7 +62,8 @@ def in_namespaces(measure: Callable[..., Result], say: Say, *arguments: Any) -> 
         finally:
             process.kill()  # and with it, by --kill-child, all that it started
         if not result.exists():
-            raise TrainingError(f"the benchmark ended with code {process.returncode}: {errors.read_text()[-2000:]}")
+            last = errors.read_text().strip().rpartition("\n")[2]
+            raise TrainingError(f"the benchmark ended with code {process.returncode}: {last}")
         outcome: Result | UserError | TrainingError = pickle.loads(result.read_bytes())
     if isinstance(outcome, UserError | TrainingError):
         raise outcome

@@ -38,8 +38,8 @@ BLOCKS = 10
 NOTICE_SECONDS = 4.0
 ROLES = ("coordinator", "classifier worker", "evaluator", "block worker")
 """What a victim may hold; a node that holds several counts for the first."""
-TURNS = ("coordinator", "coordinator", "classifier worker", "evaluator", *["block worker"] * 6)
-"""What ten victims are wanted to hold; where no node holds it, a block worker."""
+TURNS = ("coordinator", "classifier worker", "evaluator", *["block worker"] * 7)
+"""What ten victims are wanted to hold; where no node holds it, a block worker. Ten nodes hold one coordinator."""
 FIRST_SHARE, LAST_SHARE = 0.02, 0.9
 """Of a run's steps, between which nodes are preempted."""
 STORE_BYTES = 100 * 2**20
@@ -98,6 +98,7 @@ class PreemptionRow:
         device_seconds: that were there meanwhile, mean.
         to_undisturbed: their ratio to an undisturbed run's: the wall time with as many devices.
         without_start_up: the same, without the time in which new nodes started their first worker.
+        lost_per_node: device seconds more than undisturbed, for each preempted node.
         equal: whether all weights of all runs have the bits of the sequential engine.
     """
 
@@ -115,6 +116,7 @@ class PreemptionRow:
     device_seconds: float
     to_undisturbed: float
     without_start_up: float
+    lost_per_node: float
     equal: bool
 
 
@@ -143,11 +145,11 @@ def bench_preemptions(
         folder: for the runs.
         say: told what happens.
     """
-    common = [*SETTINGS, f"blocks.count={BLOCKS}", f"training.max_steps={steps}", "engine.max_failures=0",
-              "evaluation.samples=16", *settings]  # fmt: skip
-    expected = sequential_fingerprints([*common, "evaluation.samples=0", *sleeping(0.0, BLOCKS)], folder / "sequential")
+    common = [*SETTINGS, f"blocks.count={BLOCKS}", f"training.max_steps={steps}", *settings]
+    reference = [*common, "evaluation.samples=0", *sleeping(0.0, BLOCKS)]
+    expected = sequential_fingerprints(reference, folder / "sequential")
     say(f"the sequential run of {steps} steps is done")
-    settled = Settled(steps, every, common, expected, folder)
+    settled = Settled(steps, every, [*common, "engine.max_failures=0", "evaluation.samples=16"], expected, folder)
     generator = random.Random(seed)
     done = [_campaign(settled, UNDISTURBED, 0, generator, 0, say)]
     while (left := count - sum(len(each.victims) for each in done)) > 0:
@@ -269,6 +271,7 @@ def _row(sort: str, runs: Sequence[Campaign], undisturbed: float) -> PreemptionR
         device_seconds=there,
         to_undisturbed=there / undisturbed,
         without_start_up=(there - start_up) / undisturbed,
+        lost_per_node=(there - undisturbed) * len(runs) / held.total() if held else 0.0,
         equal=all(run.equal for run in runs),
     )
 

@@ -229,7 +229,7 @@ def elastic(
 def preemptions(
     count: Annotated[int, typer.Option(help="Nodes to preempt.", min=1)] = 200,
     seed: Annotated[int, typer.Option(help="Of which nodes, and in which order.")] = 0,
-    every: Annotated[float, typer.Option(help="Seconds from one to the next.", min=5)] = 6,
+    every: Annotated[float, typer.Option(help="Seconds from one to the next.", min=5)] = 10,
     steps: Annotated[int, typer.Option(help="Of every block in each run.", min=200)] = 3000,
     set_: Set = None,
     plot: Plot = None,

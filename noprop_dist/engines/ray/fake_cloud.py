@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,13 +60,15 @@ class FakeCloud(ClusterNodes):
 
     def __init__(self, folder: Path, capacity: int, resources: Mapping[str, float]) -> None:
         super().__init__(ADDRESS)
+        # Paths of sockets are short, and the folder may be deep. It is deleted with this object, or at the end.
+        self._ray_folder = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
         self._capacity_file = folder / "capacity"
         self.set_capacity(capacity)
         config = folder / "autoscaling.json"
         config.write_text(json.dumps(_autoscaling(self._capacity_file, resources)))
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", f"--autoscaling-config={config}"]
         command += ["--num-cpus=0", f"--object-store-memory={STORE_BYTES}", "--include-dashboard=false"]
-        command += ["--node-ip-address=127.0.0.1", "--disable-usage-stats", f"--temp-dir={folder / 'ray'}"]
+        command += ["--node-ip-address=127.0.0.1", "--disable-usage-stats", f"--temp-dir={self._ray_folder.name}"]
         env = os.environ | {
             "RAY_FAKE_CLUSTER": "1",
             "RAY_enable_autoscaler_v2": "1",
