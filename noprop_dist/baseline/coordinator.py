@@ -22,6 +22,8 @@ from noprop_dist.engines.ray.cluster import cluster_resources
 from noprop_dist.errors import TrainingError
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.inference.network import NoPropNetwork
+from noprop_dist.metrics.exporter import MetricsExporter
+from noprop_dist.metrics.live import LiveStage
 from noprop_dist.records import Record, RoundDone, RunEnded, StageFailed, UnreadLine
 from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import NETWORK, Stage
@@ -91,7 +93,7 @@ class EndToEndCoordinator:
         """
         check_networks(self._config, self._directory, self._trusted)
         setup, data = prepare(self._config, self._given)
-        with self._directory.only_writer(self._wait_for):
+        with self._directory.only_writer(self._wait_for), self._exporting(setup.plan) as exporter:
             processes = place_baseline(self._config, cluster_resources())
             if goes_on(self._directory, resume=self._resume, has_begun=self._has_begun):
                 go_on(setup.plan, self._directory)
@@ -102,7 +104,7 @@ class EndToEndCoordinator:
             job = EndToEndJob(setup, self._directory.root, *map(ray.put, (data.train, data.held_out, snapshots)))
             trainer = _trainer(job, processes)
             host = callback_host(setup.plan, unpickled(self._callbacks))
-            self._watch = watch = _Watch(setup, self._directory, str(processes), warnings, host)
+            self._watch = watch = _Watch(setup, self._directory, str(processes), warnings, host, exporter)
             host.start(run_info(setup.plan, self._directory, data.held_out, _assembled(setup.plan)))
             with _fitting(trainer) as (thread, outcome):
                 while thread.is_alive() and not self._stop.is_set():
@@ -129,6 +131,21 @@ class EndToEndCoordinator:
 
     def _wait_for(self, what: str) -> None:
         self._waits_for = what
+
+    @contextmanager
+    def _exporting(self, plan: RunPlan) -> Iterator[MetricsExporter | None]:
+        """Serve the metrics within a `with`, and `metrics.linger_seconds` longer."""
+        settings = self._config.metrics
+        if settings.port is None:
+            yield None
+            return
+        name = str(self._directory).rpartition("/")[2]
+        exporter = MetricsExporter(name, plan, settings, ray.util.get_node_ip_address())
+        try:
+            yield exporter
+            self._stop.wait(settings.linger_seconds)
+        finally:
+            exporter.close()
 
 
 def _trainer(job: EndToEndJob, processes: Processes) -> TorchTrainer:
@@ -179,14 +196,22 @@ class _Watch:
         asked_for: what Ray Train asks the cluster for.
         warnings: for people.
         host: of its callbacks; gets every record once, those of an earlier process first.
+        exporter: of its metrics, which gets the same; None if there is none.
 
     Attributes:
         step: steps that the network has done.
     """
 
     def __init__(
-        self, setup: RunSetup, directory: RunDirectory, asked_for: str, warnings: Sequence[str], host: CallbackHost
+        self,
+        setup: RunSetup,
+        directory: RunDirectory,
+        asked_for: str,
+        warnings: Sequence[str],
+        host: CallbackHost,
+        exporter: MetricsExporter | None = None,
     ) -> None:
+        self._exporter = exporter
         self._directory, self._engine, self._asked_for, self._host = directory, setup.config.engine, asked_for, host
         self._reading = threading.Lock()
         self._place, self.step, self._started = BEGINNING, 0, False
@@ -197,17 +222,28 @@ class _Watch:
         self._board = ProgressBoard({NETWORK: self.step}, setup.plan.total_steps, self._began)
         for warning in warnings:
             self._board.news.tell(warning)
-        self._board.news.tell(f"waiting for room for {asked_for}, and starting them")
+        served = ""
+        if exporter is not None:
+            exporter.show_live(self._live)
+            served = f"; metrics at {exporter.address}"
+        self._board.news.tell(f"waiting for room for {asked_for}, and starting them{served}")
 
     def progress(self) -> RunProgress:
         """How far the run is now."""
         with self._reading:
+            if self._exporter is not None:
+                self._exporter.loop_turned()
             for record in self._new_rounds():
                 self._board.reported(NETWORK, record.step, record.loss, time.monotonic())
             for line in self._host.news():
                 self._board.news.tell(line)
             picture = self._board.picture(time.monotonic())
         return picture if self._started else replace(picture, waits_for=f"waiting for {self._asked_for}")
+
+    def _live(self) -> list[LiveStage]:
+        """The present state, for a scrape; called from another thread."""
+        rows = self._board.picture(time.monotonic()).stages
+        return [LiveStage(row.stage, row.state, row.step, rounds_in_flight=0, sent_bytes=0) for row in rows]
 
     def check_start(self, now: float) -> None:
         """End the wait for processes that do not start.
@@ -229,7 +265,8 @@ class _Watch:
         """Write down that the run is over, and let the callbacks take in what is left."""
         with suppress(OSError):
             if not record.stopped:  # else the first process may still write
-                self._directory.append_metrics([record])
+                # A new one: in an object store it writes behind what the first process wrote, not before.
+                RunDirectory(self._directory.root).append_metrics([record])
         self._host.record(record)
         for line in self._host.close(STOP_SECONDS if record.stopped else END_SECONDS):
             self._board.news.tell(line)
@@ -248,6 +285,8 @@ class _Watch:
             else:
                 self._seen.add(record)
             self._host.record(record)
+            if self._exporter is not None:
+                self._exporter.record(record)
         return rounds
 
 

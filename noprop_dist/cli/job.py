@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from noprop_dist.cli.terminal import FittingTable, Terminal
+from noprop_dist.cli.terminal import Terminal
 from noprop_dist.errors import UserError
 from noprop_dist.files import local_path
 from noprop_dist.printable import printable
@@ -45,7 +45,7 @@ def submit(
     if folder is not None and not folder.is_dir():
         raise UserError(f"--working-dir {working_dir}: is no folder")
     jobs = _jobs(address)
-    job = jobs.submit(arguments, folder, install)
+    job = jobs.submit(arguments, folder, install, messages.print)
     if detach:
         messages.print(f"follow it: noprop-dist job follow --address {jobs.address} {job}")
         print(job)
@@ -69,11 +69,11 @@ def stop(job: JobId, address: Address = None) -> None:
 
 @job_app.command(name="list")
 def list_jobs(address: Address = None) -> None:
-    """All jobs that the cluster knows, the newest first."""
-    table = FittingTable("job", "status", "command")
-    for row in _jobs(address).all():
-        table.add_row(*row)
-    Terminal(soft_wrap=False).print(table)
+    """All jobs that the cluster knows, the newest first: one line each, on a terminal as much as fits of it."""
+    terminal = Terminal()
+    for job, status, command in _jobs(address).all():
+        line = f"{job:<26}  {status:<9}  {command.removeprefix('python -m noprop_dist ')}"
+        terminal.print(line if len(line) <= terminal.width else f"{line[: terminal.width - 1]}…")
 
 
 def _follow(jobs: "Jobs", job: str) -> None:

@@ -131,7 +131,8 @@ def take_over(
         ]
     to_evaluate = [step for step in unmeasured if step not in damaged] if setup.plan.evaluates else []
     stop_step = None if scores is None else scores.stop_step(complete)
-    start = StartingPoint(snapshots, to_evaluate, setup.embedding_exchange(snapshots), scores, stop_step)
+    exchange, is_remote = setup.embedding_exchange(snapshots), directory.local_root is None
+    start = StartingPoint(snapshots, to_evaluate, exchange, scores, stop_step, storage_may_be_slow=is_remote)
     return TakenOver(checkpoints, log, start, (*warnings, *log.warnings))
 
 

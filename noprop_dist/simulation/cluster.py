@@ -138,7 +138,7 @@ class Cluster:
         there = sum(node.known for node in self.nodes.values()) + self._nodes_coming
         for _ in range(min(wanted - self._nodes_coming, self._most_nodes - there)):
             self._nodes_coming += 1
-            self.world.at(self.world.luck.uniform(5, 60), self._comes)
+            self.world.at(self.world.luck.uniform(5, 25), self._comes)
 
     def _comes(self) -> None:
         self._nodes_coming -= 1

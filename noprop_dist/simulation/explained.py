@@ -60,7 +60,7 @@ EXPLAINED = {
     r"last snapshots could not be written before the end of engine.grace_seconds": frozenset(),
     r"config.yaml is gone|holds no run|began there": frozenset({"disk not there for a while"}),
     r"cannot be read: .*No such file": frozenset({"disk not there for a while"}),
-    r"is writing this run": COORDINATOR | STORE,
+    r"is writing this run|already holds a run": COORDINATOR | STORE,
     r"the coordinator was lost": COORDINATOR | STORE,
     r"no machine here has more than 0|there is no GPU here": ROOM,
     r"the coordinator did not end within engine.grace_seconds": frozenset({"stop asked for"}),

@@ -18,6 +18,7 @@ from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.checkpoint_writer import WAITING_KEPT
 from noprop_dist.storage.checkpoints import MANIFEST, SnapshotEntry
 from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.storage.store import UnusableStorageError
 
 if TYPE_CHECKING:
     from noprop_dist.simulation.simulation import Simulation
@@ -112,7 +113,10 @@ def check_not_measured(simulation: "Simulation", evaluator: Process, error: User
     number = coordinator.run._parts.pool.slots[EVALUATOR].incarnation
     if evaluator.name != f"{EVALUATOR.name}#{number} of {coordinator.process.name}":
         return
-    if not simulation.outcome.struck.keys() & UNSURE and coordinator.run._stopped_at is None:
+    struck = simulation.outcome.struck.keys()
+    if isinstance(error, UnusableStorageError) and struck & STORE:
+        return  # the store failed while it was read; the evaluator is asked again
+    if not struck & UNSURE and coordinator.run._stopped_at is None:
         simulation.violate(f"a checkpoint that is to be measured: {error}")
 
 

@@ -423,7 +423,10 @@ class Checkpoints:
         self._store.delete(f"{_folder(step)}/{MANIFEST}")
 
     def delete_step(self, step: int) -> None:
-        """Delete everything of one step."""
+        """Delete everything of one step, entries first: a process may end on the way, and an entry promises files."""
+        entries = [f"{_folder(step)}/{name}" for name in self._store.names(_folder(step)) if name.endswith(ENTRY)]
+        if entries:
+            self._store.delete_all(entries)
         self._store.delete_folder(_folder(step))
 
     def steps_before(self, step: int) -> list[int]:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+NEEDED = {ROOT, Path(sys.prefix), Path(sys.base_prefix)}
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "unshare", "nsenter", "setpriv", "ip")
 NODES = {"n1": "10.77.0.1", "n2": "10.77.0.2"}
 USERS = {"ada": 61001, "ben": 61002}
@@ -55,7 +56,6 @@ ip address add 10.77.0.254/24 dev br0
 ip link set br0 up
 """
 NODE = """\
-mount -t tmpfs -o mode=1777 tmpfs /tmp
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 mount --bind /srv/hosts-{name} /etc/hosts
 hostname {name}
@@ -148,7 +148,7 @@ class SlurmCluster:
     def left_over(self) -> list[str]:
         """Folders of Ray on the nodes, as NODE:PATH."""
         found = {
-            name: node.run("shopt -s nullglob; echo /tmp/*ray* /tmp/noprop-*") for name, node in self.nodes.items()
+            name: node.run("shopt -s nullglob; echo /tmp/ra[y] /tmp/noprop-[0-9]*") for name, node in self.nodes.items()
         }
         return [f"{name}:{path}" for name, paths in found.items() for path in paths.split()]
 
@@ -189,7 +189,7 @@ class SlurmCluster:
         link = ["nsenter", "--target", str(self.login.pid), "--net", "ip", "link"]
         subprocess.run([*link, "add", name, "type", "veth", "peer", "name", "eth0", "netns", str(node.pid)], check=True)
         subprocess.run([*link, "set", name, "up", "master", "br0"], check=True)
-        node.run(NODE.format(name=name, address=address))
+        node.run(_new(Path("/tmp"), "1777") + NODE.format(name=name, address=address))
         return node
 
 
@@ -202,16 +202,16 @@ def _last_child(pid: int) -> int:
 
 def _mounts(folder: Path) -> str:
     """Commands that mount the folder as /srv, and let every user reach the project and its Python."""
-    script = f"mount --make-rprivate /; mount --bind {folder} /srv; "
-    needed = {ROOT, Path(sys.prefix), Path(sys.base_prefix)}
-    closed = {top for path in needed for top in [_closed(path)] if top is not None}
-    for number, top in enumerate(sorted(closed)):
-        aside = f"/srv/closed-{number}"
-        script += f"mkdir {aside}; mount --bind {top} {aside}; mount -t tmpfs -o mode=755 tmpfs {top}; "
-        for path in sorted(path for path in needed if path.is_relative_to(top)):
-            script += f"mkdir -p {path}; mount --bind {aside}/{path.relative_to(top)} {path}; "
-        script += f"umount {aside}; "
-    return script
+    closed = {top for path in NEEDED if (top := _closed(path)) is not None}
+    return f"mount --make-rprivate /; mount --bind {folder} /srv; " + "".join(_new(top) for top in sorted(closed))
+
+
+def _new(top: Path, mode: str = "755") -> str:
+    """Commands that put an empty folder over one of this machine's; what is needed of that stays."""
+    script = f"aside=$(mktemp -d -p /srv); mount --rbind {top} $aside; mount -t tmpfs -o mode={mode} tmpfs {top}; "
+    for path in sorted(path for path in NEEDED if path.is_relative_to(top)):
+        script += f"mkdir -p {path}; mount --rbind $aside/{path.relative_to(top)} {path}; "
+    return script + "umount --lazy $aside; rmdir $aside; "
 
 
 def _closed(path: Path) -> Path | None:

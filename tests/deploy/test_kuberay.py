@@ -1,6 +1,5 @@
 """KubeRay's manifests without a Kubernetes: their schema, and what becomes of them in KubeRay's and Ray's hands."""
 
-import json
 import os
 import re
 import shlex
@@ -19,6 +18,7 @@ from ray.scripts.scripts import cli, start
 
 from noprop_dist import __version__
 from noprop_dist.config.layers import load_config
+from noprop_dist.engines.ray import cluster
 
 ROOT = Path(__file__).parents[2]
 KUBERAY = ROOT / "deploy" / "kuberay"
@@ -75,13 +75,12 @@ def test_ray_start_takes_the_options_that_kuberay_makes_of_the_files(group):
     assert (options["num_cpus"], options["num_gpus"]) == ((0, 0) if group is HEAD else (4, 1))
 
 
-def test_the_coordinator_finds_a_node_that_is_not_preemptible():
-    """The resource is read by three parsers: Ray's after a shell, KubeRay's, and the autoscaler's."""
-    written = HEAD["rayStartParams"]["resources"]
-    assert json.loads(start_options(HEAD)["resources"]) == {"noprop_stable": 1}
-    assert json.loads(written.strip("'\"` ")) == {"noprop_stable": 1}  # `getResourcesMap` of KubeRay's pod.go
-    assert node_types()["headgroup"]["resources"]["noprop_stable"] == 1
-    assert "noprop_stable" not in node_types()["gpu"]["resources"]
+def test_the_coordinator_keeps_off_the_group_that_is_marked_as_preemptible(monkeypatch):
+    """Ray makes a label of the variable, and the coordinator asks for a node that has another one, or none."""
+    market = {variable["name"]: variable["value"] for variable in container(GPU)["env"]}["RAY_NODE_MARKET_TYPE"]
+    monkeypatch.setattr(cluster, "get_current_placement_group", lambda: None)
+    assert cluster.stable()["label_selector"] == {"ray.io/market-type": f"!in({market})"}
+    assert "RAY_NODE_MARKET_TYPE" not in {variable["name"] for variable in container(HEAD)["env"]}
 
 
 @GROUPS

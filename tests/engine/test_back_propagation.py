@@ -2,11 +2,14 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -22,6 +25,7 @@ from noprop_dist.errors import TrainingError
 from noprop_dist.stages import NETWORK
 from noprop_dist.storage.run_directory import RAY_TRAIN_FOLDER, RunDirectory
 from noprop_dist.training.batch_stream import RoundKey
+from noprop_dist.training.progress import RunProgress
 from noprop_dist.training.replicas import ALONE
 from noprop_dist.training.rounds import train_round
 from noprop_dist.training.setup import prepare
@@ -65,6 +69,34 @@ def test_a_run_that_is_stopped_and_resumed_has_the_bits_of_a_plain_loop(tmp_path
     assert subprocess.run([*command, "resume", str(run), *where], check=False, timeout=120).returncode == 0
     assert fingerprints(run) == {NETWORK: plain_loop(*settings)[1].fingerprint()}
     assert steps_written(run) == {NETWORK: STEPS}, "nothing is counted twice"
+
+
+def test_its_metrics_are_served_while_it_trains_and_go_on_from_those_of_an_earlier_process(tmp_path):
+    settings = ["evaluation.samples=0", "engine.workers=1", "metrics.port=0", "metrics.linger_seconds=60"]
+
+    def scraped(steps, resume):
+        """What is served once all steps are done."""
+        config = load_config("digits", None, [*DIGITS, *settings, f"training.max_steps={steps}"])
+        coordinator = EndToEndCoordinator(config, str(tmp_path / "run"), resume)
+        running = threading.Thread(target=coordinator.run)
+        running.start()
+        deadline, text = time.monotonic() + 120, ""
+        while f'noprop_block_steps_total{{block="network",run="run"}} {steps}.0' not in text:
+            assert running.is_alive()
+            assert time.monotonic() < deadline, text
+            time.sleep(0.2)
+            progress = coordinator.progress()
+            said = " ".join(progress.news) if isinstance(progress, RunProgress) else ""
+            if found := re.search(r"metrics at (http://\S+)", said):
+                text = urlopen(found[1]).read().decode()
+        coordinator.stop()
+        running.join(60)
+        return text
+
+    text = scraped(32, resume=False)
+    assert 'noprop_block_state{block="network",run="run",state="done"} 1.0' in text
+    assert 'noprop_loss{block="network",run="run"}' in text
+    assert "noprop_target_steps" in scraped(32, resume=True), "an earlier process's steps count"
 
 
 def test_two_processes_train_what_one_trains_up_to_the_order_of_sums(tmp_path):

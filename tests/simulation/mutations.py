@@ -362,18 +362,10 @@ def the_entry_is_written_first(original):
     """A snapshot's entry, which makes it count, is written before its files."""
 
     def save(self, snapshot, blocks, trained_with):
-        write, held = self._store.write, {}
-
-        def hold(name, content):
-            if name.endswith(checkpoints.ENTRY):
-                write(name, content)
-            else:
-                held[name] = content
-
-        with patch.object(self._store, "write", hold):
+        held = {}
+        with patch.object(self._store, "write_all", held.update):
             entry = original(self, snapshot, blocks, trained_with)
-        for name, content in held.items():
-            write(name, content)
+        self._store.write_all(held)
         return entry
 
     return save

@@ -11,6 +11,8 @@ from itertools import pairwise
 
 from turns import Entry, Turn
 
+from noprop_dist.engines.core.snapshots import SNAPSHOTS_AT_ONCE
+
 Trace = Sequence[Turn]
 AT_ONCE_SECONDS = 0.5
 """Longer than a turn of the loop, with what Ray takes to tell."""
@@ -531,21 +533,20 @@ def _(story: Story) -> Iterator[str]:
             yield f"at {turn.now}"
 
 
-@rule("storage answers each task once, and one at a time")
+@rule("storage answers each task once, and at most four are under way")
 def _(story: Story) -> Iterator[str]:
-    under_way: bool | None = None  # not known: turns are left out
+    under_way: int | None = 0  # None where that is not known: turns are left out
     for turn in story.trace:
         under_way = None if turn.left_out else under_way
-        for event in turn.events:
-            if event.kind in ("StorageDone", "StorageFailed"):
-                if under_way is False:
-                    yield f"an answer at {turn.now}"
-                under_way = False
-        for command in turn.commands:
-            if command.kind == "UseStorage":
-                if under_way is True:
-                    yield f"a second task at {turn.now}"
-                under_way = True
+        for event in turn.events if under_way is not None else ():
+            if event.kind == "StorageDone":
+                under_way -= 1
+            elif event.kind == "StorageFailed":
+                under_way = 0  # those beside it are begun again, too
+        if under_way is not None:
+            under_way += sum(command.kind == "UseStorage" for command in turn.commands)
+            if not 0 <= under_way <= SNAPSHOTS_AT_ONCE:
+                yield f"{under_way} tasks at {turn.now}"
 
 
 @rule("a process is started once, and called only between its start and its end")

@@ -236,7 +236,7 @@ KILLED = Entry("KillActor", "block worker 1#1")
         ("the events of a turn are", [Turn(2.0, (Entry("StorageDone"), reply(2)))]),
         ("the calls of a lane are done", [Turn(2.0, (reply(3, reached=32),)), Turn(3.0, (reply(2, reached=48),))]),
         ("the cluster is seen in the turn after", [Turn(2.0, (Entry("ClusterSeen", cpus=2.0),))]),
-        ("storage answers each task once", [Turn(2.0, commands=(Entry("UseStorage"), Entry("UseStorage")))]),
+        ("storage answers each task once", [Turn(2.0, commands=(Entry("UseStorage"),) * 5)]),
         ("a process is started once", [Turn(2.0, commands=(KILLED, Entry("CallActor", "block worker 1#1", 4)))]),
         ("a process is started once", [Turn(2.0, commands=(Entry("CallActor", "block worker 1#2", 4),))]),
         ("a process that was lost is killed in the same turn", [Turn(2.0, (LOST,))]),

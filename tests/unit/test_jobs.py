@@ -4,14 +4,17 @@ import asyncio
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from zipfile import ZipFile
 
 import pytest
+from ray._private.runtime_env import packaging
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus
 from typer.testing import CliRunner
 
 from noprop_dist.cli.app import app
 from noprop_dist.engines.ray import jobs
+from noprop_dist.engines.ray.package import package_of
 from noprop_dist.errors import TrainingError, UserError
 
 ROOT = Path(__file__).parents[2]
@@ -164,11 +167,123 @@ def test_what_is_sent_is_the_folder_without_secrets_and_a_time_to_snapshot(serve
     entrypoint, environment = server.submitted
     assert entrypoint == "python -m noprop_dist train --set 'a=b c'"
     assert environment["working_dir"] == str(ROOT)
-    assert {"deploy/secrets", "data/MNIST*", "data/cifar-100-python*"} <= {*environment["excludes"]}
+    assert {"deploy/secrets", "/data", "/runs"} <= {*environment["excludes"]}
     assert environment["env_vars"] == {"RAY_JOB_STOP_WAIT_TIME_S": "60"}
     assert any(each.startswith("torch>=") for each in environment["pip"])
     assert any(each.startswith("torch==") for each in environment["pip"])
     assert not any(each.startswith("ray") for each in environment["pip"])
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A folder with a package, data, and a run directory that has a name of its own."""
+    files = {
+        "pyproject.toml": 10, "noprop_dist/data/load.py": 20, "data/cifar-100-python/train": 30_000_000,
+        "runs/one/config.yaml": 40, "results [1]/first/config.yaml": 50,
+        "results [1]/first/checkpoints/step-00000001/block-01.safetensors": 60_000_000,
+        "results [1]/notes.txt": 70, "ignored/big": 80_000_000,
+    }  # fmt: skip
+    for name, size in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(size)
+    (tmp_path / ".gitignore").write_text("ignored/\n")
+    return tmp_path
+
+
+def test_data_and_runs_stay_here_and_so_does_what_git_ignores(project):
+    package = package_of(project)
+    expected = {".gitignore", "pyproject.toml", "noprop_dist/data/load.py", "results [1]/notes.txt"}
+    assert ({*package.sizes}, package.told) == (expected, None)
+    packed = project.parent / "packed.zip"
+    packaging.create_package(str(project), packed, include_gitignore=True, excludes=list(package.excludes))
+    assert {name for name in ZipFile(packed).namelist() if not name.endswith("/")} == expected
+
+
+def test_what_is_large_is_told_before_it_is_sent(server, project):
+    for name, size in {"images/train/a": 300_000_000, "images/train/b": 200_000_000, "weights": 5_000_000}.items():
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        with (project / name).open("wb") as file:
+            file.truncate(size)
+    server.submit_job = lambda **_: pytest.fail("told") if not said else "job-1"
+    said = []
+    assert jobs.Jobs("cluster:8265").submit(["train"], project, False, said.append) == "job-1"
+    (line,) = said
+    assert line.startswith(f"{project}: 505 MB are packed and sent, the largest are images/train (500 MB), weights (5")
+
+
+def test_a_job_that_comes_before_the_heads_agent_is_submitted_again(server):
+    refusals, submit = iter([RuntimeError("status code 500: No available agent to submit job, please")] * 2), []
+
+    def not_yet(**asked):
+        submit.append(asked)
+        if error := next(refusals, None):
+            raise error
+        return "job-1"
+
+    server.submit_job = not_yet
+    done = run("submit", "--address", "cluster:8265", "--detach", "--", "train")
+    assert (done.exit_code, len(submit)) == (0, 3)
+    assert done.stderr.replace("\n", " ").count("the head's agent does not answer yet; trying again for 120 s") == 1
+    server.submit_job = lambda **_: (_ for _ in ()).throw(RuntimeError("status code 500: the runtime env is broken"))
+    refused = run("submit", "--address", "cluster:8265", "--detach", "--", "train")
+    assert "the runtime env is broken" in str(refused.exception), "any other refusal is told at once"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        RuntimeError("Job job-1 does not exist."),
+        AuthenticationError("Authentication required: x"),
+        RuntimeError("status code 500: No available agent"),
+        ConnectionError("Failed to connect to Ray"),
+    ],
+)
+def test_following_waits_for_a_head_that_starts_anew_whatever_it_answers_meanwhile(server, answer):
+    answers, status = iter([None, answer, answer]), server.get_job_status
+
+    def get_job_status(job):
+        if error := next(answers, None):
+            raise error
+        return status(job)
+
+    server.get_job_status = get_job_status
+    done = run("follow", "--address", "cluster:8265", "job-1")
+    assert (done.exit_code, done.stdout) == (0, "first\nsecond\n")
+
+
+def test_a_head_that_is_lost_just_before_the_exit_code_is_asked_for_is_waited_for(server):
+    errors, info = iter([ConnectionError("Failed to connect to Ray")]), server.get_job_info
+
+    def get_job_info(job):
+        if error := next(errors, None):
+            raise error
+        return info(job)
+
+    server.get_job_info = get_job_info
+    done = run("follow", "--address", "cluster:8265", "job-1")
+    assert (done.exit_code, done.stdout) == (0, "first\nsecond\n")
+
+
+def test_a_head_that_knows_the_job_no_more_is_told_after_two_minutes_and_what_to_do(server, monkeypatch):
+    monkeypatch.setattr(jobs, "LOST_SECONDS", 0.05)
+    status = server.get_job_status
+    server.get_job_status = lambda job: status("job-2" if server.breaks is False else job)
+    with pytest.raises(TrainingError, match="no such job at http://cluster:8265, for 0 s now, .* resume` goes on"):
+        jobs.Jobs("cluster:8265").follow("job-1", print, print)
+
+
+def test_a_list_fits_the_terminal_and_is_whole_in_a_pipe(server, monkeypatch):
+    long = "python -m noprop_dist train --set " + "a" * 100
+    server.list_jobs = lambda: [
+        SimpleNamespace(start_time=1, submission_id="raysubmit_keUKhJ9WXk46hy1X", status=server.status, entrypoint=long)
+    ]
+    assert run("list", "--address", "cluster:8265").stdout.split() == [
+        "raysubmit_keUKhJ9WXk46hy1X", "RUNNING", "train", "--set", "a" * 100,
+    ]  # fmt: skip
+    monkeypatch.setenv("COLUMNS", "80")
+    (line,) = run("list", "--address", "cluster:8265").stdout.splitlines()
+    assert (len(line), line[-1]) == (80, "…")
 
 
 def test_nodes_install_what_the_folder_depends_on_as_it_is_pinned(tmp_path):

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from pydantic import ValidationError
 
 from noprop_dist.config.layers import load_config
 from noprop_dist.config.schema import EngineSettings
@@ -171,3 +172,39 @@ def test_the_kind_of_device_so_far_is_that_of_the_newest_snapshot_or_of_the_newe
         snapshot = Snapshot(block(1), step, {}, {}, "")
         directory.checkpoints.save(snapshot, 2, {"device": device})
         assert on_gpu() == (device == "cuda")
+
+
+# Clusters that grow
+
+GROWING = Resources(1, 0, grows=True)
+
+
+def test_where_the_cluster_grows_there_is_a_worker_a_block_and_blocks_begin_on_those_that_have_room():
+    placement = place(TEN, EngineSettings(), GROWING)
+    assert blocks(placement) == [TEN, *[()] * 9]
+    assert "10 block(s) on 1 worker(s): 1 core available, 9 more asked for" in placement.reason
+
+
+@pytest.mark.parametrize(
+    ("workers", "count"), [("auto", 10), (3, 3), ({"max": 4}, 4), ({"min": 2}, 10), ({"min": 2, "max": 2}, 2)]
+)
+def test_as_many_workers_are_asked_for_as_are_wanted(workers, count):
+    placement = place(TEN, EngineSettings(workers=workers), GROWING)
+    assert len(placement.workers) == count
+    assert {place.cpus for place in placement.workers} == {1.0}, "none shares its device with others"
+
+
+def test_a_range_of_workers_on_a_cluster_that_does_not_grow_is_bounded_by_its_devices():
+    assert len(place(TEN, EngineSettings(workers={"max": 4}), Resources(3, 0)).workers) == 3
+
+
+def test_a_run_waits_for_a_gpu_that_the_cluster_can_add():
+    placement = place(TEN, EngineSettings(), Resources(4, 0, grows=True, gpus_come=True))
+    assert placement.on_gpu
+    assert blocks(placement) == [()] * 10
+    assert not place(TEN, EngineSettings(device="cpu"), Resources(4, 0, grows=True, gpus_come=True)).on_gpu
+
+
+def test_more_workers_at_least_than_at_most_are_refused():
+    with pytest.raises(ValidationError, match="min=3 is more than max=2"):
+        EngineSettings(workers={"min": 3, "max": 2})

@@ -129,3 +129,45 @@ def test_the_core_asks_for_several_snapshots_at_once_but_not_for_two_of_a_stage_
     assert snapshots.under_way_since is None
     snapshots.advance(9.0)
     assert under_way(outbox) == [FlushLog()]
+
+
+def written_by(every, checkpoints, stages=2, steps=200):
+    """Steps that stages write, of a run with a snapshot at each step, to a store that takes a while for each."""
+    outbox, written = [], {block(t): [] for t in range(1, stages + 1)}
+    snapshots = Snapshots(outbox, {}, 0.0, None, checkpoints, all_wanted=False)
+    for now in range(1, steps + 1):
+        for stage in written:
+            if now % 3 or stage == block(1):
+                snapshots.add(snapshot_of(stage, now))
+            assert snapshots.holding_up(stage) == 0, "no stage waits"
+            assert snapshots.unwritten(stage) <= 3, "memory is bounded"
+        snapshots.advance(float(now))
+        if now % every == 0 and snapshots.under_way_since is not None:
+            task = snapshots._tasks[0]
+            written[task.snapshot.stage].append(task.snapshot.step)
+            snapshots.done(StorageDone(0.1, False, ()), float(now))
+    while snapshots.busy:
+        snapshots.advance(1e6)
+        task = snapshots._tasks[0]
+        written[task.snapshot.stage].append(task.snapshot.step)
+        snapshots.done(StorageDone(0.1, False, ()), 1e6)
+    return written
+
+
+@pytest.mark.parametrize(("every", "spacing"), [(1, 8), (2, 8), (5, 16), (12, 32)])
+def test_a_slow_store_gets_the_same_checkpoints_of_all_stages_and_the_newest_snapshot_of_each(every, spacing):
+    checkpoints = range(2, 201, 2)
+    written = written_by(every, checkpoints)
+    for stage, steps in written.items():
+        assert steps == sorted(set(steps))
+        assert steps[-1] == (200 if stage == block(1) else 200 - (200 % 3 == 0))
+    common = set.intersection(*map(set, written.values()))
+    wanted = {step for step in checkpoints[spacing - 1 :: spacing] if step % 3}  # the second stage has not the others
+    assert wanted <= common, (sorted(wanted), sorted(common))
+
+
+def test_where_all_are_wanted_none_is_left_out_and_the_stage_waits():
+    snapshots = Snapshots([], {}, 0.0, None, [1, 2, 3, 4])
+    for step in range(1, 5):
+        snapshots.add(snapshot_of(block(1), step))
+    assert snapshots.holding_up(block(1)) == snapshots.unwritten(block(1)) == 4

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from math import inf
 from typing import Any, Literal
 
 from noprop_dist.engines.core.commands import (
@@ -33,6 +34,8 @@ from noprop_dist.training.messages import WorkerFacts
 MAIN_LANE, CONTROL_LANE = "main", "control"
 """Calls of one lane are done in order. `stop` and `ping` have a lane of their own: they wait for no work."""
 
+AVOIDED_SECONDS = 60.0
+"""For room on another node than the one where memory ran out; then that one has to do."""
 PING_PATIENCE = 3
 """A process that answers no ping for this many times `engine.hang_seconds` is stuck, however long a round may take."""
 
@@ -200,7 +203,8 @@ class ActorPool:
                 each.incarnation += 1
                 each.state = Starting()
                 self._outbox.append(StartActor(each.process, each.place, each.lanes, each.avoided_node))
-                self.call(each.slot, DescribeYourself(), None, self._start_timeout_seconds, now)
+                patience = min(self._start_timeout_seconds, AVOIDED_SECONDS if each.avoided_node else inf)
+                self.call(each.slot, DescribeYourself(), None, patience, now)
 
     def call(self, slot: Slot, request: Request, stage: Stage | None, patience_seconds: float, now: float) -> None:
         """Call the present incarnation of a slot."""

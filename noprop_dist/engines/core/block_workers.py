@@ -35,7 +35,8 @@ class BlockWorkers:
         self._placement = placement
         self._none_since: float | None = now
         self._too_many_since: float | None = None
-        self._has_begun = False
+        self.has_begun = False
+        """Whether as many workers have been there as `engine.workers` asks for."""
         self._ask_for(placement, now)
         self._choose_homes()
 
@@ -54,13 +55,6 @@ class BlockWorkers:
         for index, part in enumerate(deal(blocks, room), start=1):
             for stage_run in part:
                 stage_run.home = Slot("block worker", index)
-
-    @property
-    def may_begin(self) -> bool:
-        """Return True once as many workers have been there as `engine.workers` asks for."""
-        ready = sum(worker.ready for worker in self._wanted)
-        self._has_begun |= ready >= self._least
-        return self._has_begun
 
     def fit(self, resources: Resources, now: float) -> None:
         """Ask for more workers if the cluster has, or can get, room for more.
@@ -94,7 +88,7 @@ class BlockWorkers:
                 wanted += 1
 
     def give_back(self, now: float) -> None:
-        """End workers that outnumber the blocks left to train, and those that a smaller cluster has no room for."""
+        """End workers that outnumber the blocks left to train, or that a smaller cluster has no room for."""
         useless = len(self._wanted) - len(self._blocks_left)
         if useless > 0:
             self._end([*self._absent(), *self._idle()][:useless])
@@ -120,9 +114,11 @@ class BlockWorkers:
             self._parts.pool.end(worker, GivenBack())
 
     def check(self, now: float) -> str | None:
-        """Why a run ends that has been without any block worker for too long; None if it has not."""
+        """See whether enough workers are there; return why a run ends that has been without any for too long."""
         workers = self._parts.pool.of_role("block worker")
-        if self.may_begin and any(worker.ready for worker in workers):
+        ready = sum(worker.ready for worker in workers)
+        self.has_begun |= ready >= self._least
+        if self.has_begun and ready:
             self._none_since = None
             return None
         if not self._blocks_left:
@@ -132,7 +128,7 @@ class BlockWorkers:
         why = "other runs may hold the cluster's room, or a worker's process cannot start"
         if not any(worker.wanted or worker.given_up for worker in workers):
             why = self._placement.reason
-        started = not workers or (self._has_begun and any(worker.heard for worker in workers))
+        started = not workers or (self.has_begun and any(worker.heard for worker in workers))
         if started and silent > engine.worker_timeout_seconds:
             return (
                 f"no block worker was there for engine.worker_timeout_seconds={engine.worker_timeout_seconds:g}: "

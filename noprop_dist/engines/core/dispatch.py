@@ -56,7 +56,7 @@ class Dispatch:
                 continue
             while (
                 work := stage_run.queue.next_round(
-                    self._snapshots.unwritten(stage_run.stage), self._limit(stage_run, up_to)
+                    self._snapshots.holding_up(stage_run.stage), self._limit(stage_run, up_to)
                 )
             ) is not None:
                 self._call(stage_run, self._request(stage_run, *work), now)

@@ -75,6 +75,7 @@ class StartingPoint:
         exchange: of versions of W_embed; None if W_embed is fixed.
         scores: of the checkpoints that are measured; None if checkpoints are kept by their age.
         stop_step: of the checkpoint with which an earlier process decided to end; None if it did not.
+        storage_may_be_slow: whether snapshots in between may be left out, so that no stage waits for the storage.
     """
 
     snapshots: Mapping[Stage, Snapshot]
@@ -82,6 +83,7 @@ class StartingPoint:
     exchange: EmbeddingExchange | None = None
     scores: Scores | None = None
     stop_step: int | None = None
+    storage_may_be_slow: bool = False
 
 
 class Run:
@@ -294,7 +296,7 @@ class Run:
             self._storage_is_slow = True
             self.journal.tell(
                 f"the run directory has not answered for {SLOW_STORAGE_SECONDS:.0f} s; training goes on, and a stage "
-                "with two unwritten snapshots waits"
+                "with two unwritten snapshots waits, unless they may be left out"
             )
         if now - since > timeout and not self._stopping.requested:
             self._end(
@@ -309,7 +311,7 @@ class Run:
         self._move_stages(now)
         self._ask_cluster(now)
         self._parts.pool.start_absent(now)
-        if self._workers.may_begin:
+        if self._workers.has_begun:
             self._parts.assignment.assign(now)
         self._workers.give_back(now)
         self._parts.dispatch.send(now, self._may_train_to())
@@ -462,7 +464,14 @@ def _parts(plan: RunPlan, start: StartingPoint, now: float) -> Parts:
     journal = Journal(outbox)
     journal.news.tell("waiting for room and starting workers")
     pool = ActorPool(outbox, engine.start_timeout_seconds)
-    snapshots = Snapshots(outbox, start.snapshots, now, plan.snapshot_steps if plan.learns_embedding else None)
+    snapshots = Snapshots(
+        outbox,
+        start.snapshots,
+        now,
+        plan.snapshot_steps if plan.learns_embedding else None,
+        plan.checkpoint_steps,
+        all_wanted=start.scores is not None or not start.storage_may_be_slow,
+    )
     stages = {stage: _stage_run(plan, stage, snapshots.newest_step(stage), now) for stage in plan.stages}
     assignment = Assignment(stages, pool, snapshots, engine, now)
     dispatch = Dispatch(stages, pool, snapshots, start.exchange, engine, plan.round_steps)

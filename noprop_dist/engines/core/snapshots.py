@@ -1,11 +1,14 @@
 """The newest snapshot of every stage in memory, and the queue of what is to be written.
 
-What cannot be written is tried again while training goes on. Of each stage the newest unwritten snapshot is kept, so
-memory stays bounded; checkpoints whose snapshots were overtaken are left out.
+What cannot be written is tried again while training goes on. Where some may be left out, storage that is slow or fails
+holds up no stage, and memory stays bounded: of each stage two unwritten snapshots are kept beside one that is being
+written. One is the newest. The other is that of the roundest checkpoint: the n-th of the run with the highest power of
+two in n. All stages choose by n alone. So if at most 2^k checkpoints pass while a snapshot of each stage is written,
+every stage writes each (2^k)-th one, and these checkpoints are whole.
 """
 
 from collections import Counter, deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from math import inf
 
@@ -26,6 +29,8 @@ from noprop_dist.stages import Stage
 from noprop_dist.storage.snapshot import Snapshot
 
 FLUSH_SECONDS = 2.0
+WAITING_SNAPSHOTS = 2
+"""Of each stage, beside one that is being written."""
 SNAPSHOTS_AT_ONCE = 4
 """Snapshots of different stages that are written at the same time, where the storage can. Each takes its size again."""
 FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 0.5, 10.0
@@ -40,6 +45,9 @@ class Snapshots:
         now: monotonic seconds.
         together_at: if stages share a learned W_embed, the steps at which all can go on together: snapshots of other
             steps are kept in memory, where a stage that moves goes on from them, and are not written. Else None.
+        checkpoint_steps: rising; a snapshot of another step is the first to be left out.
+        all_wanted: leave none out while the storage works, and let stages wait instead: by a run's checkpoints it is
+            decided when it ends and what is kept, and that must not depend on time.
 
     Attributes:
         under_way_since: when the oldest task under way began, or became the oldest; None if there is none.
@@ -52,8 +60,12 @@ class Snapshots:
         newest: Mapping[Stage, Snapshot],
         now: float,
         together_at: Collection[int] | None = None,
+        checkpoint_steps: Sequence[int] = (),
+        *,
+        all_wanted: bool = True,
     ) -> None:
-        self._together_at = together_at
+        self._together_at, self._all_wanted = together_at, all_wanted
+        self._number_of = {step: number for number, step in enumerate(checkpoint_steps, start=1)}
         self._outbox = outbox
         self._newest = dict(newest)
         self._to_write = dict(newest)
@@ -76,8 +88,8 @@ class Snapshots:
         self._to_write[snapshot.stage] = snapshot
         self._tasks.append(WriteSnapshot(snapshot))
         self._unwritten[snapshot.stage] += 1
-        if self.failing_since is not None:
-            self._drop_overtaken()
+        if self.failing_since is not None or not self._all_wanted:
+            self._drop_overtaken(snapshot.stage)
 
     def prune(self, up_to: int, best: tuple[int, ...] | None) -> None:
         """Have old checkpoints deleted, and none after step `up_to`; see `Prune`."""
@@ -116,6 +128,10 @@ class Snapshots:
     def unwritten(self, stage: Stage) -> int:
         """How many of a stage's snapshots wait to be written."""
         return self._unwritten[stage]
+
+    def holding_up(self, stage: Stage) -> int:
+        """How many of these its rounds have to wait for, if they are too many."""
+        return self._unwritten[stage] if self._all_wanted else 0
 
     @property
     def busy(self) -> bool:
@@ -166,15 +182,27 @@ class Snapshots:
             self.failing_since = now
         self._retry_at = now + self._retry_seconds
         self._retry_seconds = min(2 * self._retry_seconds, LONGEST_RETRY_SECONDS)
-        self._drop_overtaken()
+        for stage in tuple(self._unwritten):
+            self._drop_overtaken(stage)
 
-    def _drop_overtaken(self) -> None:
-        """Of every stage keep only the newest unwritten snapshot, and the one that is being written."""
+    def _drop_overtaken(self, stage: Stage) -> None:
+        """Of a stage's snapshots that wait, keep the newest and the one of the roundest checkpoint before it."""
+        waiting = list(islice(self._tasks, self._under_way, None))
+        snapshots = [task.snapshot for task in waiting if isinstance(task, WriteSnapshot)]
+        steps = [snapshot.step for snapshot in snapshots if snapshot.stage == stage]
+        if len(steps) <= WAITING_SNAPSHOTS:
+            return
+        kept = {steps[-1], max(steps[:-1], key=self._roundness)}
         self._keep(
             task
-            for task in islice(self._tasks, self._under_way, None)
-            if not isinstance(task, WriteSnapshot) or task.snapshot is self._to_write[task.snapshot.stage]
+            for task in waiting
+            if not isinstance(task, WriteSnapshot) or task.snapshot.stage != stage or task.snapshot.step in kept
         )
+
+    def _roundness(self, step: int) -> int:
+        """The highest power of two in the number of a checkpoint; 0 of a step that is none."""
+        number = self._number_of.get(step, 0)
+        return number & -number
 
     def _keep(self, tasks: Iterable[StorageTask]) -> None:
         """Keep those that are under way, and these."""

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,5 +163,11 @@ class RayActors:
 
 
 def _not_on(node_id: str) -> dict[str, dict[str, str]]:
-    """Options of an actor that may go to any node but one."""
-    return {"label_selector": {NODE_ID_LABEL: f"!in({node_id})"}} if node_id else {}
+    """Options of an actor that may go to any node but one, if there are others."""
+    if not node_id or all(node["NodeID"] == node_id for node in ray.nodes() if _has_devices(node)):
+        return {}
+    return {"label_selector": {NODE_ID_LABEL: f"!in({node_id})"}}
+
+
+def _has_devices(node: Mapping[str, Any]) -> bool:
+    return bool(node["Alive"] and (node["Resources"].get("CPU") or node["Resources"].get("GPU")))

@@ -19,16 +19,12 @@ from packaging.requirements import Requirement
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from noprop_dist.data.torchvision_sets import FOLDERS
+from noprop_dist.engines.ray.package import package_of
 from noprop_dist.engines.ray.token import PLACES
 from noprop_dist.errors import TrainingError, UserError, why
 
 STOP_WAIT_SECONDS = 60
 """From telling a job to stop until Ray kills it. Ray's default is three seconds, too few for the snapshots."""
-NOT_SENT = [".git", ".venv", ".*_cache", "**/__pycache__", "*.egg-info", "build", "dist", "docs", "runs", "tests"]
-DOWNLOADS = [f"data/{folder}*" for folder in FOLDERS.values()] + ["data/cifar-*.tar.gz"]
-"""What torchvision downloads by default; it may be larger than what Ray sends, and lies elsewhere on the nodes."""
-SECRETS = ["deploy/secrets", "deploy/data", ".env"]
 RETRY_SECONDS, LOST_SECONDS = 2.0, 120.0
 ANSWER_SECONDS, UPLOAD_SECONDS = 20.0, 600.0
 SILENT_SECONDS = 15.0
@@ -52,13 +48,20 @@ class Jobs:
         self.address = address if "://" in address else f"http://{address}"
         self._client = self._ask(lambda: JobSubmissionClient(self.address))
 
-    def submit(self, arguments: Sequence[str], working_dir: Path | None, install: bool) -> str:
+    def submit(
+        self,
+        arguments: Sequence[str],
+        working_dir: Path | None,
+        install: bool,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> str:
         """Start `python -m noprop_dist ARGUMENTS` on the cluster.
 
         Args:
             arguments: of the command line.
             working_dir: is packed and sent; without it the nodes have the project installed.
             install: let every node install the packages of the working directory's pyproject.toml first, as pinned.
+            say: is told what is large of what is sent, and that a cluster which has just started is waited for.
 
         Returns:
             The job's id.
@@ -68,14 +71,28 @@ class Jobs:
         """
         runtime_env: dict[str, Any] = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_SECONDS)}}
         if working_dir is not None:
-            runtime_env |= {"working_dir": str(working_dir), "excludes": [*NOT_SENT, *DOWNLOADS, *SECRETS]}
+            package = package_of(working_dir.absolute())
+            if package.told is not None:
+                say(package.told)
+            runtime_env |= {"working_dir": str(package.folder), "excludes": list(package.excludes)}
         if install:
             runtime_env["pip"] = packages_of(working_dir or Path())
         entrypoint = shlex.join(["python", "-m", "noprop_dist", *arguments])
-        id_: str = self._ask(
-            lambda: self._client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env), UPLOAD_SECONDS
-        )
-        return id_
+        return self._once_started(lambda: self._client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env), say)
+
+    def _once_started(self, submit: Callable[[], str], say: Callable[[str], None]) -> str:
+        """Submit; a head that has just started has no agent yet, and says so: nothing was begun then."""
+        deadline, told = time.monotonic() + LOST_SECONDS, False
+        while True:
+            try:
+                return self._ask(submit, UPLOAD_SECONDS)
+            except _NoAgentError:
+                if time.monotonic() > deadline:
+                    raise
+            if not told:
+                told = True
+                say(f"{self.address}: the head's agent does not answer yet; trying again for {LOST_SECONDS:.0f} s")
+            time.sleep(RETRY_SECONDS)
 
     def follow(self, job: str, show: Callable[[str], None], say: Callable[[str], None]) -> int:
         """Pass on what a job writes, from its beginning, until it ends; return its exit code.
@@ -91,27 +108,37 @@ class Jobs:
             OSError: `show` raised it.
         """
         logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
-        log, lost_at = _Log(show), None
+        log, lost_at, is_known = _Log(show), None, False
         while True:
             began = time.monotonic()
             try:
                 status = self._status(job)
+                is_known = True
                 asyncio.run(log.read(self._client.tail_job_logs(job), lambda: self._status(job)))
+                if status.is_terminal():
+                    return self._exit_code(job, status)
+                lost_at = None
             except _OutputError as error:
                 raise error.cause from None
-            except LOST as error:
+            except TrainingError:
+                raise
+            except (*LOST, UserError) as error:
+                if isinstance(error, UserError) and not is_known:
+                    raise  # else the head may be starting anew, and not know yet what it knew
                 if lost_at is None or log.heard_at > began:
                     lost_at = time.monotonic()
                     say(f"{self.address}: the connection is lost ({error}); trying again for {LOST_SECONDS:.0f} s")
                 if time.monotonic() - lost_at > LOST_SECONDS:
-                    raise TrainingError(
-                        f"{self.address}: no answer for {LOST_SECONDS:.0f} s, {job} may go on: {error}"
-                    ) from error
+                    raise TrainingError(self._given_up(job, error)) from error
                 time.sleep(RETRY_SECONDS)
-            else:
-                lost_at = None
-                if status.is_terminal():
-                    return self._exit_code(job, status)
+
+    def _given_up(self, job: str, error: Exception) -> str:
+        if isinstance(error, UserError):
+            return (
+                f"{error}, for {LOST_SECONDS:.0f} s now, and there was one: if the head was started anew, the job "
+                "ended with it, and `noprop-dist resume` goes on with its run"
+            )
+        return f"{self.address}: no answer for {LOST_SECONDS:.0f} s, {job} may go on: {error}"
 
     def stop(self, job: str) -> None:
         """Ask a job to snapshot and end, and wait until it has.
@@ -171,6 +198,10 @@ class Jobs:
         if status in by_status:
             return by_status[status]
         raise TrainingError(f"{job} {status.value.lower()}: {details.message}")
+
+
+class _NoAgentError(UserError):
+    """The head has no agent, or none yet."""
 
 
 class _OutputError(Exception):
@@ -282,7 +313,7 @@ def _refused(address: str, error: Exception) -> UserError:
     if "Authentication failed" in text:
         return UserError(f"--address {address}: the cluster does not take the token of {PLACES}")
     if "No available agent" in text:
-        return UserError(
+        return _NoAgentError(
             f"--address {address}: the agent of the cluster's head does not answer. Try again if the cluster has just "
             "started. If another Ray runs on its machine, start the head with --dashboard-agent-listen-port=0"
         )
