@@ -112,11 +112,17 @@ def place(blocks: tuple[int, ...], engine: EngineSettings, resources: Resources,
     lanes = _lanes(engine, on_gpu, together) if replicas == 1 else 1
     parts = [*deal(blocks, here), *(() for _ in range(workers - here))]
     places = tuple(WorkerPlace(tuple(part), ray_share(cpus), gpus, threads) for part in parts)
-    available = f"{_slots(engine, resources)} available" if here else "none has room yet"
+    available = f"{_slots(engine, resources)} available" if here else _NONE_YET[on_gpu]
     shared = f", each shared by {crowd} processes" if crowd > 1 else ""
     reason = _reason(len(blocks), here, workers, replicas, f"{available}{shared}", lanes)
     spare = 0.0 if resources.grows else resources.cpus - workers * replicas * cpus
     return Placement(places, _side_gpus(on_gpu), lanes, spare, reason)
+
+
+_NONE_YET = {
+    False: "no machine is here yet",
+    True: "no GPU is here yet, and the run waits for those that the cluster can add (engine.device=cpu does without)",
+}
 
 
 def wanted_workers(engine: EngineSettings, blocks: int, room: int, grows: bool) -> int:
