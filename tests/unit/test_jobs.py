@@ -274,6 +274,7 @@ def test_a_head_that_knows_the_job_no_more_is_told_after_two_minutes_and_what_to
 
 
 def test_a_list_fits_the_terminal_and_is_whole_in_a_pipe(server, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
     long = "python -m noprop_dist train --set " + "a" * 100
     server.list_jobs = lambda: [
         SimpleNamespace(start_time=1, submission_id="raysubmit_keUKhJ9WXk46hy1X", status=server.status, entrypoint=long)

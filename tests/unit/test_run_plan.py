@@ -21,7 +21,7 @@ def test_one_hears_of_blocks_on_gpus_less_often_unless_it_is_asked_for(small_con
 def test_a_plan_of_thousands_of_equal_blocks_measures_each_network_once(small_config, monkeypatch):
     measured = []
 
-    def measure(plan, block):
+    def measure(plan, block, *, as_trained):
         measured.append(block)
         return Footprint(parameters=block, state=0, activations=0)
 
