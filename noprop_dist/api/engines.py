@@ -10,7 +10,14 @@ from noprop_dist.api.watcher import Watcher
 from noprop_dist.baseline.placement import Processes, place_baseline
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.load import check_same_data
-from noprop_dist.engines.core.placement import Placement, Resources, check_room, place_run, workers_to_begin
+from noprop_dist.engines.core.placement import (
+    Placement,
+    Resources,
+    check_room,
+    least_workers,
+    place_run,
+    workers_to_begin,
+)
 from noprop_dist.errors import TrainingError, UserError, why
 from noprop_dist.files import have_a_home
 from noprop_dist.inference.score import last_step_of
@@ -168,8 +175,9 @@ def checked_placement(config: RunConfig) -> Placement | Processes:
         return place_baseline(config, resources, may_grow=may_grow)
     placement = place_run(config, resources)
     check_room(config, placement, resources)
-    least, there = workers_to_begin(config.engine, len(config.blocks.trained())), len(placement.workers)
-    if least > there and not may_grow:
+    there = len(placement.workers)
+    if workers_to_begin(config.engine, len(config.blocks.trained())) > there and not may_grow:
+        least = least_workers(config.engine)
         raise UserError(f"engine.workers.min={least}: this machine has room for {there} worker(s)")
     return placement
 

@@ -78,7 +78,7 @@ def _key(root: Section, detail: Any) -> str:
     known = [
         part
         for end, part in enumerate(location)
-        if types_at(root, location[: end + 1]) and not _of_kind(part, types_at(root, location[:end]))
+        if types_at(root, location[: end + 1]) and not _chosen(part, types_at(root, location[:end]))
     ]
     if detail["type"] == "boolean":  # the section tells it
         known.append(detail["ctx"]["setting"])
@@ -100,8 +100,9 @@ def types_at(root: Section, location: Sequence[Any]) -> list[Any]:
     """The types that the schema allows at a location; none if it has no such setting."""
     types: list[Any] = [root]
     for part in location:
-        if of_kind := _of_kind(part, types):  # pydantic puts it into an error's location, though it is no key
-            types = of_kind
+        # Pydantic puts both into an error's location, though they are no keys.
+        if chosen := _chosen(part, types):
+            types = chosen
             continue
         fields = [
             each.model_fields[part].annotation for each in types if _is_section(each) and part in each.model_fields
@@ -111,10 +112,20 @@ def types_at(root: Section, location: Sequence[Any]) -> list[Any]:
     return types
 
 
+def _chosen(part: Any, types: Sequence[Any]) -> list[Section]:
+    """The sections that a part of a location chooses, where several types may stand in one place."""
+    return _of_kind(part, types) or _named(part, types)
+
+
 def _of_kind(part: Any, types: Sequence[Any]) -> list[Section]:
     """The sections that `kind: part` chooses, where several may stand in one place."""
     sections = [each for each in types if _is_section(each) and "kind" in each.model_fields]
     return [each for each in sections if get_args(each.model_fields["kind"].annotation) == (part,)]
+
+
+def _named(part: Any, types: Sequence[Any]) -> list[Section]:
+    """The sections of a union that a part of a location names: `Section`, or `function-after[check(), Section]`."""
+    return [each for each in types if _is_section(each) and str(part).rstrip("]").endswith(each.__name__)]
 
 
 def _members(annotation: Any) -> list[Any]:

@@ -296,3 +296,9 @@ def test_early_stopping_keeps_checkpoints_by_validation_accuracy_unless_another_
 def test_what_is_done_to_parsed_yaml_is_not_in_what_is_parsed_next():
     parse_yaml("a: {b: [1]}", "x")["a"]["b"].append(2)
     assert parse_yaml("a: {b: [1]}", "x") == {"a": {"b": [1]}}
+
+
+@pytest.mark.parametrize("setting", ["engine.workers={mn: 2}", "engine.workers.mx=2"])
+def test_a_wrong_name_in_a_section_that_takes_a_number_too_is_told_with_the_right_ones(setting):
+    with pytest.raises(UserError, match=r"there is no such setting(; allowed are min, max|; did you mean (min|max)\?)"):
+        load_config("digits", None, [setting])

@@ -1,9 +1,11 @@
 """How an actor was lost, out of what Ray raises."""
 
-import pytest
-from ray.exceptions import OutOfMemoryError, RayActorError
+from types import SimpleNamespace
 
-from noprop_dist.engines.ray import actors
+import pytest
+from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorError
+
+from noprop_dist.engines.ray import actors, cluster
 from noprop_dist.engines.ray.actors import _not_on
 from noprop_dist.engines.ray.cluster import cause_of_loss, reason_of_loss
 
@@ -17,6 +19,7 @@ KILLED = "The actor is dead because its worker process has died. Worker exit typ
         (RayActorError(error_msg=KILLED), "died", "its worker process has died"),
         (RayActorError(error_msg=NODE_DIED), "node_died", "its node has died"),
         (RayActorError(error_msg=KILLED, preempted=True), "node_died", "its worker process has died"),
+        (ActorUnavailableError("RpcError: Socket closed", b"1f2e" * 4), "node_died", "its node does not answer"),
         (OutOfMemoryError("Task was killed due to the node running low on memory.\nMemory on …"), "out_of_memory",
          "Ray's memory monitor killed it, because its machine ran out of memory"),
     ],
@@ -38,3 +41,12 @@ def test_an_actor_may_be_kept_off_one_node_if_there_are_others(monkeypatch):
     nodes.append({"NodeID": "77aa", "Alive": True, "Resources": {"CPU": 1}})
     assert _not_on("1f2e") == {"label_selector": {"ray.io/node-id": "!in(1f2e)"}}
     assert _not_on("") == {}
+
+
+@pytest.mark.parametrize(("own_node", "answers"), [("1f2e", True), ("77aa", False), ("gone", False)])
+def test_a_cluster_that_this_process_is_no_part_of_any_more_is_gone_for_it(monkeypatch, own_node, answers):
+    """What a process starts whose node has left is ended at once: its driver would start coordinators for ever."""
+    nodes = [{"NodeID": "1f2e", "Alive": True}, {"NodeID": "77aa", "Alive": False}]
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(cluster.ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: own_node))
+    assert cluster.cluster_answers(5.0) is answers

@@ -128,17 +128,22 @@ class BlockWorkers:
         why = "other runs may hold the cluster's room, or a worker's process cannot start"
         if not any(worker.wanted or worker.given_up for worker in workers):
             why = self._placement.reason
-        started = not workers or (self.has_begun and any(worker.heard for worker in workers))
-        if started and silent > engine.worker_timeout_seconds:
+        if self._was_there and silent > engine.worker_timeout_seconds:
             return (
                 f"no block worker was there for engine.worker_timeout_seconds={engine.worker_timeout_seconds:g}: "
                 f"{why}; `noprop-dist resume` continues the run"
             )
-        if not started and silent > engine.start_timeout_seconds:
+        if not self._was_there and silent > engine.start_timeout_seconds:
             return (
                 f"{self._missing} started within engine.start_timeout_seconds={engine.start_timeout_seconds:g}: {why}"
             )
         return None
+
+    @property
+    def _was_there(self) -> bool:
+        """Return True if the run had its workers once, or has had no device to start any on."""
+        workers = self._parts.pool.of_role("block worker")
+        return not workers or (self.has_begun and any(worker.heard for worker in workers))
 
     @property
     def _missing(self) -> str:
@@ -160,7 +165,9 @@ class BlockWorkers:
         ready = sum(worker.ready for worker in workers)
         there = f"{ready} of {self._least} block workers are there, after" if ready else "no block worker is there for"
         missing = f", {given_up} given up" if given_up else ""
+        engine = self._parts.engine
+        most = engine.worker_timeout_seconds if self._was_there else engine.start_timeout_seconds
         return (
             f"{there} {now - since:.0f} s: {asked} asked for{missing}; they wait for room on the cluster, or for their "
-            f"processes to start; {self._placement.reason}"
+            f"processes to start, for {most:g} s at most; {self._placement.reason}"
         )

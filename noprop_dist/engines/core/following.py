@@ -73,5 +73,8 @@ class Following:
             self._deadline = now + self._grace_seconds + AFTER_GRACE_SECONDS
             return True
         if self._deadline is not None and now > self._deadline:
-            raise TrainingError("the coordinator did not end within engine.grace_seconds")
+            raise TrainingError(
+                f"the coordinator did not end within engine.grace_seconds={self._grace_seconds:g}; "
+                "`noprop-dist resume` continues the run from the snapshots that there are"
+            )
         return False

@@ -142,7 +142,12 @@ def wanted_workers(engine: EngineSettings, blocks: int, room: int, grows: bool) 
 
 def workers_to_begin(engine: EngineSettings, blocks: int) -> int:
     """How many workers have to be there before a run begins that has so many blocks left to train."""
-    return min(engine.workers.min if isinstance(engine.workers, WorkerRange) else 1, blocks)
+    return min(least_workers(engine), blocks)
+
+
+def least_workers(engine: EngineSettings) -> int:
+    """Workers that have to be there before a run begins, however few blocks it has."""
+    return engine.workers.min if isinstance(engine.workers, WorkerRange) else 1
 
 
 def _cpus(engine: EngineSettings, resources: Resources, processes: int) -> float:

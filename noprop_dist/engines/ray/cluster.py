@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorError, RayError, RayTaskError
 from ray.job_config import JobConfig
 from ray.util.client import ray as client
 from ray.util.placement_group import get_current_placement_group
@@ -182,15 +182,17 @@ def _own_folder() -> dict[str, str]:
 
 
 def cluster_answers(seconds: float) -> bool:
-    """Return True if the cluster says, within so many seconds, that one of its nodes is alive.
+    """Return True if the cluster says, within so many seconds, that this process's node is alive.
 
-    Ray itself waits without end, or ends the process, once its head or this machine's raylet is gone.
+    Ray itself waits without end, or ends the process, once its head or this machine's raylet is gone. What a process
+    starts whose node has left the cluster is ended at once, for its owner is dead.
     """
     alive: list[bool] = []
 
     def ask() -> None:
         try:
-            alive.append(any(node["Alive"] for node in ray.nodes()))
+            own = ray.get_runtime_context().get_node_id()
+            alive.append(any(node["Alive"] and node["NodeID"] == own for node in ray.nodes()))
         except Exception:  # whatever Ray raises of a cluster that is gone
             alive.append(False)
 
@@ -219,6 +221,8 @@ def cause_of_loss(error: RayError) -> str:
             "Ray's memory monitor killed it, because its machine ran out of memory; a smaller training.batch_size or "
             "engine.blocks_per_worker, or fewer workers on a machine (engine.workers), make it need less"
         )
+    if isinstance(error, ActorUnavailableError):
+        return "its node does not answer"
     reason = re.search(r"because (its [^.]*)\.", " ".join(lines))
     return reason[1] if reason else lines[0]
 
@@ -227,8 +231,8 @@ def reason_of_loss(error: RayError) -> LossReason:
     """How an actor was lost, as Ray tells it."""
     if isinstance(error, OutOfMemoryError):
         return "out_of_memory"
-    if isinstance(error, RayActorError) and error.preempted:
-        return "node_died"
+    if isinstance(error, ActorUnavailableError) or (isinstance(error, RayActorError) and error.preempted):
+        return "node_died"  # a process that dies alone is told as dead; this one's machine does not answer
     return "node_died" if cause_of_loss(error).startswith("its node") else "died"
 
 

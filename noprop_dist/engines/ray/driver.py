@@ -96,7 +96,8 @@ def train_on_ray(
                 resume, cause, back_off_seconds = True, _cause(error), losses.lost(by_cloud)
                 if not cluster_answers(CLUSTER_SECONDS):
                     raise TrainingError(
-                        f"the Ray cluster is gone ({cause}); {RunDirectory(directory).resume_command} continues the run"
+                        f"the Ray cluster, or this process's node of it, is gone ({cause}); "
+                        f"{RunDirectory(directory).resume_command} continues the run"
                     ) from error
                 if stopped() or back_off_seconds is None:
                     raise TrainingError(

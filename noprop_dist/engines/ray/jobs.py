@@ -174,6 +174,8 @@ class Jobs:
             raise _refused(self.address, error) from error
 
     def _status(self, job: str) -> JobStatus:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]*[A-Za-z_.-][A-Za-z0-9_.-]*", job):
+            raise UserError(f"{job!r} is no job that was submitted: its id is what `submit` printed (raysubmit_…)")
         try:
             return _within(ANSWER_SECONDS, lambda: self._client.get_job_status(job))
         except RuntimeError as error:
