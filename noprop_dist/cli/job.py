@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,6 +45,11 @@ def submit(
     folder = None if working_dir is None else local_path(working_dir)
     if folder is not None and not folder.is_dir():
         raise UserError(f"--working-dir {working_dir}: is no folder")
+    if arguments[0] == "train" and not _is_shared(_option(arguments, "--run-dir")):
+        messages.print(
+            "the run will lie in the job's own folder on one node, and go with it: "
+            "name a --run-dir that all nodes reach, an absolute path or a URI"
+        )
     jobs = _jobs(address)
     job = jobs.submit(arguments, folder, install, messages.print)
     if detach:
@@ -74,6 +80,17 @@ def list_jobs(address: Address = None) -> None:
     for job, status, command in _jobs(address).all():
         line = f"{job:<26}  {status:<9}  {command.removeprefix('python -m noprop_dist ')}"
         terminal.print(line if len(line) <= terminal.width else f"{line[: terminal.width - 1]}…")
+
+
+def _option(arguments: list[str], name: str) -> str:
+    """The last value of an option; "" if it is not given."""
+    joined = [each.removeprefix(f"{name}=") for each in arguments if each.startswith(f"{name}=")]
+    after = [value for option, value in pairwise(arguments) if option == name]
+    return (joined or after or [""])[-1]
+
+
+def _is_shared(run_dir: str) -> bool:
+    return "://" in run_dir or run_dir.startswith(("/", "~"))
 
 
 def _follow(jobs: "Jobs", job: str) -> None:

@@ -347,3 +347,17 @@ def test_a_refusal_is_one_sentence(monkeypatch, error, sentence):
         jobs.Jobs("x")
     assert sentence in str(told.value)
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("run_dir", "told"),
+    [
+        ((), True),
+        (("--run-dir", "runs/a"), True),
+        (("--run-dir=/shared/a",), False),
+        (("--run-dir", "s3://b/a"), False),
+    ],
+)
+def test_a_run_that_would_go_with_its_job_is_told(server, run_dir, told):
+    done = run("submit", "--address", "cluster:8265", "--detach", "--", "train", *run_dir)
+    assert ("name a --run-dir that all nodes reach" in done.stderr) is told
