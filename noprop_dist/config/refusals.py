@@ -124,9 +124,8 @@ def _of_kind(part: Any, types: Sequence[Any]) -> list[Section]:
 
 
 def _named(part: Any, types: Sequence[Any]) -> list[Section]:
-    """The sections of a union that a part of a location names: `Section`, or `function-after[check(), Section]`."""
-    sections = [each for each in types if _is_section(each)]
-    return [each for each in sections if part == each.__name__ or str(part).endswith(f", {each.__name__}]")]
+    """The sections of a union that a part of a location names, as `function-after[check(), Section]` does."""
+    return [each for each in types if _is_section(each) and str(part).endswith(f", {each.__name__}]")]
 
 
 def _members(annotation: Any) -> list[Any]:
