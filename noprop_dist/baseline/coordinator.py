@@ -22,7 +22,7 @@ from noprop_dist.engines.ray.cluster import cluster_resources
 from noprop_dist.errors import TrainingError
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.inference.network import NoPropNetwork
-from noprop_dist.metrics.exporter import MetricsExporter
+from noprop_dist.metrics.exporter import MetricsExporter, exporting
 from noprop_dist.metrics.live import LiveStage
 from noprop_dist.records import Record, RoundDone, RunEnded, StageFailed, UnreadLine
 from noprop_dist.run_plan import RunPlan
@@ -93,7 +93,8 @@ class EndToEndCoordinator:
         """
         check_networks(self._config, self._directory, self._trusted)
         setup, data = prepare(self._config, self._given)
-        with self._directory.only_writer(self._wait_for), self._exporting(setup.plan) as exporter:
+        served = exporting(str(self._directory), setup.plan, ray.util.get_node_ip_address(), self._stop)
+        with self._directory.only_writer(self._wait_for), served as exporter:
             processes = place_baseline(self._config, cluster_resources())
             if goes_on(self._directory, resume=self._resume, has_begun=self._has_begun):
                 go_on(setup.plan, self._directory)
@@ -131,21 +132,6 @@ class EndToEndCoordinator:
 
     def _wait_for(self, what: str) -> None:
         self._waits_for = what
-
-    @contextmanager
-    def _exporting(self, plan: RunPlan) -> Iterator[MetricsExporter | None]:
-        """Serve the metrics within a `with`, and `metrics.linger_seconds` longer."""
-        settings = self._config.metrics
-        if settings.port is None:
-            yield None
-            return
-        name = str(self._directory).rpartition("/")[2]
-        exporter = MetricsExporter(name, plan, settings, ray.util.get_node_ip_address())
-        try:
-            yield exporter
-            self._stop.wait(settings.linger_seconds)
-        finally:
-            exporter.close()
 
 
 def _trainer(job: EndToEndJob, processes: Processes) -> TorchTrainer:

@@ -134,7 +134,7 @@ class Settled:
 def bench_preemptions(
     count: int, seed: int, every: float, steps: int, settings: Sequence[str], folder: Path, say: Say
 ) -> list[Campaign]:
-    """One undisturbed run, and then runs with notice and without in turns, until so many nodes were preempted.
+    """One undisturbed run, then runs with notice and without in turns, until `count` nodes were preempted.
 
     Args:
         count: of preemptions.

@@ -5,8 +5,10 @@ A coordinator that resumes a run folds the records of the one before it, too. So
 
 import platform
 import socket
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from prometheus_client import CollectorRegistry
@@ -183,3 +185,25 @@ class MetricsExporter:
 
     def _healthy(self) -> bool:
         return time.monotonic() - self._last_turn < HEALTHY_SECONDS
+
+
+@contextmanager
+def exporting(directory: str, plan: RunPlan, host: str, stop: threading.Event) -> Iterator[MetricsExporter | None]:
+    """Serve a run's metrics within a `with`, and `metrics.linger_seconds` longer; nothing without `metrics.port`.
+
+    Args:
+        directory: of the run; its last part is the label `run`.
+        plan: of the run.
+        host: of this machine, as others reach it.
+        stop: ends the time beyond the `with`.
+    """
+    settings = plan.config.metrics
+    if settings.port is None:
+        yield None
+        return
+    exporter = MetricsExporter(directory.rpartition("/")[2], plan, settings, host)
+    try:
+        yield exporter
+        stop.wait(settings.linger_seconds)
+    finally:
+        exporter.close()

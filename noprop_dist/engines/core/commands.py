@@ -121,7 +121,7 @@ def arguments_of(request: Request) -> tuple[Any, ...]:
 
 @dataclass(frozen=True)
 class StartActor:
-    """Start a process; a block worker asks the cluster for its `place` and has so many lanes.
+    """Start a process.
 
     Attributes:
         process: to start.

@@ -141,7 +141,7 @@ def wanted_workers(engine: EngineSettings, blocks: int, room: int, grows: bool) 
 
 
 def workers_to_begin(engine: EngineSettings, blocks: int) -> int:
-    """How many workers have to be there before a run begins that has so many blocks left to train."""
+    """Workers that have to be there before a run begins; `blocks` are left to train."""
     return min(least_workers(engine), blocks)
 
 
@@ -151,7 +151,7 @@ def least_workers(engine: EngineSettings) -> int:
 
 
 def _cpus(engine: EngineSettings, resources: Resources, processes: int) -> float:
-    """Cores that each of so many processes on GPUs asks for. Those of machines that are still to come are not known."""
+    """Cores that each process on a GPU asks for. The cores of machines that are still to come are not known."""
     threads = float(engine.threads_per_worker)
     return threads if resources.grows else min(threads, resources.cpus / processes)
 

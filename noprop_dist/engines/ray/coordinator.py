@@ -27,7 +27,7 @@ from noprop_dist.errors import TrainingError
 from noprop_dist.inference.load import assemble_network
 from noprop_dist.inference.network import NoPropNetwork
 from noprop_dist.machine import HERE
-from noprop_dist.metrics.exporter import MetricsExporter
+from noprop_dist.metrics.exporter import MetricsExporter, exporting
 from noprop_dist.metrics.live import LiveStage
 from noprop_dist.records import News, WorkerReady
 from noprop_dist.run_plan import RunPlan
@@ -97,7 +97,8 @@ class Coordinator:
         check_networks(self._config, self._directory, self._trusted)
         setup, data = prepare(self._config, self._given)
         host = callback_host(setup.plan, unpickled(self._callbacks))
-        with self._directory.only_writer(self._wait_for), self._exporting(setup) as exporter:
+        served = exporting(str(self._directory), setup.plan, ray.util.get_node_ip_address(), self._stop)
+        with self._directory.only_writer(self._wait_for), served as exporter:
             self._waits_for = "looking at what the cluster has, and what it can add"
             resume = goes_on(self._directory, resume=self._resume, has_begun=self._has_begun)
             resources = cluster_resources(self._config.engine.device)
@@ -155,21 +156,6 @@ class Coordinator:
             for line in host.close(STOP_SECONDS if self._stop.is_set() else END_SECONDS):
                 run.journal.news.tell(line)
                 log.add(News(text=line))
-
-    @contextmanager
-    def _exporting(self, setup: RunSetup) -> Iterator[MetricsExporter | None]:
-        """Serve the metrics within a `with`, and `metrics.linger_seconds` longer."""
-        settings = setup.config.metrics
-        if settings.port is None:
-            yield None
-            return
-        name = str(self._directory).rpartition("/")[2]
-        exporter = MetricsExporter(name, setup.plan, settings, ray.util.get_node_ip_address())
-        try:
-            yield exporter
-            self._stop.wait(settings.linger_seconds)
-        finally:
-            exporter.close()
 
 
 def _on_cpu(plan: RunPlan) -> Callable[[Mapping[Stage, Snapshot]], NoPropNetwork]:
