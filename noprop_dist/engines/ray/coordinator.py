@@ -107,10 +107,10 @@ class Coordinator:
             enter(setup.plan, self._directory, resume=resume)
             memory_bytes = _memory_asked(setup.plan, placement, resources)
             end = self._train(setup.on(placement.on_gpu), data, placement, memory_bytes, exporter, host)
+            if end.handed_over:  # at once: neither the lock nor the node waits for a last scrape
+                raise HandedOverError(f"step {end.step} is saved")
         if end.error is not None:
             raise TrainingError(end.error)
-        if end.handed_over:
-            raise HandedOverError(f"step {end.step} is saved")
         return RunOutcome(self._directory.link, end.step, end.evaluation, end.stopped)
 
     def _wait_for(self, what: str) -> None:
