@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 from noprop_dist.config.schema import DataSettings
-from noprop_dist.data import torchvision_sets
 from noprop_dist.data.dataset import DataFacts, Split, check_labels, split_off
 from noprop_dist.data.image_file import read_image
 from noprop_dist.data.load import load_data
@@ -102,7 +101,7 @@ def test_idx_files_hold_what_torchvision_reads_and_it_is_not_imported_for_them(t
 
     write_mnist(tmp_path, folder, packed=False)
     theirs = getattr(torchvision.datasets, folder)(tmp_path, train=False)
-    monkeypatch.setattr(torchvision_sets, "_torchvision_set", None)
+    monkeypatch.setattr("noprop_dist.data.torchvision_sets._torchvision_set", None)
     data = load_data(DataSettings(name=name, root=str(tmp_path), download=False))
     assert np.array_equal(data.held_out.test.inputs[:, 0], theirs.data.numpy())
     assert np.array_equal(data.held_out.test.labels, theirs.targets.numpy())
