@@ -76,8 +76,11 @@ def answers(
         probabilities[list(unreadable)] = -1
         return Answers(rows, probabilities, unreadable)
 
+    at_once = network.batches_at_once
+    if batch > 1:  # a sample by itself is faster on one thread of torch than on several, which wait for each other
+        at_once = min(at_once, len(parts))
     with ThreadPoolExecutor(1, "read-ahead") as reader:
-        yield from side_by_side(answer, _begun(reader, source, parts), min(network.batches_at_once, len(parts)))
+        yield from side_by_side(answer, _begun(reader, source, parts), at_once)
 
 
 def _begun(reader: Executor, source: Unlabelled, parts: Iterable[range]) -> Iterator[Reading]:

@@ -11,7 +11,7 @@ from untrained import NETWORKS, untrained_network
 from noprop_dist.data.dataset import Split
 from noprop_dist.data.samples import Samples
 from noprop_dist.data.unlabelled import StoredSamples
-from noprop_dist.inference import evaluation
+from noprop_dist.inference import evaluation, predictions
 from noprop_dist.inference.evaluation import Passes, measure
 from noprop_dist.inference.predictions import answers
 from noprop_dist.inference.side_by_side import side_by_side
@@ -57,6 +57,20 @@ def test_answers_come_in_the_order_of_the_samples(tmp_path, monkeypatch):
     one_by_one = [(each.rows, each.probabilities) for each in answers(network, source, "mean", 1, batch=7)]
     assert [rows for rows, _ in at_once] == [rows for rows, _ in one_by_one]
     assert all(np.array_equal(a, b) for (_, a), (_, b) in zip(at_once, one_by_one, strict=True))
+
+
+def test_a_sample_by_itself_is_computed_on_one_thread_of_torch(tmp_path, monkeypatch):
+    network, _ = untrained_network(*NETWORKS["mlp"])
+    threads, probabilities = [], predictions._probabilities
+
+    def noting(*given):
+        threads.append(torch.get_num_threads())
+        return probabilities(*given)
+
+    monkeypatch.setattr(predictions, "_probabilities", noting)
+    for rows, batch in ((1, 1), (2, 1), (2, 2)):
+        list(answers(network, StoredSamples(IMAGES[:rows], tmp_path / "x.npz"), "mean", 1, batch=batch))
+    assert threads == [1, 1, 1, 3]
 
 
 def test_a_network_that_may_keep_something_is_called_by_one_thread():
