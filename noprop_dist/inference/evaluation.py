@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import reduce
 from itertools import zip_longest
 from operator import add
+from threading import Event
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -257,17 +258,18 @@ class _Terms:
 
 def _go_over(network: NoPropNetwork, split: Split, figures: Sequence[_Figure]) -> None:
     """Take a split into all figures, batch by batch and block by block, so that they share image features."""
-    samples = Samples(split.inputs, network.facts, network.device)
+    samples, given_up = Samples(split.inputs, network.facts, network.device), Event()
 
     @torch.inference_mode()
     def follow(batch: int) -> None:
         first, sharing = batch * BATCH, network.sharing_image_features()
         x = samples.batch(np.arange(first, min(first + BATCH, len(split))))
         for _ in zip_longest(*(figure.follow(sharing, x, batch) for figure in figures)):
-            pass
+            if given_up.is_set():
+                return
 
     batches = range(-(-len(split) // BATCH))
-    for _ in side_by_side(follow, batches, min(network.batches_at_once, len(batches))):
+    for _ in side_by_side(follow, batches, min(network.batches_at_once, len(batches)), given_up):
         pass
 
 

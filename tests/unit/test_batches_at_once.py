@@ -1,5 +1,6 @@
 """Batches are computed side by side, one in each thread of the CPU, and no figure shows it."""
 
+import signal
 import threading
 import time
 
@@ -117,6 +118,23 @@ def test_threads_of_torch_are_shared_out_and_given_back():
 def test_a_failure_is_raised_once_and_ends_the_rest():
     with pytest.raises(ZeroDivisionError):
         list(side_by_side(lambda item: 1 // item, range(5), 2))
+
+
+def test_an_interrupt_waits_for_the_blocks_that_are_computed_and_no_further_ones(monkeypatch):
+    network, _ = untrained_network(*NETWORKS["mlp"])
+    computed, logits = [], features.logits
+
+    def interrupted(*given):
+        computed.append(given)
+        if len(computed) == 1:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        time.sleep(0.2)
+        return logits(*given)
+
+    monkeypatch.setattr(features, "logits", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        measure(network, SPLIT, [Passes("mean")])
+    assert len(computed) <= 6, "three batches of three blocks were begun"
 
 
 @pytest.mark.parametrize("kind", ["small-conv", "paper", "mlp"])
