@@ -71,6 +71,13 @@ class EngineSettings(Settings):
     max_preemption_failures: KeepsBits[int] = Field(
         -1, ge=-1, lt=2**31, description="the same of workers that are lost with their machine; -1 is any number"
     )
+    spare_processes: KeepsBits[int] = Field(
+        1,
+        ge=0,
+        le=8,
+        description="idle processes that each node of a worker keeps, so that a lost one is back at once; none where "
+        "memory is short",
+    )
     start_timeout_seconds: KeepsBits[Seconds] = Field(
         900,
         description="for the first workers, or the baseline's processes, to be there; a cluster that grows starts a "

@@ -26,9 +26,11 @@ from noprop_dist.engines.core.events import ActorLost, Event, events_of
 from noprop_dist.engines.core.placement import Placement
 from noprop_dist.engines.ray.cluster import cause_of_loss, raised_by_constructor, reason_of_loss, spread
 from noprop_dist.engines.ray.replica_worker import BlockGroup
+from noprop_dist.engines.ray.spares import SpareProcesses
 from noprop_dist.engines.ray.workers import BlockWorker, ClassifierWorker, Evaluator
 from noprop_dist.stages import Stage
 from noprop_dist.training.batch_stream import Round, RoundKey
+from noprop_dist.training.messages import WorkerFacts
 from noprop_dist.training.setup import RunSetup
 
 ACTOR_OPTIONS = {"max_restarts": 0, "max_task_retries": 0, "enable_task_events": False}
@@ -82,6 +84,8 @@ class RayActors:
         self._classes = classes
         self._handles: dict[Incarnation, ActorHandle] = {}
         self._calls: dict[Any, CallActor] = {}
+        self._spares = SpareProcesses(setup.config.engine.spare_processes)
+        self._spares.started(ray.get_runtime_context().get_node_id(), time.monotonic())
         self.sent_bytes = Counter[Stage]()
 
     def start(self, command: StartActor) -> None:
@@ -133,6 +137,7 @@ class RayActors:
 
     def events(self, timeout_seconds: float) -> list[Event]:
         """Wait up to `timeout_seconds` for something to happen; return all that has happened."""
+        self._spares.advance(time.monotonic())
         if not self._calls:
             time.sleep(timeout_seconds)
             return []
@@ -152,10 +157,13 @@ class RayActors:
             cause, reason = cause_of_loss(error), reason_of_loss(error)
             yield ActorLost(call.process, cause, raised_by_constructor(error), reason)
             return
+        if isinstance(answer, WorkerFacts):
+            self._spares.started(answer.node_id, time.monotonic(), again=call.process.number > 1)
         yield from events_of(call.call, answer)
 
     def close(self) -> None:
         """End all processes."""
+        self._spares.close()
         self._calls.clear()
         for handle in self._handles.values():
             ray.kill(handle)

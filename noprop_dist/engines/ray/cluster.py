@@ -21,6 +21,7 @@ from ray.util.placement_group import get_current_placement_group
 from noprop_dist.engines.core.events import ClusterSeen
 from noprop_dist.engines.core.placement import Resources
 from noprop_dist.engines.ray import growth
+from noprop_dist.engines.ray.spares import preload_imports
 from noprop_dist.errors import UserError, why
 from noprop_dist.models.custom import SENT_FOLDER
 from noprop_dist.records import LossReason
@@ -53,6 +54,8 @@ def ray_session(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         raise UserError(f"{named}: this process is connected to another Ray cluster; ray.shutdown() leaves that")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if own:
+        preload_imports(usable_cores())
     try:
         with _own_signal_handlers():
             job_config = _WorkingDirectoryLast(_py_driver_sys_path=_sent_folders())

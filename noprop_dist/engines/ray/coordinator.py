@@ -94,6 +94,7 @@ class Coordinator:
             TrainingError: a stage could not be trained to its end; names it and the cause.
             HandedOverError: its node is about to leave; another coordinator is to go on.
         """
+        torch.set_num_threads(1)  # the cores are the workers'
         check_networks(self._config, self._directory, self._trusted)
         setup, data = prepare(self._config, self._given)
         host = callback_host(setup.plan, unpickled(self._callbacks))

@@ -14,6 +14,7 @@ from ray._raylet import GcsClient, GcsClientOptions  # type: ignore[attr-defined
 from ray.cluster_utils import Cluster
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
+from noprop_dist.engines.ray.spares import PRELOADED
 from noprop_dist.errors import TrainingError
 
 STORE_BYTES = 300 * 2**20
@@ -127,7 +128,7 @@ class LoopbackCluster(ClusterNodes):
         self._cluster.shutdown()
 
     def _add(self) -> Any:
-        return self._cluster.add_node(num_cpus=1, object_store_memory=self._store_bytes)
+        return self._cluster.add_node(num_cpus=1, object_store_memory=self._store_bytes, env_vars=PRELOADED)
 
 
 def free_port() -> int:
