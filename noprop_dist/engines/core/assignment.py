@@ -142,6 +142,7 @@ class Assignment:
         self._snapshots = snapshots
         self._engine = engine
         self._moves_planned_at = now
+        self._worker_came = False
         self._first_ready: float | None = None
 
     def held_by(self, worker: Slot) -> list[StageRun]:
@@ -189,17 +190,22 @@ class Assignment:
         workers = self._pool.of_role("block worker")
         return not workers or any(not worker.given_up for worker in workers)  # none: they are waited for
 
+    def worker_came(self) -> None:
+        """Let moves be planned as soon as no block waits: a worker is ready that may hold nothing."""
+        self._worker_came = True
+
     def plan_moves(self, now: float) -> list[tuple[StageRun, Slot, Slot]]:
-        """Every few seconds, begin the moves between workers that end the run soonest.
+        """Every few seconds, and once a worker has come, begin the moves between workers that end the run soonest.
 
         Returns:
             Each block that leaves, with the worker that it leaves and the one that it goes to.
         """
-        if now - self._moves_planned_at < MOVES_EVERY_SECONDS or any(
-            stage_run.leaving for stage_run in self._stages.values()
-        ):
+        blocks = [stage_run for stage_run in self._stages.values() if stage_run.stage.is_block]
+        at_once = self._worker_came and not any(stage_run.waits for stage_run in blocks)
+        due = at_once or now - self._moves_planned_at >= MOVES_EVERY_SECONDS
+        if not due or any(stage_run.leaving for stage_run in blocks):
             return []
-        self._moves_planned_at = now
+        self._moves_planned_at, self._worker_came = now, False
         moves = best_moves(list(self._loads().values()))
         for move in moves:
             self._stages[move.block].home = move.target

@@ -210,6 +210,7 @@ class Run:
         self.journal.log(WorkerReady(worker=slot.slot.name, incarnation=slot.incarnation, **asdict(facts)))
         if slot.slot.role != "block worker":
             return
+        self._parts.assignment.worker_came()
         if facts.processor not in self._processors and self._processors:
             self.journal.tell(
                 f"{slot.slot.name} computes on another kind of device ({facts.processor}) than those before "
