@@ -164,7 +164,9 @@ def bench_preemptions(
 
 def _campaign(settled: Settled, sort: str, most: int, generator: random.Random, number: int, say: Say) -> Campaign:
     folder, counter = settled.folder / f"run-{number:02d}", settled.folder / f"steps-{number:02d}"
-    with loopback_cluster(BLOCKS, store_bytes=STORE_BYTES) as cluster, watched(cluster.devices) as samples:
+    # The head is never preempted, so the coordinator is to be elsewhere.
+    nodes = loopback_cluster(BLOCKS, store_bytes=STORE_BYTES, stable_head=False)
+    with nodes as cluster, watched(cluster.devices) as samples:
         run = LiveRun(folder, [*settled.settings, *sleeping(STEP_SECONDS, BLOCKS, counter)], cluster)
         try:
             victims = [] if most == 0 else _preempt_until(run, cluster, sort, most, settled, generator, say)
