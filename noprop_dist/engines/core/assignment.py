@@ -233,18 +233,15 @@ class Assignment:
 
     def _loads(self) -> dict[Slot, Load]:
         """What the ready block workers have to do, without those whose nodes are leaving."""
-        seconds = [
-            stage_run.slowest_step_seconds
-            for stage_run in self._stages.values()
-            if stage_run.slowest_step_seconds is not None
-        ]
+        measured = [stage_run.usual_step_seconds for stage_run in self._stages.values()]
+        seconds = [each for each in measured if each is not None]
         mean = sum(seconds) / len(seconds) if seconds else UNMEASURED_STEP_SECONDS
         workers = [each for each in self._pool.of_role("block worker") if each.ready and not each.leaving]
         return {worker.slot: self._load(worker.slot, mean) for worker in workers}
 
     def _load(self, worker: Slot, mean: float) -> Load:
         held = [stage_run for stage_run in self.held_by(worker) if not stage_run.over]
-        seconds = [stage_run.slowest_step_seconds or mean for stage_run in held]
+        seconds = [stage_run.usual_step_seconds or mean for stage_run in held]
         limit = self._engine.blocks_per_worker
         return Load(
             worker,

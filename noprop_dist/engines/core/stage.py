@@ -3,12 +3,14 @@
 from collections import Counter, deque
 from dataclasses import dataclass
 from math import inf
+from statistics import median
 
 from noprop_dist.engines.core.commands import Slot
 from noprop_dist.engines.core.round_queue import RoundQueue
 from noprop_dist.stages import Stage
 from noprop_dist.training.progress import StageMeter, StageProgress, StageState
 
+ROUNDS_TO_JUDGE = 3
 ROUNDS_REMEMBERED = 8
 """A round that was slow once (imports, a busy machine) must not make a hang go unnoticed for the rest of the run."""
 
@@ -104,6 +106,9 @@ class StageRun:
         """Workers that were lost while at work on it, since it got any further; True counts those by the cloud."""
         self._lost_at_step = queue.steps_done
         self._step_seconds = deque[float](maxlen=ROUNDS_REMEMBERED)
+        self._rounds_here = 0
+        self.usual_step_seconds: float | None = None
+        """Median of the last rounds on its present worker, of a step; None before the third: the first are slow."""
         self._meter = StageMeter(stage, queue.steps_done, now)
 
     @property
@@ -148,6 +153,7 @@ class StageRun:
     def taken_in(self, worker: Slot, step: int) -> None:
         """A worker was given it, at its snapshot of `step`."""
         self.home = worker
+        self._rounds_here, self.usual_step_seconds = 0, None
         self.queue.rewind(step)
         self.state = TakenIn(worker, self.lost_at)
 
@@ -155,6 +161,9 @@ class StageRun:
         """Its worker did `steps` steps and came to `step`; return True if they are new, not a replay."""
         self.queue.round_done(step)
         self._step_seconds.append(seconds / steps)
+        self._rounds_here += 1
+        if self._rounds_here >= ROUNDS_TO_JUDGE:
+            self.usual_step_seconds = median(list(self._step_seconds)[-self._rounds_here :])
         new = step > self.steps_written
         if new:
             self.steps_written = step
