@@ -18,8 +18,8 @@ from ray.core.generated.node_manager_pb2_grpc import NodeManagerServiceStub
 PRELOADED = {"RAY_preload_python_modules": "torch,torch._dynamo,noprop_dist.engines.ray.coordinator"}
 """In the environment of a node of Ray: what its new processes import before they are given anything to do. A first
 optimiser step imports `torch._dynamo`."""
-SPARE_BYTES = 300 * 2**20
-"""That a spare takes of its own."""
+SPARE_BYTES = 450 * 2**20
+"""That a spare takes of its own (docs/measurements.md)."""
 LEAST_MEMORY_BYTES = 4 * 2**30
 """Of a node that keeps spares."""
 AFTER_SECONDS = 10.0
