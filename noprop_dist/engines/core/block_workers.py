@@ -76,9 +76,10 @@ class BlockWorkers:
 
     def _ask_for(self, placement: Placement, now: float) -> None:
         pool, wanted = self._parts.pool, len(self._wanted)
+        most = min(len(placement.workers), len(self._blocks_left))
         for index, place in enumerate(placement.workers, start=1):
             slot = pool.slots.get(Slot("block worker", index))
-            if wanted >= min(len(placement.workers), len(self._blocks_left)):
+            if wanted >= most:
                 return
             if slot is None:
                 pool.add(Slot("block worker", index), place, placement.lanes)
