@@ -14,6 +14,7 @@ from noprop_dist.engines.core.actor_pool import ActorPool, ActorSlot
 from noprop_dist.engines.core.commands import CLASSIFIER_WORKER, Hold, Release, Slot
 from noprop_dist.engines.core.snapshots import Snapshots
 from noprop_dist.engines.core.stage import StageRun, Waiting
+from noprop_dist.engines.core.watched import Watched
 from noprop_dist.stages import Stage
 
 LEAST_GAIN_SECONDS = 10.0
@@ -137,7 +138,7 @@ class Assignment:
 
     def __init__(
         self,
-        stages: Mapping[Stage, StageRun],
+        stages: Watched[Stage, StageRun],
         pool: ActorPool,
         snapshots: Snapshots,
         engine: EngineSettings,
@@ -156,7 +157,7 @@ class Assignment:
 
     def assign(self, now: float) -> None:
         """Bring waiting stages to workers that are ready."""
-        waiting = [stage_run for stage_run in self._stages.values() if stage_run.waits]
+        waiting = self._stages.those("waits")
         if not waiting:
             return
         # Counted once and not for every waiting stage: there may be thousands.
@@ -194,7 +195,7 @@ class Assignment:
         """Return True if some worker can still hold a stage of this home."""
         if home == CLASSIFIER_WORKER:
             return not self._pool.slots[home].given_up
-        workers = self._pool.of_role("block worker")
+        workers = self._pool.block_workers
         return not workers or any(not worker.given_up for worker in workers)  # none: they are waited for
 
     def plan_moves(self, now: float) -> list[tuple[StageRun, Slot, Slot]]:
@@ -203,9 +204,7 @@ class Assignment:
         Returns:
             Each block that leaves, with the worker that it leaves and the one that it goes to.
         """
-        if now - self._moves_planned_at < MOVES_EVERY_SECONDS or any(
-            stage_run.leaving for stage_run in self._stages.values()
-        ):
+        if now - self._moves_planned_at < MOVES_EVERY_SECONDS or self._stages.those("leaving"):
             return []
         self._moves_planned_at = now
         moves = best_moves(list(self._loads(self._mean_step_seconds()).values()))
@@ -244,7 +243,7 @@ class Assignment:
         held = defaultdict[Slot | None, list[StageRun]](list)
         for stage_run in self._stages.values():
             held[stage_run.worker].append(stage_run)
-        workers = [each.slot for each in self._pool.of_role("block worker") if each.ready and not each.leaving]
+        workers = [each.slot for each in self._pool.slots.those("is_ready_block_worker") if not each.leaving]
         return {worker: self._load(worker, held[worker], mean) for worker in workers}
 
     def _load(self, worker: Slot, stages: Sequence[StageRun], mean: float) -> Load:

@@ -52,7 +52,7 @@ class Dispatch:
             up_to: the step that rounds may reach at most; None is the end of the run.
         """
         for stage_run in self._stages.values():
-            if stage_run.worker is None or stage_run.leaving:
+            if stage_run.queue.is_full or stage_run.worker is None or stage_run.leaving:
                 continue
             while (
                 work := stage_run.queue.next_round(

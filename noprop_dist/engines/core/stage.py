@@ -1,6 +1,7 @@
 """One stage of a run: its state, how far it is, and what was measured of it. Every transition is a method here."""
 
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
@@ -91,13 +92,17 @@ class StageRun:
         queue: of its rounds.
         home: the worker that should hold it.
         now: monotonic seconds.
+        changed: called when it has come to another kind of state.
     """
 
-    def __init__(self, stage: Stage, queue: RoundQueue, home: Slot, now: float) -> None:
+    def __init__(
+        self, stage: Stage, queue: RoundQueue, home: Slot, now: float, changed: Callable[[], None] = lambda: None
+    ) -> None:
         self.stage = stage
         self.queue = queue
         self.home = home
-        self.state: State = Done() if queue.finished else Waiting(since=now)
+        self._changed = changed
+        self._state: State = Done() if queue.finished else Waiting(since=now)
         self.steps_written = queue.steps_done
         """Steps whose records are written; a replay after a loss is not written again."""
         self.losses = Counter[bool]()
@@ -105,6 +110,16 @@ class StageRun:
         self._lost_at_step = queue.steps_done
         self._step_seconds = deque[float](maxlen=ROUNDS_REMEMBERED)
         self._meter = StageMeter(stage, queue.steps_done, now)
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    @state.setter
+    def state(self, state: State) -> None:
+        before, self._state = self._state, state
+        if type(before) is not type(state):
+            self._changed()
 
     @property
     def worker(self) -> Slot | None:
@@ -127,6 +142,15 @@ class StageRun:
     def over(self) -> bool:
         """Return True if there is nothing more to do for it."""
         return isinstance(self.state, Stopped | Done)
+
+    @property
+    def is_left(self) -> bool:
+        """Return True if it is not trained to its end yet."""
+        return not self.over
+
+    @property
+    def is_block_left(self) -> bool:
+        return self.stage.is_block and not self.over
 
     @property
     def lost_at(self) -> float | None:
