@@ -19,7 +19,7 @@ class RoundQueue:
 
     def __init__(self, snapshot_steps: Sequence[int], round_steps: int, prefetch: int, steps_done: int = 0) -> None:
         self._snapshot_steps = snapshot_steps
-        self._round_steps = round_steps
+        self.round_steps = round_steps
         self._prefetch = prefetch
         self.rewind(steps_done)
 
@@ -73,7 +73,7 @@ class RoundQueue:
         if waits or self._sent >= end:
             return None
         next_snapshot = self._snapshot_steps[bisect_right(self._snapshot_steps, self._sent)]
-        first, steps = self._sent, min(self._round_steps, min(next_snapshot, end) - self._sent)
+        first, steps = self._sent, min(self.round_steps, min(next_snapshot, end) - self._sent)
         self._sent += steps
         self._rounds_in_flight += 1
         return first, steps

@@ -472,7 +472,7 @@ def _parts(plan: RunPlan, start: StartingPoint, now: float) -> Parts:
     for stage in plan.stages:
         stages[stage] = _stage_run(plan, stage, snapshots.newest_step(stage), now, stages.changed)
     assignment = Assignment(stages, pool, snapshots, engine, now)
-    dispatch = Dispatch(stages, pool, snapshots, start.exchange, engine, plan.round_steps)
+    dispatch = Dispatch(stages, pool, snapshots, start.exchange, engine, plan.round_steps, plan.most_round_steps)
     evaluations = Evaluations(start.to_evaluate, start.scores, plan.config.checkpoint.num_to_keep)
     evaluations.stop_step = start.stop_step
     return Parts(engine, outbox, journal, stages, pool, snapshots, assignment, dispatch, evaluations)

@@ -1,6 +1,6 @@
 """The actors of one run on Ray: starts, calls and kills them as the core says, and makes events of what happens."""
 
-import time
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -82,6 +82,7 @@ class RayActors:
         self._classes = classes
         self._handles: dict[Incarnation, ActorHandle] = {}
         self._calls: dict[Any, CallActor] = {}
+        self._woken = threading.Event()
         self.sent_bytes = Counter[Stage]()
 
     def start(self, command: StartActor) -> None:
@@ -131,10 +132,15 @@ class RayActors:
         self._calls = {reference: call for reference, call in self._calls.items() if call.process != process}
         ray.kill(self._handles.pop(process))
 
+    def wake(self) -> None:
+        """Let `events` return, if no call is under way that it waits for; called from other threads."""
+        self._woken.set()
+
     def events(self, timeout_seconds: float) -> list[Event]:
         """Wait up to `timeout_seconds` for something to happen; return all that has happened."""
         if not self._calls:
-            time.sleep(timeout_seconds)
+            self._woken.wait(timeout_seconds)
+            self._woken.clear()
             return []
         answered, waiting = ray.wait(list(self._calls), timeout=timeout_seconds)
         if answered and waiting:
