@@ -297,9 +297,9 @@ class ActorPool:
             for lane, calls in slot.calls.items():
                 if not calls:
                     continue
-                heard, patience = max(slot.heard.get(lane, 0.0), calls[0].since), calls[0].patience_seconds
-                first = min(first, heard + patience)
-                if now - heard > patience:
+                heard = max(slot.heard.get(lane, 0.0), calls[0].since)
+                first = min(first, heard + min(call.patience_seconds for call in calls))  # each may be the oldest next
+                if now - heard > calls[0].patience_seconds:
                     late.append((slot, lane, calls[0]))
                     break
         self._none_overdue_before = first - ROUNDING_SECONDS
