@@ -145,10 +145,7 @@ class RayActors:
         answered, waiting = ray.wait(list(self._calls), timeout=timeout_seconds)
         if answered and waiting:
             answered += ray.wait(waiting, num_returns=len(waiting), timeout=0)[0]
-        here = frozenset(answered)
-        in_order = [(reference, call) for reference, call in self._calls.items() if reference in here]
-        for reference, _ in in_order:
-            del self._calls[reference]
+        in_order = sorted(((each, self._calls.pop(each)) for each in answered), key=lambda pair: pair[1].call)
         return [event for reference, call in in_order for event in self._events_of(reference, call)]
 
     def _events_of(self, reference: Any, call: CallActor) -> Iterator[Event]:
