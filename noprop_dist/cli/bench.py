@@ -46,23 +46,33 @@ def overhead(
 
 @bench_app.command()
 def dispatch(
+    *,
     rounds: Annotated[int, typer.Option(help="Of all blocks together, in one turn.", min=2000)] = 20_000,
     round_steps: Annotated[int, typer.Option(help="Steps in one round.", min=1)] = 128,
     sampling: Annotated[str, typer.Option(help="Who draws z: worker (which then does not) or coordinator.")] = "worker",
     repeats: Repeats = 3,
     workers: Workers = 2,
+    blocks: Annotated[
+        list[int] | None, typer.Option(help="T; may be given again (default: 10, 100 and 1000).", min=1)
+    ] = None,
+    simulated: Annotated[
+        float | None,
+        typer.Option(help="No Ray: a worker a block in this process, so long at a round.", metavar="SECONDS", min=0),
+    ] = None,
     plot: Plot = None,
     as_json: Json = False,
 ) -> None:
-    """What the engine costs for each block-step, with 10 to 200 blocks that do nothing."""
-    from noprop_dist.bench.dispatch import bench_dispatch, dispatch_figure
+    """What the engine costs for each block-step, with 10, 100 and 1,000 blocks that do nothing, side by side."""
+    from noprop_dist.bench.dispatch import BLOCKS, bench_dispatch, dispatch_figure
 
     _check_choice("--sampling", sampling, ("worker", "coordinator"))
     check_plot(plot)
-    rows = bench_dispatch(rounds, round_steps, sampling, workers, repeats, progress.print)
+    counts = sorted(set(blocks or BLOCKS))
+    rows = bench_dispatch(counts, rounds, round_steps, sampling, workers, simulated, repeats, progress.print)
     growth = rows[-1].microseconds_per_block_step / rows[0].microseconds_per_block_step
     line = f"time per block-step, {rows[-1].blocks} blocks to {rows[0].blocks}: {growth:.2f}"
-    title = f"no-op blocks in rounds of {round_steps}, {workers} workers, z drawn by the {sampling}"
+    on = f"{workers} workers" if simulated is None else f"a simulated worker a block, {simulated:g} s a round"
+    title = f"no-op blocks in rounds of {round_steps}, {on}, z drawn by the {sampling}"
     show_rows(title, rows, as_json, line, growth=growth)
     draw(plot, dispatch_figure, rows)
 

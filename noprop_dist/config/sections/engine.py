@@ -46,7 +46,9 @@ class EngineSettings(Settings):
     )
     threads_per_worker: ChangesBits[Positive] = Field(1, description="CPU threads of a worker; fixes the bits")
     round_steps: KeepsBits[Positive | Literal["auto"]] = Field(
-        "auto", description="steps sent to a block in one message (auto: 16, on a GPU 256)"
+        "auto",
+        description="steps sent to a block in one message (auto: 16, on a GPU 256; more where they would be thousands "
+        "a second)",
     )
     prefetch: KeepsBits[Positive] = Field(2, description="rounds in flight for each block")
     sampling: KeepsBits[Literal["auto", "coordinator", "worker"]] = Field(

@@ -1,6 +1,7 @@
 """One stage of a run: its state, how far it is, and what was measured of it. Every transition is a method here."""
 
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from statistics import median
@@ -93,13 +94,17 @@ class StageRun:
         queue: of its rounds.
         home: the worker that should hold it.
         now: monotonic seconds.
+        changed: called when it has come to another kind of state.
     """
 
-    def __init__(self, stage: Stage, queue: RoundQueue, home: Slot, now: float) -> None:
+    def __init__(
+        self, stage: Stage, queue: RoundQueue, home: Slot, now: float, changed: Callable[[], None] = lambda: None
+    ) -> None:
         self.stage = stage
         self.queue = queue
         self.home = home
-        self.state: State = Done() if queue.finished else Waiting(since=now)
+        self._changed = changed
+        self._state: State = Done() if queue.finished else Waiting(since=now)
         self.steps_written = queue.steps_done
         """Steps whose records are written; a replay after a loss is not written again."""
         self.losses = Counter[bool]()
@@ -110,6 +115,16 @@ class StageRun:
         self.usual_step_seconds: float | None = None
         """Median of the last rounds on its present worker, of a step; None before the third: the first are slow."""
         self._meter = StageMeter(stage, queue.steps_done, now)
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    @state.setter
+    def state(self, state: State) -> None:
+        before, self._state = self._state, state
+        if type(before) is not type(state):
+            self._changed()
 
     @property
     def worker(self) -> Slot | None:
@@ -132,6 +147,15 @@ class StageRun:
     def over(self) -> bool:
         """Return True if there is nothing more to do for it."""
         return isinstance(self.state, Stopped | Done)
+
+    @property
+    def is_left(self) -> bool:
+        """Return True if it is not trained to its end yet."""
+        return not self.over
+
+    @property
+    def is_block_left(self) -> bool:
+        return self.stage.is_block and not self.over
 
     @property
     def lost_at(self) -> float | None:

@@ -1,5 +1,6 @@
 """The actors of one run on Ray: starts, calls and kills them as the core says, and makes events of what happens."""
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -86,6 +87,7 @@ class RayActors:
         self._calls: dict[Any, CallActor] = {}
         self._spares = SpareProcesses(setup.config.engine.spare_processes)
         self._spares.started(ray.get_runtime_context().get_node_id(), time.monotonic())
+        self._woken = threading.Event()
         self.sent_bytes = Counter[Stage]()
 
     def start(self, command: StartActor) -> None:
@@ -135,19 +137,21 @@ class RayActors:
         self._calls = {reference: call for reference, call in self._calls.items() if call.process != process}
         ray.kill(self._handles.pop(process))
 
+    def wake(self) -> None:
+        """Let `events` return, if no call is under way that it waits for; called from other threads."""
+        self._woken.set()
+
     def events(self, timeout_seconds: float) -> list[Event]:
         """Wait up to `timeout_seconds` for something to happen; return all that has happened."""
         self._spares.advance(time.monotonic())
         if not self._calls:
-            time.sleep(timeout_seconds)
+            self._woken.wait(timeout_seconds)
+            self._woken.clear()
             return []
         answered, waiting = ray.wait(list(self._calls), timeout=timeout_seconds)
         if answered and waiting:
             answered += ray.wait(waiting, num_returns=len(waiting), timeout=0)[0]
-        here = frozenset(answered)
-        in_order = [(reference, call) for reference, call in self._calls.items() if reference in here]
-        for reference, _ in in_order:
-            del self._calls[reference]
+        in_order = sorted(((each, self._calls.pop(each)) for each in answered), key=lambda pair: pair[1].call)
         return [event for reference, call in in_order for event in self._events_of(reference, call)]
 
     def _events_of(self, reference: Any, call: CallActor) -> Iterator[Event]:

@@ -141,7 +141,8 @@ class Coordinator:
         )
         if exporter is not None:
             exporter.show_live(lambda: _live(run, actors))
-        runner = CommandRunner(actors, StorageThread(taken.checkpoints, taken.log, self._directory), see_cluster)
+        storage = StorageThread(taken.checkpoints, taken.log, self._directory, task_done=actors.wake)
+        runner = CommandRunner(actors, storage, see_cluster)
         try:
             with self._closing(host, taken.log, run):
                 return follow_core(run, runner, HERE, self._stop.is_set, partial(_each_turn, host, exporter))
