@@ -12,7 +12,7 @@ from noprop_dist.config.schema import CustomNetwork, RunConfig
 from noprop_dist.data.augmentation import Augmentation, build_augmentation
 from noprop_dist.data.dataset import DataFacts
 from noprop_dist.diffusion.schedule import Schedule
-from noprop_dist.models.build import build_classifier, build_network
+from noprop_dist.models.build import UNDRAWN, build_classifier, build_network, undrawn_network
 from noprop_dist.models.custom import NetworkFactory, Source, source_of
 from noprop_dist.models.shapes import Shapes
 from noprop_dist.random_streams import Purpose, stream_seed
@@ -174,9 +174,16 @@ class RunPlan:
         """The seed of a stage's weights at step 0."""
         return stream_seed(self.config.seed, Purpose.INITIALISATION, stage.number(self.config.blocks.count))
 
-    def block_network(self, t: int) -> nn.Module:
-        """The untrained network of block t on the CPU, its weights a function of (seed, t)."""
+    def block_network(self, t: int, *, drawn: bool = True) -> nn.Module:
+        """The untrained network of block t on the CPU, its weights a function of (seed, t).
+
+        Args:
+            t: number of the block.
+            drawn: whether its weights are needed; else they may be any, for trained ones to be put in.
+        """
         settings, seed = self.config.blocks.network_of(t), self.initial_seed(block(t))
+        if not drawn and isinstance(settings, UNDRAWN):
+            return undrawn_network(settings, self.shapes)
         return build_network(settings, self.shapes, seed, self.given_network)
 
     def sources(self, stage: Stage) -> dict[str, Source]:

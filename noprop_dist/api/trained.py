@@ -65,7 +65,7 @@ ImageFiles = Annotated[str | Path | Sequence[str | Path], BeforeValidator(_files
 
 
 @checked
-@as_in_a_new_process()
+@as_in_a_new_process(threads=1)  # more are slower to copy the few megabytes of a block
 def open_run(
     run: OpenableRun,
     device: str | torch.device = "auto",
@@ -100,10 +100,10 @@ def open_run(
     given = handed_over_again(config, None, network)
     run_plan = RunPlan(config, directory.facts(), given_network=given.network)
     check_networks(config, directory, trust_code or is_own_class(config, network))
-    snapshots, warnings = load_snapshots(directory, checkpoint)
     chosen = choose_device(device)
     if chosen.type == "cpu":
         keep_freed_memory(of_any_size=True)
+    snapshots, warnings = load_snapshots(directory, checkpoint)
     step = next(iter(snapshots.values())).step
     told = (*warnings, *changed_networks(directory, run_plan, step))
     with explaining_misfits(told):

@@ -13,6 +13,7 @@ from typer.core import TyperCommand
 
 from noprop_dist import __version__
 from noprop_dist.cli.bench import bench_app
+from noprop_dist.cli.imports import without_collection
 from noprop_dist.cli.job import job_app
 from noprop_dist.cli.terminal import LastingOutput, Terminal, shown, standard_streams, working
 from noprop_dist.config.layers import PRESETS
@@ -34,7 +35,7 @@ class Loaded(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command, after a spinner for as long as the libraries take."""
-        with working("loading"):
+        with working("loading"), without_collection():
             from noprop_dist import api  # noqa: F401
         return super().invoke(ctx)
 

@@ -1,8 +1,5 @@
-"""MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100 through torchvision.datasets."""
+"""MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100 as torchvision lays them out."""
 
-import gzip
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +7,7 @@ import numpy as np
 
 from noprop_dist.config.schema import DataSettings
 from noprop_dist.data.dataset import DataSet, Split, assemble
+from noprop_dist.data.idx import idx_splits
 from noprop_dist.data.inputs import Keep, in_memory
 from noprop_dist.errors import UserError
 from noprop_dist.files import local_path
@@ -19,6 +17,11 @@ Moments = tuple[tuple[float, ...], tuple[float, ...]]
 CLASSES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 FOLDERS = {**CLASSES, "cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 """Where torchvision puts each of them, below its root."""
+NAMES = {
+    "mnist": "0 - zero, 1 - one, 2 - two, 3 - three, 4 - four, 5 - five, 6 - six, 7 - seven, 8 - eight, 9 - nine",
+    "fashion-mnist": "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot",
+}
+"""Of the classes of the sets in IDX files, as torchvision calls them."""
 MOMENTS: dict[str, Moments] = {
     "mnist": ((0.1307,), (0.3081,)),
     "fashion-mnist": ((0.2860,), (0.3530,)),
@@ -46,18 +49,26 @@ def load_torchvision(settings: DataSettings, keep: Keep = in_memory) -> DataSet:
         UserError: files are missing and could not be downloaded, or cannot be read.
     """
     name, root = settings.name, local_path(settings.root or "data")
-    with tempfile.TemporaryDirectory(prefix="noprop-dist-") as scratch:
-        try:
-            readable = _unpacked(root / CLASSES[name], Path(scratch)) or root
-            training, test = (_torchvision_set(settings, readable, train=train) for train in (True, False))
-        except Exception as error:  # torchvision raises many kinds, for missing, broken and unreachable files
-            raise UserError(
-                f"data.root={root}: {name} is not there as torchvision lays it out, or a file of it is broken"
-                f"{', and downloading it failed' if settings.download else ', and it is not to be downloaded'}: "
-                f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
-            ) from error
-    names = tuple(str(label) for label in training.classes)
-    return assemble(name, _split(training), _split(test), names, settings.validation_fraction, MOMENTS[name], keep)
+    try:
+        training, test, names = _idx(name, root) or _through_torchvision(settings, root)
+    except Exception as error:  # torchvision raises many kinds, for missing, broken and unreachable files
+        raise UserError(
+            f"data.root={root}: {name} is not there as torchvision lays it out, or a file of it is broken"
+            f"{', and downloading it failed' if settings.download else ', and it is not to be downloaded'}: "
+            f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+        ) from error
+    return assemble(name, training, test, names, settings.validation_fraction, MOMENTS[name], keep)
+
+
+def _idx(name: str, root: Path) -> tuple[Split, Split, tuple[str, ...]] | None:
+    """The splits of a set whose IDX files are there: to import torchvision takes longer than to read them."""
+    splits = idx_splits(root / FOLDERS[name] / "raw") if name in NAMES else None
+    return None if splits is None else (*splits, tuple(NAMES[name].split(", ")))
+
+
+def _through_torchvision(settings: DataSettings, root: Path) -> tuple[Split, Split, tuple[str, ...]]:
+    training, test = (_torchvision_set(settings, root, train=train) for train in (True, False))
+    return _split(training), _split(test), tuple(str(label) for label in training.classes)
 
 
 def _torchvision_set(settings: DataSettings, root: Path, train: bool) -> Any:
@@ -74,19 +85,6 @@ def _torchvision_set(settings: DataSettings, root: Path, train: bool) -> Any:
 
 def _split(dataset: Any) -> Split:
     return Split(_channels_first(dataset.data), np.asarray(dataset.targets, dtype=np.int64))
-
-
-def _unpacked(folder: Path, scratch: Path) -> Path | None:
-    """Unpack IDX files that are there only as .gz into `scratch`, because the given root may be read-only."""
-    packed = sorted((folder / "raw").glob("*-ubyte.gz"))
-    if len(packed) < 4 or all(file.with_suffix("").exists() for file in packed):
-        return None
-    target = scratch / folder.name / "raw"
-    target.mkdir(parents=True)
-    for file in packed:
-        with gzip.open(file) as source, (target / file.stem).open("wb") as unpacked:
-            shutil.copyfileobj(source, unpacked)
-    return scratch
 
 
 def _channels_first(images: Any) -> Any:

@@ -280,7 +280,9 @@ class _Run:
 
     def _measure(self, checkpoint: int) -> None:
         plan = self._setup.plan
-        network = assemble_network(plan, self._directory.checkpoints.load_all(checkpoint), self._device)
+        network = assemble_network(
+            plan, self._directory.checkpoints.load_all(checkpoint, weights_alone=True), self._device
+        )
         figures = evaluate_checkpoint(network, plan, self._data.held_out, checkpoint)
         self.last_evaluation = figures
         for record in figures.records():

@@ -3,10 +3,13 @@
 Predictions are made first, from samples alone; labels come in afterwards, only to be compared.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import reduce
 from itertools import zip_longest
-from typing import Any, Protocol
+from operator import add
+from threading import Event
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -25,7 +28,9 @@ from noprop_dist.diffusion.objective import (
 from noprop_dist.diffusion.process import noisy_embedding
 from noprop_dist.diffusion.schedule import Schedule
 from noprop_dist.inference.network import NoPropNetwork, Sampler
+from noprop_dist.inference.side_by_side import side_by_side
 
+Value = TypeVar("Value")
 BATCH = 500
 """Samples at a time; fixed, because the noise of a sample is keyed by its batch."""
 
@@ -143,7 +148,7 @@ def measure(
         blocks: the sampler with which to measure each block.
     """
     accuracies = [_Accuracy(each) for each in passes]
-    terms = None if eta is None else _Terms(split.labels, network.schedule.T)
+    terms = None if eta is None else _Terms(split.labels)
     parts = None if blocks is None else _Parts(blocks, network.schedule.T)
     _go_over(network, split, [each for each in (*accuracies, terms, parts) if each is not None])
     return Measurements(
@@ -174,20 +179,20 @@ def evaluate_terms(network: NoPropNetwork, split: Split, eta: float) -> Objectiv
 
 class _Figure(Protocol):
     def follow(self, network: NoPropNetwork, x: Tensor, batch: int) -> Iterator[object]:
-        """Take in a batch of normalised samples, one block at a time."""
+        """Take in a batch of normalised samples, one block at a time. Batches may come in any order, and at once."""
 
 
 class _Accuracy:
     def __init__(self, passes: Passes) -> None:
         self._passes = passes
-        self._by_classifier: list[Tensor] = []
-        self._by_embedding: list[Tensor] = []
+        self._by_classifier: dict[int, Tensor] = {}
+        self._by_embedding: dict[int, Tensor] = {}
 
     def follow(self, network: NoPropNetwork, x: Tensor, batch: int) -> Iterator[object]:
         passes = self._passes
         decision = yield from network.deciding(x, passes.sampler, passes.count, batch, passes.first)
-        self._by_classifier.append(decision.probabilities.argmax(dim=-1))
-        self._by_embedding.append(decision.nearest)
+        self._by_classifier[batch] = decision.probabilities.argmax(dim=-1)
+        self._by_embedding[batch] = decision.nearest
 
     def result(self, labels: Labels) -> Evaluation:
         return Evaluation(
@@ -202,14 +207,14 @@ class _Accuracy:
 class _Parts:
     def __init__(self, sampler: Sampler, T: int) -> None:
         self._sampler, self._T = sampler, T
-        self._guesses: list[tuple[list[Tensor], ...]] = [([], [], []) for _ in range(T)]
+        self._guesses: list[tuple[dict[int, Tensor], ...]] = [({}, {}, {}) for _ in range(T)]
 
     def follow(self, network: NoPropNetwork, x: Tensor, batch: int) -> Iterator[object]:
         for link, block in zip(network.chain(x, self._sampler, 0, batch), network.blocks, strict=True):
             alone = block(x, network.noise(len(x), link.t, ALONE_PASS, batch))
             points = link.z, link.u_hat, predict_embedding(alone, network.embedding)
             for guesses, point in zip(self._guesses[link.t - 1], points, strict=True):
-                guesses.append(nearest_class(point, network.embedding))
+                guesses[batch] = nearest_class(point, network.embedding)
             yield link
 
     def result(self, labels: Labels) -> tuple[BlockEvaluation, ...]:
@@ -218,9 +223,9 @@ class _Parts:
 
 
 class _Terms:
-    def __init__(self, labels: Labels, T: int) -> None:
+    def __init__(self, labels: Labels) -> None:
         self._labels = labels
-        self._cross_entropy, self._kl, self._errors = 0.0, 0.0, np.zeros(T)
+        self._shares: dict[int, list[float]] = {}
 
     def follow(self, network: NoPropNetwork, x: Tensor, batch: int) -> Iterator[object]:
         schedule, W = network.schedule, network.embedding
@@ -230,41 +235,51 @@ class _Terms:
         def noisy(t: int) -> Tensor:
             return noisy_embedding(u_y, network.noise(len(u_y), t, TERMS_PASS, batch), schedule.alpha_bar[t])
 
-        self._cross_entropy += share * classifier_loss(network.classifier(noisy(schedule.T), W), labels).item()
-        self._kl += share * kl_to_prior(u_y, schedule.alpha_bar[0]).item()
+        of_batch = self._shares[batch] = []
+        of_batch.append(share * classifier_loss(network.classifier(noisy(schedule.T), W), labels).item())
+        of_batch.append(share * kl_to_prior(u_y, schedule.alpha_bar[0]).item())
         for t, block in enumerate(network.blocks, start=1):
-            self._errors[t - 1] += share * squared_error(predict_embedding(block(x, noisy(t - 1)), W), u_y).item()
+            of_batch.append(share * squared_error(predict_embedding(block(x, noisy(t - 1)), W), u_y).item())
             yield t
 
     def result(self, schedule: Schedule, eta: float) -> ObjectiveTerms:
-        errors = self._errors.tolist()
-        objective = negative_elbo(schedule, self._cross_entropy, self._kl, errors, eta)
+        cross_entropy, kl, *errors = map(_added, zip(*_in_order(self._shares), strict=True))
+        objective = negative_elbo(schedule, cross_entropy, kl, errors, eta)
         return ObjectiveTerms(
-            cross_entropy=self._cross_entropy,
-            kl=self._kl,
+            cross_entropy=cross_entropy,
+            kl=kl,
             squared_errors=tuple(errors),
             denoising_terms=tuple(0.5 * eta * schedule.snr_gain(t) * e for t, e in enumerate(errors, start=1)),
-            denoising=objective - self._cross_entropy - self._kl,
+            denoising=objective - cross_entropy - kl,
             objective=objective,
-            elbo=-negative_elbo(schedule, self._cross_entropy, self._kl, errors),
+            elbo=-negative_elbo(schedule, cross_entropy, kl, errors),
         )
 
 
-@torch.inference_mode()
 def _go_over(network: NoPropNetwork, split: Split, figures: Sequence[_Figure]) -> None:
     """Take a split into all figures, batch by batch and block by block, so that they share image features."""
-    sharing = network.sharing_image_features()
-    for batch, x in _batches(network, split):
+    samples, given_up = Samples(split.inputs, network.facts, network.device), Event()
+
+    @torch.inference_mode()
+    def follow(batch: int) -> None:
+        first, sharing = batch * BATCH, network.sharing_image_features()
+        x = samples.batch(np.arange(first, min(first + BATCH, len(split))))
         for _ in zip_longest(*(figure.follow(sharing, x, batch) for figure in figures)):
-            pass
+            if given_up.is_set():
+                return
+
+    batches = range(-(-len(split) // BATCH))
+    for _ in side_by_side(follow, batches, min(network.batches_at_once, len(batches)), given_up):
+        pass
 
 
-def _batches(network: NoPropNetwork, split: Split) -> Iterator[tuple[int, Tensor]]:
-    """Numbered batches of normalised samples, without their labels."""
-    samples = Samples(split.inputs, network.facts, network.device)
-    for batch, first in enumerate(range(0, len(split), BATCH)):
-        yield batch, samples.batch(np.arange(first, min(first + BATCH, len(split))))
+def _in_order(by_batch: Mapping[int, Value]) -> list[Value]:
+    return [by_batch[batch] for batch in sorted(by_batch)]
 
 
-def _fraction(predictions: list[Tensor], labels: Labels) -> float:
-    return float((torch.cat(predictions).cpu().numpy() == labels).mean())
+def _added(shares: Iterable[float]) -> float:
+    return reduce(add, shares, 0.0)  # `sum` rounds otherwise from Python 3.12 on
+
+
+def _fraction(predictions: Mapping[int, Tensor], labels: Labels) -> float:
+    return float((torch.cat(_in_order(predictions)).cpu().numpy() == labels).mean())

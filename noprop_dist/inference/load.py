@@ -51,7 +51,7 @@ class TrainedRun:
 def load_snapshots(
     directory: RunDirectory, checkpoint: str | int = "last"
 ) -> tuple[dict[Stage, Snapshot], tuple[str, ...]]:
-    """The snapshots of a checkpoint, and warnings of damaged ones that were passed over.
+    """The weights of a checkpoint, and warnings of damaged ones that were passed over.
 
     Args:
         directory: of the run.
@@ -62,7 +62,7 @@ def load_snapshots(
         UserError: there is no such checkpoint, or it is damaged.
     """
     if checkpoint == "last":
-        snapshots, warnings = directory.checkpoints.load_last_whole()
+        snapshots, warnings = directory.checkpoints.load_last_whole(weights_alone=True)
         return snapshots, tuple(f"{each}; the one before it is used" for each in warnings)
     steps = directory.checkpoints.steps()
     if not steps:
@@ -71,7 +71,7 @@ def load_snapshots(
     step = best_step(directory) if checkpoint == "best" else named.get(str(checkpoint))
     if step is None:
         raise UserError(f"{directory}: has no checkpoint {checkpoint}; allowed are last, best, {', '.join(named)}")
-    return directory.checkpoints.load_all(step), ()
+    return directory.checkpoints.load_all(step, weights_alone=True), ()
 
 
 def changed_networks(directory: RunDirectory, plan: RunPlan, step: int) -> list[str]:
@@ -149,7 +149,7 @@ def assemble_network(plan: RunPlan, snapshots: Mapping[Stage, Snapshot], device:
         load_weights(module, snapshots[stage])
         return plan.on_device(module.eval(), device)
 
-    blocks = {block(t): plan.block_network(t) for t in every_block}
+    blocks = {block(t): plan.block_network(t, drawn=False) for t in every_block}
     check_apart((stage.name, network) for stage, network in blocks.items())
     return NoPropNetwork(
         blocks=tuple(trained(network, stage) for stage, network in blocks.items()),

@@ -14,7 +14,7 @@ from noprop_dist.data.samples import Samples
 from noprop_dist.diffusion.embedding import nearest_class
 from noprop_dist.diffusion.reverse import Link, reverse_process
 from noprop_dist.diffusion.schedule import Schedule
-from noprop_dist.models.features import sharing_features
+from noprop_dist.models.features import keeps_nothing, sharing_features
 from noprop_dist.random_streams import Purpose, stream
 
 Sampler = Literal["stochastic", "mean"]
@@ -66,6 +66,15 @@ class NoPropNetwork:
         schedule = self.schedule
         links = [(schedule.a(t), schedule.b(t), schedule.c(t) ** 0.5) for t in range(1, schedule.T + 1)]
         return torch.tensor(links, device=self.device)
+
+    @property
+    def batches_at_once(self) -> int:
+        """How many batches may be computed at the same time, each in a thread of its own.
+
+        As many as this thread has threads of the CPU; one on a GPU, or where a network is not ours.
+        """
+        alike = self.device.type == "cpu" and all(map(keeps_nothing, (*self.blocks, self.classifier)))
+        return torch.get_num_threads() if alike else 1
 
     def sharing_image_features(self) -> Self:
         """The same network, for chains that go side by side: each image path is computed once for all of them."""

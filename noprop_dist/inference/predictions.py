@@ -1,9 +1,9 @@
 """What a trained network says of samples without labels, batch by batch, and the file that it is written to."""
 
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,10 @@ from noprop_dist.data.unlabelled import FewLines, Unlabelled
 from noprop_dist.errors import UserError
 from noprop_dist.inference.network import NoPropNetwork, Sampler
 from noprop_dist.inference.predictions_file import PredictionsFile
+from noprop_dist.inference.side_by_side import side_by_side
 
+Reading = tuple[range, Future[tuple[NDArray[Any], Mapping[int, UserError]]]]
+"""Numbers of samples, and what will be read of them."""
 BATCH = 128
 """Samples at a time. Activations of this many MNIST images are blocks that glibc keeps for the next batch."""
 
@@ -51,7 +54,7 @@ class Written:
 def answers(
     network: NoPropNetwork, source: Unlabelled, sampler: Sampler, passes: int, *, batch: int, first: int = 0
 ) -> Iterator[Answers]:
-    """Classify samples in their order. The next batch is read while one is computed.
+    """Classify samples in their order. The next batch is read while others are computed.
 
     All samples of a pass have the same z_0 and ε, those of `predict_image`. So an answer depends on the sample alone,
     up to the last bit of a float32, which another batch or place may round otherwise.
@@ -65,15 +68,29 @@ def answers(
         first: sample to begin with.
     """
     parts = [range(row, min(row + batch, len(source))) for row in range(first, len(source), batch)]
+
+    def answer(begun: Reading) -> Answers:
+        rows, reading = begun
+        stored, unreadable = reading.result()
+        probabilities = _probabilities(network, stored, sampler, passes)
+        probabilities[list(unreadable)] = -1
+        return Answers(rows, probabilities, unreadable)
+
+    at_once = network.batches_at_once
+    if batch > 1:  # a sample by itself is faster on one thread of torch than on several, which wait for each other
+        at_once = min(at_once, len(parts))
     with ThreadPoolExecutor(1, "read-ahead") as reader:
-        reading = reader.submit(source.read, parts[0]) if parts else None
-        for rows, following in zip_longest(parts, parts[1:]):
-            assert reading is not None
-            stored, unreadable = reading.result()
-            reading = reader.submit(source.read, following) if following else None
-            probabilities = _probabilities(network, stored, sampler, passes)
-            probabilities[list(unreadable)] = -1
-            yield Answers(rows, probabilities, unreadable)
+        yield from side_by_side(answer, _begun(reader, source, parts), at_once)
+
+
+def _begun(reader: Executor, source: Unlabelled, parts: Iterable[range]) -> Iterator[Reading]:
+    """Readings of some rows; each is handed on once the next one is begun."""
+    begun = deque[Reading]()
+    for rows in parts:
+        begun.append((rows, reader.submit(source.read, rows)))
+        if len(begun) > 1:
+            yield begun.popleft()
+    yield from begun
 
 
 def write_predictions(

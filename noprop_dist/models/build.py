@@ -2,9 +2,14 @@
 
 import os
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import init
+from torch.overrides import TorchFunctionMode
 
 from noprop_dist.config import schema
 from noprop_dist.errors import UserError
@@ -16,6 +21,8 @@ from noprop_dist.models.shapes import Shapes
 from noprop_dist.models.small_conv import SmallConvNetwork
 from noprop_dist.models.torchvision_backbone import TorchvisionNetwork
 from noprop_dist.torch_random import seeded_aside
+
+UNDRAWN = schema.PaperNetwork | schema.SmallConvNetwork | schema.MlpNetwork
 
 
 def build_network(
@@ -33,9 +40,34 @@ def build_network(
         UserError: the network cannot take the data (size, channels), or a class of the user's own cannot be built or is
             not here.
     """
+    with _told_of_memory(settings), seeded_aside(initial_seed):
+        return _construct(settings, shapes, given)
+
+
+def undrawn_network(settings: schema.NetworkSettings, shapes: Shapes) -> nn.Module:
+    """A block's network on the CPU with any weights, for trained ones to be put in; only of the kinds `UNDRAWN`.
+
+    Raises:
+        UserError: as of `build_network`.
+    """
+    with _told_of_memory(settings), _Undrawn():
+        return _construct(settings, shapes, None)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Weights that layers draw at random are left as their memory is."""
+
+    def __torch_function__(
+        self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        return given["tensor"] if func in (init.uniform_, init.kaiming_uniform_) else func(*args, **given)
+
+
+@contextmanager
+def _told_of_memory(settings: schema.NetworkSettings) -> Iterator[None]:
     try:
-        with seeded_aside(initial_seed):
-            return _construct(settings, shapes, given)
+        yield
     except (RuntimeError, MemoryError) as error:  # what torch raises where memory is not enough
         raise UserError(f"blocks.network: {settings.kind} cannot be built in these sizes: {told(error)}") from error
 

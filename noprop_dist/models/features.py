@@ -6,6 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+PIECE = 50
+"""Least samples in a piece of a batch whose image path is computed by itself: activations of as many MNIST images lie
+in a core's cache."""
+OURS = {"noprop_dist", "torch", "torchvision"}
+
 
 class TwoPathNetwork(nn.Module):
     """A block's network whose paths of image and z meet in a head.
@@ -59,6 +64,19 @@ def sharing_features(blocks: Sequence[Any]) -> tuple[nn.Module, ...]:
     return tuple(_Remembering(block, last) for block in blocks)
 
 
+def keeps_nothing(network: nn.Module) -> bool:
+    """Return True if calls of a network have no part in each other: in any number, at any time, in any thread.
+
+    Networks of ours in evaluation mode are such. One of the user's own, or one with hooks, may keep something from call
+    to call.
+    """
+    return all(
+        type(module).__module__.partition(".")[0] in OURS
+        and not (module.training or module._forward_hooks or module._forward_pre_hooks)
+        for module in network.modules()
+    )
+
+
 def _has_two_paths(block: Any) -> bool:
     """Return True if features and logits make up its forward. A subclass with another forward may do anything."""
     return isinstance(block, TwoPathNetwork) and type(block).forward is TwoPathNetwork.forward
@@ -71,8 +89,16 @@ class _LastFeatures:
 
     def of(self, block: Any, x: Tensor) -> Tensor:
         if self._block is not block or self._x is not x:
-            self._block, self._x, self._features = block, x, image_features(block, x)
+            self._block, self._x, self._features = block, x, _in_pieces(block, x)
         return self._features
+
+
+def _in_pieces(block: Any, x: Tensor) -> Tensor:
+    """`image_features`, of one piece of the batch after the other where that can be."""
+    pieces = x.tensor_split(max(1, len(x) // PIECE))
+    if len(pieces) == 1 or x.device.type != "cpu" or not (_has_two_paths(block) and keeps_nothing(block)):
+        return image_features(block, x)
+    return torch.cat([image_features(block, piece) for piece in pieces])
 
 
 class _Remembering(nn.Module):

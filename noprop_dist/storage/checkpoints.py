@@ -253,8 +253,15 @@ class Checkpoints:
         Raises:
             UserError: a file is missing, does not match its checksum, or is no snapshot.
         """
+        return self._load(entry, WEIGHTS, OPTIMIZER)
+
+    def load_weights(self, entry: SnapshotEntry) -> Snapshot:
+        """As `load`, of weights alone: a third of the bytes of Adam. The optimiser's state may be damaged."""
+        return self._load(entry, WEIGHTS)
+
+    def _load(self, entry: SnapshotEntry, *suffixes: str) -> Snapshot:
         contents = []
-        for suffix in (WEIGHTS, OPTIMIZER):
+        for suffix in suffixes:
             file = entry.name + suffix
             try:
                 contents.append(self._content(entry.step, file))
@@ -386,16 +393,24 @@ class Checkpoints:
             self._check_run(f"the checkpoint of step {step}", values)
         return manifest
 
-    def load_all(self, step: int | None = None) -> dict[Stage, Snapshot]:
+    def load_all(self, step: int | None = None, *, weights_alone: bool = False) -> dict[Stage, Snapshot]:
         """All snapshots of a checkpoint, of the last one by default.
+
+        Args:
+            step: of the checkpoint.
+            weights_alone: see `load_weights`.
 
         Raises:
             UserError: there is none, or a file is missing or does not match its checksum.
         """
-        return {entry.stage: self.load(entry) for entry in self.manifest(step).stages}
+        load = self.load_weights if weights_alone else self.load
+        return {entry.stage: load(entry) for entry in self.manifest(step).stages}
 
-    def load_last_whole(self) -> tuple[dict[Stage, Snapshot], list[str]]:
+    def load_last_whole(self, *, weights_alone: bool = False) -> tuple[dict[Stage, Snapshot], list[str]]:
         """The snapshots of the last undamaged checkpoint, and a warning for every damaged one after it.
+
+        Args:
+            weights_alone: see `load_weights`.
 
         Raises:
             UserError: there is none, or one is of another run.
@@ -404,14 +419,14 @@ class Checkpoints:
         warnings: list[str] = []
         for step in reversed(self.steps()):
             try:
-                return self.load_all(step), warnings
+                return self.load_all(step, weights_alone=weights_alone), warnings
             except OtherRunError:
                 raise
             except UserError as error:
                 warnings.append(str(error))
         if warnings:
             raise UserError("; ".join(warnings))
-        return self.load_all(), []
+        return self.load_all(weights_alone=weights_alone), []
 
     def delete_snapshot(self, step: int, name: str) -> None:
         """Delete one stage's snapshot, its entry first."""

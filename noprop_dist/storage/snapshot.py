@@ -172,20 +172,20 @@ def _saved(arrays: Arrays, facts: dict[str, str]) -> bytes:
     return b"".join((len(header).to_bytes(8, "little"), header, memoryview(content)[end:]))
 
 
-def from_files(name: str, weights: bytes, optimizer: bytes) -> Snapshot:
+def from_files(name: str, weights: bytes, optimizer: bytes | None = None) -> Snapshot:
     """Read back what `to_files` made.
 
     Args:
         name: the beginning of both files' names.
         weights: content of the file of weights.
-        optimizer: content of the file of the optimiser's state.
+        optimizer: content of the file of the optimiser's state; without it the snapshot is one of weights alone.
 
     Raises:
         ValueError: the contents are no such files.
     """
     try:
-        arrays, optimizer_arrays = load(weights), load(optimizer)
-        facts = _metadata(optimizer)
+        arrays, optimizer_arrays = load(weights), {} if optimizer is None else load(optimizer)
+        facts = {"settings": WEIGHTS_ALONE, **_metadata(weights if optimizer is None else optimizer)}
         if not facts["step"].isdecimal():
             raise ValueError(f"{facts['step']!r} is no number of steps")
         return Snapshot(stage_of(facts, name), int(facts["step"]), arrays, optimizer_arrays, facts["settings"])

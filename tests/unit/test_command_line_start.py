@@ -104,3 +104,23 @@ def test_a_command_says_at_once_on_a_terminal_that_its_libraries_are_loading():
 def test_a_command_says_nothing_of_loading_in_a_pipe():
     done = subprocess.run([sys.executable, "-c", NOPROP, "inspect", "x"], capture_output=True, text=True, check=False)
     assert done.stderr.startswith("noprop-dist: ")
+
+
+IMPORTS = """
+import gc, sys
+from noprop_dist.cli.imports import without_collection
+with without_collection():
+    print(gc.isenabled())
+    kept = [[] for _ in range(10_000)]
+print(gc.isenabled(), gc.get_freeze_count() > len(kept))
+gc.unfreeze()
+sys.modules["torch"] = sys
+with without_collection():
+    print(gc.isenabled())
+print(gc.isenabled(), gc.get_freeze_count())
+"""
+
+
+def test_what_a_command_imports_is_collected_neither_meanwhile_nor_later():
+    done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines() == ["False", "True True", "True", "True 0"], "nothing is done where torch is there"

@@ -155,6 +155,18 @@ def test_a_snapshot_under_the_name_of_another_block_is_refused(run: Path) -> Non
         api.open_run(str(run))
 
 
+def test_a_network_is_read_without_the_state_of_its_optimisers(run: Path) -> None:
+    accuracy = api.evaluate(str(run)).accuracy
+    for file in (run / STEP).glob("*.optimizer.safetensors"):
+        file.write_bytes(b"")
+    opened = api.open_run(str(run))
+    assert opened.warnings == ()
+    assert api.evaluate(opened).accuracy == accuracy
+    (run / STEP / "block-01.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match=r"block-01.safetensors of step 12 is damaged"):
+        api.open_run(str(run), checkpoint=12)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

@@ -95,6 +95,37 @@ def test_mnist_is_read_packed_or_not_and_its_root_is_left_as_it_was(tmp_path, na
     assert sorted(str(file) for file in root.rglob("*")) == before
 
 
+@pytest.mark.parametrize(("name", "folder"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")])
+def test_idx_files_hold_what_torchvision_reads_and_it_is_not_imported_for_them(tmp_path, monkeypatch, name, folder):
+    import torchvision.datasets
+
+    write_mnist(tmp_path, folder, packed=False)
+    theirs = getattr(torchvision.datasets, folder)(tmp_path, train=False)
+    monkeypatch.setattr("noprop_dist.data.torchvision_sets._torchvision_set", None)
+    data = load_data(DataSettings(name=name, root=str(tmp_path), download=False))
+    assert np.array_equal(data.held_out.test.inputs[:, 0], theirs.data.numpy())
+    assert np.array_equal(data.held_out.test.labels, theirs.targets.numpy())
+    assert list(data.facts.class_names) == theirs.classes
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-1],
+        lambda content: content + b"x",
+        lambda content: b"",
+        lambda content: b"\0\0\x0d" + content[3:],
+        lambda content: content[:9],
+    ],
+)
+@pytest.mark.parametrize("file", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
+def test_broken_idx_files_are_told(tmp_path, file, damage):
+    broken = write_mnist(tmp_path, packed=False) / "MNIST/raw" / file
+    broken.write_bytes(damage(broken.read_bytes()))
+    with pytest.raises(UserError, match=f"a file of it is broken.*{file} is no IDX file of bytes, or is not whole"):
+        load_data(DataSettings(name="mnist", root=str(tmp_path), download=False))
+
+
 def test_cifar_comes_as_channels_first(tmp_path, monkeypatch):
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()

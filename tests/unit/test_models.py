@@ -8,7 +8,7 @@ from torch import nn
 
 from noprop_dist.config import schema as networks
 from noprop_dist.errors import UserError
-from noprop_dist.models.build import build_network, check_memory
+from noprop_dist.models.build import build_network, check_memory, undrawn_network
 from noprop_dist.models.check import check_network
 from noprop_dist.models.shapes import Shapes
 
@@ -48,6 +48,17 @@ def test_a_network_fits_its_data_and_depends_on_x_and_z(settings, shapes):
     assert x.grad.abs().sum() > 0
     assert z.grad.abs().sum() > 0
     assert all(parameter.grad is not None for parameter in network.parameters()), "every parameter is trained"
+
+
+@pytest.mark.parametrize("settings", [networks.PaperNetwork(), networks.SmallConvNetwork(), networks.MlpNetwork()])
+def test_a_network_for_trained_weights_is_built_alike_and_nothing_is_drawn(settings):
+    drawn, before = build_network(settings, MNIST, 0), torch.get_rng_state()
+    network = undrawn_network(settings, MNIST)
+    assert torch.equal(torch.get_rng_state(), before)
+    network.load_state_dict(drawn.state_dict())
+    x, z = torch.randn(2, 1, 28, 28), torch.randn(2, 10)
+    assert torch.equal(network.eval()(x, z), drawn.eval()(x, z))
+    assert all(parameter.requires_grad for parameter in network.parameters())
 
 
 def test_the_papers_network_has_two_million_parameters_on_mnist():

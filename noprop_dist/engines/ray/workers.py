@@ -108,7 +108,8 @@ class Evaluator:
         if step == self._setup.plan.total_steps:
             torch.set_num_threads(os.cpu_count() or 1)
         with at_work(self._beside):
-            network = assemble_network(self._setup.plan, self._directory.checkpoints.load_all(step), self._device)
+            weights = self._directory.checkpoints.load_all(step, weights_alone=True)
+            network = assemble_network(self._setup.plan, weights, self._device)
             figures = evaluate_checkpoint(network, self._setup.plan, self._held_out, step)
         left = self._beside.take()
         return Accompanied(figures, left) if left else figures
