@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from noprop_dist.api.ahead import ray_ahead
 from noprop_dist.api.watcher import Watcher
 from noprop_dist.baseline.placement import Processes, place_baseline
 from noprop_dist.config.schema import RunConfig
@@ -19,7 +20,6 @@ from noprop_dist.engines.core.placement import (
     workers_to_begin,
 )
 from noprop_dist.errors import TrainingError, UserError, why
-from noprop_dist.files import have_a_home
 from noprop_dist.inference.score import last_step_of
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.trust import check_networks, remember
@@ -97,7 +97,11 @@ def _train_sequentially(job: Job) -> RunOutcome:
 
 
 def _train_on_ray(job: Job) -> RunOutcome:
-    have_a_home()
+    with ray_ahead(job.config):
+        return _train_on_its_ray(job)
+
+
+def _train_on_its_ray(job: Job) -> RunOutcome:
     from noprop_dist.engines.ray.cluster import is_remote
     from noprop_dist.engines.ray.driver import train_on_ray
 
@@ -127,7 +131,7 @@ def _remember(job: Job) -> None:
 
 
 def _check_here(job: Job) -> None:
-    """Tell mistakes before Ray takes its seconds to start.
+    """Tell mistakes while Ray takes its seconds to start.
 
     Raises:
         UserError: configuration, data, networks or run directory cannot be used.

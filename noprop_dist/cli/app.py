@@ -35,7 +35,7 @@ class Loaded(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         """Run the command, after a spinner for as long as the libraries take."""
         with working("loading"):
-            from noprop_dist import api  # noqa: F401
+            from noprop_dist.api import train  # noqa: F401
         return super().invoke(ctx)
 
 
@@ -94,7 +94,7 @@ def _before_any_command(
     pass
 
 
-@command()
+@app.command()
 def train(
     preset: Preset = None,
     config: ConfigFile = None,
@@ -111,10 +111,14 @@ def train(
     ] = False,
 ) -> None:
     """Train a network; prints the run directory."""
+    from noprop_dist.api.ahead import ray_ahead
     from noprop_dist.cli.options import configured
-    from noprop_dist.cli.training import start_run
 
-    start_run(configured(preset, config, set_ or [], engine, address, method), run_dir, or_resume)
+    settings = configured(preset, config, set_ or [], engine, address, method)
+    with ray_ahead(settings):
+        with working("loading"):
+            from noprop_dist.cli.training import start_run
+        start_run(settings, run_dir, or_resume)
 
 
 @command()
