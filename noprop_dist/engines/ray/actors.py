@@ -82,10 +82,22 @@ class RayActors:
         self._classes = classes
         self._handles: dict[Incarnation, ActorHandle] = {}
         self._calls: dict[Any, CallActor] = {}
+        self._has_answered: dict[Incarnation, bool] = {}
+        self._held_back: list[StartActor | CallActor] = []
         self.sent_bytes = Counter[Stage]()
 
     def start(self, command: StartActor) -> None:
-        """Start a process; it is ready once it answers."""
+        """Start a process; it is ready once it answers.
+
+        Classifier worker and evaluator have little to do and import as much as a block worker. They are started once a
+        block worker is ready, which would share its cores with them until then.
+        """
+        if command.place is None:
+            self._held_back.append(command)
+        else:
+            self._start(command)
+
+    def _start(self, command: StartActor) -> None:
         slot = command.process.slot
         if slot == CLASSIFIER_WORKER:
             actor = ray.remote(concurrency_groups=CONTROL_GROUP, **self._side)(self._classes.classifier)
@@ -95,6 +107,7 @@ class RayActors:
             handle = actor.remote(self._setup, self._held_out, self._directory)
         else:
             handle = self._block_worker(command)
+            self._has_answered[command.process] = False
         self._handles[command.process] = handle
 
     def _block_worker(self, command: StartActor) -> ActorHandle:
@@ -114,6 +127,12 @@ class RayActors:
 
     def call(self, command: CallActor) -> None:
         """Call a method of a process."""
+        if command.process not in self._handles:
+            self._held_back.append(command)
+        else:
+            self._call(command)
+
+    def _call(self, command: CallActor) -> None:
         method = getattr(self._handles[command.process], METHODS[type(command.request)])
         if command.lane != MAIN_LANE:
             method = method.options(concurrency_group=command.lane)
@@ -129,10 +148,14 @@ class RayActors:
     def kill(self, process: Incarnation) -> None:
         """End a process; nothing more is heard of it."""
         self._calls = {reference: call for reference, call in self._calls.items() if call.process != process}
-        ray.kill(self._handles.pop(process))
+        self._held_back = [each for each in self._held_back if each.process != process]
+        self._has_answered.pop(process, None)
+        if process in self._handles:
+            ray.kill(self._handles.pop(process))
 
     def events(self, timeout_seconds: float) -> list[Event]:
         """Wait up to `timeout_seconds` for something to happen; return all that has happened."""
+        self._start_held_back()
         if not self._calls:
             time.sleep(timeout_seconds)
             return []
@@ -145,18 +168,29 @@ class RayActors:
             del self._calls[reference]
         return [event for reference, call in in_order for event in self._events_of(reference, call)]
 
+    def _start_held_back(self) -> None:
+        if self._has_answered and not any(self._has_answered.values()):
+            return
+        commands, self._held_back = self._held_back, []
+        for command in commands:
+            self._start(command) if isinstance(command, StartActor) else self._call(command)
+
     def _events_of(self, reference: Any, call: CallActor) -> Iterator[Event]:
         try:
             answer = ray.get(reference)
         except RayError as error:
+            self._has_answered.pop(call.process, None)
             cause, reason = cause_of_loss(error), reason_of_loss(error)
             yield ActorLost(call.process, cause, raised_by_constructor(error), reason)
             return
+        if call.process in self._has_answered:
+            self._has_answered[call.process] = True
         yield from events_of(call.call, answer)
 
     def close(self) -> None:
         """End all processes."""
         self._calls.clear()
+        self._held_back.clear()
         for handle in self._handles.values():
             ray.kill(handle)
         self._handles.clear()
