@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         plan,
         report,
         resume_command,
+        timeline,
     )
     from noprop_dist.api.trained import RunEvaluation, evaluate, export, load, open_run, predict, predict_into
     from noprop_dist.api.training import check_same_run, default_run_dir, resume, train
@@ -57,12 +58,13 @@ __all__ = [
     "report",
     "resume",
     "resume_command",
+    "timeline",
     "train",
 ]
 
 _NAMES = {
     "noprop_dist.api.result": "Checkpoint NamedRun Result",
-    "noprop_dist.api.runs": "MergedRun PlannedRun RunContents inspect merge pack plan report resume_command",
+    "noprop_dist.api.runs": "MergedRun PlannedRun RunContents inspect merge pack plan report resume_command timeline",
     "noprop_dist.api.trained": "RunEvaluation evaluate export load open_run predict predict_into",
     "noprop_dist.api.training": "check_same_run default_run_dir resume train",
     "noprop_dist.api.watcher": "ProgressLines Watcher",

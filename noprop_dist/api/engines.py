@@ -21,6 +21,7 @@ from noprop_dist.engines.core.placement import (
 )
 from noprop_dist.errors import TrainingError, UserError, why
 from noprop_dist.inference.score import last_step_of
+from noprop_dist.phases import phase
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.trust import check_networks, remember
 from noprop_dist.torch_device import choose_device
@@ -107,7 +108,8 @@ def _train_on_its_ray(job: Job) -> RunOutcome:
 
     config, watcher = job.config, job.watcher
     if not is_remote(config.engine.address):
-        _check_here(job)
+        with phase("checks"):
+            _check_here(job)
     return train_on_ray(
         config,
         job.directory.root,

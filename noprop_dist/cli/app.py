@@ -17,6 +17,7 @@ from noprop_dist.cli.job import job_app
 from noprop_dist.cli.terminal import LastingOutput, Terminal, shown, standard_streams, working
 from noprop_dist.config.layers import PRESETS
 from noprop_dist.errors import TrainingError, UserError, why
+from noprop_dist.phases import note_start, phase
 
 FRAMED_COLUMNS = 72
 """Help in frames needs so many."""
@@ -109,16 +110,21 @@ def train(
         bool,
         typer.Option("--or-resume", help="Go on with the same run where --run-dir holds it already."),
     ] = False,
+    *,
+    timeline: Annotated[
+        bool, typer.Option("--timeline", help="Also print what each process did until the first block-step.")
+    ] = False,
 ) -> None:
     """Train a network; prints the run directory."""
     from noprop_dist.api.ahead import ray_ahead
     from noprop_dist.cli.options import configured
 
     settings = configured(preset, config, set_ or [], engine, address, method)
+    note_start("command line")
     with ray_ahead(settings):
-        with working("loading"):
+        with working("loading"), phase("imports"):
             from noprop_dist.cli.training import start_run
-        start_run(settings, run_dir, or_resume)
+        start_run(settings, run_dir, or_resume, timeline=timeline)
 
 
 @command()

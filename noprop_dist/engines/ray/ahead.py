@@ -4,8 +4,10 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import ClassVar
+
+from noprop_dist.phases import phase
 
 
 class _Start(threading.Thread):
@@ -20,9 +22,12 @@ class _Start(threading.Thread):
 
     def run(self) -> None:
         try:
-            from noprop_dist.engines.ray.cluster import own_ray
+            with phase("imports of Ray"):
+                from noprop_dist.engines.ray.cluster import own_ray
 
-            with own_ray():
+            with ExitStack() as stack:
+                with phase("start of Ray"):
+                    stack.enter_context(own_ray())
                 self.is_over.set()
                 self._not_needed.wait()
         except BaseException as error:  # raised where the session is entered

@@ -7,7 +7,9 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -59,7 +61,8 @@ def ray_session(address: str | None) -> Iterator[None]:
         yield
 
 
-def own_ray() -> AbstractContextManager[None]:
+@contextmanager
+def own_ray() -> Iterator[None]:
     """A new Ray on this machine for the length of a `with`.
 
     Raises:
@@ -67,7 +70,27 @@ def own_ray() -> AbstractContextManager[None]:
         SystemExit: SIGTERM came meanwhile, 143.
     """
     own = {"address": "local", "include_dashboard": False, **_fewer_cores(), **_own_folder()}
-    return _connected("Ray could not be started on this machine", **own)
+    with ExitStack() as stack:
+        with _without_what_nobody_uses():
+            stack.enter_context(_connected("Ray could not be started on this machine", **own))
+        yield
+
+
+@contextmanager
+def _without_what_nobody_uses() -> Iterator[None]:
+    """Let `ray.init` start no monitor of an autoscaler and of logs, and its agent take any free port.
+
+    `ray.init` has no options for these; `ray start` has some. On the agent's usual port a second Ray of a machine waits
+    3.5 s for the first to go.
+    """
+    whole = ray._private.parameter.RayParams
+    wanted = {"no_monitor": True, "include_log_monitor": False, "dashboard_agent_listen_port": 0}
+    known = {name: value for name, value in wanted.items() if name in signature(whole).parameters}
+    ray._private.parameter.RayParams = partial(whole, **known)
+    try:
+        yield
+    finally:
+        ray._private.parameter.RayParams = whole
 
 
 @contextmanager
