@@ -44,8 +44,9 @@ def _spans(record: Record) -> list[Span]:
     match record:
         case Phase(process=process, name=name, began=began, seconds=seconds):
             return [Span(process, name, began, began + seconds)]
-        case WorkerReady(worker=worker, began=began, imported=imported, time=ready) if began and imported:
-            return [Span(worker, "imports", began, imported), Span(worker, "until it is ready", imported, ready)]
+        case WorkerReady(worker=worker, began=began, imported=imported, time=ready) if began:
+            imports = [Span(worker, "imports", began, imported)] if imported > began else []  # else it was forked
+            return [*imports, Span(worker, "until it is ready", max(began, imported), ready)]
         case RoundDone(worker=str(worker), first_step=0, seconds=seconds, time=time):
             return [Span(worker, f"first round of {record.stage.name}", time - seconds, time)]
     return []

@@ -51,6 +51,12 @@ def test_a_run_before_its_first_round_has_a_timeline_and_no_first_step():
     assert timeline_of([]) == []
 
 
+def test_a_process_that_was_forked_has_imported_nothing_itself():
+    assert timeline_of([ready("block worker 1", 106.0, 103.0, 107.5)]) == [
+        Span("block worker 1", "until it is ready", 0.0, 1.5)
+    ]
+
+
 def test_a_process_on_a_system_that_does_not_tell_its_beginning_has_no_row():
     assert timeline_of([ready("block worker 1", 0.0, 107.0, 107.5)]) == []
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import ClassVar
 
+from noprop_dist.engines.ray.fork_server import fork_server
 from noprop_dist.phases import phase
 
 CLONE_FS = 0x200
@@ -36,10 +37,10 @@ class _Start(threading.Thread):
 
     def _hold_a_session(self) -> None:
         try:
-            with phase("imports of Ray"):
-                from noprop_dist.engines.ray.cluster import own_ray
-
             with ExitStack() as stack:
+                stack.enter_context(fork_server())
+                with phase("imports of Ray"):
+                    from noprop_dist.engines.ray.cluster import own_ray
                 with phase("start of Ray"):
                     stack.enter_context(own_ray())
                 self.is_over.set()

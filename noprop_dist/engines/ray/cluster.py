@@ -21,7 +21,8 @@ from ray.util.client import ray as client
 from ray.util.placement_group import get_current_placement_group
 
 from noprop_dist.engines.core.placement import Resources
-from noprop_dist.engines.ray import ahead, growth
+from noprop_dist.engines.ray import ahead, forked_worker, growth
+from noprop_dist.engines.ray.fork_server import fork_server
 from noprop_dist.errors import UserError, why
 from noprop_dist.files import SENT_FOLDER
 from noprop_dist.records import LossReason
@@ -71,20 +72,24 @@ def own_ray() -> Iterator[None]:
     """
     own = {"address": "local", "include_dashboard": False, **_fewer_cores(), **_own_folder()}
     with ExitStack() as stack:
-        with _without_what_nobody_uses():
+        stack.enter_context(fork_server())
+        with _for_a_run_alone():
             stack.enter_context(_connected("Ray could not be started on this machine", **own))
         yield
 
 
 @contextmanager
-def _without_what_nobody_uses() -> Iterator[None]:
-    """Let `ray.init` start no monitor of an autoscaler and of logs, and its agent take any free port.
+def _for_a_run_alone() -> Iterator[None]:
+    """Let `ray.init` start no monitor of an autoscaler and of logs, take any port for its agent, and fork workers.
 
     `ray.init` has no options for these; `ray start` has some. On the agent's usual port a second Ray of a machine waits
     3.5 s for the first to go.
     """
     whole = ray._private.parameter.RayParams
-    wanted = {"no_monitor": True, "include_log_monitor": False, "dashboard_agent_listen_port": 0}
+    wanted = {
+        **{"no_monitor": True, "include_log_monitor": False, "dashboard_agent_listen_port": 0},
+        **({"worker_path": forked_worker.__file__} if forked_worker.ADDRESS in os.environ else {}),
+    }
     known = {name: value for name, value in wanted.items() if name in signature(whole).parameters}
     ray._private.parameter.RayParams = partial(whole, **known)
     try:

@@ -1,0 +1,110 @@
+"""A process that has imported what the processes of a run need, and forks: a worker is there at once.
+
+The imports take a core two seconds in every process otherwise. Only a Ray of our own has such a server, for Ray starts
+its workers with `forked_worker.py` there; on a cluster, and wherever this server is gone, they import as usual.
+"""
+
+import gc
+import json
+import os
+import random
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from noprop_dist.engines.ray.forked_worker import ADDRESS, DESCRIPTORS, FORKED, default_worker
+
+MODULES = (
+    "ray._private.workers.default_worker",
+    "noprop_dist.engines.ray.coordinator",
+    "noprop_dist.engines.ray.workers",
+)
+GPU_DEVICE = Path("/dev/nvidiactl")
+
+
+@contextmanager
+def fork_server() -> Iterator[None]:
+    """Let the workers of a Ray that is started within the `with` be forked. Not tried with GPUs, so not done there."""
+    if ADDRESS in os.environ or sys.platform != "linux" or GPU_DEVICE.exists():
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="noprop-dist-") as folder:
+        address = os.environ[ADDRESS] = f"{folder}/fork"
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(address)
+            listener.listen(128)  # who asks before the imports are done waits
+            command = [sys.executable, "-P", "-m", __name__, str(listener.fileno())]
+            server = subprocess.Popen(
+                command,
+                pass_fds=[listener.fileno()],
+                stdin=subprocess.PIPE,  # ends with this process, and the server with it
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for the driver
+            )
+        try:
+            yield
+        finally:
+            del os.environ[ADDRESS]
+            server.terminate()
+            server.wait()
+
+
+def serve(listener: socket.socket) -> None:
+    """Fork a worker for everyone who asks, until the driver is gone. Returns in the workers alone, as one of them."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # who asked sees the end of the connection
+    while True:
+        ready, _, _ = select.select([listener, sys.stdin], [], [])
+        if sys.stdin in ready:
+            raise SystemExit
+        asking, _ = listener.accept()
+        message, descriptors, _, _ = socket.recv_fds(asking, 1 << 16, DESCRIPTORS)
+        while part := asking.recv(1 << 16):
+            message += part
+        if os.fork() == 0:
+            listener.close()
+            asking.send(FORKED)
+            asking.detach()  # is closed when this process ends
+            _become(json.loads(message), descriptors)
+            return
+        for each in (asking.detach(), *descriptors):
+            os.close(each)
+
+
+def _become(asked: Any, descriptors: list[int]) -> None:
+    """Make this process what it would be if it had been started by who asked."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number, descriptor in enumerate(descriptors):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    os.setpgid(0, 0)
+    os.setpriority(os.PRIO_PROCESS, 0, asked["priority"])
+    os.environ.clear()
+    os.environ.update(asked["environment"])
+    os.chdir(asked["folder"])
+    sys.argv = [default_worker(), *asked["arguments"]]
+    random.seed()
+
+
+def main() -> None:
+    """Import, and serve the socket of the number that is given."""
+    listener = socket.socket(fileno=int(sys.argv[1]))
+    for module in MODULES:
+        import_module(module)
+    gc.collect()
+    gc.freeze()  # what is shared stays shared
+    serve(listener)
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()
