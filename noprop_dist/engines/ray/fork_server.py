@@ -82,6 +82,8 @@ def serve(listener: socket.socket) -> None:
 
 def _become(asked: Any, descriptors: list[int]) -> None:
     """Make this process what it would be if it had been started by who asked."""
+    from ray._raylet import Config
+
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
@@ -90,6 +92,7 @@ def _become(asked: Any, descriptors: list[int]) -> None:
     os.setpriority(os.PRIO_PROCESS, 0, asked["priority"])
     os.environ.clear()
     os.environ.update(asked["environment"])
+    Config.initialize("")  # Ray has read the server's environment
     os.chdir(asked["folder"])
     sys.argv = [default_worker(), *asked["arguments"]]
     random.seed()
