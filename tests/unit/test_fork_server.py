@@ -13,6 +13,18 @@ from noprop_dist.engines.ray import fork_server as module
 from noprop_dist.engines.ray import forked_worker
 from noprop_dist.engines.ray.fork_server import fork_server
 
+IMPORTS = """
+import sys
+from importlib import import_module
+from noprop_dist.engines.ray.fork_server import MODULES
+for module in MODULES:
+    import_module(module)
+assert "ray" not in sys.modules
+before = set(sys.modules)
+import noprop_dist.engines.ray.coordinator, noprop_dist.engines.ray.workers
+new = set(sys.modules) - before
+print(*(each for each in new if each.startswith(("noprop_dist.", "torch.", "pyarrow."))))
+"""
 HOLDS_ONE = """
 import time
 from noprop_dist.engines.ray.fork_server import fork_server
@@ -20,6 +32,12 @@ with fork_server():
     print("there", flush=True)
     time.sleep(60)
 """
+
+
+@pytest.mark.slow
+def test_the_server_has_imported_all_that_coordinator_and_workers_need_but_ray():
+    done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, timeout=60, check=True)
+    assert [each for each in done.stdout.split() if not each.startswith("noprop_dist.engines.ray.")] == []
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""A process that has imported what the processes of a run need, and forks: a worker is there at once.
+"""A process that has imported what the processes of a run need, and forks: a worker is there in a moment.
 
 The imports take a core two seconds in every process otherwise. Only a Ray of our own has such a server, for Ray starts
 its workers with `forked_worker.py` there; on a cluster, and wherever this server is gone, they import as usual.
@@ -23,11 +23,14 @@ from typing import Any
 
 from noprop_dist.engines.ray.forked_worker import ADDRESS, DESCRIPTORS, FORKED, default_worker
 
-MODULES = (
-    "ray._private.workers.default_worker",
-    "noprop_dist.engines.ray.coordinator",
-    "noprop_dist.engines.ray.workers",
+MODULES = tuple(
+    f"noprop_dist.{name}"
+    for name in (
+        *("engines.coordination", "engines.core.drawing", "engines.core.following", "engines.core.run"),
+        *("engines.stage_worker", "inference.load", "metrics.exporter", "tracking.trackers", "training.footprint"),
+    )
 )
+"""What coordinator and workers import, but Ray: when it is imported, that reads the environment of its process."""
 GPU_DEVICE = Path("/dev/nvidiactl")
 
 
@@ -82,8 +85,6 @@ def serve(listener: socket.socket) -> None:
 
 def _become(asked: Any, descriptors: list[int]) -> None:
     """Make this process what it would be if it had been started by who asked."""
-    from ray._raylet import Config
-
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
@@ -92,7 +93,6 @@ def _become(asked: Any, descriptors: list[int]) -> None:
     os.setpriority(os.PRIO_PROCESS, 0, asked["priority"])
     os.environ.clear()
     os.environ.update(asked["environment"])
-    Config.initialize("")  # Ray has read the server's environment
     os.chdir(asked["folder"])
     sys.argv = [default_worker(), *asked["arguments"]]
     random.seed()
