@@ -103,6 +103,7 @@ def main() -> None:
     listener = socket.socket(fileno=int(sys.argv[1]))
     for module in MODULES:
         import_module(module)
+    sys.modules["torch"].set_num_threads(1)  # as with the OMP_NUM_THREADS=1 that Ray sets, which comes too late here
     gc.collect()
     gc.freeze()  # what is shared stays shared
     serve(listener)

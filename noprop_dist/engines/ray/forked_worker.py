@@ -12,6 +12,7 @@ import json
 import os
 import runpy
 import socket
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,8 +30,10 @@ def default_worker() -> str:
     return str(Path(package.origin).parent / "_private/workers/default_worker.py")
 
 
-def is_forked(address: str) -> bool:
+def is_forked(address: str | None) -> bool:
     """Return True once a worker that was forked has ended; False if there is no server."""
+    if address is None:
+        return False
     asked = {
         "arguments": sys.argv[1:],
         "environment": dict(os.environ),
@@ -42,15 +45,15 @@ def is_forked(address: str) -> bool:
             server.connect(address)
             socket.send_fds(server, [json.dumps(asked).encode()], list(range(DESCRIPTORS)))
             server.shutdown(socket.SHUT_WR)
-            if server.recv(1) != FORKED:
-                return False
-            server.recv(1)  # the worker's end
-            return True
+            forked = server.recv(1) == FORKED
+            with suppress(ConnectionError):
+                server.recv(1)  # the worker's end
+            return forked
     except OSError:
         return False
 
 
 if __name__ == "__main__":
-    if not is_forked(os.environ.get(ADDRESS, "")):
+    if not is_forked(os.environ.pop(ADDRESS, None)):
         sys.argv[0] = default_worker()
         runpy.run_path(sys.argv[0], run_name="__main__")
