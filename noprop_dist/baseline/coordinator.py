@@ -25,7 +25,7 @@ from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.inference.network import NoPropNetwork
 from noprop_dist.metrics.exporter import MetricsExporter, exporting
 from noprop_dist.metrics.live import LiveStage
-from noprop_dist.records import Record, RoundDone, RunEnded, StageFailed, UnreadLine
+from noprop_dist.records import Phase, Record, RoundDone, RunEnded, StageFailed, UnreadLine
 from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import NETWORK, Stage
 from noprop_dist.storage.metrics_files import BEGINNING
@@ -68,6 +68,7 @@ class EndToEndCoordinator:
         given: Given = NOTHING,
         callbacks: bytes | None = None,
         has_begun: bool = False,
+        phases: Sequence[Phase] = (),  # noqa: ARG002 (a timeline is of block workers)
     ) -> None:
         self._config, self._callbacks = config, callbacks
         self._directory = RunDirectory(directory)

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -75,6 +76,18 @@ def dispatch(
     title = f"no-op blocks in rounds of {round_steps}, {on}, z drawn by the {sampling}"
     show_rows(title, rows, as_json, line, growth=growth)
     draw(plot, dispatch_figure, rows)
+
+
+@bench_app.command()
+def start(preset: Preset = "digits", set_: Set = None, repeats: Repeats = 3, as_json: Json = False) -> None:
+    """Seconds from the command to the first block-step and to the result, and what each process did until then."""
+    from noprop_dist.bench.start import bench_start, phase_rows, start_rows
+
+    starts = bench_start(preset, set_ or [], repeats, progress.print)
+    phases = phase_rows(starts)
+    if not as_json:
+        show_rows("until the first block-step, medians", phases, as_json=False)
+    show_rows(f"from the command, {preset}", start_rows(starts), as_json, phases=[asdict(each) for each in phases])
 
 
 @bench_app.command()

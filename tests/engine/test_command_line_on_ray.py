@@ -91,7 +91,7 @@ def test_train_starts_a_ray_of_its_own_with_a_users_network_and_ends_it(tmp_path
     whole = json.loads(noprop("inspect", "run", "--json", cwd=tmp_path).stdout)
     assert [each["step"] for each in whole["blocks"]] == [12, 12, 12]
     kinds = {each.KIND for each in RunDirectory(str(tmp_path / "run")).metrics()}
-    assert kinds == {"worker", "round", "snapshot", "checkpoint", "evaluation", "objective", "news", "end"}
+    assert kinds == {"phase", "worker", "round", "snapshot", "checkpoint", "evaluation", "objective", "news", "end"}
 
 
 def test_what_a_network_says_and_a_profile_come_back_from_the_workers(tmp_path):

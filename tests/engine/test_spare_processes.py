@@ -11,8 +11,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from noprop_dist.engines.ray import spares
 from noprop_dist.engines.ray.cluster import ray_session
+from noprop_dist.engines.ray.fork_server import PRELOADED
 from noprop_dist.engines.ray.loopback import loopback_cluster
-from noprop_dist.engines.ray.spares import AFTER_SECONDS, PRELOADED, SpareProcesses
+from noprop_dist.engines.ray.spares import AFTER_SECONDS, SpareProcesses
 
 pytestmark = pytest.mark.slow
 MODULES = PRELOADED["RAY_preload_python_modules"].split(",")

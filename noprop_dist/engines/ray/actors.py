@@ -88,10 +88,22 @@ class RayActors:
         self._spares = SpareProcesses(setup.config.engine.spare_processes)
         self._spares.started(ray.get_runtime_context().get_node_id(), time.monotonic())
         self._woken = threading.Event()
+        self._has_answered: dict[Incarnation, bool] = {}
+        self._held_back: list[StartActor | CallActor] = []
         self.sent_bytes = Counter[Stage]()
 
     def start(self, command: StartActor) -> None:
-        """Start a process; it is ready once it answers."""
+        """Start a process; it is ready once it answers.
+
+        Classifier worker and evaluator have little to do and import as much as a block worker. They are started once a
+        block worker is ready, which would share its cores with them until then.
+        """
+        if command.place is None:
+            self._held_back.append(command)
+        else:
+            self._start(command)
+
+    def _start(self, command: StartActor) -> None:
         slot = command.process.slot
         if slot == CLASSIFIER_WORKER:
             actor = ray.remote(concurrency_groups=CONTROL_GROUP, **self._side)(self._classes.classifier)
@@ -101,6 +113,7 @@ class RayActors:
             handle = actor.remote(self._setup, self._held_out, self._directory)
         else:
             handle = self._block_worker(command)
+            self._has_answered[command.process] = False
         self._handles[command.process] = handle
 
     def _block_worker(self, command: StartActor) -> ActorHandle:
@@ -120,6 +133,12 @@ class RayActors:
 
     def call(self, command: CallActor) -> None:
         """Call a method of a process."""
+        if command.process not in self._handles:
+            self._held_back.append(command)
+        else:
+            self._call(command)
+
+    def _call(self, command: CallActor) -> None:
         method = getattr(self._handles[command.process], METHODS[type(command.request)])
         if command.lane != MAIN_LANE:
             method = method.options(concurrency_group=command.lane)
@@ -135,7 +154,10 @@ class RayActors:
     def kill(self, process: Incarnation) -> None:
         """End a process; nothing more is heard of it."""
         self._calls = {reference: call for reference, call in self._calls.items() if call.process != process}
-        ray.kill(self._handles.pop(process))
+        self._held_back = [each for each in self._held_back if each.process != process]
+        self._has_answered.pop(process, None)
+        if process in self._handles:
+            ray.kill(self._handles.pop(process))
 
     def wake(self) -> None:
         """Let `events` return, if no call is under way that it waits for; called from other threads."""
@@ -144,6 +166,7 @@ class RayActors:
     def events(self, timeout_seconds: float) -> list[Event]:
         """Wait up to `timeout_seconds` for something to happen; return all that has happened."""
         self._spares.advance(time.monotonic())
+        self._start_held_back()
         if not self._calls:
             self._woken.wait(timeout_seconds)
             self._woken.clear()
@@ -154,21 +177,32 @@ class RayActors:
         in_order = sorted(((each, self._calls.pop(each)) for each in answered), key=lambda pair: pair[1].call)
         return [event for reference, call in in_order for event in self._events_of(reference, call)]
 
+    def _start_held_back(self) -> None:
+        if self._has_answered and not any(self._has_answered.values()):
+            return
+        commands, self._held_back = self._held_back, []
+        for command in commands:
+            self._start(command) if isinstance(command, StartActor) else self._call(command)
+
     def _events_of(self, reference: Any, call: CallActor) -> Iterator[Event]:
         try:
             answer = ray.get(reference)
         except RayError as error:
+            self._has_answered.pop(call.process, None)
             cause, reason = cause_of_loss(error), reason_of_loss(error)
             yield ActorLost(call.process, cause, raised_by_constructor(error), reason)
             return
         if isinstance(answer, WorkerFacts):
             self._spares.started(answer.node_id, time.monotonic(), again=call.process.number > 1)
+        if call.process in self._has_answered:
+            self._has_answered[call.process] = True
         yield from events_of(call.call, answer)
 
     def close(self) -> None:
         """End all processes."""
         self._spares.close()
         self._calls.clear()
+        self._held_back.clear()
         for handle in self._handles.values():
             ray.kill(handle)
         self._handles.clear()

@@ -23,6 +23,7 @@ from noprop_dist.engines.ray.coordinator import Coordinator
 from noprop_dist.engines.ray.spares import SpareProcesses
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.models.custom import is_installed
+from noprop_dist.records import noted_phases
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.store import StorageError, UnusableStorageError
 from noprop_dist.tracking.callback import Callback
@@ -58,8 +59,8 @@ def train_on_ray(
         resume: continue the run that lies there.
         stopped: asked about twice a second; once it says yes, the run is snapshotted and ended.
         say: told what happens to the coordinator.
-        coordinator_class: made with (config, directory, resume, trusted=…, has_begun=…, given=…, callbacks=…); has
-            `run`, `progress` and `stop`.
+        coordinator_class: made with (config, directory, resume, trusted=…, has_begun=…, phases=…, given=…,
+            callbacks=…); has `run`, `progress` and `stop`.
         trusted: whether the user named the networks, or gave `--trust-code`.
         given: what was handed over in Python; it is sent to the coordinator.
         callbacks: of the user's own; each coordinator gets a copy of them as they are now.
@@ -87,7 +88,7 @@ def train_on_ray(
         spares = SpareProcesses(config.engine.spare_processes)
         while True:
             spares.started(ray.get_runtime_context().get_node_id(), time.monotonic(), again=resume)
-            known = {"trusted": trusted, "has_begun": has_begun}
+            known = {"trusted": trusted, "has_begun": has_begun, "phases": noted_phases("driver")}
             coordinator = _actor(coordinator_class).remote(config, directory, resume, **known, **options)
             try:
                 return _Follower(coordinator, config.engine, watch, say, spares).follow(stopped)

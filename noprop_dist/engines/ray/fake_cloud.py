@@ -14,8 +14,8 @@ from typing import Any
 
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FakeMultiNodeProvider
 
+from noprop_dist.engines.ray.fork_server import PRELOADED
 from noprop_dist.engines.ray.loopback import STORE_BYTES, ClusterNodes, quick_health_checks
-from noprop_dist.engines.ray.spares import PRELOADED
 from noprop_dist.errors import TrainingError
 
 ADDRESS = "127.0.0.1:6379"

@@ -15,7 +15,7 @@ from ray.cluster_utils import Cluster
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
 from noprop_dist.engines.ray.cluster import MARKET_TYPE_LABEL
-from noprop_dist.engines.ray.spares import PRELOADED
+from noprop_dist.engines.ray.fork_server import PRELOADED
 from noprop_dist.errors import TrainingError
 
 STORE_BYTES = 300 * 2**20

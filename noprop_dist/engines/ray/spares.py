@@ -4,7 +4,6 @@ A spare is an idle process of Ray's own pool, with its imports done, that no act
 function that asks for one; its own core asks its nodes in this way. Tried with Ray 2.60.
 """
 
-import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,11 +14,6 @@ from ray.core.generated.common_pb2 import Language
 from ray.core.generated.node_manager_pb2 import PrestartWorkersRequest
 from ray.core.generated.node_manager_pb2_grpc import NodeManagerServiceStub
 
-PRELOADED = {"RAY_preload_python_modules": "torch,torch._dynamo,noprop_dist.engines.ray.coordinator"}
-"""In the environment of a node of Ray: what its new processes import before they are given anything to do. A first
-optimiser step imports `torch._dynamo`."""
-SPARE_BYTES = 450 * 2**20
-"""That a spare takes of its own (docs/measurements.md)."""
 LEAST_MEMORY_BYTES = 4 * 2**30
 """Of a node that keeps spares."""
 AFTER_SECONDS = 10.0
@@ -27,18 +21,6 @@ AFTER_SECONDS = 10.0
 KEPT_SECONDS = 7 * 24 * 3600
 """For which Ray keeps it. It ends with the job, too."""
 ANSWER_SECONDS = 5.0
-
-
-def preload_imports(processes: int) -> None:
-    """Let the node that this process is about to start do the imports of its processes ahead, if it has the memory.
-
-    Args:
-        processes: that the node starts with: one a core.
-    """
-    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if processes * SPARE_BYTES <= memory_bytes / 4:
-        for name, value in PRELOADED.items():
-            os.environ.setdefault(name, value)
 
 
 class SpareProcesses:
