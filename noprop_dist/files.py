@@ -13,6 +13,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from noprop_dist.errors import UserError
 
+SENT_FOLDER = "/dev/null"
+"""Before a folder on `sys.path` that is searched last, and for networks alone. Under a file there is no folder, so
+that nothing else is ever found there. So does a driver send its working directory to the processes of a cluster."""
+
 
 def local_path(text: str | Path) -> Path:
     """A path with `~` expanded.

@@ -13,6 +13,7 @@ from dataclasses import MISSING, dataclass, fields
 from types import UnionType
 from typing import Any, ClassVar, Literal, Union, cast, get_args, get_origin, get_type_hints
 
+from noprop_dist import phases
 from noprop_dist.stages import EMBEDDING, Stage, StageKind
 
 LossReason = Literal["died", "hung", "node_leaving", "node_died", "out_of_memory", "not_started"]
@@ -32,6 +33,8 @@ class WorkerReady:
         processor: what it computes with: a GPU's name, or a CPU's architecture and instructions.
         replica_pids: of the other processes that train the same blocks, if a block has several.
         replica_node_ids: their nodes.
+        began: when the process began, Unix seconds; 0 where that is unknown.
+        imported: when its imports were done.
         time: Unix seconds.
     """
 
@@ -45,6 +48,8 @@ class WorkerReady:
     processor: str = ""
     replica_pids: tuple[int, ...] = ()
     replica_node_ids: tuple[str, ...] = ()
+    began: float = 0.0
+    imported: float = 0.0
     time: float = 0.0
 
 
@@ -180,6 +185,26 @@ class ObjectiveMeasured:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Phase:
+    """What the driver or the coordinator did before the run began.
+
+    Attributes:
+        process: "driver" or "coordinator".
+        name: of the phase.
+        began: Unix seconds.
+        seconds: that it took.
+        time: Unix seconds, when it was written down.
+    """
+
+    KIND: ClassVar = "phase"
+    process: str
+    name: str
+    began: float
+    seconds: float
+    time: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class News:
     """Something that people were told."""
 
@@ -289,6 +314,7 @@ Record = (
     | Evaluated
     | ObjectiveMeasured
     | News
+    | Phase
     | WorkerLost
     | StageRecovered
     | StageFailed
@@ -299,7 +325,7 @@ TYPES: dict[str, Any] = {
     each.KIND: each
     for each in (
         *(WorkerReady, RoundDone, EmbeddingUpdated, SnapshotWritten, CheckpointCompleted, Evaluated),
-        *(ObjectiveMeasured, News, WorkerLost, StageRecovered, StageFailed, RunEnded),
+        *(ObjectiveMeasured, News, Phase, WorkerLost, StageRecovered, StageFailed, RunEnded),
     )
 }
 STAGE_ID, OLD_STAGES = "_id", ("stage", "at_work_on")
@@ -431,3 +457,10 @@ def _stage(kind: str, index: int) -> Stage:
 def _embedding_update(values: Mapping[str, Any]) -> dict[str, Any]:
     """Versions of W_embed were written as rounds, whose loss and error meant something else."""
     return {**values, "mean_norm": values["loss"], "least_distance": values["error"]}
+
+
+def noted_phases(process: str) -> tuple[Phase, ...]:
+    """The phases of this process since the last call."""
+    return tuple(
+        Phase(process=process, name=name, began=began, seconds=ended - began) for name, began, ended in phases.take()
+    )

@@ -20,6 +20,8 @@ from noprop_dist.stages import CLASSIFIER, EMBEDDING, NETWORK, Stage, block
 
 CAPTURABLE = ("paper", "small-conv", "mlp")
 """Networks that never read a value on the host, so their steps can be captured; of others only the author knows."""
+LONGEST_ROUND_BYTES = 2**25
+"""Of indices, labels and z, in a worker; a round of the usual length may take more."""
 ROUND_STEPS, SNAPSHOT_EVERY_STEPS = {False: 16, True: 256}, {False: 64, True: 2048}
 """Defaults, by whether blocks are on GPUs. There a step may take a tenth of a millisecond, about a millisecond passes
 between two rounds, and a snapshot copies 24 MB. The cadence of a CPU would cost more than the steps."""
@@ -109,6 +111,14 @@ class RunPlan:
         """Most steps that are sent to a block in one message."""
         chosen = self.config.engine.round_steps
         return ROUND_STEPS[self.on_gpu] if chosen == "auto" else chosen
+
+    @property
+    def most_round_steps(self) -> int:
+        """What a round may grow to where very many workers are very fast (`Dispatch`): its draws lie in memory."""
+        if self.config.engine.round_steps != "auto":
+            return self.round_steps
+        step_bytes = self.config.training.batch_size * (4 + 4 + 4 * self.embedding_dim)
+        return max(self.round_steps, LONGEST_ROUND_BYTES // step_bytes)
 
     def captures_steps_of(self, stage: Stage) -> bool:
         """Return True if a stage's steps are captured on a GPU (`engine.cuda_graphs`)."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from noprop_dist.api.ahead import ray_ahead
 from noprop_dist.api.watcher import Watcher
 from noprop_dist.baseline.placement import Processes, place_baseline
 from noprop_dist.config.schema import RunConfig
@@ -19,8 +20,8 @@ from noprop_dist.engines.core.placement import (
     workers_to_begin,
 )
 from noprop_dist.errors import TrainingError, UserError, why
-from noprop_dist.files import have_a_home
 from noprop_dist.inference.score import last_step_of
+from noprop_dist.phases import phase
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.trust import check_networks, remember
 from noprop_dist.torch_device import choose_device
@@ -97,13 +98,18 @@ def _train_sequentially(job: Job) -> RunOutcome:
 
 
 def _train_on_ray(job: Job) -> RunOutcome:
-    have_a_home()
+    with ray_ahead(job.config):
+        return _train_on_its_ray(job)
+
+
+def _train_on_its_ray(job: Job) -> RunOutcome:
     from noprop_dist.engines.ray.cluster import is_remote
     from noprop_dist.engines.ray.driver import train_on_ray
 
     config, watcher = job.config, job.watcher
     if not is_remote(config.engine.address):
-        _check_here(job)
+        with phase("checks"):
+            _check_here(job)
     return train_on_ray(
         config,
         job.directory.root,
@@ -127,7 +133,7 @@ def _remember(job: Job) -> None:
 
 
 def _check_here(job: Job) -> None:
-    """Tell mistakes before Ray takes its seconds to start.
+    """Tell mistakes while Ray takes its seconds to start.
 
     Raises:
         UserError: configuration, data, networks or run directory cannot be used.

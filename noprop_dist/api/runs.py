@@ -26,6 +26,7 @@ from noprop_dist.files import local_path
 from noprop_dist.models.custom import NetworkFactory
 from noprop_dist.records import is_damaged
 from noprop_dist.reporting.summary import LatestMetrics, latest_metrics
+from noprop_dist.reporting.timeline import Span, timeline_of
 from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import Stage
 from noprop_dist.storage.checkpoints import Checkpoints, Manifest, SnapshotEntry
@@ -96,6 +97,15 @@ def plan(config: RunConfig, run_dir: str | Path | None = None) -> PlannedRun:
 def resume_command(run_dir: str) -> str:
     """The command that continues a run, in backquotes and without any secret."""
     return RunDirectory(run_dir).resume_command
+
+
+def timeline(run: NamedRun) -> list[Span]:
+    """What the processes of a run did from the command to the first block-step.
+
+    Args:
+        run: a run directory (a path or a URI), or a `Result`.
+    """
+    return timeline_of(run_directory(run).metrics())
 
 
 @dataclass(frozen=True)

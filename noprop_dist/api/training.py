@@ -14,7 +14,7 @@ from noprop_dist.api.result import NamedRun, Result, run_directory
 from noprop_dist.api.stop_signals import interrupts, stop_signals
 from noprop_dist.api.watcher import Watcher
 from noprop_dist.config.arguments import checked
-from noprop_dist.config.bits import changed_bits, continued, setting_at, shown
+from noprop_dist.config.bits import as_begun, changed_bits, continued, setting_at, shown
 from noprop_dist.config.effect import without_effect
 from noprop_dist.config.layers import idle_settings
 from noprop_dist.config.schema import RunConfig
@@ -163,7 +163,7 @@ def check_same_run(directory: RunDirectory, config: RunConfig) -> None:
         UserError: it holds another run; names the first difference.
     """
     before = directory.config()
-    changed = changed_bits(before, config)
+    changed = changed_bits(before, as_begun(config, before))
     if changed:
         key = changed[0]
         old, new = (shown(setting_at(each, key)) for each in (before, config))

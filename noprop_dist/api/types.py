@@ -7,6 +7,7 @@ from noprop_dist.inference.evaluation import BlockEvaluation, Evaluation, Object
 from noprop_dist.inference.network import Sampler
 from noprop_dist.records import Record, RoundDone
 from noprop_dist.reporting.summary import LatestMetrics
+from noprop_dist.reporting.timeline import Span
 from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import Stage
 from noprop_dist.storage.checkpoints import Manifest, SnapshotEntry
@@ -27,6 +28,7 @@ __all__ = [
     "RunPlan",
     "Sampler",
     "SnapshotEntry",
+    "Span",
     "Stage",
     "WorkerPlace",
 ]

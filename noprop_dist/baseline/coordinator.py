@@ -15,6 +15,7 @@ from ray.train.torch import TorchTrainer
 from noprop_dist.baseline.network import assemble_end_to_end
 from noprop_dist.baseline.placement import Processes, place_baseline
 from noprop_dist.baseline.worker import EndToEndJob, train_end_to_end
+from noprop_dist.config.bits import as_begun, with_workers
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.engines.coordination import goes_on
 from noprop_dist.engines.ray.callbacks import unpickled
@@ -24,7 +25,7 @@ from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.inference.network import NoPropNetwork
 from noprop_dist.metrics.exporter import MetricsExporter, exporting
 from noprop_dist.metrics.live import LiveStage
-from noprop_dist.records import Record, RoundDone, RunEnded, StageFailed, UnreadLine
+from noprop_dist.records import Phase, Record, RoundDone, RunEnded, StageFailed, UnreadLine
 from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import NETWORK, Stage
 from noprop_dist.storage.metrics_files import BEGINNING
@@ -67,6 +68,7 @@ class EndToEndCoordinator:
         given: Given = NOTHING,
         callbacks: bytes | None = None,
         has_begun: bool = False,
+        phases: Sequence[Phase] = (),  # noqa: ARG002 (a timeline is of block workers)
     ) -> None:
         self._config, self._callbacks = config, callbacks
         self._directory = RunDirectory(directory)
@@ -92,10 +94,10 @@ class EndToEndCoordinator:
                 not start within engine.start_timeout_seconds.
         """
         check_networks(self._config, self._directory, self._trusted)
-        setup, data = prepare(self._config, self._given)
+        config, processes = self._settled()
+        setup, data = prepare(config, self._given)
         served = exporting(str(self._directory), setup.plan, ray.util.get_node_ip_address(), self._stop)
         with self._directory.only_writer(self._wait_for), served as exporter:
-            processes = place_baseline(self._config, cluster_resources())
             if goes_on(self._directory, resume=self._resume, has_begun=self._has_begun):
                 go_on(setup.plan, self._directory)
             else:
@@ -120,6 +122,14 @@ class EndToEndCoordinator:
             raise TrainingError(error)
         evaluation = None if stopped else CheckpointEvaluation.last_of(self._directory.metrics())
         return RunOutcome(self._directory.link, watch.step, evaluation, stopped)
+
+    def _settled(self) -> tuple[RunConfig, Processes]:
+        """The run's configuration, which names its number of processes from its beginning on: bits depend on it."""
+        if self._resume and self._directory.holds_run:
+            config = as_begun(self._config, self._directory.config())
+            return config, place_baseline(config, cluster_resources())
+        processes = place_baseline(self._config, cluster_resources())
+        return with_workers(self._config, processes.count), processes
 
     def _error(self, outcome: ray.train.Result | Exception, step: int, total_steps: int) -> str | None:
         """Why the network is not trained to its end; None if it is."""

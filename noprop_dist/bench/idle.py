@@ -9,6 +9,7 @@ import torch
 
 from noprop_dist.bench.rates import undisturbed
 from noprop_dist.config.layers import load_config
+from noprop_dist.config.schema import RunConfig
 from noprop_dist.engines.ray.actors import WorkerClasses
 from noprop_dist.engines.ray.coordinator import Coordinator
 from noprop_dist.engines.ray.workers import worker_facts
@@ -60,6 +61,16 @@ class SleepingWorker(NoopWorker):
     step_seconds = 0.02
 
 
+def idle_config(blocks: int, steps: int, workers: int, settings: Sequence[str] = ()) -> RunConfig:
+    """The configuration of a run of digits whose blocks are as small as can be; see `idle_records`."""
+    fixed = [
+        *undisturbed(steps, workers),
+        *(f"blocks.count={blocks}", "blocks.network={kind: mlp, width: 8, depth: 1}"),
+        *(f"checkpoint.snapshot_every_steps={steps}", "engine.device=cpu", "engine.start_timeout_seconds=900"),
+    ]
+    return load_config("digits", None, [*fixed, *settings])
+
+
 def idle_records(
     blocks: int, steps: int, workers: int, worker: type[NoopWorker], settings: Sequence[str] = ()
 ) -> list[Record]:
@@ -72,12 +83,7 @@ def idle_records(
         worker: their class.
         settings: further ones.
     """
-    fixed = [
-        *undisturbed(steps, workers),
-        *(f"blocks.count={blocks}", "blocks.network={kind: mlp, width: 8, depth: 1}"),
-        *(f"checkpoint.snapshot_every_steps={steps}", "engine.device=cpu", "engine.start_timeout_seconds=900"),
-    ]
-    config = load_config("digits", None, [*fixed, *settings])
+    config = idle_config(blocks, steps, workers, settings)
     classes = WorkerClasses(block=worker, classifier=NoopWorker)
     with tempfile.TemporaryDirectory(prefix="noprop-dist-bench-") as folder:
         Coordinator(config, f"{folder}/run", worker_classes=classes).run()

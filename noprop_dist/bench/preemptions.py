@@ -1,6 +1,7 @@
 """A campaign of preemptions, with notice and without, of nodes that hold any process of a run; each node is replaced.
 
-A node is one device of one core, and blocks sleep for most of a step, so that ten of them fit onto a few cores. All
+A node is one device of one core, and blocks sleep for most of a step, so that ten of them fit onto a few cores. Their
+processes are forked with their imports done: ten machines would import at the same time, each on cores of its own. All
 preemptions of one run are of the same sort. So the steps that it did more than once, which its networks count, are
 those that this sort costs, to the step.
 """
@@ -30,6 +31,7 @@ from noprop_dist.bench.faults import fingerprints, sequential_fingerprints
 from noprop_dist.bench.harness import Say
 from noprop_dist.bench.live_run import LiveRun
 from noprop_dist.bench.networks import counted_steps, sleeping
+from noprop_dist.engines.ray.fork_server import fork_server
 from noprop_dist.engines.ray.loopback import LoopbackCluster, loopback_cluster
 from noprop_dist.records import RoundDone, WorkerLost, WorkerReady
 from noprop_dist.stages import Stage
@@ -164,7 +166,9 @@ def bench_preemptions(
 
 def _campaign(settled: Settled, sort: str, most: int, generator: random.Random, number: int, say: Say) -> Campaign:
     folder, counter = settled.folder / f"run-{number:02d}", settled.folder / f"steps-{number:02d}"
-    with loopback_cluster(BLOCKS, store_bytes=STORE_BYTES) as cluster, watched(cluster.devices) as samples:
+    # The head is never preempted, so the coordinator is to be elsewhere.
+    nodes = loopback_cluster(BLOCKS, store_bytes=STORE_BYTES, stable_head=False)
+    with fork_server(), nodes as cluster, watched(cluster.devices) as samples:
         run = LiveRun(folder, [*settled.settings, *sleeping(STEP_SECONDS, BLOCKS, counter)], cluster)
         try:
             victims = [] if most == 0 else _preempt_until(run, cluster, sort, most, settled, generator, say)

@@ -5,6 +5,7 @@ other actors too. It ends when the first process is done.
 """
 
 import tempfile
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,12 +34,24 @@ def rate(rounds: Sequence[RoundTime]) -> float:
     Raises:
         UserError: they never were: some had ended before others had begun.
     """
-    processes = {each.process for each in rounds}
-    times = [sorted(r.time for r in rounds if r.process == p) for p in processes]
-    begin, end = max(each[len(each) // 4] for each in times), min(each[-1] for each in times)
+    begin, end = window(rounds)
+    return sum(r.steps for r in rounds if begin < r.time <= end) / (end - begin)
+
+
+def window(rounds: Sequence[RoundTime]) -> tuple[float, float]:
+    """When all processes were at work, from and to.
+
+    Raises:
+        UserError: they never were.
+    """
+    times = defaultdict[int, list[float]](list)
+    for each in rounds:
+        times[each.process].append(each.time)
+    in_order = [sorted(each) for each in times.values()]
+    begin, end = max(each[len(each) // 4] for each in in_order), min(each[-1] for each in in_order)
     if end <= begin:
         raise UserError("--steps: too few, for the processes of one turn were never all at work at the same time")
-    return sum(r.steps for r in rounds if begin < r.time <= end) / (end - begin)
+    return begin, end
 
 
 def undisturbed(steps: int, workers: int | None = None) -> list[str]:
@@ -72,9 +85,14 @@ def block_rate(records: Sequence[Record], blocks_of_workers: Sequence[tuple[int,
         records: of the run.
         blocks_of_workers: which blocks each process trained.
     """
+    return rate(round_times(records, blocks_of_workers))
+
+
+def round_times(records: Sequence[Record], blocks_of_workers: Sequence[tuple[int, ...]]) -> list[RoundTime]:
+    """The rounds of blocks among a run's records, by the processes that trained them; see `block_rate`."""
     process_of = {block: process for process, part in enumerate(blocks_of_workers) for block in part}
     blocks = [record for record in records if isinstance(record, RoundDone) and record.stage.is_block]
-    return rate([RoundTime(process_of[each.stage.index], each.time, each.steps) for each in blocks])
+    return [RoundTime(process_of[each.stage.index], each.time, each.steps) for each in blocks]
 
 
 def placed(config: RunConfig, workers: int) -> Placement:

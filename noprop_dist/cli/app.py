@@ -18,6 +18,7 @@ from noprop_dist.cli.job import job_app
 from noprop_dist.cli.terminal import LastingOutput, Terminal, shown, standard_streams, working
 from noprop_dist.config.layers import PRESETS
 from noprop_dist.errors import TrainingError, UserError, why
+from noprop_dist.phases import note_start, phase
 
 FRAMED_COLUMNS = 72
 """Help in frames needs so many."""
@@ -36,7 +37,7 @@ class Loaded(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         """Run the command, after a spinner for as long as the libraries take."""
         with working("loading"), without_collection():
-            from noprop_dist import api  # noqa: F401
+            from noprop_dist.api import train  # noqa: F401
         return super().invoke(ctx)
 
 
@@ -95,7 +96,7 @@ def _before_any_command(
     pass
 
 
-@command()
+@app.command()
 def train(
     preset: Preset = None,
     config: ConfigFile = None,
@@ -110,12 +111,21 @@ def train(
         bool,
         typer.Option("--or-resume", help="Go on with the same run where --run-dir holds it already."),
     ] = False,
+    *,
+    timeline: Annotated[
+        bool, typer.Option("--timeline", help="Also print what each process did until the first block-step.")
+    ] = False,
 ) -> None:
     """Train a network; prints the run directory."""
+    from noprop_dist.api.ahead import ray_ahead
     from noprop_dist.cli.options import configured
-    from noprop_dist.cli.training import start_run
 
-    start_run(configured(preset, config, set_ or [], engine, address, method), run_dir, or_resume)
+    settings = configured(preset, config, set_ or [], engine, address, method)
+    note_start("command line")
+    with ray_ahead(settings):
+        with working("loading"), phase("imports"):
+            from noprop_dist.cli.training import start_run
+        start_run(settings, run_dir, or_resume, timeline=timeline)
 
 
 @command()

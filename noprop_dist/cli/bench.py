@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -46,25 +47,47 @@ def overhead(
 
 @bench_app.command()
 def dispatch(
+    *,
     rounds: Annotated[int, typer.Option(help="Of all blocks together, in one turn.", min=2000)] = 20_000,
     round_steps: Annotated[int, typer.Option(help="Steps in one round.", min=1)] = 128,
     sampling: Annotated[str, typer.Option(help="Who draws z: worker (which then does not) or coordinator.")] = "worker",
     repeats: Repeats = 3,
     workers: Workers = 2,
+    blocks: Annotated[
+        list[int] | None, typer.Option(help="T; may be given again (default: 10, 100 and 1000).", min=1)
+    ] = None,
+    simulated: Annotated[
+        float | None,
+        typer.Option(help="No Ray: a worker a block in this process, so long at a round.", metavar="SECONDS", min=0),
+    ] = None,
     plot: Plot = None,
     as_json: Json = False,
 ) -> None:
-    """What the engine costs for each block-step, with 10 to 200 blocks that do nothing."""
-    from noprop_dist.bench.dispatch import bench_dispatch, dispatch_figure
+    """What the engine costs for each block-step, with 10, 100 and 1,000 blocks that do nothing, side by side."""
+    from noprop_dist.bench.dispatch import BLOCKS, bench_dispatch, dispatch_figure
 
     _check_choice("--sampling", sampling, ("worker", "coordinator"))
     check_plot(plot)
-    rows = bench_dispatch(rounds, round_steps, sampling, workers, repeats, progress.print)
+    counts = sorted(set(blocks or BLOCKS))
+    rows = bench_dispatch(counts, rounds, round_steps, sampling, workers, simulated, repeats, progress.print)
     growth = rows[-1].microseconds_per_block_step / rows[0].microseconds_per_block_step
     line = f"time per block-step, {rows[-1].blocks} blocks to {rows[0].blocks}: {growth:.2f}"
-    title = f"no-op blocks in rounds of {round_steps}, {workers} workers, z drawn by the {sampling}"
+    on = f"{workers} workers" if simulated is None else f"a simulated worker a block, {simulated:g} s a round"
+    title = f"no-op blocks in rounds of {round_steps}, {on}, z drawn by the {sampling}"
     show_rows(title, rows, as_json, line, growth=growth)
     draw(plot, dispatch_figure, rows)
+
+
+@bench_app.command()
+def start(preset: Preset = "digits", set_: Set = None, repeats: Repeats = 3, as_json: Json = False) -> None:
+    """Seconds from the command to the first block-step and to the result, and what each process did until then."""
+    from noprop_dist.bench.start import bench_start, phase_rows, start_rows
+
+    starts = bench_start(preset, set_ or [], repeats, progress.print)
+    phases = phase_rows(starts)
+    if not as_json:
+        show_rows("until the first block-step, medians", phases, as_json=False)
+    show_rows(f"from the command, {preset}", start_rows(starts), as_json, phases=[asdict(each) for each in phases])
 
 
 @bench_app.command()

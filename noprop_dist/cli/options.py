@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from noprop_dist.api.types import Sampler
 from noprop_dist.cli.terminal import Terminal
 from noprop_dist.config.layers import load_config
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.errors import UserError
+
+if TYPE_CHECKING:  # it imports torch
+    from noprop_dist.api.types import Sampler
 
 
 def configured(
@@ -33,7 +36,7 @@ def address_setting(address: str | None) -> list[str]:
     return [f'engine.address="{address}"'] if address else []
 
 
-def checked_sampler(sampler: str, passes: int) -> Sampler:
+def checked_sampler(sampler: str, passes: int) -> "Sampler":
     """The options `--sampler` and `--passes`.
 
     Raises:

@@ -10,7 +10,7 @@ from rich.table import Table
 from noprop_dist import api
 from noprop_dist.api import Result, Watcher
 from noprop_dist.api.stop_signals import stop_signals
-from noprop_dist.api.types import CheckpointEvaluation
+from noprop_dist.api.types import CheckpointEvaluation, Span
 from noprop_dist.cli.options import address_setting
 from noprop_dist.cli.progress import progress_view
 from noprop_dist.cli.terminal import FittingTable, LastingOutput, Terminal, shown
@@ -18,12 +18,14 @@ from noprop_dist.config.schema import RunConfig
 from noprop_dist.errors import TrainingError, UserError
 
 
-def start_run(config: RunConfig, run_dir: str | None, or_resume: bool = False) -> None:
+def start_run(config: RunConfig, run_dir: str | None, or_resume: bool = False, *, timeline: bool = False) -> None:
     """Train, and print the run directory."""
     if or_resume and run_dir is None:
         raise UserError("--or-resume: takes --run-dir, where the run may be already")
     where = api.default_run_dir(config) if run_dir is None else run_dir
     outcome = watched(where, lambda watcher: api.train(config, where, or_resume=or_resume, watcher=watcher))
+    if timeline:
+        Terminal(file=LastingOutput.of(sys.stderr)).print(_timeline(api.timeline(outcome)))
     print(shown(outcome.path))
 
 
@@ -66,6 +68,15 @@ def watched(run_dir: str, train: Callable[[Watcher], Result]) -> Result:
         messages.print(f"stopped and saved; {api.resume_command(run_dir)} continues the run")
         raise SystemExit(128 + request.signal)
     return outcome
+
+
+def _timeline(spans: Sequence[Span]) -> Table:
+    table = FittingTable(title="seconds from the command to the first block-step", title_justify="left")
+    for column in ("process", "phase", "from", "to"):
+        table.add_column(column, justify="right" if column in ("from", "to") else "left")
+    for span in spans:
+        table.add_row(span.process, span.phase, f"{span.began:.2f}", f"{span.ended:.2f}")
+    return table
 
 
 def _results(evaluation: CheckpointEvaluation) -> Table:

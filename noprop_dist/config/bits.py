@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from noprop_dist.config.layers import merge, setting_layer, validated
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.config.sections.base import Mark
+from noprop_dist.config.sections.engine import WorkerRange
 from noprop_dist.errors import UserError
 
 OF_SINGLE_STAGES = re.compile(r"blocks\.training\.\d+\.\w+|(classifier|embedding)\.learning_rate")
@@ -38,6 +39,23 @@ def changed_bits(before: RunConfig, after: RunConfig) -> list[str]:
     """
     old, new = ({**what_changes_bits(each), **_marked(each, Mark.BLOCKS)} for each in (before, after))
     return [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
+
+
+def as_begun(config: RunConfig, before: RunConfig) -> RunConfig:
+    """The configuration with as many processes as the run began with, where the baseline's number is left open.
+
+    Args:
+        config: to go on with.
+        before: of the run so far.
+    """
+    if config.method == "backprop" and config.engine.workers == "auto":
+        return with_workers(config, before.engine.workers)
+    return config
+
+
+def with_workers(config: RunConfig, workers: int | str | WorkerRange) -> RunConfig:
+    """The configuration with another `engine.workers`."""
+    return config.model_copy(update={"engine": config.engine.model_copy(update={"workers": workers})})
 
 
 def setting_at(config: RunConfig, key: str) -> Any:

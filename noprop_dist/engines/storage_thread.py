@@ -4,6 +4,7 @@ Of snapshots only the files are written ahead: in an object store, those of seve
 """
 
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
@@ -29,15 +30,22 @@ class StorageThread:
         log: written before every snapshot, so that no snapshot is there without the records of its steps.
         directory: of the run.
         machine: its thread and its clock.
+        task_done: called in its thread when a task is done or has failed; None where nobody waits for that.
     """
 
     def __init__(
-        self, checkpoints: CheckpointWriter, log: RunLog, directory: RunDirectory, machine: Machine = HERE
+        self,
+        checkpoints: CheckpointWriter,
+        log: RunLog,
+        directory: RunDirectory,
+        machine: Machine = HERE,
+        task_done: Callable[[], None] | None = None,
     ) -> None:
         self._directory = directory
         self._checkpoints = checkpoints
         self._log = log
         self._machine = machine
+        self._task_done = task_done
         self._thread = machine.thread("storage")
         self._log_writer, self._savers = self._thread, [self._thread]
         if directory.local_root is None:
@@ -63,7 +71,10 @@ class StorageThread:
             saver = self._savers[self._begun % len(self._savers)]
             self._begun += 1
             before = saver.submit(self._save, task.snapshot, before)
-        self._under_way.append(self._thread.submit(self._do, task, before))
+        under_way = self._thread.submit(self._do, task, before)
+        self._under_way.append(under_way)
+        if (task_done := self._task_done) is not None:
+            under_way.add_done_callback(lambda _: task_done())
 
     def events(self) -> list[Event]:
         """What came of the tasks under way, in their order.

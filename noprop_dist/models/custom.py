@@ -17,12 +17,10 @@ from typing import Any
 from torch import nn
 
 from noprop_dist.errors import UserError
+from noprop_dist.files import SENT_FOLDER
 from noprop_dist.models.shapes import Shapes
 
 FIELD = "blocks.network.path"
-SENT_FOLDER = "/dev/null"
-"""Before a folder on `sys.path` that is searched last, and for networks alone. Under a file there is no folder, so
-that nothing else is ever found there. So does a driver send its working directory to the processes of a cluster."""
 NetworkFactory = Callable[..., nn.Module]
 """Makes a block's network of `input_shape`, `classes`, `embedding_dim` and its arguments: a class or a function."""
 _no_code_in: set[Path] = set()

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 from noprop_dist.data.dataset import HeldOut
 from noprop_dist.inference.network import NoPropNetwork
-from noprop_dist.reporting.run_report import tracked_pictures
 from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import Stage
 from noprop_dist.storage.run_directory import RunDirectory
@@ -43,8 +42,13 @@ def run_info(
         held_out: of its data; the test split's first sample is drawn on its path.
         assemble: puts the network of a checkpoint together.
     """
-    name = str(directory).rpartition("/")[2]
-    pictures = _Once(lambda: tracked_pictures(plan, directory, held_out, assemble))
+
+    def draw() -> Mapping[str, bytes]:
+        from noprop_dist.reporting.run_report import tracked_pictures  # matplotlib: only runs with a tracker need it
+
+        return tracked_pictures(plan, directory, held_out, assemble)
+
+    name, pictures = str(directory).rpartition("/")[2], _Once(draw)
     return RunInfo(name, directory.link, plan, tracking_folder(directory), pictures)
 
 

@@ -31,6 +31,8 @@ class WorkerFacts:
         processor: what it computes with: a GPU's name, or a CPU's architecture and instructions.
         replica_pids: of the other processes of its group, if a block has several.
         replica_node_ids: their nodes.
+        began: when the process began, Unix seconds; 0 where that is unknown.
+        imported: when its imports were done.
     """
 
     host: str
@@ -40,6 +42,8 @@ class WorkerFacts:
     processor: str = ""
     replica_pids: tuple[int, ...] = ()
     replica_node_ids: tuple[str, ...] = ()
+    began: float = 0.0
+    imported: float = 0.0
 
     def with_replicas(self, others: Sequence["WorkerFacts"]) -> "WorkerFacts":
         """The same facts, with the other processes of the group."""

@@ -22,6 +22,7 @@ from noprop_dist.config.schema import LearningRateSchedule, TrainingSettings
 from noprop_dist.stages import Stage
 from noprop_dist.storage.snapshot import WEIGHTS_ALONE, Arrays, Snapshot, check_fits, to_arrays, to_tensors
 from noprop_dist.training.finite import check_weights
+from noprop_dist.training.optimisers import SGD, Adam, AdamW
 from noprop_dist.training.weight_average import TRAINED, WeightAverage
 
 LEARNING_RATES = ("lr", "initial_lr", "max_lr", "min_lr", "base_lrs", "_last_lr")
@@ -215,11 +216,11 @@ def _optimizer(groups: list[dict[str, Any]], settings: TrainingSettings) -> Opti
     on_gpu = groups[0]["params"][0].is_cuda
     match settings.optimizer:
         case "adamw":
-            return torch.optim.AdamW(groups, weight_decay=decay, fused=True, capturable=on_gpu)
+            return AdamW(groups, weight_decay=decay, fused=True, capturable=on_gpu)
         case "adam":
-            return torch.optim.Adam(groups, weight_decay=decay, fused=True, capturable=on_gpu)
+            return Adam(groups, weight_decay=decay, fused=True, capturable=on_gpu)
         case "sgd":
-            return torch.optim.SGD(groups, weight_decay=decay, momentum=0.9, fused=True)
+            return SGD(groups, weight_decay=decay, momentum=0.9, fused=True)
 
 
 def _scheduler(optimizer: Optimizer, schedule: LearningRateSchedule, total_steps: int) -> LRScheduler | None:

@@ -11,6 +11,8 @@ StageState = Literal["starting", "training", "recovering", "moving", "waiting", 
 REPORTS_KEPT = 8
 """Throughput is measured over a stage's last few reports."""
 NEWS_KEPT = 100
+BLOCK_KINDS = ("block", "network")
+"""The kinds of stages whose steps are counted: the baseline's network as a block."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class RunProgress:
         total_steps: of every stage.
         stages: blocks, then the classifier, then a learned W_embed.
         elapsed_seconds: since this process began to train.
-        remaining_seconds: at the present speed; None while that is unknown.
+        remaining_seconds: at the present speed; None until every block that is to train now has told its own.
         news: the latest lines for people, such as evaluations and recoveries.
         news_told: how many lines there were so far; `news` has the last of them.
         waits_for: what the run waits for while no block can be trained; None while some can.
@@ -49,7 +51,7 @@ class RunProgress:
     @property
     def blocks(self) -> tuple[StageProgress, ...]:
         """The rows of the blocks, or of the baseline's network."""
-        return tuple(row for row in self.stages if row.stage.kind in ("block", "network"))
+        return tuple(row for row in self.stages if row.stage.kind in BLOCK_KINDS)
 
     @property
     def block_steps_per_second(self) -> float:
@@ -67,8 +69,12 @@ class RunProgress:
         if self.waits_for is not None:
             return f"{done}; {self.waits_for}"
         losses = [stage.loss for stage in self.blocks if stage.loss is not None]
+        rate = self.block_steps_per_second
+        if not losses and rate == 0 and self.fraction < 1:
+            return f"{done}; starting: no round of block-steps is done yet"
         loss = f"loss {_range(f'{min(losses):.3g}', f'{max(losses):.3g}')}, " if losses else ""
-        return f"{done}; {self.block_steps_per_second:.0f} block-steps/s, {loss}{_left(self.remaining_seconds)}"
+        speed = f"{rate:.0f} block-steps/s, " if rate > 0 else ""
+        return f"{done}; {speed}{loss}{_left(self.remaining_seconds)}"
 
     def _where(self) -> str:
         steps, total = [stage.step for stage in self.blocks], self.total_steps
@@ -91,30 +97,52 @@ def _left(seconds_left: float | None) -> str:
     return f"{minutes} min {seconds} s left" if minutes else f"{seconds} s left"
 
 
+class Window:
+    """Steps a second over the last few reports, from the first on: what came before that was start-up.
+
+    Args:
+        reports: that are kept.
+    """
+
+    def __init__(self, reports: int) -> None:
+        self._reports = deque[tuple[float, int]]((), reports + 1)
+
+    def add(self, steps: int, now: float) -> None:
+        """So many steps were done at `now` (monotonic seconds)."""
+        self._reports.append((now, steps))
+
+    @property
+    def rate(self) -> float:
+        """0 as long as it is unknown."""
+        if len(self._reports) < 2:
+            return 0.0
+        (since, before), (until, steps) = self._reports[0], self._reports[-1]
+        return max(0.0, (steps - before) / (until - since)) if until > since else 0.0
+
+
 class StageMeter:
     """Loss and speed of one stage, from its last few reports.
 
     Args:
         stage: that reports.
         step: at which it begins.
-        now: monotonic seconds.
+        now: monotonic seconds; the window begins later, with the first report.
     """
 
-    def __init__(self, stage: Stage, step: int, now: float) -> None:
+    def __init__(self, stage: Stage, step: int, now: float) -> None:  # noqa: ARG002
         self._stage = stage
+        self._step = step
         self._loss: float | None = None
-        self._reports = deque([(now, step)], REPORTS_KEPT + 1)
+        self._window = Window(REPORTS_KEPT)
 
     def reported(self, step: int, loss: float | None, now: float) -> None:
         """The stage has come to `step`."""
-        self._loss = loss
-        self._reports.append((now, step))
+        self._step, self._loss = step, loss
+        self._window.add(step, now)
 
     def row(self, state: StageState) -> StageProgress:
         """The stage's row of the table; may be called from another thread."""
-        (since, first_step), (until, step) = self._reports[0], self._reports[-1]
-        rate = (step - first_step) / (until - since) if until > since else 0.0
-        return StageProgress(self._stage, step, self._loss, max(0.0, rate), state)
+        return StageProgress(self._stage, self._step, self._loss, self._window.rate, state)
 
 
 class NewsBoard:
@@ -136,17 +164,21 @@ def run_progress(
     elapsed_seconds: float,
     news: NewsBoard,
     waits_for: str | None = None,
+    rate: float | None = None,
 ) -> RunProgress:
-    """The whole table, from the rows of all stages."""
-    blocks = [row for row in rows if row.stage.kind in ("block", "network")]
-    rate = sum(row.steps_per_second for row in blocks if row.state == "training")
+    """The whole table, from the rows of all stages; `rate` is that of all blocks, where it is not the sum of theirs."""
+    blocks = [row for row in rows if row.stage.kind in BLOCK_KINDS]
+    if rate is None:
+        rate = sum(row.steps_per_second for row in blocks if row.state == "training")
+        untold = [row for row in blocks if row.state in ("starting", "training") and row.steps_per_second == 0]
+        rate = 0.0 if untold else rate
     left = sum(total_steps - row.step for row in blocks)
     remaining = left / rate if rate > 0 else (0.0 if left == 0 else None)
     return RunProgress(total_steps, tuple(rows), elapsed_seconds, remaining, news.lines, news.told, waits_for)
 
 
 class ProgressBoard:
-    """The progress of stages that are trained in this process, or whose records are watched.
+    """The progress of stages that one process trains, one after another.
 
     Args:
         done: steps that each stage has done when the run begins, in the order of the table.
@@ -155,22 +187,29 @@ class ProgressBoard:
     """
 
     def __init__(self, done: dict[Stage, int], total_steps: int, now: float) -> None:
-        self._meters = {stage: StageMeter(stage, step, now) for stage, step in done.items()}
+        self._steps = dict(done)
+        self._losses: dict[Stage, float | None] = dict.fromkeys(done)
         self._total_steps = total_steps
         self._started = now
-        self._reported: set[Stage] = set()
+        self._at_work: Stage | None = None
+        self._window = Window(REPORTS_KEPT * len(done))
         self.news = NewsBoard()
 
     def reported(self, stage: Stage, step: int, loss: float | None, now: float) -> None:
         """A stage has come to `step`."""
-        self._reported.add(stage)
-        self._meters[stage].reported(step, loss, now)
+        self._steps[stage], self._losses[stage] = step, loss
+        if stage.kind in BLOCK_KINDS:
+            self._at_work = stage
+            self._window.add(sum(steps for each, steps in self._steps.items() if each.kind in BLOCK_KINDS), now)
 
     def picture(self, now: float) -> RunProgress:
         """The table as it is now."""
-        rows = []
-        for stage, meter in self._meters.items():
-            row = meter.row("training" if stage in self._reported else "starting")
-            done = row.step >= self._total_steps
-            rows.append(meter.row("done") if done else row)
-        return run_progress(self._total_steps, rows, now - self._started, self.news)
+        rows = [self._row(stage, step) for stage, step in self._steps.items()]
+        return run_progress(self._total_steps, rows, now - self._started, self.news, rate=self._window.rate)
+
+    def _row(self, stage: Stage, step: int) -> StageProgress:
+        """A stage's row; the block at work has the speed of all, for the others wait."""
+        works = stage == self._at_work
+        state: StageState = "starting" if self._at_work is None else "training" if works else "waiting"
+        state = "done" if step >= self._total_steps else state
+        return StageProgress(stage, step, self._losses[stage], self._window.rate if works else 0.0, state)

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from noprop_dist.bench import dispatch
 from noprop_dist.cli.app import main
 
 pytestmark = pytest.mark.slow
@@ -57,12 +56,12 @@ def test_a_soak_watches_every_process_of_a_run(capsys, tmp_path):
 
 
 @pytest.mark.usefixtures("ray_here")
-def test_dispatch_measures_the_engine_with_blocks_that_do_nothing(capsys, monkeypatch):
-    monkeypatch.setattr(dispatch, "BLOCKS", (10, 200))
-    result = run_bench(capsys, "dispatch", "--rounds", "2000", "--repeats", "1")
+def test_dispatch_measures_the_engine_with_blocks_that_do_nothing(capsys):
+    result = run_bench(capsys, "dispatch", "--rounds", "2000", "--repeats", "1", "--blocks", "10", "--blocks", "200")
     assert [row["blocks"] for row in result["rows"]] == [10, 200]
     for row in result["rows"]:
         assert row["microseconds_per_block_step"] == pytest.approx(1e6 / row["block_steps_per_second"])
+        assert row["cpu_percent"] > 0
     ends = [result["rows"][end]["microseconds_per_block_step"] for end in (-1, 0)]
     assert result["growth"] == pytest.approx(ends[0] / ends[1])
 

@@ -32,6 +32,17 @@ def test_a_run_begins_on_the_machine_that_is_there_and_the_others_take_blocks_on
     assert workers_of(run) == {"block worker 1", "block worker 2", "block worker 3"}
 
 
+def test_a_worker_that_comes_trains_within_a_second_or_two():
+    run = ScriptedRun("training.max_steps=4800", cores=1)
+    for seconds in (31, 62):  # at other times than moves are planned at anyway
+        run.at(seconds, lambda: run.grow(1))
+    check_whole(run, run.train())
+    for worker in ("block worker 2", "block worker 3"):
+        ready = min(record.time for record in run.records_of(WorkerReady) if record.worker == worker)
+        trained = min(record.time for record in run.records_of(RoundDone) if record.worker == worker)
+        assert trained - ready < 2.5
+
+
 def test_a_cluster_that_does_not_grow_is_asked_for_no_more_than_it_has():
     run = ScriptedRun(cores=2)
     check_whole(run, run.train())

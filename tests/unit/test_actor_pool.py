@@ -1,8 +1,10 @@
 """Actors as the core knows them: incarnations, calls in order, and silence that is noticed lane by lane."""
 
+import random
+
 import pytest
 
-from noprop_dist.engines.core.actor_pool import Absent, ActorPool, GivenUp, Ready
+from noprop_dist.engines.core.actor_pool import CONTROL_LANE, Absent, ActorPool, GivenUp, Ready
 from noprop_dist.engines.core.commands import CallActor, KillActor, Slot, StartActor, TakeSnapshot
 from noprop_dist.stages import block
 from noprop_dist.training.messages import WorkerFacts
@@ -52,6 +54,55 @@ def test_lanes_do_not_wait_for_each_other():
     pool, outbox = made(lanes=2)
     ask(pool, outbox, block(1))
     assert answer(pool, ask(pool, outbox, block(2)), "of block 2") == ["of block 2"]
+
+
+def overdue_of_all(pool, now):
+    """What `overdue` says, looked for in all lanes."""
+    return [
+        (slot.slot, lane, calls[0].number)
+        for slot in pool.slots.values()
+        for lane, calls in slot.calls.items()
+        if calls and now - max(slot.heard.get(lane, 0.0), calls[0].since) > calls[0].patience_seconds
+    ]
+
+
+def silent_of_all(pool, hang_seconds, now):
+    """Whom `ping_silent` pings, looked for in all slots."""
+    return [
+        slot.slot
+        for slot in pool.slots.values()
+        if slot.ready
+        and not slot.calls.get(CONTROL_LANE)
+        and (calls := [call for each in slot.calls.values() for call in each])
+        and now - max(min(call.since for call in calls), *slot.heard.values()) > hang_seconds
+    ]
+
+
+def test_silence_is_noticed_in_the_same_turn_as_if_everyone_was_looked_at():
+    generator, outbox, now = random.Random(3), [], 0.0
+    pool = ActorPool(outbox, start_timeout_seconds=9)
+    for index in range(1, 6):
+        pool.add(Slot("block worker", index))
+    noticed = pinged = 0
+    for _ in range(4000):
+        now += generator.choice((0.01, 0.1, 0.7))
+        pool.start_absent(now)
+        wanted, before = silent_of_all(pool, 5.0, now), len(outbox)
+        pool.ping_silent(5.0, now)
+        assert [each.process.slot for each in outbox[before:]] == wanted
+        late = [(slot.slot, lane, call.number) for slot, lane, call in pool.overdue(now)]
+        assert late == overdue_of_all(pool, now)
+        noticed, pinged = noticed + len(late), pinged + len(wanted)
+        for slot, _, _ in late:
+            pool.end(pool.slots[slot], Absent(retry_at=now + 1))
+        slot = generator.choice(list(pool.slots.values()))
+        if slot.ready and generator.random() < 0.3:
+            pool.call(slot.slot, TakeSnapshot(block(1)), block(1), generator.choice((3.0, 12.0, 40.0)), now)
+        open_calls = [call for each in slot.calls.values() for call in each]
+        if open_calls and generator.random() < 0.4:
+            value = None if slot.ready else FACTS
+            assert list(pool.answered(open_calls[0].number, value, now))
+    assert min(noticed, pinged) > 20
 
 
 def test_a_lane_that_is_silent_for_too_long_is_told_though_the_other_goes_on():

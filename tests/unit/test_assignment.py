@@ -1,6 +1,7 @@
 """Which worker holds which blocks: faster, idle and returning devices get their share; nothing moves for nothing."""
 
 import random
+import time
 
 from noprop_dist.engines.core.assignment import Load, Move, best_move, best_moves, worker_for
 
@@ -51,6 +52,39 @@ def test_a_worker_that_has_everything_gives_to_all_that_have_nothing():
     moves = best_moves(loads)
     assert {move.target for move in moves} == {f"w{k}" for k in range(1, 32)}
     assert len({move.block for move in moves}) == len(moves) == 31
+
+
+def best_of_all(loads):
+    """The best move, looked for without any shortcut."""
+    source = max(loads, key=lambda each: each.total_seconds)
+    best, best_worth = None, (10.0, 0.0)
+    for target in (each for each in loads if each is not source and each.has_room):
+        for stage, seconds in source.seconds_left.items():
+            there = target.total_seconds + seconds * target.slowness / source.slowness
+            gain = source.total_seconds - max(there, source.total_seconds - seconds)
+            if gain > 0.15 * seconds and (gain, -there) > best_worth:
+                best, best_worth = Move(stage, source.worker, target.worker), (gain, -there)
+    return best
+
+
+def test_workers_that_are_alike_are_looked_at_once_and_the_move_is_the_same():
+    generator = random.Random(1)
+    for _ in range(300):
+        loads = [
+            load(f"w{k}", *generator.choices((30.0, 60.0, 75.0), k=generator.randrange(4)), first=10 * k,
+                 slowness=generator.choice((0.5, 1.0, 1.5)), free=generator.choice((None, 0, 1)))
+            for k in range(8)
+        ]  # fmt: skip
+        assert best_move(loads) == best_of_all(loads)
+
+
+def test_a_thousand_workers_that_come_at_once_get_their_blocks_in_a_moment():
+    """The loop stood still for minutes: every idle worker was tried for every block, for each of the moves."""
+    loads = [load(f"w{k}", *[100.0] * 100, first=100 * k) for k in range(10)]
+    began = time.process_time()
+    moves = best_moves([*loads, *(load(f"w{k}") for k in range(10, 1000))])
+    assert len({move.target for move in moves}) == 990
+    assert time.process_time() - began < 30
 
 
 def test_moves_that_are_planned_together_leave_room_to_those_before():

@@ -17,9 +17,10 @@ from noprop_dist.cli.tables import draw
 
 
 def test_dispatch_shows_the_bound_that_it_is_held_to():
-    rows = [DispatchRow(T, Spread([4e5, 5e5, 6e5]), 1e3, 2.0) for T in (10, 200)]
-    (axes,) = dispatch_figure(rows).axes
-    assert list(axes.lines[0].get_xdata()) == [10, 200]
+    rows = [DispatchRow(T, 2, Spread([4e5, 5e5, 6e5]), 1e3, 2.0, 20.0, 200.0) for T in (10, 1000)]
+    axes, cpu = dispatch_figure(rows).axes
+    assert list(axes.lines[0].get_xdata()) == list(cpu.lines[0].get_xdata()) == [10, 1000]
+    assert list(cpu.lines[0].get_ydata()) == [200.0, 200.0]
     bound = next(line for line in axes.lines if line.get_label() == "1.25 × that of 10 blocks")
     assert set(bound.get_ydata()) == {2.5}
 

@@ -51,12 +51,27 @@ def test_snapshots_are_measured_against_none_at_all(bench):
 @pytest.mark.parametrize("columns", [40, 80])
 def test_a_table_fits_the_terminal_and_loses_nothing(monkeypatch, capsys, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
-    row = DispatchRow(200, Spread([1200.0, 1234.5, 1300.0]), 77.0, 810.5)
+    row = DispatchRow(200, 2, Spread([1200.0, 1234.5, 1300.0]), 77.0, 810.5, 31.5, 180.25)
     show_rows("no-op blocks", [row], False, "below")
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= columns
     assert {"200", "1234.50", "below"} <= set(text.replace("│", " ").split())
     assert "…" not in text
+
+
+def test_the_coordinator_is_measured_without_ray_with_a_worker_for_each_block(bench):
+    turns = ["--rounds", "2000", "--repeats", "2", "--simulated", "0"]
+    result = bench("dispatch", *turns, "--blocks", "40", "--blocks", "4")
+    assert [(row["blocks"], row["workers"]) for row in result["rows"]] == [(4, 4), (40, 40)]
+    for row in result["rows"]:
+        assert len(row["turns"]) == 2
+        assert 0 < row["cpu_percent"] < 400
+        assert row["microseconds_per_block_step"] == pytest.approx(1e6 / row["block_steps_per_second"])
+
+
+def test_simulated_workers_take_as_long_for_a_round_as_asked(bench):
+    (row,) = bench("dispatch", "--rounds", "2000", "--repeats", "1", "--simulated", "0.01", "--blocks", "50")["rows"]
+    assert row["block_rounds_per_second"] < 1.3 * 50 / 0.01, "at once, it would be 20,000"
 
 
 @pytest.mark.slow

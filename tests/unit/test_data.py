@@ -13,7 +13,9 @@ import torch
 from PIL import Image
 
 from noprop_dist.config.schema import DataSettings
+from noprop_dist.data import digits
 from noprop_dist.data.dataset import DataFacts, Split, check_labels, split_off
+from noprop_dist.data.digits import load_digits
 from noprop_dist.data.image_file import read_image
 from noprop_dist.data.load import load_data
 from noprop_dist.data.samples import Samples
@@ -580,3 +582,9 @@ def test_a_root_that_cannot_hold_data_is_told_at_once(tmp_path, monkeypatch, nam
     with pytest.raises(UserError) as refused:
         load_data(DataSettings(name=name, root=root))
     assert "\n" not in str(refused.value)
+
+
+def test_digits_are_the_same_where_scikit_learns_file_lies_elsewhere(monkeypatch):
+    as_usual = load_digits(0.1)
+    monkeypatch.setattr(digits, "find_spec", lambda _: None)
+    assert load_digits(0.1).facts == as_usual.facts

@@ -6,13 +6,18 @@ import torch
 import torch.nn.functional as F
 from single_steps import take_step
 
+from noprop_dist.api.training import check_same_run
+from noprop_dist.baseline import coordinator
 from noprop_dist.baseline.network import assemble_end_to_end, end_to_end_chain, end_to_end_network
 from noprop_dist.baseline.placement import place_baseline
 from noprop_dist.baseline.trainer import end_to_end_trainer
+from noprop_dist.config.bits import with_workers
 from noprop_dist.engines.core.placement import Resources
 from noprop_dist.errors import UserError
 from noprop_dist.random_streams import Purpose, stream
 from noprop_dist.stages import NETWORK
+from noprop_dist.storage.run_directory import RunDirectory
+from noprop_dist.training.fine_tuning import begin
 from noprop_dist.training.replicas import ALONE
 from noprop_dist.training.setup import prepare
 
@@ -99,6 +104,26 @@ def test_the_trained_network_decides_like_any_other(small_config):
 def test_as_many_processes_as_there_is_room_for_share_a_batch_evenly(small_config, cpus, batch, expected):
     config = small_config("method=backprop", f"training.batch_size={batch}")
     assert place_baseline(config, Resources(cpus, 0)).count == expected
+
+
+def test_a_run_goes_on_with_the_number_of_processes_that_it_began_with(small_config, tmp_path, monkeypatch):
+    """Their number changes the bits, and another cluster has other room."""
+
+    def settled(cores, resume):
+        monkeypatch.setattr(coordinator, "cluster_resources", lambda: Resources(cores, 0, node_cpus=cores))
+        return coordinator.EndToEndCoordinator(given, str(tmp_path / "run"), resume)._settled()
+
+    given = small_config("method=backprop", "training.batch_size=8")
+    config, processes = settled(4, resume=False)
+    assert (config.engine.workers, processes.count) == (4, 4)
+    directory = RunDirectory(str(tmp_path / "run"))
+    begin(prepare(config)[0].plan, directory)
+    for cores in (2, 8):
+        config, processes = settled(cores, resume=True)
+        assert (config.engine.workers, processes.count) == (4, 4)
+    check_same_run(directory, given)  # `train --or-resume` with the same words
+    with pytest.raises(UserError, match="holds a run whose engine.workers is 4, not 2"):
+        check_same_run(directory, with_workers(given, 2))
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,17 @@
 
 import os
 import signal
+import subprocess
+import threading
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
+from ray._private.parameter import RayParams
 
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.engines.core.placement import Resources
-from noprop_dist.engines.ray import cluster
+from noprop_dist.engines.ray import ahead, cluster
 from noprop_dist.engines.ray.driver import train_on_ray
 from noprop_dist.engines.ray.token import use_token_if_there_is_one
 from noprop_dist.errors import UserError
@@ -141,3 +145,79 @@ def test_a_process_that_is_connected_already_stays_so(monkeypatch, address):
 def test_a_network_that_cannot_be_sent_is_told_before_anything_is_started(tmp_path):
     with (tmp_path / "file").open("w") as opened, pytest.raises(UserError, match="^network: cannot be sent to the run"):
         train_on_ray(RunConfig(), str(tmp_path), lambda _: None, given=Given(network=lambda **_: opened))
+
+
+def test_a_ray_that_is_started_ahead_has_the_working_directory_of_the_command(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    kept, moved, seen = threading.Event(), threading.Event(), []
+
+    def look():
+        seen.append(ahead.keeps_working_directory())
+        kept.set()
+        moved.wait(10)
+        seen.append(os.getcwd())  # noqa: PTH109
+        seen.append(subprocess.run(["pwd"], capture_output=True, text=True, check=True).stdout.strip())
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    kept.wait(10)
+    os.chdir("/")  # as `import_elsewhere` does it
+    moved.set()
+    thread.join(10)
+    if not seen[0]:
+        pytest.skip("unshare is not allowed here")
+    assert seen == [True, str(tmp_path), str(tmp_path)]
+
+
+@pytest.fixture
+def session(monkeypatch):
+    """What stands for a Ray of our own; lists what happens to it."""
+    happened = []
+
+    @contextmanager
+    def own_ray():
+        happened.append(f"begins in {threading.current_thread().name}")
+        yield
+        happened.append("ends")
+
+    monkeypatch.setattr(cluster, "own_ray", own_ray)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    return happened
+
+
+def test_a_session_waits_for_a_ray_that_is_started_ahead_and_does_not_end_it(session, monkeypatch):
+    with ahead.ray_ahead(None):
+        with ahead.ray_ahead(None):  # within one there is no other
+            monkeypatch.setattr(cluster.ray, "is_initialized", lambda: True)
+            assert not cluster.is_connected(), "it is no cluster that this process was in before"
+            with cluster.ray_session(None):
+                assert session == ["begins in start of Ray"]
+        assert session == ["begins in start of Ray"]
+    assert session == ["begins in start of Ray", "ends"]
+
+
+def test_what_keeps_a_ray_from_starting_ahead_is_told_where_it_is_needed(monkeypatch):
+    def own_ray():
+        raise UserError("Ray could not be started on this machine: no room")
+
+    monkeypatch.setattr(cluster, "own_ray", own_ray)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with ahead.ray_ahead(None), pytest.raises(UserError, match="no room"), cluster.ray_session(None):
+        pass
+
+
+@pytest.mark.parametrize(("address", "environment"), [("10.0.0.1:6379", ""), (None, "10.0.0.1:6379")])
+def test_no_ray_is_started_ahead_where_a_run_joins_one(session, monkeypatch, address, environment):
+    monkeypatch.setenv("RAY_ADDRESS", environment)
+    with ahead.ray_ahead(address):
+        assert not ahead.is_under_way()
+    assert session == []
+
+
+def test_a_ray_of_our_own_starts_nothing_that_nobody_uses(started, monkeypatch):
+    asked = []
+    monkeypatch.setattr(cluster.ray._private.parameter, "RayParams", RayParams)
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
+    started(lambda: asked.append(cluster.ray._private.parameter.RayParams(num_cpus=1)))
+    assert (asked[0].no_monitor, asked[0].include_log_monitor, asked[0].dashboard_agent_listen_port) == (True, False, 0)
+    assert cluster.ray._private.parameter.RayParams is RayParams

@@ -95,3 +95,15 @@ def test_a_round_that_was_slow_once_is_forgotten(run):
     assert run.slowest_step_seconds == 0.8
     report(run, 12, seconds=4 * 0.006)
     assert run.slowest_step_seconds == 0.006
+
+
+def test_how_fast_a_worker_is_follows_from_what_is_usual_there_and_not_from_its_first_rounds(run):
+    run.taken_in(ONE, 0)
+    for step, seconds in ((4, 4 * 0.8), (8, 4 * 0.005)):
+        report(run, step, seconds=seconds)
+        assert run.usual_step_seconds is None
+    report(run, 12, seconds=4 * 0.006)
+    assert run.usual_step_seconds == 0.006
+    run.taken_off(0, NOW)
+    run.taken_in(TWO, 0)
+    assert run.usual_step_seconds is None, "another worker may be as fast as any"

@@ -96,6 +96,21 @@ def test_after_a_snapshot_that_cannot_be_written_those_behind_it_are_not_told_an
     assert [each.checkpoint_complete for each in all_events(storage, 3)] == [False, False, True]
 
 
+def test_who_waits_for_the_storage_is_called_once_a_task_is_done(tmp_path):
+    directory, heard, called = RunDirectory(str(tmp_path)), [], threading.Event()
+
+    def done():
+        heard.extend(thread.events())
+        called.set()
+
+    writer = CheckpointWriter(directory.checkpoints, STAGES, len(STAGES), (5,), 2)
+    thread = StorageThread(writer, RunLog(directory, {}), directory, task_done=done)
+    thread.begin(FlushLog())
+    assert called.wait(20)
+    thread.close(10)
+    assert [type(each) for each in heard] == [StorageDone]
+
+
 def under_way(outbox):
     tasks = [each.task for each in outbox if isinstance(each, UseStorage)]
     outbox.clear()

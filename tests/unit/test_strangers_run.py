@@ -17,9 +17,9 @@ from noprop_dist import api
 from noprop_dist.cli.inspect import show_run
 from noprop_dist.data.load import load_again
 from noprop_dist.errors import TrainingError, UserError
-from noprop_dist.files import JsonObject
+from noprop_dist.files import SENT_FOLDER, JsonObject
 from noprop_dist.models import custom
-from noprop_dist.models.custom import SENT_FOLDER, locate, never_import_from
+from noprop_dist.models.custom import locate, never_import_from
 from noprop_dist.printable import without_secrets
 from noprop_dist.records import Evaluated
 from noprop_dist.reporting.plots import accuracy_over_steps

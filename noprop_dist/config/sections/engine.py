@@ -46,7 +46,9 @@ class EngineSettings(Settings):
     )
     threads_per_worker: ChangesBits[Positive] = Field(1, description="CPU threads of a worker; fixes the bits")
     round_steps: KeepsBits[Positive | Literal["auto"]] = Field(
-        "auto", description="steps sent to a block in one message (auto: 16, on a GPU 256)"
+        "auto",
+        description="steps sent to a block in one message (auto: 16, on a GPU 256; more where they would be thousands "
+        "a second)",
     )
     prefetch: KeepsBits[Positive] = Field(2, description="rounds in flight for each block")
     sampling: KeepsBits[Literal["auto", "coordinator", "worker"]] = Field(
@@ -70,6 +72,13 @@ class EngineSettings(Settings):
     )
     max_preemption_failures: KeepsBits[int] = Field(
         -1, ge=-1, lt=2**31, description="the same of workers that are lost with their machine; -1 is any number"
+    )
+    spare_processes: KeepsBits[int] = Field(
+        1,
+        ge=0,
+        le=8,
+        description="idle processes that each node of a worker keeps, so that a lost one is back at once; none where "
+        "memory is short",
     )
     start_timeout_seconds: KeepsBits[Seconds] = Field(
         900,

@@ -8,6 +8,7 @@ round_queue      which round of a stage may be sent next
 dispatch         sends rounds, and versions of a learned W_embed
 assignment       which worker holds which stage, and which one moves
 actor_pool       incarnations, calls in order, and silence
+watched          stages and actors by their state, not looked for anew in every turn
 failure_policy   what follows from a loss: a pure function
 recovery         applies it
 parts            what one run is made of

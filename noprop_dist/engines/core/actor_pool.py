@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from math import inf
-from typing import Any, Literal
+from typing import Any
 
 from noprop_dist.engines.core.commands import (
     CallActor,
@@ -28,6 +28,7 @@ from noprop_dist.engines.core.commands import (
     UpdateEmbedding,
 )
 from noprop_dist.engines.core.placement import WorkerPlace
+from noprop_dist.engines.core.watched import Watched
 from noprop_dist.stages import Stage
 from noprop_dist.training.messages import WorkerFacts
 
@@ -36,6 +37,8 @@ MAIN_LANE, CONTROL_LANE = "main", "control"
 
 AVOIDED_SECONDS = 60.0
 """For room on another node than the one where memory ran out; then that one has to do."""
+ROUNDING_SECONDS = 1e-3
+"""Far more than sums of seconds differ by."""
 PING_PATIENCE = 3
 """A process that answers no ping for this many times `engine.hang_seconds` is stuck, however long a round may take."""
 
@@ -111,6 +114,7 @@ class ActorSlot:
 
     Attributes:
         slot: its identity.
+        pool: told of every change of `state` and `leaving`.
         place: what a block worker asks of the cluster; None for the other roles.
         lanes: stages that it trains at the same time.
         incarnation: 1, 2, …; 0 before the first.
@@ -124,6 +128,7 @@ class ActorSlot:
     """
 
     slot: Slot
+    pool: Watched[Slot, "ActorSlot"] = field(repr=False, compare=False)
     place: WorkerPlace | None = None
     lanes: int = 1
     incarnation: int = 0
@@ -134,6 +139,27 @@ class ActorSlot:
     losses_in_row: int = 0
     leaving: bool = False
     avoided_node: str = ""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in ("state", "leaving"):
+            self.pool.changed()
+
+    @property
+    def is_block_worker(self) -> bool:
+        return self.slot.role == "block worker"
+
+    @property
+    def is_wanted_block_worker(self) -> bool:
+        return self.is_block_worker and self.wanted
+
+    @property
+    def is_ready_block_worker(self) -> bool:
+        return self.is_block_worker and self.ready
+
+    @property
+    def absent(self) -> bool:
+        return isinstance(self.state, Absent)
 
     @property
     def ready(self) -> bool:
@@ -182,23 +208,26 @@ class ActorPool:
     """
 
     def __init__(self, outbox: list[Command], start_timeout_seconds: float) -> None:
-        self.slots: dict[Slot, ActorSlot] = {}
+        self.slots = Watched[Slot, ActorSlot]()
         self._outbox = outbox
         self._start_timeout_seconds = start_timeout_seconds
         self._numbers = count()
         self._lane_of_call: dict[int, tuple[ActorSlot, str]] = {}
+        self._none_silent_before = self._none_overdue_before = -inf
+        """Until then nobody is looked at: there may be a thousand of them, and a thousand turns a second."""
 
     def add(self, slot: Slot, place: WorkerPlace | None = None, lanes: int = 1) -> None:
         """Add a slot; `start_absent` starts its first incarnation."""
-        self.slots[slot] = ActorSlot(slot, place, lanes)
+        self.slots[slot] = ActorSlot(slot, self.slots, place, lanes)
 
-    def of_role(self, role: Literal["block worker", "classifier worker", "evaluator"]) -> list[ActorSlot]:
-        """The slots of one role."""
-        return [each for each in self.slots.values() if each.slot.role == role]
+    @property
+    def block_workers(self) -> Sequence[ActorSlot]:
+        """The slots of block workers, whatever state they are in."""
+        return self.slots.those("is_block_worker")
 
     def start_absent(self, now: float) -> None:
         """Start an incarnation of every slot that has none, once its back-off is over."""
-        for each in self.slots.values():
+        for each in self.slots.those("absent"):
             if isinstance(each.state, Absent) and now >= each.state.retry_at:
                 each.incarnation += 1
                 each.state = Starting()
@@ -213,6 +242,7 @@ class ActorPool:
         call = Call(next(self._numbers), request, stage, now, patience_seconds)
         called.calls.setdefault(lane, deque()).append(call)
         self._lane_of_call[call.number] = called, lane
+        self._none_overdue_before = min(self._none_overdue_before, now + patience_seconds - ROUNDING_SECONDS)
         self._outbox.append(CallActor(call.number, called.process, lane, request))
 
     def answered(self, number: int, value: Any, now: float) -> Iterator[Answer]:
@@ -244,6 +274,9 @@ class ActorPool:
 
         The first round of a process may take half an hour. Whether the process is there at all is known sooner.
         """
+        if now < self._none_silent_before:
+            return
+        longest = now
         for slot in self.slots.values():
             calls = [call for each in slot.calls.values() for call in each]
             if not slot.ready or not calls or slot.calls.get(CONTROL_LANE):
@@ -251,15 +284,25 @@ class ActorPool:
             silent_since = max(min(call.since for call in calls), *slot.heard.values())
             if now - silent_since > hang_seconds:
                 self.call(slot.slot, Ping(), None, PING_PATIENCE * hang_seconds, now)
+            else:
+                longest = min(longest, silent_since)
+        self._none_silent_before = longest + hang_seconds - ROUNDING_SECONDS
 
     def overdue(self, now: float) -> list[tuple[ActorSlot, str, Call]]:
         """Slots of which a lane was silent for longer than its oldest call allows, with that lane and call."""
-        late = []
+        if now < self._none_overdue_before:
+            return []
+        late, first = [], inf
         for slot in self.slots.values():
             for lane, calls in slot.calls.items():
-                if calls and now - max(slot.heard.get(lane, 0.0), calls[0].since) > calls[0].patience_seconds:
+                if not calls:
+                    continue
+                heard = max(slot.heard.get(lane, 0.0), calls[0].since)
+                first = min(first, heard + min(call.patience_seconds for call in calls))  # each may be the oldest next
+                if now - heard > calls[0].patience_seconds:
                     late.append((slot, lane, calls[0]))
                     break
+        self._none_overdue_before = first - ROUNDING_SECONDS
         return late
 
     def at_work_on(self, slot: ActorSlot, lane: str | None = None) -> Stage | None:
@@ -296,4 +339,4 @@ class ActorPool:
 
     def leaving(self) -> Sequence[ActorSlot]:
         """The actors whose nodes are about to leave."""
-        return [slot for slot in self.slots.values() if slot.leaving]
+        return self.slots.those("leaving")

@@ -3,9 +3,10 @@
 The pure functions come first; `Assignment` applies them to a run.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import isfinite
 
 from noprop_dist.config.schema import EngineSettings
@@ -13,6 +14,7 @@ from noprop_dist.engines.core.actor_pool import ActorPool, ActorSlot
 from noprop_dist.engines.core.commands import CLASSIFIER_WORKER, Hold, Release, Slot
 from noprop_dist.engines.core.snapshots import Snapshots
 from noprop_dist.engines.core.stage import StageRun, Waiting
+from noprop_dist.engines.core.watched import Watched
 from noprop_dist.stages import Stage
 
 LEAST_GAIN_SECONDS = 10.0
@@ -38,7 +40,7 @@ class Load:
     slowness: float
     free: int | None
 
-    @property
+    @cached_property
     def total_seconds(self) -> float:
         """Seconds until all of its blocks are done."""
         return sum(self.seconds_left.values())
@@ -67,9 +69,12 @@ def best_move(loads: Sequence[Load]) -> Move | None:
         return None
     source = max(loads, key=lambda load: load.total_seconds)
     best, best_worth = None, (LEAST_GAIN_SECONDS, 0.0)
+    seen = set[tuple[float, float]]()  # of a thousand idle workers, the first is as good as any
     for target in loads:
-        if target is source or not target.has_room:
+        alike = target.total_seconds, target.slowness
+        if target is source or not target.has_room or alike in seen:
             continue
+        seen.add(alike)
         for block, seconds in source.seconds_left.items():
             there = target.total_seconds + seconds * target.slowness / source.slowness
             gain = source.total_seconds - max(there, source.total_seconds - seconds)
@@ -82,11 +87,13 @@ def best_move(loads: Sequence[Load]) -> Move | None:
 def best_moves(loads: Sequence[Load]) -> list[Move]:
     """The best move, then the best one after it, and so on; no block moves twice."""
     moves: list[Move] = []
+    moved = set[Stage]()
     by_worker = {load.worker: load for load in loads}
     while (move := best_move(list(by_worker.values()))) is not None:
-        if move.block in {earlier.block for earlier in moves}:
+        if move.block in moved:
             break
         moves.append(move)
+        moved.add(move.block)
         source, target = by_worker[move.source], by_worker[move.target]
         left = dict(source.seconds_left)
         seconds = left.pop(move.block) * target.slowness / source.slowness
@@ -131,7 +138,7 @@ class Assignment:
 
     def __init__(
         self,
-        stages: Mapping[Stage, StageRun],
+        stages: Watched[Stage, StageRun],
         pool: ActorPool,
         snapshots: Snapshots,
         engine: EngineSettings,
@@ -142,6 +149,7 @@ class Assignment:
         self._snapshots = snapshots
         self._engine = engine
         self._moves_planned_at = now
+        self._worker_came = False
         self._first_ready: float | None = None
 
     def held_by(self, worker: Slot) -> list[StageRun]:
@@ -150,11 +158,12 @@ class Assignment:
 
     def assign(self, now: float) -> None:
         """Bring waiting stages to workers that are ready."""
-        waiting = [stage_run for stage_run in self._stages.values() if stage_run.waits]
+        waiting = self._stages.those("waits")
         if not waiting:
             return
         # Counted once and not for every waiting stage: there may be thousands.
-        loads, waiting_for = self._loads(), Counter(stage_run.home for stage_run in waiting)
+        mean = self._mean_step_seconds()
+        loads, waiting_for = self._loads(mean), Counter(stage_run.home for stage_run in waiting)
         for stage_run in waiting:
             worker = self._worker_for(stage_run, loads, waiting_for, now)
             if worker is not None:
@@ -163,7 +172,8 @@ class Assignment:
                 stage_run.taken_in(worker, 0 if snapshot is None else snapshot.step)
                 request = Hold(stage_run.stage, snapshot)
                 self._pool.call(worker, request, stage_run.stage, self._engine.stall_timeout_seconds, now)
-                loads = self._loads()
+                if worker in loads:
+                    loads[worker] = self._load(worker, self.held_by(worker), mean)
 
     def let_go(self, stage_run: StageRun, now: float) -> None:
         """Take a stage off its worker, and tell the worker."""
@@ -186,21 +196,25 @@ class Assignment:
         """Return True if some worker can still hold a stage of this home."""
         if home == CLASSIFIER_WORKER:
             return not self._pool.slots[home].given_up
-        workers = self._pool.of_role("block worker")
+        workers = self._pool.block_workers
         return not workers or any(not worker.given_up for worker in workers)  # none: they are waited for
 
+    def worker_came(self) -> None:
+        """Let moves be planned as soon as no block waits: a worker is ready that may hold nothing."""
+        self._worker_came = True
+
     def plan_moves(self, now: float) -> list[tuple[StageRun, Slot, Slot]]:
-        """Every few seconds, begin the moves between workers that end the run soonest.
+        """Every few seconds, and once a worker has come, begin the moves between workers that end the run soonest.
 
         Returns:
             Each block that leaves, with the worker that it leaves and the one that it goes to.
         """
-        if now - self._moves_planned_at < MOVES_EVERY_SECONDS or any(
-            stage_run.leaving for stage_run in self._stages.values()
-        ):
+        waits = any(stage_run.stage.is_block for stage_run in self._stages.those("waits"))
+        due = (self._worker_came and not waits) or now - self._moves_planned_at >= MOVES_EVERY_SECONDS
+        if not due or self._stages.those("leaving"):
             return []
-        self._moves_planned_at = now
-        moves = best_moves(list(self._loads().values()))
+        self._moves_planned_at, self._worker_came = now, False
+        moves = best_moves(list(self._loads(self._mean_step_seconds()).values()))
         for move in moves:
             self._stages[move.block].home = move.target
             self._stages[move.block].leave()
@@ -225,20 +239,23 @@ class Assignment:
             since = max(since, self._first_ready)  # if all workers start late, the first shall not get every block
         return now - since < self._engine.move_after_seconds
 
-    def _loads(self) -> dict[Slot, Load]:
-        """What the ready block workers have to do, without those whose nodes are leaving."""
-        seconds = [
-            stage_run.slowest_step_seconds
-            for stage_run in self._stages.values()
-            if stage_run.slowest_step_seconds is not None
-        ]
-        mean = sum(seconds) / len(seconds) if seconds else UNMEASURED_STEP_SECONDS
-        workers = [each for each in self._pool.of_role("block worker") if each.ready and not each.leaving]
-        return {worker.slot: self._load(worker.slot, mean) for worker in workers}
+    def _mean_step_seconds(self) -> float:
+        """Of all stages that have reported."""
+        measured = (stage_run.usual_step_seconds for stage_run in self._stages.values())
+        seconds = [each for each in measured if each is not None]
+        return sum(seconds) / len(seconds) if seconds else UNMEASURED_STEP_SECONDS
 
-    def _load(self, worker: Slot, mean: float) -> Load:
-        held = [stage_run for stage_run in self.held_by(worker) if not stage_run.over]
-        seconds = [stage_run.slowest_step_seconds or mean for stage_run in held]
+    def _loads(self, mean: float) -> dict[Slot, Load]:
+        """What the ready block workers have to do, without those whose nodes are leaving."""
+        held = defaultdict[Slot | None, list[StageRun]](list)
+        for stage_run in self._stages.values():
+            held[stage_run.worker].append(stage_run)
+        workers = [each.slot for each in self._pool.slots.those("is_ready_block_worker") if not each.leaving]
+        return {worker: self._load(worker, held[worker], mean) for worker in workers}
+
+    def _load(self, worker: Slot, stages: Sequence[StageRun], mean: float) -> Load:
+        held = [stage_run for stage_run in stages if not stage_run.over]
+        seconds = [stage_run.usual_step_seconds or mean for stage_run in held]
         limit = self._engine.blocks_per_worker
         return Load(
             worker,

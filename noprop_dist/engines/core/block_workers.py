@@ -42,11 +42,11 @@ class BlockWorkers:
 
     @property
     def _wanted(self) -> list[ActorSlot]:
-        return [worker for worker in self._parts.pool.of_role("block worker") if worker.wanted]
+        return self._parts.pool.slots.those("is_wanted_block_worker")
 
     @property
     def _blocks_left(self) -> list[StageRun]:
-        return [each for each in self._parts.stages.values() if each.stage.is_block and not each.over]
+        return self._parts.stages.those("is_block_left")
 
     def _choose_homes(self) -> None:
         """Deal the blocks that are left to the workers that the cluster has room for."""
@@ -76,9 +76,10 @@ class BlockWorkers:
 
     def _ask_for(self, placement: Placement, now: float) -> None:
         pool, wanted = self._parts.pool, len(self._wanted)
+        most = min(len(placement.workers), len(self._blocks_left))
         for index, place in enumerate(placement.workers, start=1):
             slot = pool.slots.get(Slot("block worker", index))
-            if wanted >= min(len(placement.workers), len(self._blocks_left)):
+            if wanted >= most:
                 return
             if slot is None:
                 pool.add(Slot("block worker", index), place, placement.lanes)
@@ -115,8 +116,7 @@ class BlockWorkers:
 
     def check(self, now: float) -> str | None:
         """See whether enough workers are there; return why a run ends that has been without any for too long."""
-        workers = self._parts.pool.of_role("block worker")
-        ready = sum(worker.ready for worker in workers)
+        workers, ready = self._parts.pool.block_workers, len(self._parts.pool.slots.those("is_ready_block_worker"))
         self.has_begun |= ready >= self._least
         if self.has_begun and ready:
             self._none_since = None
@@ -142,7 +142,7 @@ class BlockWorkers:
     @property
     def _was_there(self) -> bool:
         """Return True if the run had its workers once, or has had no device to start any on."""
-        workers = self._parts.pool.of_role("block worker")
+        workers = self._parts.pool.block_workers
         return not workers or (self.has_begun and any(worker.heard for worker in workers))
 
     @property
@@ -156,7 +156,7 @@ class BlockWorkers:
 
     def waits_for(self, now: float) -> str | None:
         """What people are told while no block is trained for want of workers; may be called from another thread."""
-        since, workers = self._none_since, self._parts.pool.of_role("block worker")
+        since, workers = self._none_since, self._parts.pool.block_workers
         if since is None or not self._blocks_left:
             return None
         if not workers:

@@ -1,6 +1,6 @@
 """What the core asks for: the commands that `decide` returns. Whoever carries these out has nothing to decide."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from noprop_dist.engines.core.placement import WorkerPlace
@@ -116,7 +116,7 @@ METHODS: dict[type[Request], str] = {
 
 def arguments_of(request: Request) -> tuple[Any, ...]:
     """What that method is called with: the fields of the request."""
-    return tuple(getattr(request, field.name) for field in fields(request))
+    return tuple(vars(request).values())
 
 
 @dataclass(frozen=True)

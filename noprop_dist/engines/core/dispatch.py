@@ -15,6 +15,24 @@ from noprop_dist.training.messages import RoundReport
 HANG_FACTOR = 10
 """A worker counts as hung after this many times its slowest recent round, and at least `engine.hang_seconds`."""
 
+MOST_ROUNDS_PER_SECOND = 2000.0
+"""Of all workers together. One coordinator carries some 3,000 on Ray, whose calls are nearly all that they cost."""
+
+
+def round_steps_for(usual: int, most: int, workers: int, step_seconds: float) -> int:
+    """Steps of a round: twice the usual, or four times, …, where the coordinator could not keep up otherwise.
+
+    Args:
+        usual: steps.
+        most: steps.
+        workers: that train at the same time.
+        step_seconds: of one step.
+    """
+    steps = usual
+    while 2 * steps <= most and workers > MOST_ROUNDS_PER_SECOND * steps * step_seconds:
+        steps *= 2
+    return steps
+
 
 class Dispatch:
     """The rounds of one run.
@@ -25,7 +43,8 @@ class Dispatch:
         snapshots: of its stages.
         exchange: of versions of W_embed; None if that is fixed.
         engine: settings.
-        round_steps: most steps in a round.
+        round_steps: most steps in a round, as a rule.
+        most_round_steps: what that may be raised to.
     """
 
     def __init__(
@@ -36,13 +55,14 @@ class Dispatch:
         exchange: EmbeddingExchange | None,
         engine: EngineSettings,
         round_steps: int,
+        most_round_steps: int,
     ) -> None:
         self._stages = stages
         self._pool = pool
         self._snapshots = snapshots
         self._exchange = exchange
         self._engine = engine
-        self._round_steps = round_steps
+        self._round_steps, self._most_round_steps = round_steps, most_round_steps
 
     def send(self, now: float, up_to: int | None = None) -> None:
         """Send all that may be sent now.
@@ -52,8 +72,9 @@ class Dispatch:
             up_to: the step that rounds may reach at most; None is the end of the run.
         """
         for stage_run in self._stages.values():
-            if stage_run.worker is None or stage_run.leaving:
+            if stage_run.queue.is_full or stage_run.worker is None or stage_run.leaving:
                 continue
+            stage_run.queue.round_steps = self._steps_of(stage_run)
             while (
                 work := stage_run.queue.next_round(
                     self._snapshots.holding_up(stage_run.stage), self._limit(stage_run, up_to)
@@ -90,6 +111,17 @@ class Dispatch:
         limit = self._exchange.may_update_to(step) if is_owner else self._exchange.may_train_to(step)
         return limit if up_to is None else min(limit, up_to)
 
+    def _steps_of(self, stage_run: StageRun) -> int:
+        """Most steps of a stage's next round. No bit depends on it."""
+        queue, seconds = stage_run.queue, stage_run.slowest_step_seconds
+        if stage_run.stage == EMBEDDING:
+            return queue.round_steps
+        # A replay goes in rounds of the usual length, so that none reaches beyond what is written.
+        if stage_run.worker is None or seconds is None or queue.next_step < stage_run.steps_written:
+            return self._round_steps
+        at_once = self._pool.slots[stage_run.worker].lanes * len(self._pool.slots.those("is_ready_block_worker"))
+        return round_steps_for(self._round_steps, self._most_round_steps, at_once, seconds)
+
     def _request(self, stage_run: StageRun, first_step: int, steps: int) -> Request:
         if self._exchange is None:
             return Train(RoundKey(stage_run.stage, first_step, steps))
@@ -107,4 +139,5 @@ class Dispatch:
         """Seconds without a reply until its worker counts as hung: by the stage's step time, once that is known."""
         if stage_run.slowest_step_seconds is None:
             return self._engine.stall_timeout_seconds
-        return max(self._engine.hang_seconds, HANG_FACTOR * self._round_steps * stage_run.slowest_step_seconds)
+        steps = self._round_steps if stage_run.stage == EMBEDDING else stage_run.queue.round_steps
+        return max(self._engine.hang_seconds, HANG_FACTOR * steps * stage_run.slowest_step_seconds)

@@ -11,6 +11,7 @@ from noprop_dist.engines.core.evaluations import Evaluations
 from noprop_dist.engines.core.journal import Journal
 from noprop_dist.engines.core.snapshots import Snapshots
 from noprop_dist.engines.core.stage import StageRun
+from noprop_dist.engines.core.watched import Watched
 from noprop_dist.stages import Stage
 
 
@@ -33,7 +34,7 @@ class Parts:
     engine: EngineSettings
     outbox: list[Command]
     journal: Journal
-    stages: dict[Stage, StageRun]
+    stages: Watched[Stage, StageRun]
     pool: ActorPool
     snapshots: Snapshots
     assignment: Assignment

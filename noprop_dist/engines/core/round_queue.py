@@ -1,6 +1,6 @@
 """The rounds of one stage: which one may be sent next, and which are under way. Knows of no other stage."""
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
 MAX_UNSAVED_SNAPSHOTS = 2
@@ -19,7 +19,7 @@ class RoundQueue:
 
     def __init__(self, snapshot_steps: Sequence[int], round_steps: int, prefetch: int, steps_done: int = 0) -> None:
         self._snapshot_steps = snapshot_steps
-        self._round_steps = round_steps
+        self.round_steps = round_steps
         self._prefetch = prefetch
         self.rewind(steps_done)
 
@@ -32,6 +32,11 @@ class RoundQueue:
     def idle(self) -> bool:
         """Return True if neither a round nor a snapshot is under way."""
         return self._rounds_in_flight == 0 and self._snapshots_in_flight == 0
+
+    @property
+    def is_full(self) -> bool:
+        """Return True if no round more may be under way."""
+        return self._rounds_in_flight >= self._prefetch
 
     @property
     def rounds_in_flight(self) -> int:
@@ -63,12 +68,12 @@ class RoundQueue:
             up_to: the step that the round may reach at most; None is the end of the run.
         """
         unsaved = unsaved_snapshots + self._snapshots_in_flight
-        waits = self._rounds_in_flight >= self._prefetch or unsaved >= MAX_UNSAVED_SNAPSHOTS
+        waits = self.is_full or unsaved >= MAX_UNSAVED_SNAPSHOTS
         end = self._snapshot_steps[-1] if up_to is None else up_to
         if waits or self._sent >= end:
             return None
         next_snapshot = self._snapshot_steps[bisect_right(self._snapshot_steps, self._sent)]
-        first, steps = self._sent, min(self._round_steps, min(next_snapshot, end) - self._sent)
+        first, steps = self._sent, min(self.round_steps, min(next_snapshot, end) - self._sent)
         self._sent += steps
         self._rounds_in_flight += 1
         return first, steps
@@ -80,7 +85,8 @@ class RoundQueue:
 
     def snapshots_at(self, step: int) -> bool:
         """Return True if a snapshot is taken at this step wherever the stage goes; no round crosses it."""
-        return step in self._snapshot_steps
+        place = bisect_left(self._snapshot_steps, step)
+        return place < len(self._snapshot_steps) and self._snapshot_steps[place] == step
 
     def snapshot_asked(self) -> None:
         self._snapshots_in_flight += 1

@@ -12,7 +12,7 @@ back to its own snapshot and is sent the very same rounds again, while the other
 stages wait: for its next version.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from noprop_dist.engines.core import recovery
@@ -51,6 +51,7 @@ from noprop_dist.engines.core.round_queue import RoundQueue
 from noprop_dist.engines.core.snapshots import Snapshots
 from noprop_dist.engines.core.stage import StageRun, Stopped
 from noprop_dist.engines.core.stopping import Stopping
+from noprop_dist.engines.core.watched import Watched
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.inference.score import Scores
 from noprop_dist.records import CheckpointCompleted, RunEnded, StageRecovered, WorkerReady
@@ -113,7 +114,7 @@ class Run:
             self._parts.pool.add(EVALUATOR)
 
     @property
-    def stages(self) -> dict[Stage, StageRun]:
+    def stages(self) -> Watched[Stage, StageRun]:
         """The stages as they are now; may be read from another thread."""
         return self._parts.stages
 
@@ -210,6 +211,7 @@ class Run:
         self.journal.log(WorkerReady(worker=slot.slot.name, incarnation=slot.incarnation, **asdict(facts)))
         if slot.slot.role != "block worker":
             return
+        self._parts.assignment.worker_came()
         if facts.processor not in self._processors and self._processors:
             self.journal.tell(
                 f"{slot.slot.name} computes on another kind of device ({facts.processor}) than those before "
@@ -338,8 +340,8 @@ class Run:
                 stage_run.leave()
             if not held and not (slot.slot == EVALUATOR and slot.busy):
                 recovery.actor_lost(self._parts, slot, "node_leaving", "its node is leaving the cluster", now)
-        for stage_run in self.stages.values():
-            if stage_run.leaving and stage_run.queue.idle:
+        for stage_run in self.stages.those("leaving"):
+            if stage_run.queue.idle:
                 if stage_run.is_beyond(self._parts.snapshots.newest_step(stage_run.stage)):
                     self._parts.dispatch.ask_snapshot(stage_run, now)
                 else:
@@ -363,14 +365,14 @@ class Run:
     def _may_train_to(self) -> int | None:
         """No stage runs far ahead of a decision on the end of the run; where there will be none, none waits for it."""
         step = self._parts.evaluations.may_train_to(self._plan.checkpoint_steps)
-        if step is None or any(stage_run.stopped for stage_run in self.stages.values()):
+        if step is None or self.stages.those("stopped"):
             return None
         return step
 
     def _check_decisions(self) -> None:
         """End a run whose next decision cannot be made: going on would make its end a matter of luck."""
         step = self._parts.evaluations.undecided
-        if step is not None and not any(stage_run.stopped for stage_run in self.stages.values()):
+        if step is not None and not self.stages.those("stopped"):
             self._error = (
                 f"the checkpoint of step {step} could not be measured, and training.early_stopping decides by it; "
                 "`noprop-dist resume` tries again"
@@ -395,16 +397,11 @@ class Run:
     def _busy(self) -> bool:
         if self._stopped_at is not None:
             return False
-        blocks = [stage_run for stage_run in self.stages.values() if stage_run.stage.is_block]
-        if all(stage_run.stopped for stage_run in blocks) or (
-            self._coupled and any(stage_run.stopped for stage_run in self.stages.values())
+        if all(stage_run.stopped for stage_run in self.stages.values() if stage_run.stage.is_block) or (
+            self._coupled and self.stages.those("stopped")
         ):
             return False
-        return (
-            any(not stage_run.over for stage_run in self.stages.values())
-            or self._parts.snapshots.busy
-            or self._parts.evaluations.busy
-        )
+        return bool(self.stages.those("is_left")) or self._parts.snapshots.busy or self._parts.evaluations.busy
 
     @property
     def _coupled(self) -> bool:
@@ -472,15 +469,17 @@ def _parts(plan: RunPlan, start: StartingPoint, now: float) -> Parts:
         plan.checkpoint_steps,
         all_wanted=start.scores is not None or not start.storage_may_be_slow,
     )
-    stages = {stage: _stage_run(plan, stage, snapshots.newest_step(stage), now) for stage in plan.stages}
+    stages = Watched[Stage, StageRun]()
+    for stage in plan.stages:
+        stages[stage] = _stage_run(plan, stage, snapshots.newest_step(stage), now, stages.changed)
     assignment = Assignment(stages, pool, snapshots, engine, now)
-    dispatch = Dispatch(stages, pool, snapshots, start.exchange, engine, plan.round_steps)
+    dispatch = Dispatch(stages, pool, snapshots, start.exchange, engine, plan.round_steps, plan.most_round_steps)
     evaluations = Evaluations(start.to_evaluate, start.scores, plan.config.checkpoint.num_to_keep)
     evaluations.stop_step = start.stop_step
     return Parts(engine, outbox, journal, stages, pool, snapshots, assignment, dispatch, evaluations)
 
 
-def _stage_run(plan: RunPlan, stage: Stage, step: int, now: float) -> StageRun:
+def _stage_run(plan: RunPlan, stage: Stage, step: int, now: float, changed: Callable[[], None]) -> StageRun:
     round_steps = plan.sync_steps if stage == EMBEDDING else plan.round_steps
     queue = RoundQueue(plan.snapshot_steps, round_steps, plan.config.engine.prefetch, step)
-    return StageRun(stage, queue, NO_WORKER if stage.is_block else CLASSIFIER_WORKER, now)
+    return StageRun(stage, queue, NO_WORKER if stage.is_block else CLASSIFIER_WORKER, now, changed)

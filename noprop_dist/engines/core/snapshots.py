@@ -187,6 +187,8 @@ class Snapshots:
 
     def _drop_overtaken(self, stage: Stage) -> None:
         """Of a stage's snapshots that wait, keep the newest and the one of the roundest checkpoint before it."""
+        if self._unwritten[stage] <= WAITING_SNAPSHOTS:
+            return
         waiting = list(islice(self._tasks, self._under_way, None))
         snapshots = [task.snapshot for task in waiting if isinstance(task, WriteSnapshot)]
         steps = [snapshot.step for snapshot in snapshots if snapshot.stage == stage]

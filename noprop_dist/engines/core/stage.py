@@ -1,14 +1,17 @@
 """One stage of a run: its state, how far it is, and what was measured of it. Every transition is a method here."""
 
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
+from statistics import median
 
 from noprop_dist.engines.core.commands import Slot
 from noprop_dist.engines.core.round_queue import RoundQueue
 from noprop_dist.stages import Stage
 from noprop_dist.training.progress import StageMeter, StageProgress, StageState
 
+ROUNDS_TO_JUDGE = 3
 ROUNDS_REMEMBERED = 8
 """A round that was slow once (imports, a busy machine) must not make a hang go unnoticed for the rest of the run."""
 
@@ -91,20 +94,37 @@ class StageRun:
         queue: of its rounds.
         home: the worker that should hold it.
         now: monotonic seconds.
+        changed: called when it has come to another kind of state.
     """
 
-    def __init__(self, stage: Stage, queue: RoundQueue, home: Slot, now: float) -> None:
+    def __init__(
+        self, stage: Stage, queue: RoundQueue, home: Slot, now: float, changed: Callable[[], None] = lambda: None
+    ) -> None:
         self.stage = stage
         self.queue = queue
         self.home = home
-        self.state: State = Done() if queue.finished else Waiting(since=now)
+        self._changed = changed
+        self._state: State = Done() if queue.finished else Waiting(since=now)
         self.steps_written = queue.steps_done
         """Steps whose records are written; a replay after a loss is not written again."""
         self.losses = Counter[bool]()
         """Workers that were lost while at work on it, since it got any further; True counts those by the cloud."""
         self._lost_at_step = queue.steps_done
         self._step_seconds = deque[float](maxlen=ROUNDS_REMEMBERED)
+        self._rounds_here = 0
+        self.usual_step_seconds: float | None = None
+        """Median of the last rounds on its present worker, of a step; None before the third: the first are slow."""
         self._meter = StageMeter(stage, queue.steps_done, now)
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    @state.setter
+    def state(self, state: State) -> None:
+        before, self._state = self._state, state
+        if type(before) is not type(state):
+            self._changed()
 
     @property
     def worker(self) -> Slot | None:
@@ -129,6 +149,15 @@ class StageRun:
         return isinstance(self.state, Stopped | Done)
 
     @property
+    def is_left(self) -> bool:
+        """Return True if it is not trained to its end yet."""
+        return not self.over
+
+    @property
+    def is_block_left(self) -> bool:
+        return self.stage.is_block and not self.over
+
+    @property
     def lost_at(self) -> float | None:
         """When its worker was lost, until it trains again."""
         return self.state.lost_at if isinstance(self.state, Waiting | TakenIn | Leaving) else None
@@ -148,6 +177,7 @@ class StageRun:
     def taken_in(self, worker: Slot, step: int) -> None:
         """A worker was given it, at its snapshot of `step`."""
         self.home = worker
+        self._rounds_here, self.usual_step_seconds = 0, None
         self.queue.rewind(step)
         self.state = TakenIn(worker, self.lost_at)
 
@@ -155,6 +185,9 @@ class StageRun:
         """Its worker did `steps` steps and came to `step`; return True if they are new, not a replay."""
         self.queue.round_done(step)
         self._step_seconds.append(seconds / steps)
+        self._rounds_here += 1
+        if self._rounds_here >= ROUNDS_TO_JUDGE:
+            self.usual_step_seconds = median(list(self._step_seconds)[-self._rounds_here :])
         new = step > self.steps_written
         if new:
             self.steps_written = step

@@ -7,9 +7,11 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import ray
@@ -18,12 +20,15 @@ from ray.job_config import JobConfig
 from ray.util.client import ray as client
 from ray.util.placement_group import get_current_placement_group
 
-from noprop_dist.engines.core.events import ClusterSeen
 from noprop_dist.engines.core.placement import Resources
-from noprop_dist.engines.ray import growth
+from noprop_dist.engines.ray import ahead, forked_worker, growth
+from noprop_dist.engines.ray.fork_server import fork_server
 from noprop_dist.errors import UserError, why
-from noprop_dist.models.custom import SENT_FOLDER
+from noprop_dist.files import SENT_FOLDER
 from noprop_dist.records import LossReason
+
+if TYPE_CHECKING:
+    from noprop_dist.engines.core.events import ClusterSeen
 
 CONNECT_TIMEOUT_SECONDS = 3.0
 SOCKET_BYTES = 107 - len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
@@ -43,24 +48,66 @@ def ray_session(address: str | None) -> Iterator[None]:
         UserError: nobody answers at the address, this process is in another cluster, or Ray cannot be started.
         SystemExit: SIGTERM came while Ray was being started, 143.
     """
+    ahead.wait_until_started()
     if ray.is_initialized() and _is_connected_to(address):
         yield
         return
     named = f"engine.address={address}" if address else f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}"
     address = _resolved(address)
-    own = {"include_dashboard": False, **_fewer_cores(), **_own_folder()} if address == "local" else {}
-    _check_somebody_listens(address, named)
+    if address != "local":
+        _check_somebody_listens(address, named)
     if ray.is_initialized():
         raise UserError(f"{named}: this process is connected to another Ray cluster; ray.shutdown() leaves that")
+    with own_ray() if address == "local" else _connected(f"{named}: no Ray cluster is there", address=address):
+        yield
+
+
+@contextmanager
+def own_ray() -> Iterator[None]:
+    """A new Ray on this machine for the length of a `with`.
+
+    Raises:
+        UserError: it cannot be started.
+        SystemExit: SIGTERM came meanwhile, 143.
+    """
+    own = {"address": "local", "include_dashboard": False, **_fewer_cores(), **_own_folder()}
+    with ExitStack() as stack:
+        stack.enter_context(fork_server())
+        with _for_a_run_alone():
+            stack.enter_context(_connected("Ray could not be started on this machine", **own))
+        yield
+
+
+@contextmanager
+def _for_a_run_alone() -> Iterator[None]:
+    """Let `ray.init` start no monitor of an autoscaler and of logs, take any port for its agent, and fork workers.
+
+    `ray.init` has no options for these; `ray start` has some. On the agent's usual port a second Ray of a machine waits
+    3.5 s for the first to go.
+    """
+    whole = ray._private.parameter.RayParams
+    wanted = {
+        **{"no_monitor": True, "include_log_monitor": False, "dashboard_agent_listen_port": 0},
+        **({"worker_path": forked_worker.__file__} if forked_worker.ADDRESS in os.environ else {}),
+    }
+    known = {name: value for name, value in wanted.items() if name in signature(whole).parameters}
+    ray._private.parameter.RayParams = partial(whole, **known)
+    try:
+        yield
+    finally:
+        ray._private.parameter.RayParams = whole
+
+
+@contextmanager
+def _connected(what_if_not: str, **options: Any) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         with _own_signal_handlers():
             job_config = _WorkingDirectoryLast(_py_driver_sys_path=_sent_folders())
-            ray.init(address=address, job_config=job_config, log_to_driver=False, logging_level=logging.ERROR, **own)
+            ray.init(job_config=job_config, log_to_driver=False, logging_level=logging.ERROR, **options)
     except Exception as error:  # Ray has no class of its own for it; a slow start is a plain Exception
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        what = "Ray could not be started on this machine" if own else f"{named}: no Ray cluster is there"
-        raise UserError(f"{what}: {reason}") from error
+        raise UserError(f"{what_if_not}: {reason}") from error
     try:
         yield
     finally:
@@ -110,7 +157,7 @@ def _is_connected_to(address: str | None) -> bool:
 
 def is_connected() -> bool:
     """Return True if this process has a Ray already: a notebook's, or the one that runs it as a trial of Ray Tune."""
-    return bool(ray.is_initialized())
+    return bool(ray.is_initialized()) and not ahead.is_under_way()
 
 
 def cluster_resources(device: str = "cpu") -> Resources:
@@ -202,8 +249,10 @@ def cluster_answers(seconds: float) -> bool:
     return bool(alive) and alive[0]
 
 
-def see_cluster() -> ClusterSeen:
+def see_cluster() -> "ClusterSeen":
     """What the cluster has now, and the nodes that are about to leave it."""
+    from noprop_dist.engines.core.events import ClusterSeen  # not above: it imports torch, which Ray's start needs not
+
     leaving, resources = leaving_nodes(), cluster_resources()
     own_node_leaves = ray.get_runtime_context().get_node_id() in leaving
     return ClusterSeen(resources, leaving, own_node_leaves, growth.unmet() if resources.grows else ())

@@ -29,7 +29,8 @@ from noprop_dist.inference.network import NoPropNetwork
 from noprop_dist.machine import HERE
 from noprop_dist.metrics.exporter import MetricsExporter, exporting
 from noprop_dist.metrics.live import LiveStage
-from noprop_dist.records import News, WorkerReady
+from noprop_dist.phases import phase
+from noprop_dist.records import News, Phase, WorkerReady, noted_phases
 from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import Stage
 from noprop_dist.storage.run_directory import RunDirectory
@@ -56,6 +57,7 @@ class Coordinator:
         given: what was handed over in Python.
         callbacks: of the user's own, pickled; see `pickled`.
         has_begun: whether a run must lie there; see `goes_on`.
+        phases: of the driver's start.
     """
 
     def __init__(
@@ -68,8 +70,11 @@ class Coordinator:
         given: Given = NOTHING,
         callbacks: bytes | None = None,
         has_begun: bool = False,
+        *,
+        phases: Sequence[Phase] = (),
     ) -> None:
         self._callbacks = callbacks
+        self._phases = phases
         self._config = config
         self._directory = RunDirectory(directory)
         self._resume, self._has_begun, self._trusted, self._given = resume, has_begun, trusted, given
@@ -94,8 +99,10 @@ class Coordinator:
             TrainingError: a stage could not be trained to its end; names it and the cause.
             HandedOverError: its node is about to leave; another coordinator is to go on.
         """
+        torch.set_num_threads(1)  # the cores are the workers'
         check_networks(self._config, self._directory, self._trusted)
-        setup, data = prepare(self._config, self._given)
+        with phase("data and networks"):
+            setup, data = prepare(self._config, self._given)
         host = callback_host(setup.plan, unpickled(self._callbacks))
         served = exporting(str(self._directory), setup.plan, ray.util.get_node_ip_address(), self._stop)
         with self._directory.only_writer(self._wait_for), served as exporter:
@@ -133,6 +140,8 @@ class Coordinator:
         served = f"; metrics at {exporter.address}" if exporter else ""
         facts = asdict(worker_facts(torch.device("cpu")))
         taken.log.add(WorkerReady(worker="coordinator", incarnation=1, **facts))
+        for each in (*self._phases, *noted_phases("coordinator")):
+            taken.log.add(each)
         run.journal.tell(*taken.warnings, *data.notes, f"{placement.reason}; {drawing.reason}{served}")
         draw = setup.batch_stream(data.train.labels).round if drawing.by_coordinator else None
         actors = RayActors(
@@ -140,7 +149,8 @@ class Coordinator:
         )
         if exporter is not None:
             exporter.show_live(lambda: _live(run, actors))
-        runner = CommandRunner(actors, StorageThread(taken.checkpoints, taken.log, self._directory), see_cluster)
+        storage = StorageThread(taken.checkpoints, taken.log, self._directory, task_done=actors.wake)
+        runner = CommandRunner(actors, storage, see_cluster)
         try:
             with self._closing(host, taken.log, run):
                 return follow_core(run, runner, HERE, self._stop.is_set, partial(_each_turn, host, exporter))

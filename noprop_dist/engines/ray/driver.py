@@ -20,8 +20,10 @@ from noprop_dist.engines.ray.actors import ACTOR_OPTIONS
 from noprop_dist.engines.ray.callbacks import check_travels, pickled
 from noprop_dist.engines.ray.cluster import cause_of_loss, cluster_answers, ray_session, reason_of_loss, stable
 from noprop_dist.engines.ray.coordinator import Coordinator
+from noprop_dist.engines.ray.spares import SpareProcesses
 from noprop_dist.errors import TrainingError, UserError
 from noprop_dist.models.custom import is_installed
+from noprop_dist.records import noted_phases
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.store import StorageError, UnusableStorageError
 from noprop_dist.tracking.callback import Callback
@@ -57,8 +59,8 @@ def train_on_ray(
         resume: continue the run that lies there.
         stopped: asked about twice a second; once it says yes, the run is snapshotted and ended.
         say: told what happens to the coordinator.
-        coordinator_class: made with (config, directory, resume, trusted=…, has_begun=…, given=…, callbacks=…); has
-            `run`, `progress` and `stop`.
+        coordinator_class: made with (config, directory, resume, trusted=…, has_begun=…, phases=…, given=…,
+            callbacks=…); has `run`, `progress` and `stop`.
         trusted: whether the user named the networks, or gave `--trust-code`.
         given: what was handed over in Python; it is sent to the coordinator.
         callbacks: of the user's own; each coordinator gets a copy of them as they are now.
@@ -83,11 +85,13 @@ def train_on_ray(
     options = {"given": given, "callbacks": pickled(callbacks)}
     with ray_session(config.engine.address):
         joined()
+        spares = SpareProcesses(config.engine.spare_processes)
         while True:
-            known = {"trusted": trusted, "has_begun": has_begun}
+            spares.started(ray.get_runtime_context().get_node_id(), time.monotonic(), again=resume)
+            known = {"trusted": trusted, "has_begun": has_begun, "phases": noted_phases("driver")}
             coordinator = _actor(coordinator_class).remote(config, directory, resume, **known, **options)
             try:
-                return _Follower(coordinator, config.engine, watch, say).follow(stopped)
+                return _Follower(coordinator, config.engine, watch, say, spares).follow(stopped)
             except HandedOverError as error:
                 resume = True
                 say(f"the coordinator's node leaves the cluster: {error}, and another one goes on elsewhere")
@@ -160,6 +164,7 @@ class _Follower:
         engine: settings.
         on_progress: told how far the run is.
         say: told that the coordinator does not answer, and what it waits for.
+        spares: for another coordinator on this node.
     """
 
     def __init__(
@@ -168,8 +173,9 @@ class _Follower:
         engine: EngineSettings,
         on_progress: Callable[[RunProgress], None],
         say: Callable[[str], None],
+        spares: SpareProcesses,
     ) -> None:
-        self._coordinator = coordinator
+        self._coordinator, self._spares = coordinator, spares
         self._following = Following(engine, on_progress, say, time.monotonic())
         self._asked: Any = None
 
@@ -201,6 +207,7 @@ class _Follower:
 
     def _listen(self) -> None:
         """Ask for the progress, one question at a time, and show the answer once it is here."""
+        self._spares.advance(time.monotonic())
         if self._asked is None:
             self._asked = self._coordinator.progress.remote()
         if ray.wait([self._asked], timeout=POLL_SECONDS)[0]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FakeMultiNodeProvider
 
+from noprop_dist.engines.ray.fork_server import PRELOADED
 from noprop_dist.engines.ray.loopback import STORE_BYTES, ClusterNodes, quick_health_checks
 from noprop_dist.errors import TrainingError
 
@@ -75,7 +76,7 @@ class FakeCloud(ClusterNodes):
             "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
             "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
             "AUTOSCALER_UPDATE_INTERVAL_S": UPDATE_SECONDS,
-        } | quick_health_checks()  # fmt: skip
+        } | PRELOADED | quick_health_checks()  # fmt: skip
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=START_SECONDS, check=False)
         if done.returncode != 0:
             raise TrainingError(f"Ray's head with an autoscaler did not start: {done.stderr or done.stdout}")

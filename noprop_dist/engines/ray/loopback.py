@@ -14,6 +14,10 @@ from ray._raylet import GcsClient, GcsClientOptions  # type: ignore[attr-defined
 from ray.cluster_utils import Cluster
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
+from noprop_dist.engines.ray import forked_worker
+from noprop_dist.engines.ray.cluster import MARKET_TYPE_LABEL
+from noprop_dist.engines.ray.fork_server import PRELOADED
+from noprop_dist.engines.ray.forked_worker import ADDRESS
 from noprop_dist.errors import TrainingError
 
 STORE_BYTES = 300 * 2**20
@@ -84,13 +88,17 @@ class LoopbackCluster(ClusterNodes):
         nodes: worker nodes.
         jobs_server: whether jobs can be submitted, on a port that is free.
         store_bytes: of each node's object store.
+        stable_head: whether the head is no preemptible node, so that a coordinator may be on it.
     """
 
-    def __init__(self, nodes: int, jobs_server: bool = False, store_bytes: int = STORE_BYTES) -> None:
+    def __init__(
+        self, nodes: int, jobs_server: bool = False, store_bytes: int = STORE_BYTES, stable_head: bool = True
+    ) -> None:
         self._store_bytes = store_bytes
         # The agent's usual port may belong to another Ray of this machine; then no job could be submitted.
         head = {"num_cpus": 0, "object_store_memory": store_bytes, "dashboard_agent_listen_port": 0,
-                "_system_config": QUICK_HEALTH_CHECKS}  # fmt: skip
+                "_system_config": QUICK_HEALTH_CHECKS, **_imports(),
+                **({} if stable_head else {"labels": {MARKET_TYPE_LABEL: "spot"}})}  # fmt: skip
         served = {"include_dashboard": jobs_server, **({"dashboard_port": free_port()} if jobs_server else {})}
         self._cluster: Any = Cluster(initialize_head=True, head_node_args={**head, **served})
         super().__init__(self._cluster.address)
@@ -127,7 +135,12 @@ class LoopbackCluster(ClusterNodes):
         self._cluster.shutdown()
 
     def _add(self) -> Any:
-        return self._cluster.add_node(num_cpus=1, object_store_memory=self._store_bytes)
+        return self._cluster.add_node(num_cpus=1, object_store_memory=self._store_bytes, **_imports())
+
+
+def _imports() -> dict[str, Any]:
+    """Options of a node whose processes are forked, where there is a server for that, or import ahead."""
+    return {"worker_path": forked_worker.__file__} if ADDRESS in os.environ else {"env_vars": PRELOADED}
 
 
 def free_port() -> int:
@@ -140,10 +153,10 @@ def free_port() -> int:
 
 @contextmanager
 def loopback_cluster(
-    nodes: int, jobs_server: bool = False, store_bytes: int = STORE_BYTES
+    nodes: int, jobs_server: bool = False, store_bytes: int = STORE_BYTES, stable_head: bool = True
 ) -> Iterator[LoopbackCluster]:
     """A `LoopbackCluster` that ends with the `with`."""
-    cluster = LoopbackCluster(nodes, jobs_server, store_bytes)
+    cluster = LoopbackCluster(nodes, jobs_server, store_bytes, stable_head)
     try:
         yield cluster
     finally:

@@ -5,6 +5,7 @@ All of them are plain classes, which tests use without Ray; `engines/ray/actors.
 
 import os
 import socket
+import time
 
 import ray
 import torch
@@ -16,6 +17,7 @@ from noprop_dist.engines.core.commands import EVALUATOR
 from noprop_dist.engines.stage_worker import StageWorker
 from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation, evaluate_checkpoint
 from noprop_dist.inference.load import assemble_network
+from noprop_dist.phases import process_began
 from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.training.batch_stream import Round
@@ -26,6 +28,8 @@ from noprop_dist.training.messages import Accompanied, WorkerFacts
 from noprop_dist.training.replicas import ALONE, OneReplica
 from noprop_dist.training.setup import RunSetup
 from noprop_dist.training.trainers import ClassifierTrainer
+
+IMPORTED = time.time()
 
 
 class RayWorker(StageWorker):
@@ -118,4 +122,5 @@ class Evaluator:
 def worker_facts(device: torch.device) -> WorkerFacts:
     """Where this process runs."""
     node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
-    return WorkerFacts(socket.gethostname(), node, os.getpid(), str(device), processor(device))
+    where = socket.gethostname(), node, os.getpid(), str(device), processor(device)
+    return WorkerFacts(*where, began=process_began(), imported=IMPORTED)
