@@ -20,7 +20,7 @@ from noprop_dist.stages import CLASSIFIER, EMBEDDING, NETWORK, Stage, block
 
 CAPTURABLE = ("paper", "small-conv", "mlp")
 """Networks that never read a value on the host, so their steps can be captured; of others only the author knows."""
-LONGEST_ROUND_BYTES = 2**25
+LONGEST_ROUND_BYTES = 2**26
 """Of indices, labels and z, in a worker; a round of the usual length may take more."""
 ROUND_STEPS, SNAPSHOT_EVERY_STEPS = {False: 16, True: 256}, {False: 64, True: 2048}
 """Defaults, by whether blocks are on GPUs. There a step may take a tenth of a millisecond, about a millisecond passes

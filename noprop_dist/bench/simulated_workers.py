@@ -11,7 +11,7 @@ from functools import partial
 
 from noprop_dist.bench.idle import NoopWorker, idle_config
 from noprop_dist.engines.command_runner import CommandRunner
-from noprop_dist.engines.coordination import enter, follow_core, placement_of, take_over
+from noprop_dist.engines.coordination import collect_seldom, enter, follow_core, placement_of, take_over
 from noprop_dist.engines.core.commands import METHODS, CallActor, Incarnation, StartActor, Train, arguments_of
 from noprop_dist.engines.core.events import ClusterSeen, Event, Replied
 from noprop_dist.engines.core.placement import Resources
@@ -92,6 +92,7 @@ def simulated_records(
         run = Run(setup.plan, placement, taken.start, HERE.monotonic())
         storage = StorageThread(taken.checkpoints, taken.log, directory)
         runner = CommandRunner(SimulatedWorkers(round_seconds), storage, partial(ClusterSeen, cluster, frozenset()))
+        collect_seldom()
         try:
             follow_core(run, runner, HERE, lambda: False, lambda _: None)
         finally:

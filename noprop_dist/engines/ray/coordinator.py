@@ -12,7 +12,7 @@ import torch
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.data.dataset import DataSet
 from noprop_dist.engines.command_runner import CommandRunner
-from noprop_dist.engines.coordination import enter, follow_core, goes_on, placement_of, take_over
+from noprop_dist.engines.coordination import collect_seldom, enter, follow_core, goes_on, placement_of, take_over
 from noprop_dist.engines.core.commands import End
 from noprop_dist.engines.core.drawing import who_draws
 from noprop_dist.engines.core.following import HandedOverError
@@ -151,6 +151,7 @@ class Coordinator:
             exporter.show_live(lambda: _live(run, actors))
         storage = StorageThread(taken.checkpoints, taken.log, self._directory, task_done=actors.wake)
         runner = CommandRunner(actors, storage, see_cluster)
+        collect_seldom()
         try:
             with self._closing(host, taken.log, run):
                 return follow_core(run, runner, HERE, self._stop.is_set, partial(_each_turn, host, exporter))
