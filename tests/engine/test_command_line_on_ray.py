@@ -163,8 +163,9 @@ def test_signals_are_still_ours_once_ray_is_connected(address):
 
 
 def children(pid):
-    """(pid, command) of all processes below one, from Linux's own list."""
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+    """(pid, command) of all processes below one, from Linux's own lists: each of its threads has one."""
+    lists = [each.read_text() for each in Path(f"/proc/{pid}/task").glob("*/children")]
+    for child in " ".join(lists).split():
         yield int(child), Path(f"/proc/{child}/cmdline").read_text()
         yield from children(child)
 
