@@ -163,7 +163,7 @@ def dispatch_figure(rows: Sequence[DispatchRow]) -> Figure:
 
 
 def _of_blocks(axes: Axes, title: str, what: str) -> None:
-    axes.set(title=title, xlabel="blocks", xscale="log", ylabel=what, ylim=(0, None))
+    axes.set(title=title, xlabel="blocks", xscale="log", ylabel=what, ylim=(0, 1.1 * axes.get_ylim()[1]))
 
 
 def _row(blocks: int, workers: int, turns: Sequence[Dispatched], round_steps: int) -> DispatchRow:
