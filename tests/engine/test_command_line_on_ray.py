@@ -170,6 +170,28 @@ def children(pid):
         yield from children(child)
 
 
+def test_a_signal_to_a_run_with_a_ray_of_its_own_is_not_answered_by_ray(tmp_path):
+    """Ray starts in another thread. Its own handler for SIGTERM aborts the process after three seconds."""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    settings = ["--set", "training.max_steps=100000", "--set", "blocks.count=1", "--set", "metrics.port=null"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "noprop_dist", "train", *settings, "--run-dir", "run"],
+        cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True,
+    ) as driver:  # fmt: skip
+        try:
+            deadline = time.monotonic() + 120
+            while not (tmp_path / "run" / "checkpoints").exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+            driver.send_signal(signal.SIGTERM)
+            told = driver.communicate(timeout=60)[1]
+        finally:
+            driver.kill()
+    assert driver.returncode == 128 + signal.SIGTERM
+    assert "stopped and saved" in told
+    assert "SIGTERM received at time" not in told
+
+
 def test_a_run_whose_own_ray_has_died_ends_with_the_command_that_goes_on(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     settings = ["--set", "training.max_steps=100000", "--set", "blocks.count=1", "--set", "metrics.port=0"]

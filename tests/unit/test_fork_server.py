@@ -81,6 +81,29 @@ def test_a_server_ends_with_a_driver_that_is_killed():
         time.sleep(0.1)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(module.GPU_DEVICE.exists(), reason="nothing is forked where there are GPUs")
+def test_a_worker_ends_with_who_asked_for_it_even_where_the_working_directory_is_gone(tmp_path, monkeypatch):
+    """Ray kills who asked, where a worker does not answer. A worker of Ray's is stood in for by one that sleeps."""
+    workers = tmp_path / "ray/_private/workers"
+    workers.mkdir(parents=True)
+    (tmp_path / "ray/__init__.py").touch()
+    (workers / "default_worker.py").write_text("import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(60)\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    (folder := tmp_path / "gone").mkdir()
+    program = "import os, runpy, sys; os.rmdir(os.getcwd()); runpy.run_path(sys.argv.pop(), run_name='__main__')"
+    command = [sys.executable, "-c", program, forked_worker.__file__]
+    with fork_server(), subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder) as asker:
+        forked = int(asker.stdout.readline())
+        assert forked != asker.pid
+        os.kill(forked, signal.SIGSTOP)
+        asker.kill()
+        until = time.monotonic() + 10
+        while (state := state_of(forked)) not in (None, "Z"):
+            assert time.monotonic() < until, state
+            time.sleep(0.1)
+
+
 def state_of(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

@@ -49,6 +49,7 @@ def ray_session(address: str | None) -> Iterator[None]:
         SystemExit: SIGTERM came while Ray was being started, 143.
     """
     ahead.wait_until_started()
+    _take_signals_back()
     if ray.is_initialized() and _is_connected_to(address):
         yield
         return
@@ -144,6 +145,17 @@ def _own_signal_handlers() -> Iterator[None]:
             for number, handler in ours.items():
                 if callable(handler) or handler == signal.SIG_IGN:
                     signal.signal(number, handler)
+
+
+def _take_signals_back() -> None:
+    """Ray that was started in another thread has handlers below Python's, which end the process after three seconds."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        handler = signal.getsignal(number)
+        if handler is not None:
+            signal.signal(number, handler)
+    signal.alarm(0)
 
 
 def is_remote(address: str | None) -> bool:

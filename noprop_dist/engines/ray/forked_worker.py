@@ -20,6 +20,8 @@ ADDRESS = "NOPROP_DIST_FORK_SERVER"
 DESCRIPTORS = 3
 """Standard input, output and error of the worker."""
 FORKED = b"1"
+ANSWER_SECONDS = 30.0
+"""For a server that imports."""
 
 
 def default_worker() -> str:
@@ -37,20 +39,30 @@ def is_forked(address: str | None) -> bool:
     asked = {
         "arguments": sys.argv[1:],
         "environment": dict(os.environ),
-        "folder": os.getcwd(),  # noqa: PTH109
+        "folder": _working_directory(),
         "priority": os.getpriority(os.PRIO_PROCESS, 0),
     }
+    message = json.dumps(asked).encode() + b"\n"
     try:
         with socket.socket(socket.AF_UNIX) as server:
-            server.connect(address)
-            socket.send_fds(server, [json.dumps(asked).encode()], list(range(DESCRIPTORS)))
-            server.shutdown(socket.SHUT_WR)
+            server.settimeout(ANSWER_SECONDS)
+            server.connect("\0" + address)
+            sent = socket.send_fds(server, [message], list(range(DESCRIPTORS)))
+            server.sendall(message[sent:])
             forked = server.recv(1) == FORKED
+            server.settimeout(None)
             with suppress(ConnectionError):
                 server.recv(1)  # the worker's end
             return forked
     except OSError:
         return False
+
+
+def _working_directory() -> str | None:
+    try:
+        return os.getcwd()  # noqa: PTH109
+    except FileNotFoundError:  # it was deleted
+        return None
 
 
 if __name__ == "__main__":
