@@ -15,7 +15,7 @@ from noprop_dist.cli.options import address_setting
 from noprop_dist.cli.progress import progress_view
 from noprop_dist.cli.terminal import FittingTable, LastingOutput, Terminal, shown
 from noprop_dist.config.schema import RunConfig
-from noprop_dist.errors import TrainingError, UserError
+from noprop_dist.errors import UserError
 
 
 def start_run(config: RunConfig, run_dir: str | None, or_resume: bool = False, *, timeline: bool = False) -> None:
@@ -60,7 +60,8 @@ def watched(run_dir: str, train: Callable[[Watcher], Result]) -> Result:
         try:
             outcome = train(Watcher(view.show, view.say, stopped, view.warn))
         except KeyboardInterrupt:
-            raise TrainingError(f"stopped; {api.resume_command(run_dir)} continues the run") from None
+            messages.print(f"stopped; {api.resume_command(run_dir)} continues the run")
+            raise SystemExit(128 + signal.SIGINT) from None
     was_stopped, evaluation = outcome.stopped, outcome.evaluation
     if evaluation is not None and not was_stopped:
         messages.print(_results(evaluation))

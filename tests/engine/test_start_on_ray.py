@@ -1,5 +1,7 @@
 """The start of a run on Ray: who begins when, and what is told of it."""
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -7,7 +9,8 @@ import time
 import pytest
 
 from noprop_dist.bench.idle import NoopWorker, idle_records
-from noprop_dist.records import WorkerReady
+from noprop_dist.records import WorkerLost, WorkerReady
+from noprop_dist.storage.run_directory import RunDirectory
 
 pytestmark = pytest.mark.slow
 
@@ -41,3 +44,29 @@ def test_a_timeline_has_every_process_until_the_first_block_step(tmp_path):
     for row in ("driver", "start of Ray", "coordinator", "block worker 1", "first block-step"):
         assert row in told
     assert done.stdout.split() == [str(tmp_path / "run")]
+
+
+@pytest.mark.timeout(180)
+def test_standard_output_has_the_run_alone_where_a_worker_dies(tmp_path):
+    """Ray prints there what it knows of lost processes."""
+    settings = ["training.max_steps=3000", "blocks.count=1", "evaluation.samples=0", "metrics.port=null"]
+    options = [part for each in settings for part in ("--set", each)]
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "noprop_dist", "train", "--run-dir", str(run), *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as driver:
+        try:
+            until = time.monotonic() + 60
+            while not (workers := [each for each in ready(run) if each.worker == "block worker 1"]):
+                assert time.monotonic() < until
+                time.sleep(0.2)
+            os.kill(workers[0].pid, signal.SIGKILL)
+            out, told = driver.communicate(timeout=110)
+        finally:
+            driver.kill()
+    assert driver.returncode == 0, told
+    assert any(isinstance(each, WorkerLost) for each in RunDirectory(str(run)).metrics())
+    assert out.split() == [str(run)]
+
+
+def ready(run):
+    return [each for each in RunDirectory(str(run)).metrics() if isinstance(each, WorkerReady)] if run.exists() else []

@@ -331,7 +331,7 @@ def test_ctrl_c_says_how_to_go_on_and_resume_ends_with_the_same_bits(noprop, tmp
         return train_round(trainer, work, stopped)
 
     monkeypatch.setattr(sequential, "train_round", interrupted)
-    message = noprop("train", *steps, "--run-dir", run, code=1).replace("\n", " ")
+    message = noprop("train", *steps, "--run-dir", run, code=130).replace("\n", " ")
     assert f"stopped; `noprop-dist resume {run}`" in message
     monkeypatch.undo()
     noprop("resume", run, "--set", "engine.round_steps=3")

@@ -12,6 +12,8 @@ from noprop_dist.engines.ray.fork_server import fork_server
 from noprop_dist.phases import phase
 
 CLONE_FS = 0x200
+SILENT_SECONDS = 1.0
+"""For which people need no word."""
 
 
 class _Start(threading.Thread):
@@ -52,6 +54,8 @@ class _Start(threading.Thread):
 
     def end(self) -> None:
         self._not_needed.set()
+        if not self.is_over.wait(SILENT_SECONDS) and sys.stderr is not None:
+            print("Ray is still starting, and is ended first; Ctrl-C ends at once", file=sys.stderr)
         self.join()
 
 

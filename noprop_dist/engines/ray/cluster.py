@@ -110,9 +110,21 @@ def _connected(what_if_not: str, **options: Any) -> Iterator[None]:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{what_if_not}: {reason}") from error
     try:
-        yield
+        with _own_output():
+            yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _own_output() -> Iterator[None]:
+    """Keep Ray's messages of lost processes off standard output, which has results: the run tells of losses itself."""
+    printing = ray._private.worker.print_to_stdstream
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        ray._private.worker.print_to_stdstream = printing
 
 
 class _WorkingDirectoryLast(JobConfig):  # type: ignore[misc]
@@ -316,7 +328,7 @@ def _check_somebody_listens(address: str, named: str) -> None:
     except ValueError:
         host, port = None, None
     if host is None or port is None:
-        raise UserError(f"{named}: is no address; write HOST:PORT, ray://HOST:PORT or auto")
+        raise UserError(f"{named}: is no address; write HOST:PORT, with ray:// before it or not, or auto")
     try:
         with socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_SECONDS) as connection:
             answer = b"" if os.environ.get("RAY_USE_TLS") == "1" else _first_http2_frame(connection)
