@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -170,45 +171,40 @@ def children(pid):
         yield from children(child)
 
 
-def test_a_signal_to_a_run_with_a_ray_of_its_own_is_not_answered_by_ray(tmp_path):
-    """Ray starts in another thread. Its own handler for SIGTERM aborts the process after three seconds."""
+@contextmanager
+def training_on_its_own_ray(folder, port):
+    """The driver of a run in `folder/run`, once that has a snapshot."""
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    settings = ["--set", "training.max_steps=100000", "--set", "blocks.count=1", "--set", "metrics.port=null"]
+    settings = ["--set", "training.max_steps=100000", "--set", "blocks.count=1", "--set", f"metrics.port={port}"]
     with subprocess.Popen(
         [sys.executable, "-m", "noprop_dist", "train", *settings, "--run-dir", "run"],
-        cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True,
+        cwd=folder, env=environment, stderr=subprocess.PIPE, text=True,
     ) as driver:  # fmt: skip
         try:
             deadline = time.monotonic() + 120
-            while not (tmp_path / "run" / "checkpoints").exists():
+            while not (folder / "run" / "checkpoints").exists():
                 assert time.monotonic() < deadline
                 time.sleep(0.5)
-            driver.send_signal(signal.SIGTERM)
-            told = driver.communicate(timeout=60)[1]
+            yield driver
         finally:
             driver.kill()
+
+
+def test_a_signal_to_a_run_with_a_ray_of_its_own_is_not_answered_by_ray(tmp_path):
+    """Ray starts in another thread. Its own handler for SIGTERM aborts the process after three seconds."""
+    with training_on_its_own_ray(tmp_path, port="null") as driver:
+        driver.send_signal(signal.SIGTERM)
+        told = driver.communicate(timeout=60)[1]
     assert driver.returncode == 128 + signal.SIGTERM
     assert "stopped and saved" in told
     assert "SIGTERM received at time" not in told
 
 
 def test_a_run_whose_own_ray_has_died_ends_with_the_command_that_goes_on(tmp_path):
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    settings = ["--set", "training.max_steps=100000", "--set", "blocks.count=1", "--set", "metrics.port=0"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "noprop_dist", "train", *settings, "--run-dir", "run"],
-        cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True,
-    ) as driver:  # fmt: skip
-        try:
-            deadline = time.monotonic() + 120
-            while not (tmp_path / "run" / "checkpoints").exists():
-                assert time.monotonic() < deadline
-                time.sleep(0.5)
-            (raylet,) = (pid for pid, command in children(driver.pid) if "raylet/raylet" in command.split("\0")[0])
-            os.kill(raylet, signal.SIGKILL)
-            told = driver.communicate(timeout=60)[1]
-        finally:
-            driver.kill()
+    with training_on_its_own_ray(tmp_path, port="0") as driver:
+        (raylet,) = (pid for pid, command in children(driver.pid) if "raylet/raylet" in command.split("\0")[0])
+        os.kill(raylet, signal.SIGKILL)
+        told = driver.communicate(timeout=60)[1]
     assert driver.returncode == 1
     assert "the Ray cluster, or this process's node of it, is gone" in told
     assert f"`noprop-dist resume {tmp_path}/run` continues the run" in told
