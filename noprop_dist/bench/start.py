@@ -44,7 +44,7 @@ class PhaseRow:
 
 
 def bench_start(preset: str, settings: Sequence[str], repeats: int, say: Say) -> list[Start]:
-    """Train from the command line, so many times.
+    """Train from the command line, `repeats` times.
 
     Args:
         preset: of the run.

@@ -22,7 +22,7 @@ from noprop_dist.training.setup import RunSetup, go_on
 
 POLL_SECONDS = 0.2
 FEW_COLLECTIONS = 10_000, 10, 10
-"""Python's own are (700, 10, 10): so many objects more, and a collection of the youngest."""
+"""Thresholds of the three generations for `gc.set_threshold`; Python's own are (700, 10, 10)."""
 
 
 @dataclass(frozen=True)

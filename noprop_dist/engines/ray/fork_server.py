@@ -183,7 +183,7 @@ def _become(asked: Any, descriptors: list[int]) -> None:
 def main() -> None:
     """Import, and serve the socket of the number that is given."""
     listener = socket.socket(fileno=int(sys.argv[1]))
-    os.close(os.pidfd_open(os.getpid()))  # where that is not allowed there is no server
+    os.close(os.pidfd_open(os.getpid()))  # fails, and ends the server, where a system allows none
     for module in MODULES:
         import_module(module)
     sys.modules["torch"].set_num_threads(1)  # as with the OMP_NUM_THREADS=1 that Ray sets, which comes too late here
