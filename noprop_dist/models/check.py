@@ -78,7 +78,8 @@ def _forward(network: nn.Module, shapes: Shapes) -> tuple[str | None, object]:
     x, z = torch.zeros(2, *shapes.input_shape), torch.zeros(2, shapes.embedding_dim)
     features = image_features(network, x)
     features = x if features is x else features.clone()
-    returned: object = logits(network, features, z)
+    level = torch.zeros(2) if shapes.takes_level else None
+    returned: object = logits(network, features, z, level)
     shared = {"x": x, "z": z, "features": features}  # by blocks, passes and figures; new tensors count writes from 0
     return next((name for name, each in shared.items() if each._version > 0), None), returned
 
