@@ -111,9 +111,10 @@ def classifier_of(
 def _card(run: TrainedRun) -> dict[str, Any]:
     """What `save_pretrained` tells of a run, without any path."""
     config, facts = run.plan.config, run.plan.facts
+    of_blocks = {"count", "network", "networks", *(("noise",) if run.plan.takes_level else ())}
     measured = [each for each in run.directory.metrics() if isinstance(each, Evaluated) and each.step == run.step]
     return {
-        "blocks": config.blocks.model_dump(mode="json", include={"count", "network", "networks"}),
+        "blocks": config.blocks.model_dump(mode="json", include=of_blocks),
         "classifier": config.classifier.model_dump(mode="json"),
         "trained": {
             "data": facts.name,
@@ -158,6 +159,8 @@ def assemble_network(plan: RunPlan, snapshots: Mapping[Stage, Snapshot], device:
         schedule=plan.schedule,
         facts=plan.facts,
         seed=plan.config.seed,
+        takes_level=plan.takes_level,
+        steps_per_block=plan.config.evaluation.steps_per_block if plan.takes_level else 1,
     )
 
 
