@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -106,6 +106,22 @@ def classifier_of(
         UserError: see `NoPropClassifier.of`.
     """
     return NoPropClassifier.of(run.network, _card(run), sampler, passes, seed)
+
+
+def with_steps(run: TrainedRun, steps_per_block: int | None) -> TrainedRun:
+    """The run with another number of steps that each block takes through its range; None leaves it as it is.
+
+    Raises:
+        UserError: its blocks have one noise level each.
+    """
+    if steps_per_block is None:
+        return run
+    if steps_per_block > 1 and not run.plan.takes_level:
+        raise UserError(
+            f"steps_per_block={steps_per_block}: the blocks of {run.directory} have one noise level each "
+            "(blocks.noise.kind=point), so each takes one step"
+        )
+    return replace(run, network=replace(run.network, steps_per_block=steps_per_block))
 
 
 def _card(run: TrainedRun) -> dict[str, Any]:
