@@ -205,6 +205,7 @@ def evaluate(
     run_dir: RunDir,
     sampler: Sampler = "mean",
     passes: Annotated[int, typer.Option(help="Average over so many passes of the reverse process.")] = 1,
+    *,
     checkpoint: Checkpoint = "last",
     per_block: Annotated[bool, typer.Option("--per-block", help="Also each block along the chain, and alone.")] = False,
     steps_per_block: Annotated[

@@ -21,7 +21,8 @@ def check_network(network: nn.Module, shapes: Shapes, name: str) -> None:
 
     Raises:
         UserError: it has no weights that can be trained and kept, it takes no noise level where it is told one, it
-            fails on the data's shape, it writes into what it is given, or it returns anything but float32 logits (2, m); the message begins with `name`.
+            fails on the data's shape, it writes into what it is given, or it returns anything but float32 logits
+            (2, m); the message begins with `name`.
     """
     try:
         fault = _fault_of_weights(network) or _fault_of_level(network, shapes) or _fault_of_forward(network, shapes)
