@@ -42,7 +42,7 @@ class TorchvisionNetwork(Settings):
 
 
 class CustomNetwork(Settings):
-    """Your own torch.nn.Module: (x, z) → logits.
+    """Your own torch.nn.Module: (x, z) → logits, or (x, z, log_snr) → logits with blocks.noise.kind=range.
 
     It is built as Class(input_shape=…, classes=…, embedding_dim=…, **arguments).
     """
