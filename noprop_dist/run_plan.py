@@ -133,7 +133,7 @@ class RunPlan:
         """What a round may grow to where very many workers are very fast (`Dispatch`): its draws lie in memory."""
         if self.config.engine.round_steps != "auto":
             return self.round_steps
-        step_bytes = self.config.training.batch_size * (4 + 4 + 8 + 4 * self.embedding_dim)  # of 8 the noise level
+        step_bytes = self.config.training.batch_size * (4 + 4 + 8 * self.owns_ranges + 4 * self.embedding_dim)
         return max(self.round_steps, LONGEST_ROUND_BYTES // step_bytes)
 
     def captures_steps_of(self, stage: Stage) -> bool:
