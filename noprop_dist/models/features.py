@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from noprop_dist.models.noise_level import LevelModulation
+
 PIECE = 50
 """Least samples in a piece of a batch whose image path is computed by itself: activations of as many MNIST images lie
 in a core's cache."""
@@ -16,26 +18,35 @@ class TwoPathNetwork(nn.Module):
     """A block's network whose paths of image and z meet in a head.
 
     A subclass has `image_path`, `label_path` and `head`, or other `image_features` and `logits`. Where it keeps this
-    `forward`, whoever needs the logits of one x for several z computes the image features once.
+    `forward`, whoever needs the logits of one x for several z computes the image features once. With `noise_level` it
+    is told λ as well.
     """
 
     image_path: nn.Module
     label_path: nn.Module
     head: nn.Module
+    noise_level: LevelModulation | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noise_level = None
 
     def image_features(self, x: Tensor) -> Tensor:
         """x (B, …) → what of the network depends on x alone, (B, …)."""
         features: Tensor = self.image_path(x)
         return features
 
-    def logits(self, features: Tensor, z: Tensor) -> Tensor:
-        """(image features (B, …), z (B, d)) → logits (B, m)."""
-        logits: Tensor = self.head(torch.cat([features, self.label_path(z)], dim=1))
+    def logits(self, features: Tensor, z: Tensor, log_snr: Tensor | None = None) -> Tensor:
+        """(image features (B, …), z (B, d), λ (B,) if it takes it) → logits (B, m)."""
+        joined = torch.cat([features, self.label_path(z)], dim=1)
+        if self.noise_level is not None and log_snr is not None:
+            joined = self.noise_level(joined, log_snr)
+        logits: Tensor = self.head(joined)
         return logits
 
-    def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        """(x (B, …), z (B, d)) → logits (B, m)."""
-        return self.logits(self.image_features(x), z)
+    def forward(self, x: Tensor, z: Tensor, log_snr: Tensor | None = None) -> Tensor:
+        """(x (B, …), z (B, d), λ (B,) if it takes it) → logits (B, m)."""
+        return self.logits(self.image_features(x), z, log_snr)
 
 
 def image_features(block: Any, x: Tensor) -> Tensor:
@@ -48,9 +59,17 @@ def image_features(block: Any, x: Tensor) -> Tensor:
     return block.image_features(x) if _has_two_paths(block) else x
 
 
-def logits(block: Any, features: Tensor, z: Tensor) -> Tensor:
-    """What `block(x, z)` returns, bit for bit, from `image_features(block, x)` and z (B, d): logits (B, m)."""
-    result: Tensor = block.logits(features, z) if _has_two_paths(block) else block(features, z)
+def logits(block: Any, features: Tensor, z: Tensor, log_snr: Tensor | None = None) -> Tensor:
+    """What `block(x, z)` returns, bit for bit, from `image_features(block, x)` and z (B, d): logits (B, m).
+
+    Args:
+        block: a function from (x, z) to logits; one that takes a noise level, from (x, z, λ).
+        features: of the samples, (B, …).
+        z: (B, d).
+        log_snr: λ of each z, (B,); None for a block that takes none.
+    """
+    level = () if log_snr is None else (log_snr,)
+    result: Tensor = block.logits(features, z, *level) if _has_two_paths(block) else block(features, z, *level)
     return result
 
 
@@ -106,5 +125,5 @@ class _Remembering(nn.Module):
         super().__init__()
         self._block, self._last = block, last
 
-    def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        return logits(self._block, self._last.of(self._block, x), z)
+    def forward(self, x: Tensor, z: Tensor, log_snr: Tensor | None = None) -> Tensor:
+        return logits(self._block, self._last.of(self._block, x), z, log_snr)

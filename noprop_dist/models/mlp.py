@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from noprop_dist.models.features import TwoPathNetwork
 from noprop_dist.models.label_path import linear_norm_relu
+from noprop_dist.models.noise_level import level_modulation
 from noprop_dist.models.shapes import Shapes
 
 
@@ -24,6 +25,7 @@ class MlpNetwork(TwoPathNetwork):
         self.label_path = linear_norm_relu(shapes.embedding_dim, width)
         hidden = [linear_norm_relu(width if layer else 2 * width, width) for layer in range(depth)]
         self.head = nn.Sequential(*hidden, nn.Linear(width, shapes.classes))
+        self.noise_level = level_modulation(shapes, 2 * width)
 
     def image_features(self, x: Tensor) -> Tensor:
         """x (B, …) → (B, width)."""

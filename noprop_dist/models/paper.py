@@ -6,6 +6,7 @@ from torch import nn
 
 from noprop_dist.models.features import TwoPathNetwork
 from noprop_dist.models.label_path import LabelPath, linear_norm_relu
+from noprop_dist.models.noise_level import level_modulation
 from noprop_dist.models.shapes import Shapes
 
 
@@ -36,14 +37,16 @@ class PaperNetwork(TwoPathNetwork):
         self.head = nn.Sequential(
             linear_norm_relu(512, 256), linear_norm_relu(256, 128), nn.Linear(128, shapes.classes)
         )
+        self.noise_level = level_modulation(shapes, 512)
 
 
 def _image_path(shape: tuple[int, ...], drop: Callable[[float], nn.Module], dropout: float) -> nn.Sequential:
     """(B, C, H, W) → (B, 256)."""
+    # ReLU after max-pool gives the bits of the paper's order, forward and backward, from a quarter of the values.
     channels, height, width = shape
     return nn.Sequential(
-        *(nn.Conv2d(channels, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), drop(dropout)),
-        *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), drop(dropout)),
-        *(nn.Conv2d(64, 128, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), drop(dropout)),
+        *(nn.Conv2d(channels, 32, 3, padding=1), nn.MaxPool2d(2), nn.ReLU(inplace=True), drop(dropout)),
+        *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(inplace=True), drop(dropout)),
+        *(nn.Conv2d(64, 128, 3, padding=1), nn.MaxPool2d(2), nn.ReLU(inplace=True), drop(dropout)),
         *(nn.Flatten(), nn.Linear(128 * (height // 4) * (width // 4), 256), nn.BatchNorm1d(256)),
     )

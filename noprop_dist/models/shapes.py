@@ -14,11 +14,13 @@ class Shapes:
         input_shape: of one sample without the batch: (C, H, W) for images, (F,) for vectors.
         classes: m, the number of logits.
         embedding_dim: d, the size of z.
+        takes_level: whether a network is told λ = ln SNR of its z, because its block owns a range of noise levels.
     """
 
     input_shape: tuple[int, ...]
     classes: int
     embedding_dim: int
+    takes_level: bool = False
 
     @property
     def z_is_image(self) -> bool:

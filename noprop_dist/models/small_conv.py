@@ -4,6 +4,7 @@ from torch import nn
 
 from noprop_dist.models.features import TwoPathNetwork
 from noprop_dist.models.label_path import linear_norm_relu
+from noprop_dist.models.noise_level import level_modulation
 from noprop_dist.models.shapes import Shapes
 
 
@@ -31,6 +32,7 @@ class SmallConvNetwork(TwoPathNetwork):
         else:
             self.label_path = linear_norm_relu(shapes.embedding_dim, width)
         self.head = nn.Sequential(linear_norm_relu(2 * width, width), nn.Linear(width, shapes.classes))
+        self.noise_level = level_modulation(shapes, 2 * width)
 
 
 def _image_path(shape: tuple[int, ...], channels: tuple[int, int], width: int) -> nn.Sequential:
@@ -38,7 +40,7 @@ def _image_path(shape: tuple[int, ...], channels: tuple[int, int], width: int) -
     image_channels, height, image_width = shape
     first, second = channels
     return nn.Sequential(
-        *(nn.Conv2d(image_channels, first, 3, padding=1), nn.ReLU()),
-        *(nn.Conv2d(first, second, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
+        *(nn.Conv2d(image_channels, first, 3, padding=1), nn.ReLU(inplace=True)),
+        *(nn.Conv2d(first, second, 3, padding=1), nn.MaxPool2d(2), nn.ReLU(inplace=True), nn.Flatten()),
         linear_norm_relu(second * (height // 2) * (image_width // 2), width),
     )
