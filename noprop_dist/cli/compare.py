@@ -4,8 +4,9 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from rich import box
 from rich.cells import cell_len
 
 from noprop_dist import api
@@ -44,13 +45,15 @@ def show_comparison(
 
 
 def _for_terminal(table: TextTable) -> FittingTable:
-    """Headings may be broken into lines, cells may not."""
-    fitting = FittingTable(title=table.title or None, title_justify="left")
+    """Columns are as wide as their cells, and headings are broken into lines: so more columns fit."""
+    close: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "show_edge": False}
+    fitting = FittingTable(title=table.title or None, title_justify="left", **close)
     for heading, cells in zip(table.headings, zip(*table.rows, strict=True), strict=True):
         is_number = all(re.match(r"-?\d|nan|$", cell) for cell in cells)
         justify: Literal["left", "right"] = "right" if is_number else "left"
-        width = max(map(cell_len, map(shown, cells)))
-        fitting.add_column(heading, justify=justify, min_width=min(width, WIDEST))
+        longest_word = max(map(cell_len, heading.split()))
+        width = max(longest_word, min(WIDEST, max(map(cell_len, map(shown, cells)))))
+        fitting.add_column(heading, justify=justify, min_width=width, max_width=width, overflow="fold")
     for row in table.rows:
         fitting.add_row(*row)
     return fitting

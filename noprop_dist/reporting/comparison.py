@@ -194,12 +194,12 @@ class Comparison:
             yield "seeds", [f"{len(row.seeds)}" for row in self.rows]
         else:
             yield "seed", [f"{row.runs[0].seed}" for row in self.rows]
-        yield "steps", [_steps(row) for row in self.rows]
-        yield "epochs", [_range(row, "epochs", ".3g") for row in self.rows]
         for column in ACCURACIES:
             yield column.heading, [_cell(row, column) for row in self.rows]
 
     def _what_it_took(self) -> Iterator[tuple[str, list[str]]]:
+        yield "steps", [_steps(row) for row in self.rows]
+        yield "epochs", [_range(row, "epochs", ".3g") for row in self.rows]
         for column in COSTS:
             yield column.heading, [_cell(row, column) for row in self.rows]
         yield "device", [_device(row) for row in self.rows]
