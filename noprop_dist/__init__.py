@@ -22,7 +22,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from noprop_dist.api import (
         Checkpoint,
+        Comparison,
         Result,
+        RunFigures,
+        compare,
         evaluate,
         export,
         inspect,
@@ -44,11 +47,14 @@ __version__ = "0.1.0"
 __all__ = [
     "Callback",
     "Checkpoint",
+    "Comparison",
     "NoPropClassifier",
     "Result",
     "RunConfig",
+    "RunFigures",
     "TrainingError",
     "UserError",
+    "compare",
     "evaluate",
     "export",
     "inspect",

@@ -9,6 +9,7 @@ GROUPS = {
     "Train": ("RunConfig", "train", "resume", "Result", "Checkpoint"),
     "Use a trained network": ("load", "NoPropClassifier", "evaluate", "predict", "export"),
     "Watch": ("Callback",),
+    "Compare runs": ("compare", "Comparison", "RunFigures"),
     "Around training": ("inspect", "plan", "report", "merge", "pack"),
     "Errors": ("UserError", "TrainingError"),
 }

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from noprop_dist.api.comparison import compare
     from noprop_dist.api.result import Checkpoint, NamedRun, Result
     from noprop_dist.api.runs import (
         MergedRun,
@@ -28,10 +29,13 @@ if TYPE_CHECKING:
     from noprop_dist.api.watcher import ProgressLines, Watcher
     from noprop_dist.baseline.placement import Processes
     from noprop_dist.inference.export import Exported
+    from noprop_dist.reporting.comparison import Comparison
+    from noprop_dist.reporting.run_figures import RunFigures
     from noprop_dist.training.progress import RunProgress
 
 __all__ = [
     "Checkpoint",
+    "Comparison",
     "Exported",
     "MergedRun",
     "NamedRun",
@@ -41,9 +45,11 @@ __all__ = [
     "Result",
     "RunContents",
     "RunEvaluation",
+    "RunFigures",
     "RunProgress",
     "Watcher",
     "check_same_run",
+    "compare",
     "default_run_dir",
     "evaluate",
     "export",
@@ -63,6 +69,7 @@ __all__ = [
 ]
 
 _NAMES = {
+    "noprop_dist.api.comparison": "compare",
     "noprop_dist.api.result": "Checkpoint NamedRun Result",
     "noprop_dist.api.runs": "MergedRun PlannedRun RunContents inspect merge pack plan report resume_command timeline",
     "noprop_dist.api.trained": "RunEvaluation evaluate export load open_run predict predict_into",
@@ -70,6 +77,8 @@ _NAMES = {
     "noprop_dist.api.watcher": "ProgressLines Watcher",
     "noprop_dist.baseline.placement": "Processes",
     "noprop_dist.inference.export": "Exported",
+    "noprop_dist.reporting.comparison": "Comparison",
+    "noprop_dist.reporting.run_figures": "RunFigures",
     "noprop_dist.training.progress": "RunProgress",
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}

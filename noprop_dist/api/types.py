@@ -6,6 +6,7 @@ from noprop_dist.inference.checkpoint_evaluation import CheckpointEvaluation
 from noprop_dist.inference.evaluation import BlockEvaluation, Evaluation, ObjectiveTerms
 from noprop_dist.inference.network import Sampler
 from noprop_dist.records import Record, RoundDone
+from noprop_dist.reporting.comparison import TextTable
 from noprop_dist.reporting.summary import LatestMetrics
 from noprop_dist.reporting.timeline import Span
 from noprop_dist.run_plan import RunPlan
@@ -30,5 +31,6 @@ __all__ = [
     "SnapshotEntry",
     "Span",
     "Stage",
+    "TextTable",
     "WorkerPlace",
 ]

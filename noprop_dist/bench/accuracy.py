@@ -14,7 +14,7 @@ from noprop_dist.bench.rates import ray_records
 from noprop_dist.config.layers import load_config
 from noprop_dist.engines.ray.cluster import ray_session
 from noprop_dist.records import Evaluated, Record, RoundDone
-from noprop_dist.reporting.summary import busy_seconds, of_kind
+from noprop_dist.reporting.summary import busy_seconds_to, of_kind
 
 METHODS = ("noprop", "backprop")
 
@@ -83,15 +83,8 @@ def until(target: float, records: Sequence[Record]) -> Reached:
     good = [each.step for each in measured if each.accuracy >= target]
     if not good:
         return Reached(inf, inf, final)
-    step, rounds = min(good), of_kind(records, RoundDone)
-    there = _all_stages_at(step, rounds)
-    return Reached(busy_seconds(each for each in rounds if each.time <= there), step, final)
-
-
-def _all_stages_at(step: int, rounds: Sequence[RoundDone]) -> float:
-    """When the last stage came to a step, Unix seconds."""
-    stages = {each.stage for each in rounds}
-    return max(min(r.time for r in rounds if r.stage == stage and r.step >= step) for stage in stages)
+    step = min(good)
+    return Reached(busy_seconds_to([step], of_kind(records, RoundDone))[step], step, final)
 
 
 def _row(method: str, turns: Sequence[Reached]) -> AccuracyRow:

@@ -12,9 +12,8 @@ from noprop_dist.data.load import load_data
 from noprop_dist.errors import UserError
 from noprop_dist.files import JsonObject, from_json, parse_json
 from noprop_dist.inference.evaluation import Passes, measure
-from noprop_dist.records import RoundDone
 from noprop_dist.reporting.paper_table import COLUMNS, NAMES, PAPER, Cell, markdown, table_rows
-from noprop_dist.reporting.summary import busy_seconds, of_kind
+from noprop_dist.reporting.run_figures import read_figures
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.store import Store
 from noprop_dist.torch_state import ALL_CORES, as_in_a_new_process
@@ -93,14 +92,14 @@ def _measure(run_dir: str) -> Cell:
     test = load_data(run.plan.config.data).held_out.test
     passes = [Passes("mean"), *(Passes("stochastic", first=i) for i in range(PASSES))]
     mean, *stochastic = (each.accuracy for each in measure(run.network, test, passes).accuracies)
-    rounds = of_kind(run.directory.metrics(), RoundDone)
+    figures, _ = read_figures(run.directory)
     return Cell(
-        seed=run.plan.config.seed,
-        epochs=run.plan.total_steps / run.plan.steps_per_epoch,
+        seed=figures.seed,
+        epochs=figures.epochs or 0.0,
         stochastic=tuple(stochastic),
         mean=mean,
-        training_seconds=busy_seconds(rounds),
-        peak_memory_bytes=max(each.peak_memory_bytes for each in rounds),
+        training_seconds=figures.training_seconds,
+        peak_memory_bytes=figures.peak_memory_bytes or 0,
     )
 
 

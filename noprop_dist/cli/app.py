@@ -305,6 +305,34 @@ def inspect(run_dir: RunDir, as_json: Json = False) -> None:
 
 
 @command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(help="Run directories: paths or URIs.")],
+    group: Annotated[
+        bool,
+        typer.Option("--group", help="One row for runs that differ in their seeds alone: mean ± standard error."),
+    ] = False,
+    sort: Annotated[
+        str | None,
+        typer.Option(
+            help="A figure by its name in --json (test_accuracy, training_seconds, …), the best first; or name, seed, "
+            "steps, epochs, or a setting that differs.",
+            metavar="NAME",
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Also draw accuracy over training time and epochs into this PNG file.", metavar="FILE"),
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables for a document.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Runs side by side: settings that differ, accuracy, ELBO, time, memory and parameters."""
+    from noprop_dist.cli.compare import show_comparison
+
+    show_comparison(runs, sort, plot, group=group, markdown=markdown, as_json=as_json)
+
+
+@command()
 def merge(
     out: Annotated[str, typer.Argument(help="The new run directory.")],
     runs: Annotated[list[str], typer.Argument(help="Runs that each trained some of the blocks (blocks.only).")],

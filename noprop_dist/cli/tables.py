@@ -45,10 +45,16 @@ def check_plot(plot: Path | None) -> None:
     """Refuse a place for a picture before anything is measured.
 
     Raises:
-        UserError: its folder is not there.
+        UserError: its folder is not there, or its name ends as that of no picture.
     """
-    if plot is not None and not local_path(plot).parent.is_dir():
+    if plot is None:
+        return
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    if not local_path(plot).parent.is_dir():
         raise UserError(f"--plot {plot}: there is no folder {plot.parent}")
+    if plot.suffix[1:].lower() not in ("", *FigureCanvasBase.filetypes):
+        raise UserError(f"--plot {plot}: {plot.suffix} is no kind of picture; a name that ends in .png makes one")
 
 
 def draw(plot: Path | None, figure_of: "Callable[[Measured], Figure]", measured: Measured) -> None:

@@ -138,9 +138,14 @@ class FittingTable(Table):
     There each row is a line of its first cell, and a line for every other cell below it.
     """
 
+    def fits(self, console: Console, options: ConsoleOptions | None = None) -> bool:
+        """Return True if it is shown as a table there."""
+        options = options or console.options
+        return Measurement.get(console, options.update(width=WIDE), self).minimum <= options.max_width
+
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """As the base class has it."""
-        if Measurement.get(console, options.update(width=WIDE), self).minimum <= options.max_width:
+        if self.fits(console, options):
             yield from super().__rich_console__(console, options)
             return
         yield from [] if self.title is None else [console.render_str(str(self.title))]

@@ -58,9 +58,14 @@ def with_workers(config: RunConfig, workers: int | str | WorkerRange) -> RunConf
     return config.model_copy(update={"engine": config.engine.model_copy(update={"workers": workers})})
 
 
+def every_setting(config: RunConfig) -> dict[str, Any]:
+    """All settings: dotted key → plain value, in the order of the schema."""
+    return _marked(config, *Mark)
+
+
 def setting_at(config: RunConfig, key: str) -> Any:
     """The plain value of a dotted key; None if the configuration has no such key (`blocks.networks.3.kind`)."""
-    return _marked(config, *Mark).get(key)
+    return every_setting(config).get(key)
 
 
 def shown(value: Any) -> str:

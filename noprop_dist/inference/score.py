@@ -91,9 +91,15 @@ def scores_of(plan: RunPlan, records: Iterable[Record] = ()) -> Scores | None:
     return Scores(score, plan.config.training.early_stopping, records) if score is not None and plan.evaluates else None
 
 
-def last_step_of(plan: RunPlan, directory: RunDirectory) -> int:
-    """The step at which a run ends, as far as its records say: it may have ended early."""
-    scores = scores_of(plan, directory.metrics())
+def last_step_of(plan: RunPlan, directory: RunDirectory, records: Iterable[Record] | None = None) -> int:
+    """The step at which a run ends, as far as its records say: it may have ended early.
+
+    Args:
+        plan: of the run.
+        directory: of the run.
+        records: of the run, where they have been read already.
+    """
+    scores = scores_of(plan, directory.metrics() if records is None else records)
     stop = None if scores is None else scores.stop_step(directory.checkpoints.steps())
     return plan.total_steps if stop is None else stop
 

@@ -1,9 +1,10 @@
 """The paper's table beside ours."""
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from noprop_dist.reporting.tables import Mean, markdown_table
 
 PAPER = {
     "mnist": {
@@ -72,15 +73,14 @@ def table_rows(data: str, cells: Mapping[tuple[str, str], Sequence[Cell]]) -> li
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
     """The table for a document."""
-    lines = [COLUMNS, ("---",) * len(COLUMNS), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown_table(COLUMNS, rows)
 
 
 def _figures(cells: Sequence[Cell]) -> tuple[str, str, str, str]:
     passes = [100 * share for cell in cells for share in cell.stochastic]
     epochs = sorted({f"{cell.epochs:.3g}" for cell in cells})
     means = [100 * cell.mean for cell in cells]
-    return str(len(cells)), "/".join(epochs), _mean_and_error(passes), _mean_and_error(means)
+    return str(len(cells)), "/".join(epochs), Mean.of(passes).text(".2f"), Mean.of(means).text(".2f")
 
 
 def _costs(cells: Sequence[Cell]) -> tuple[str, str]:
@@ -88,9 +88,3 @@ def _costs(cells: Sequence[Cell]) -> tuple[str, str]:
         return "", ""
     seconds = statistics.median(cell.training_seconds for cell in cells)
     return f"{seconds:,.0f}", f"{max(cell.peak_memory_bytes for cell in cells) / 2**20:,.0f}"
-
-
-def _mean_and_error(values: Sequence[float]) -> str:
-    """Mean ± standard error; without the latter for a single value."""
-    mean = f"{statistics.fmean(values):.2f}"
-    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values) / math.sqrt(len(values)):.2f}"

@@ -7,6 +7,7 @@ import matplotlib as mpl
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from noprop_dist.diffusion.schedule import Schedule
@@ -15,9 +16,15 @@ from noprop_dist.inference.levels import LevelError
 from noprop_dist.inference.network import NoPropNetwork, Sampler
 from noprop_dist.printable import printable
 from noprop_dist.records import EmbeddingUpdated, Evaluated, ObjectiveMeasured, RoundDone
+from noprop_dist.reporting.comparison import Row
+from noprop_dist.reporting.run_figures import RunFigures
+from noprop_dist.reporting.tables import Mean
 from noprop_dist.stages import CLASSIFIER, NETWORK, Stage
 
 BLOCK_COLOURS = mpl.colormaps["viridis"]
+RUN_COLOURS = mpl.colormaps["tab10"]
+MOST_LABELS, LONGEST_NAME = 20, 40
+"""Of a legend of runs: labels one below another, and characters of a name."""
 UNLABELLED = "_"
 """What a label begins with that a legend leaves out."""
 
@@ -80,6 +87,41 @@ def accuracy_over_steps(evaluations: Sequence[Evaluated]) -> Figure:
     axes.set(title="Accuracy at checkpoints", xlabel="step", ylabel="accuracy (%)")
     _finish(axes)
     return figure
+
+
+def accuracy_of_runs(rows: Sequence[Row]) -> Figure:
+    """Test accuracy of runs at their checkpoints, over seconds of training and over epochs.
+
+    Each run is a line, dashed for the baseline. Repetitions have one colour; the legend has the accuracy at their ends.
+    """
+    figure, (left, right) = _figure(columns=2, width=15)
+    right.sharey(left)
+    lines, labels = list[Line2D](), list[str]()
+    drawn = [tuple(run for run in row.runs if run.curve) for row in rows]
+    colours = RUN_COLOURS if len(drawn) <= RUN_COLOURS.N else BLOCK_COLOURS.resampled(len(drawn))
+    for number, (row, runs) in enumerate(zip(rows, drawn, strict=True)):
+        for run in runs:
+            _draw_curve(left, run, "training_seconds", colours(number))
+            line = _draw_curve(right, run, "epochs", colours(number))
+        if runs:
+            lines.append(line)
+            ends = Mean.of([run.curve[-1].test_accuracy for run in runs])
+            name = row.name if len(row.name) <= LONGEST_NAME else f"{row.name[: LONGEST_NAME - 2]} …"
+            labels.append(_plain(f"{ends.text('.2f', 100)} %  {name}"))
+    left.set(title="Over the time of training", xlabel="training (s)", ylabel="test accuracy, mean sampler (%)")
+    right.set(title="Over the training set", xlabel="epochs")
+    columns = -(-len(labels) // MOST_LABELS)
+    figure.legend(lines, labels, loc="outside right upper", fontsize=8, ncols=columns, frameon=False)
+    return figure
+
+
+def _draw_curve(axes: mpl.axes.Axes, run: RunFigures, over: str, colour: Any) -> Line2D:
+    """The test accuracies of a run over another field of its `CurvePoint`s, where that is known."""
+    points = [each for each in run.curve if getattr(each, over) is not None]
+    xs, ys = [getattr(each, over) for each in points], [100 * each.test_accuracy for each in points]
+    dashes = "--" if run.method == "backprop" else "-"
+    (line,) = axes.plot(xs, ys, color=colour, linestyle=dashes, linewidth=1.2, marker="o", markersize=3)
+    return line
 
 
 def denoising_of_blocks(schedule: Schedule, objective: ObjectiveMeasured) -> Figure:

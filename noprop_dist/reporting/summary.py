@@ -1,7 +1,9 @@
 """Figures that follow from a run's records: its latest metrics, and how long it trained."""
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TypeVar
 
 from noprop_dist.records import EmbeddingUpdated, Evaluated, ObjectiveMeasured, Record, RoundDone
@@ -48,8 +50,41 @@ def latest_metrics(records: Sequence[Record]) -> LatestMetrics:
 
 def busy_seconds(rounds: Iterable[RoundDone]) -> float:
     """Seconds by the clock in which at least one stage trained: interruptions do not count."""
-    busy, until = 0.0, 0.0
-    for begun, ended in sorted((each.time - each.seconds, each.time) for each in rounds):
-        busy += max(0.0, ended - max(begun, until))
-        until = max(until, ended)
-    return busy
+    return sum((ended - begun for begun, ended in _busy_spans(rounds)), 0.0)
+
+
+def busy_seconds_to(steps: Iterable[int], rounds: Sequence[RoundDone]) -> dict[int, float]:
+    """As `busy_seconds`, until every stage had done so many steps.
+
+    Returns:
+        Seconds by step. Steps that a stage has not done, or that are not written down, are left out.
+    """
+    by_stage: dict[Stage, list[RoundDone]] = {}
+    for each in rounds:
+        by_stage.setdefault(each.stage, []).append(each)
+    spans = list(_busy_spans(rounds))
+    begins, before = [begun for begun, _ in spans], [0.0, *accumulate(ended - begun for begun, ended in spans)]
+
+    def busy_until(moment: float) -> float:
+        last = bisect_right(begins, moment) - 1
+        return 0.0 if last < 0 else before[last] + min(moment, spans[last][1]) - spans[last][0]
+
+    seconds: dict[int, float] = {}
+    for step in steps:
+        firsts = {stage: bisect_left(done, step, key=lambda each: each.step) for stage, done in by_stage.items()}
+        if by_stage and all(first < len(by_stage[stage]) for stage, first in firsts.items()):
+            seconds[step] = busy_until(max(by_stage[stage][first].time for stage, first in firsts.items()))
+    return seconds
+
+
+def _busy_spans(rounds: Iterable[RoundDone]) -> Iterator[tuple[float, float]]:
+    """(begin, end) of each time in which at least one stage trained, Unix seconds, one after another."""
+    begun, until = 0.0, 0.0
+    for begin, end in sorted((each.time - each.seconds, each.time) for each in rounds):
+        if begin > until:
+            if until > begun:
+                yield begun, until
+            begun = begin
+        until = max(until, end)
+    if until > begun:
+        yield begun, until

@@ -36,7 +36,7 @@ TINY = [
 SECONDS = 5.0
 LONG = "long"
 """The profile that goes on: `pytest tests/fuzz --hypothesis-profile=long`."""
-READS_ONLY = ("inspect", "evaluate", "predict", "plan")
+READS_ONLY = ("inspect", "compare", "evaluate", "predict", "plan")
 
 settings.register_profile(
     "gate", derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)

@@ -201,6 +201,9 @@ FRESH = ["--set", "engine.kind=sequential", "--set", "data.download=false", "--s
 COMMANDS = [
     ["inspect", "RUN"],
     ["inspect", "RUN", "--json"],
+    ["compare", "RUN", "other", "--group"],
+    ["compare", "RUN", "other", "--json"],
+    ["compare", "RUN", "--markdown"],
     ["evaluate", "RUN"],
     ["evaluate", "RUN", "--per-block", "--passes", "2", "--json"],
     ["predict", "RUN", "image.png"],
@@ -248,7 +251,7 @@ def try_on(runs: Path) -> Callable[..., None]:
             _with_its_checksums(run)
         if of_no_known_run:
             _of_no_known_run(run)
-        if command[0] not in ("inspect", "plan") and _trains_long(run):
+        if command[0] not in ("inspect", "compare", "plan") and _trains_long(run):
             return
         case.run(*(f"./{place}" if part == "RUN" else part for part in command))
 

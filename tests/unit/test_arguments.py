@@ -40,6 +40,8 @@ CONFIG = RunConfig(engine={"kind": "sequential"})
         (lambda: noprop_dist.report(None), "run: None is not allowed"),
         (lambda: noprop_dist.merge("out", "run"), "runs: 'run' is not allowed: 'str' instances are not allowed"),
         (lambda: noprop_dist.merge("out", []), r"runs: \[\] is not allowed: .* at least 1 item"),
+        (lambda: noprop_dist.compare("run"), "runs: 'run' is not allowed: 'str' instances are not allowed"),
+        (lambda: noprop_dist.compare([]), r"runs: \[\] is not allowed: .* at least 1 item"),
         (lambda: noprop_dist.Result.from_path(None), "path: None is not allowed"),
         (lambda: NoPropClassifier.from_pretrained(""), "a path of a file or folder is empty"),
         (lambda: NoPropClassifier.from_pretrained(None), "folder: None is not allowed"),

@@ -35,7 +35,7 @@ def test_version_names_what_a_result_depends_on():
 def test_help_lists_every_command_and_few_options():
     output, _ = start("--help")
     commands = ("train", "resume", "reproduce", "pack", "plan", "evaluate", "predict", "inspect", "merge", "report")
-    assert all(f" {command} " in output for command in (*commands, "bench", "job"))
+    assert all(f" {command} " in output for command in (*commands, "compare", "bench", "job"))
     assert {word for word in output.split() if word.startswith("--")} == {
         *("--version", "--install-completion", "--show-completion", "--help")
     }

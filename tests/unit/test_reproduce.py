@@ -1,38 +1,16 @@
 """`reproduce`: every row of the paper's table, trained and measured; what is done is skipped."""
 
 import json
-import time
-from dataclasses import replace
 
 import pytest
-import torch
+from end_to_end_run import trained_end_to_end
 
 from noprop_dist import api
-from noprop_dist.api import Result
-from noprop_dist.baseline.trainer import end_to_end_trainer
 from noprop_dist.cli.app import main
-from noprop_dist.stages import NETWORK
 from noprop_dist.storage.run_directory import RunDirectory
-from noprop_dist.training.batch_stream import RoundKey
-from noprop_dist.training.replicas import ALONE
-from noprop_dist.training.rounds import train_round
-from noprop_dist.training.setup import prepare
 
 TINY = ["data.name=digits", "blocks.count=2", "blocks.network={kind: mlp, width: 16, depth: 1}", "training.max_steps=8",
         "engine.workers=1", "evaluation.samples=0"]  # fmt: skip
-
-
-def trained_end_to_end(config, folder):
-    """What the baseline leaves in its run directory, without Ray Train."""
-    setup, data = prepare(config)
-    directory = RunDirectory(folder)
-    directory.create(config, setup.plan.facts)
-    cpu = torch.device("cpu")
-    trainer = end_to_end_trainer(setup, setup.training_samples(data.train.inputs, cpu), cpu, ALONE, lambda net: net)
-    report = train_round(trainer, setup.batch_stream(data.train.labels).round(RoundKey(NETWORK, 0, 8)))
-    directory.append_metrics([replace(report.record(), time=time.time())])
-    setup.checkpoint_writer(directory).add(trainer.snapshot())
-    return Result(folder)
 
 
 @pytest.fixture
