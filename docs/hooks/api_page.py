@@ -9,7 +9,7 @@ GROUPS = {
     "Train": ("RunConfig", "train", "resume", "Result", "Checkpoint"),
     "Use a trained network": ("load", "NoPropClassifier", "evaluate", "predict", "export"),
     "Watch": ("Callback",),
-    "Around training": ("inspect", "plan", "report", "merge", "pack"),
+    "Around training": ("inspect", "plan", "report", "merge", "pack", "slice_layers"),
     "Errors": ("UserError", "TrainingError"),
 }
 

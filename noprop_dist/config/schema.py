@@ -18,6 +18,7 @@ from noprop_dist.config.sections.blocks import (
     PaperNetwork,
     SmallConvNetwork,
     TorchvisionNetwork,
+    VitNetwork,
 )
 from noprop_dist.config.sections.data import AugmentSettings, DataSettings
 from noprop_dist.config.sections.engine import EngineSettings, ProfileSettings
@@ -64,6 +65,7 @@ __all__ = [
     "TorchvisionNetwork",
     "Tracker",
     "TrainingSettings",
+    "VitNetwork",
 ]
 
 
