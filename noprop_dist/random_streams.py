@@ -19,6 +19,7 @@ class Purpose(IntEnum):
     INITIALISATION = 5
     EVALUATION = 6
     SPLIT = 7
+    LEVEL = 8
 
 
 def stream(seed: int, purpose: Purpose, stage: int = 0, epoch: int = 0, step: int = 0) -> np.random.Generator:

@@ -11,6 +11,7 @@ from torch import nn
 from noprop_dist.config.schema import CustomNetwork, RunConfig
 from noprop_dist.data.augmentation import Augmentation, build_augmentation
 from noprop_dist.data.dataset import DataFacts
+from noprop_dist.diffusion.noise_range import NoiseRange
 from noprop_dist.diffusion.schedule import Schedule
 from noprop_dist.models.build import UNDRAWN, build_classifier, build_network, undrawn_network
 from noprop_dist.models.custom import NetworkFactory, Source, source_of
@@ -66,7 +67,22 @@ class RunPlan:
     @property
     def shapes(self) -> Shapes:
         """The sizes that a block's network has to fit."""
-        return Shapes(self.facts.input_shape, self.facts.classes, self.embedding_dim)
+        return Shapes(self.facts.input_shape, self.facts.classes, self.embedding_dim, self.takes_level)
+
+    @property
+    def takes_level(self) -> bool:
+        """Return True if networks are told the noise level of their z: their blocks own ranges of levels."""
+        return self.owns_ranges and self.config.blocks.noise.width > 0
+
+    @property
+    def owns_ranges(self) -> bool:
+        """Return True if noise levels are drawn for every sample."""
+        return not self.end_to_end and self.config.blocks.noise.kind == "range"
+
+    @cached_property
+    def noise_ranges(self) -> dict[Stage, NoiseRange]:
+        """The noise levels that each block is trained on: one, or a range."""
+        return {block(t): each for t, each in enumerate(self.config.noise_ranges(), start=1)}
 
     @property
     def input_alpha_bar(self) -> tuple[float, ...]:
@@ -117,7 +133,7 @@ class RunPlan:
         """What a round may grow to where very many workers are very fast (`Dispatch`): its draws lie in memory."""
         if self.config.engine.round_steps != "auto":
             return self.round_steps
-        step_bytes = self.config.training.batch_size * (4 + 4 + 4 * self.embedding_dim)
+        step_bytes = self.config.training.batch_size * (4 + 4 + 8 * self.owns_ranges + 4 * self.embedding_dim)
         return max(self.round_steps, LONGEST_ROUND_BYTES // step_bytes)
 
     def captures_steps_of(self, stage: Stage) -> bool:

@@ -31,7 +31,14 @@ from noprop_dist.inference.evaluation import (
     measure,
 )
 from noprop_dist.inference.export import Exported, export_classifier
-from noprop_dist.inference.load import TrainedRun, assemble_network, changed_networks, classifier_of, load_snapshots
+from noprop_dist.inference.load import (
+    TrainedRun,
+    assemble_network,
+    changed_networks,
+    classifier_of,
+    load_snapshots,
+    with_steps,
+)
 from noprop_dist.inference.network import Prediction, Sampler
 from noprop_dist.inference.predictions import Written, answers, write_predictions
 from noprop_dist.inference.predictions_file import PredictionsFile
@@ -123,6 +130,7 @@ def load(
     sampler: Sampler = "mean",
     passes: Positive = 1,
     seed: Seed | None = None,
+    steps_per_block: Positive | None = None,
     device: str | torch.device = "auto",
     trust_code: bool = False,
     warn: Callable[[str], None] = as_warning,
@@ -137,6 +145,7 @@ def load(
         sampler: `mean` (no noise on the way) or `stochastic` (Eq. 3).
         passes: of the reverse process, averaged.
         seed: of z_0 and ε; by default the run's.
+        steps_per_block: steps that each block takes through its range of noise levels; by default the run's.
         device: "cpu", "cuda", "cuda:1" …, or "auto": a GPU if there is one, else the CPU.
         trust_code: import networks that the run names by import path, though no `train` on this machine named them.
         warn: told of damaged checkpoints that are passed over and of changed networks; by default `warnings.warn`.
@@ -148,7 +157,7 @@ def load(
     opened = open_run(run, device, checkpoint=checkpoint, network=network, trust_code=trust_code)
     for line in opened.warnings:
         warn(line)
-    return classifier_of(opened, sampler, passes, seed)
+    return classifier_of(with_steps(opened, steps_per_block), sampler, passes, seed)
 
 
 @checked
@@ -218,6 +227,7 @@ def evaluate(
     checkpoint: str | int = "last",
     terms: bool = True,
     per_block: bool = False,
+    steps_per_block: Positive | None = None,
     data_root: str | Path | None = None,
     data: Any = None,
     network: NetworkFactory | None = None,
@@ -232,6 +242,7 @@ def evaluate(
         checkpoint: see `load`.
         terms: whether to measure the terms of Eq. 8, too.
         per_block: whether to measure each block, too.
+        steps_per_block: see `load`.
         data_root: where the data lies now, if it has moved.
         data: what was handed over to `train`, if it was.
         network: likewise.
@@ -241,6 +252,7 @@ def evaluate(
         UserError: as of `load`; or the data set cannot be read, or is not the one that the run was trained on.
     """
     opened = open_run(run, checkpoint=checkpoint, network=network, trust_code=trust_code)
+    opened = with_steps(opened, steps_per_block)
     config = opened.plan.config
     test = held_out_test(opened, data_root, data)
     with tells_failing_networks(opened):

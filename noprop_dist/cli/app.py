@@ -205,8 +205,12 @@ def evaluate(
     run_dir: RunDir,
     sampler: Sampler = "mean",
     passes: Annotated[int, typer.Option(help="Average over so many passes of the reverse process.")] = 1,
+    *,
     checkpoint: Checkpoint = "last",
     per_block: Annotated[bool, typer.Option("--per-block", help="Also each block along the chain, and alone.")] = False,
+    steps_per_block: Annotated[
+        int | None, typer.Option(help="Steps that each block takes through its range of noise levels.")
+    ] = None,
     data_root: DataRoot = None,
     as_json: Json = False,
     trust_code: TrustCode = False,
@@ -220,6 +224,7 @@ def evaluate(
         passes,
         checkpoint,
         per_block=per_block,
+        steps_per_block=steps_per_block,
         data_root=data_root,
         as_json=as_json,
         trust_code=trust_code,

@@ -21,6 +21,7 @@ def show_evaluation(
     checkpoint: str,
     *,
     per_block: bool,
+    steps_per_block: int | None,
     data_root: str | None,
     as_json: bool,
     trust_code: bool,
@@ -34,6 +35,7 @@ def show_evaluation(
             passes,
             checkpoint=checkpoint,
             per_block=per_block,
+            steps_per_block=steps_per_block,
             data_root=data_root,
             trust_code=trust_code,
         )

@@ -76,6 +76,13 @@ def _print_steps(plan: RunPlan) -> None:
     console.print(
         f"schedule: {config.schedule.kind}, alpha_bar from {alpha_bar[0]:g} (noise) to {alpha_bar[-1]:g} (label)"
     )
+    if plan.takes_level:
+        widths = [each.width for each in plan.noise_ranges.values()]
+        noise = config.blocks.noise
+        console.print(
+            f"noise: each block owns a range of levels, {min(widths):.2g} to {max(widths):.2g} wide in ln SNR; drawn "
+            f"{noise.density}, weighted by {noise.weight}"
+        )
 
 
 def _print_messages(plan: RunPlan, drawing: Drawing) -> None:
@@ -84,7 +91,7 @@ def _print_messages(plan: RunPlan, drawing: Drawing) -> None:
     if not drawing.by_coordinator:
         console.print(f"messages: a few hundred bytes a round of {plan.round_steps} steps, whatever its size")
         return
-    per_step = training.batch_size * (4 + 4 + 4 * plan.shapes.embedding_dim)
+    per_step = training.batch_size * (4 + 4 + 8 * plan.owns_ranges + 4 * plan.shapes.embedding_dim)
     in_flight = per_step * plan.round_steps * engine.prefetch * len(plan.stages)
     console.print(
         f"messages: {per_step:,} bytes per block-step, {plan.round_steps} steps a round, at most "

@@ -12,7 +12,7 @@ ONLY_ON_RAY = (
     r"|checkpoint\.storage_timeout_seconds|metrics\.\w+"
 )
 NOT_END_TO_END = (
-    r"schedule\.\w+|objective\.eta|embedding\.(learning_rate|sync_steps)|metrics\.\w+|checkpoint\.storage_timeout_seconds"
+    r"blocks\.noise\.\w+|evaluation\.steps_per_block|schedule\.\w+|objective\.eta|embedding\.(learning_rate|sync_steps)|metrics\.\w+|checkpoint\.storage_timeout_seconds"
     r"|engine\.profile.*|engine\.(prefetch|sampling|cuda_graphs|blocks_at_once|blocks_per_worker|(move_after|hang|stall_timeout)_seconds)"
 )
 
@@ -84,6 +84,11 @@ def _rules(config: RunConfig) -> list[tuple[str, bool, str]]:
             r"embedding\.(learning_rate|sync_steps)",
             not embedding.is_learned,
             f"with embedding.kind={embedding.kind}",
+        ),
+        (
+            r"blocks\.noise\.(density|weight|overlap|width)",
+            config.blocks.noise.kind == "point",
+            "with blocks.noise.kind=point",
         ),
         (r"classifier\.sigma", classifier != "radial", f"with classifier.kind={classifier}"),
         (

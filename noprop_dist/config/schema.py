@@ -15,6 +15,7 @@ from noprop_dist.config.sections.blocks import (
     GivenNetwork,
     MlpNetwork,
     NetworkSettings,
+    NoiseSettings,
     PaperNetwork,
     SmallConvNetwork,
     TorchvisionNetwork,
@@ -35,6 +36,7 @@ from noprop_dist.config.sections.training import (
     Precision,
     TrainingSettings,
 )
+from noprop_dist.diffusion.noise_range import NoiseRange, range_of_block
 from noprop_dist.diffusion.schedule import Schedule, cosine, equal_probability, linear
 from noprop_dist.errors import UserError
 
@@ -54,6 +56,7 @@ __all__ = [
     "MetricsSettings",
     "MlpNetwork",
     "NetworkSettings",
+    "NoiseSettings",
     "ObjectiveSettings",
     "PaperNetwork",
     "Precision",
@@ -67,6 +70,10 @@ __all__ = [
     "TrainingSettings",
     "VitNetwork",
 ]
+
+
+LEAST_MASS = 1e-9
+"""Of a log-normal density in one block's range: with less, rounding would decide on levels."""
 
 
 class RunConfig(Settings):
@@ -162,11 +169,47 @@ class RunConfig(Settings):
                     )
                 return Schedule(values)
 
+    def noise_ranges(self) -> tuple[NoiseRange, ...]:
+        """The noise levels that blocks 1, …, T are trained on: one each, or a range."""
+        schedule, noise = self.noise_schedule(), self.blocks.noise
+        if noise.kind == "point":
+            return tuple(NoiseRange(level, level) for level in schedule.alpha_bar[:-1])
+        shape = {"width": noise.width, "overlap": noise.overlap}
+        blocks = range(1, schedule.T + 1)
+        return tuple(range_of_block(schedule, t, noise.density, noise.weight, **shape) for t in blocks)
+
     # What no section can check alone:
 
     @model_validator(mode="after")
     def _schedule_is_valid(self) -> "RunConfig":
         self.noise_schedule()
+        return self
+
+    @model_validator(mode="after")
+    def _levels_can_be_drawn(self) -> "RunConfig":
+        noise = self.blocks.noise
+        ranges = self.noise_ranges() if noise.kind == "range" else ()
+        for t, each in enumerate(ranges, start=1):
+            if not 0 < each.lowest <= each.highest < 1:
+                raise ValueError(
+                    f"blocks.noise.overlap={noise.overlap:g}: the range of block {t} reaches to alpha_bar = "
+                    f"{each.highest:.17g}, and must stay between 0 and 1"
+                )
+            if noise.density == "log-normal" and not each.is_point and each.mass < LEAST_MASS:
+                raise ValueError(
+                    f"blocks.noise.density=log-normal: {each.mass:.1g} of its levels lie in the range of block {t}, "
+                    f"at least {LEAST_MASS:g} are needed; use log-uniform, or other ends of the schedule"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _steps_go_through_a_range(self) -> "RunConfig":
+        steps, noise = self.evaluation.steps_per_block, self.blocks.noise
+        if steps > 1 and (noise.kind == "point" or noise.width == 0):
+            raise ValueError(
+                f"evaluation.steps_per_block={steps} needs blocks.noise.kind=range: a block that was trained at one "
+                "noise level takes one step"
+            )
         return self
 
     @model_validator(mode="after")

@@ -1,1 +1,1 @@
-"""The mathematics of NoProp-DT over plain numbers and tensors: no Ray, no configuration objects."""
+"""The mathematics of NoProp over plain numbers and tensors: no Ray, no configuration objects."""

@@ -25,7 +25,12 @@ def predict_embedding(logits: Tensor, embedding: Tensor) -> Tensor:
 
 def squared_error(u_hat: Tensor, u_y: Tensor) -> Tensor:
     """‖û − u_y‖², summed over d and averaged over the batch: a scalar."""
-    return (u_hat - u_y).square().sum(dim=-1).mean()
+    return squared_errors(u_hat, u_y).mean()
+
+
+def squared_errors(u_hat: Tensor, u_y: Tensor) -> Tensor:
+    """‖û − u_y‖² of each sample, summed over d, (B,)."""
+    return (u_hat - u_y).square().sum(dim=-1)
 
 
 def denoising_weight(schedule: Schedule, t: int, eta: float) -> float:

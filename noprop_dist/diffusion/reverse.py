@@ -8,8 +8,8 @@ from torch import Tensor
 from noprop_dist.diffusion.objective import predict_embedding
 from noprop_dist.diffusion.schedule import Schedule
 
-BlockFunction = Callable[[Tensor, Tensor], Tensor]
-"""A block: (x (B, …), z_{t-1} (B, d)) → logits (B, m)."""
+BlockFunction = Callable[..., Tensor]
+"""A block: (x (B, …), z_{t-1} (B, d)) → logits (B, m); one that owns a range of levels takes λ (B,) as well."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Link:
 
     Attributes:
         t: 1..T.
-        u_hat: û_t(z_{t-1}, x), (B, d).
+        u_hat: û_t(z_{t-1}, x), (B, d); where a block takes several steps, that of the last.
         z: z_t, (B, d).
     """
 
@@ -34,8 +34,14 @@ def reverse_process(
     x: Tensor,
     z_0: Tensor,
     epsilon: Callable[[int], Tensor] | None = None,
+    *,
+    steps_per_block: int = 1,
+    takes_level: bool = False,
 ) -> Iterator[Link]:
     """z_t = a_t û_t(z_{t-1}, x) + b_t z_{t-1} + √c_t ε_t for t = 1..T, one link at a time (Eq. 3).
+
+    A block that owns a range of levels may take k steps through it, equal in λ. The posterior of Eq. 3 holds between
+    any two levels.
 
     Args:
         blocks: û_1 … û_T as functions from (x, z_{t-1}) to logits.
@@ -43,12 +49,17 @@ def reverse_process(
         embedding: W_embed, (m, d).
         x: inputs, (B, …).
         z_0: standard normal noise, (B, d).
-        epsilon: gives ε_t (B, d) for the `stochastic` sampler; None is the `mean` sampler (ε = 0).
+        epsilon: gives ε (B, d) of step 1..kT for the `stochastic` sampler; None is the `mean` sampler (ε = 0).
+        steps_per_block: k.
+        takes_level: whether blocks are given λ of their input.
     """
-    z = z_0
-    for t, block in enumerate(blocks, start=1):
-        u_hat = predict_embedding(block(x, z), embedding)
-        z = schedule.a(t) * u_hat + schedule.b(t) * z
+    z, levels = z_0, schedule.refined(steps_per_block)
+    for step in range(1, levels.T + 1):
+        t = -(-step // steps_per_block)
+        level = (z.new_full(z.shape[:1], levels.log_snr(step - 1)),) if takes_level else ()
+        u_hat = predict_embedding(blocks[t - 1](x, z, *level), embedding)
+        z = levels.a(step) * u_hat + levels.b(step) * z
         if epsilon is not None:
-            z = z + schedule.c(t) ** 0.5 * epsilon(t)
-        yield Link(t, u_hat, z)
+            z = z + levels.c(step) ** 0.5 * epsilon(step)
+        if step % steps_per_block == 0:
+            yield Link(t, u_hat, z)

@@ -43,6 +43,25 @@ class Schedule:
         """SNR(t) = ᾱ_t / (1 − ᾱ_t), t = 0..T (after Eq. 8)."""
         return self.alpha_bar[t] / (1 - self.alpha_bar[t])
 
+    def log_snr(self, t: int) -> float:
+        """λ_t = ln SNR(t), t = 0..T."""
+        return log_snr(self.alpha_bar[t])
+
+    def refined(self, steps: int) -> "Schedule":
+        """The schedule of a chain in which each block takes so many steps, equal in λ, from its ᾱ_{t-1} to its ᾱ_t.
+
+        Its steps 1, …, T · `steps` have a, b and c of their own; step s is done by block ⌈s / steps⌉.
+        """
+        if steps == 1:
+            return self
+        within = [
+            shifted(noisy, k * (log_snr(clean) - log_snr(noisy)) / steps)
+            for noisy, clean in pairwise(self.alpha_bar)
+            for k in range(1, steps + 1)
+        ]
+        within[steps - 1 :: steps] = self.alpha_bar[1:]  # borders stay as they are, to the last bit
+        return Schedule((self.alpha_bar[0], *within))
+
     def snr_gain(self, t: int) -> float:
         """SNR(t) − SNR(t−1) > 0, what block t = 1..T adds (Eq. 8)."""
         return self.snr(t) - self.snr(t - 1)
@@ -58,6 +77,16 @@ class Schedule:
     def c(self, t: int) -> float:
         """Variance of q(z_t | z_{t-1}, y), t = 1..T, always positive (between Eqs. 6 and 7)."""
         return (1 - self.alpha_bar[t]) * (1 - self.alpha(t - 1)) / (1 - self.alpha_bar[t - 1])
+
+
+def log_snr(alpha_bar: float) -> float:
+    """λ = ln SNR = ln(ᾱ / (1 − ᾱ))."""
+    return math.log(alpha_bar) - math.log1p(-alpha_bar)
+
+
+def shifted(alpha_bar: float, by: float) -> float:
+    """The level whose λ is greater by so much; the same level, to the last bit, for 0."""
+    return alpha_bar * math.exp(by) / (1 + alpha_bar * math.expm1(by))
 
 
 def check_alpha_bar(alpha_bar: Sequence[float]) -> None:

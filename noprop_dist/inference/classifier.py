@@ -50,8 +50,8 @@ class NoPropClassifier(nn.Module):
     Args:
         blocks: in evaluation mode.
         classifier: (z_T, W_embed) → scores.
-        buffers: `embedding` W_embed (m, d); `coefficients` (T, 3), see `NoPropNetwork`; `mean` and `std` that
-            broadcast to a sample; `noise` z_0, ε_1 … ε_T of each pass, (passes, T + 1, 1, d).
+        buffers: `embedding` W_embed (m, d); `coefficients` (kT, 3 or 4), see `NoPropNetwork`; `mean` and `std` that
+            broadcast to a sample; `noise` z_0, ε of each step, (passes, kT + 1, 1, d).
         sampler: `stochastic` or `mean` (ε = 0).
         input_shape: of a sample.
         input_dtype: that it was trained on, "uint8" or "float32".
@@ -120,11 +120,12 @@ class NoPropClassifier(nn.Module):
         seed = network.seed if seed is None else seed
         facts, drawing = network.facts, replace(network, seed=seed)
         per_channel = (-1, *[1] * (len(facts.input_shape) - 1))
-        steps = range(network.schedule.T + 1)
+        coefficients = network.coefficients
+        steps = range(len(coefficients) + 1)
         draws = [torch.stack([drawing.noise(1, t, pass_, batch=0) for t in steps]) for pass_ in range(passes)]
         buffers = {
             "embedding": network.embedding.detach(),
-            "coefficients": network.coefficients,
+            "coefficients": coefficients,
             "mean": torch.tensor(facts.mean, device=network.device).reshape(per_channel),
             "std": torch.tensor(facts.std, device=network.device).reshape(per_channel),
             "noise": torch.stack(draws),
@@ -167,6 +168,11 @@ class NoPropClassifier(nn.Module):
         return len(self.noise)
 
     @property
+    def steps_per_block(self) -> int:
+        """Steps that each block takes through its range of noise levels; 1 where it has one level."""
+        return len(self.coefficients) // len(self.blocks)
+
+    @property
     def device(self) -> torch.device:
         """Where it computes."""
         return self.embedding.device
@@ -207,7 +213,7 @@ class NoPropClassifier(nn.Module):
         return classes
 
     def chain(self, images: Images) -> Tensor:
-        """z_0 … z_T of the first pass, (T + 1, B, d)."""
+        """z_0 … z_T of the first pass, (T + 1, B, d); where blocks take k steps, all of these, (kT + 1, B, d)."""
         with as_in_a_new_process(), torch.no_grad():
             here = self._here(images)
             return torch.stack(self._chain(self.normalise(here), self.noise[:1].expand(-1, -1, len(here), -1)))
@@ -222,6 +228,7 @@ class NoPropClassifier(nn.Module):
             id2label={str(label): name for label, name in enumerate(self.class_names)},
             sampler=self.sampler,
             passes=self.passes,
+            steps_per_block=self.steps_per_block,
         )
 
     @checked
@@ -369,14 +376,16 @@ class NoPropClassifier(nn.Module):
             noise: (passes, T + 1, B, d).
         """
         passes, epsilon = noise.shape[0], noise.transpose(0, 1).flatten(1, 2)
-        chain = [epsilon[0]]
-        for t, block in enumerate(self.blocks, start=1):
+        chain, steps = [epsilon[0]], self.steps_per_block
+        for t, block in enumerate(self.blocks):
             features = image_features(block, x)
             if passes > 1:
                 features = features.repeat(passes, *[1] * (features.dim() - 1))
-            a, b, s = self.coefficients[t - 1]
-            z = a * predict_embedding(logits(block, features, chain[-1]), self.embedding) + b * chain[-1]
-            chain.append(z + s * epsilon[t] if self.sampler == "stochastic" else z)
+            for step in range(t * steps, (t + 1) * steps):
+                a, b, s, *told = self.coefficients[step]
+                level = told[0].expand(len(chain[-1])) if told else None
+                z = a * predict_embedding(logits(block, features, chain[-1], level), self.embedding) + b * chain[-1]
+                chain.append(z + s * epsilon[step + 1] if self.sampler == "stochastic" else z)
         return chain
 
 

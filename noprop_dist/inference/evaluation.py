@@ -18,6 +18,7 @@ from torch import Tensor
 from noprop_dist.data.dataset import Labels, Split
 from noprop_dist.data.samples import Samples
 from noprop_dist.diffusion.embedding import nearest_class
+from noprop_dist.diffusion.noise_range import equal_snr_levels
 from noprop_dist.diffusion.objective import (
     classifier_loss,
     kl_to_prior,
@@ -25,7 +26,7 @@ from noprop_dist.diffusion.objective import (
     predict_embedding,
     squared_error,
 )
-from noprop_dist.diffusion.process import noisy_embedding
+from noprop_dist.diffusion.process import noisy_embedding, noisy_embedding_at
 from noprop_dist.diffusion.schedule import Schedule
 from noprop_dist.inference.network import NoPropNetwork, Sampler
 from noprop_dist.inference.side_by_side import side_by_side
@@ -86,7 +87,8 @@ class ObjectiveTerms:
     Attributes:
         cross_entropy: E[−log p̂_out(y | z_T)], z_T ~ q(z_T | y).
         kl: D_KL(q(z_0 | y) ‖ N(0, I)).
-        squared_errors: E‖û_t(z_{t-1}, x) − u_y‖², z_{t-1} ~ q(z_{t-1} | y), for t = 1..T.
+        squared_errors: E‖û_t(z_{t-1}, x) − u_y‖², z_{t-1} ~ q(z_{t-1} | y), for t = 1..T; of a block that owns a range
+            of levels, the mean over levels that are uniform in SNR, so that its term is its share of the integral.
         denoising_terms: ½ η (SNR(t) − SNR(t−1)) times these errors, for t = 1..T.
         denoising: their sum.
         objective: cross-entropy + KL + denoising, Eq. 8 with the run's η.
@@ -211,7 +213,8 @@ class _Parts:
 
     def follow(self, network: NoPropNetwork, x: Tensor, batch: int) -> Iterator[object]:
         for link, block in zip(network.chain(x, self._sampler, 0, batch), network.blocks, strict=True):
-            alone = block(x, network.noise(len(x), link.t, ALONE_PASS, batch))
+            noise = network.noise(len(x), link.t, ALONE_PASS, batch)
+            alone = block(x, noise, *network.level(link.t, len(x)))
             points = link.z, link.u_hat, predict_embedding(alone, network.embedding)
             for guesses, point in zip(self._guesses[link.t - 1], points, strict=True):
                 guesses[batch] = nearest_class(point, network.embedding)
@@ -232,14 +235,22 @@ class _Terms:
         labels = torch.from_numpy(self._labels[batch * BATCH : batch * BATCH + len(x)]).to(network.device)
         u_y, share = W[labels], len(x) / len(self._labels)
 
-        def noisy(t: int) -> Tensor:
-            return noisy_embedding(u_y, network.noise(len(u_y), t, TERMS_PASS, batch), schedule.alpha_bar[t])
+        def noise(t: int) -> Tensor:
+            return network.noise(len(u_y), t, TERMS_PASS, batch)
+
+        def block_input(t: int) -> tuple[Tensor, ...]:
+            if not network.takes_level:
+                return (noisy_embedding(u_y, noise(t - 1), schedule.alpha_bar[t - 1]),)
+            levels = equal_snr_levels(schedule, t, network.uniform(len(u_y), t, TERMS_PASS, batch))
+            log_snr = torch.from_numpy(np.log(levels) - np.log1p(-levels)).to(u_y)
+            return noisy_embedding_at(u_y, noise(t - 1), levels), log_snr
 
         of_batch = self._shares[batch] = []
-        of_batch.append(share * classifier_loss(network.classifier(noisy(schedule.T), W), labels).item())
+        z_T = noisy_embedding(u_y, noise(schedule.T), schedule.alpha_bar[-1])
+        of_batch.append(share * classifier_loss(network.classifier(z_T, W), labels).item())
         of_batch.append(share * kl_to_prior(u_y, schedule.alpha_bar[0]).item())
         for t, block in enumerate(network.blocks, start=1):
-            of_batch.append(share * squared_error(predict_embedding(block(x, noisy(t - 1)), W), u_y).item())
+            of_batch.append(share * squared_error(predict_embedding(block(x, *block_input(t)), W), u_y).item())
             yield t
 
     def result(self, schedule: Schedule, eta: float) -> ObjectiveTerms:

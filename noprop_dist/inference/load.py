@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -108,12 +108,29 @@ def classifier_of(
     return NoPropClassifier.of(run.network, _card(run), sampler, passes, seed)
 
 
+def with_steps(run: TrainedRun, steps_per_block: int | None) -> TrainedRun:
+    """The run with another number of steps that each block takes through its range; None leaves it as it is.
+
+    Raises:
+        UserError: its blocks have one noise level each.
+    """
+    if steps_per_block is None:
+        return run
+    if steps_per_block > 1 and not run.plan.takes_level:
+        raise UserError(
+            f"steps_per_block={steps_per_block}: the blocks of {run.directory} have one noise level each "
+            "(blocks.noise.kind=point), so each takes one step"
+        )
+    return replace(run, network=replace(run.network, steps_per_block=steps_per_block))
+
+
 def _card(run: TrainedRun) -> dict[str, Any]:
     """What `save_pretrained` tells of a run, without any path."""
     config, facts = run.plan.config, run.plan.facts
+    of_blocks = {"count", "network", "networks", *(("noise",) if run.plan.takes_level else ())}
     measured = [each for each in run.directory.metrics() if isinstance(each, Evaluated) and each.step == run.step]
     return {
-        "blocks": config.blocks.model_dump(mode="json", include={"count", "network", "networks"}),
+        "blocks": config.blocks.model_dump(mode="json", include=of_blocks),
         "classifier": config.classifier.model_dump(mode="json"),
         "trained": {
             "data": facts.name,
@@ -158,6 +175,8 @@ def assemble_network(plan: RunPlan, snapshots: Mapping[Stage, Snapshot], device:
         schedule=plan.schedule,
         facts=plan.facts,
         seed=plan.config.seed,
+        takes_level=plan.takes_level,
+        steps_per_block=plan.config.evaluation.steps_per_block if plan.takes_level else 1,
     )
 
 

@@ -1,7 +1,7 @@
 """A whole trained network (blocks, classifier, embedding and schedule) and what it says of a picture."""
 
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
 import numpy as np
@@ -46,6 +46,8 @@ class NoPropNetwork:
         schedule: of T blocks.
         facts: of the data set that it was trained on.
         seed: of the run; keys z_0 and ε.
+        takes_level: whether blocks are told λ of their input: each owns a range of noise levels.
+        steps_per_block: k, steps that a block takes through its range.
     """
 
     blocks: tuple[nn.Module, ...]
@@ -54,6 +56,8 @@ class NoPropNetwork:
     schedule: Schedule
     facts: DataFacts
     seed: int
+    takes_level: bool = field(default=False, kw_only=True)
+    steps_per_block: int = field(default=1, kw_only=True)
 
     @property
     def device(self) -> torch.device:
@@ -62,10 +66,20 @@ class NoPropNetwork:
 
     @property
     def coefficients(self) -> Tensor:
-        """a_t, b_t and s_t of z_t = a_t û_t(z_{t-1}, x) + b_t z_{t-1} + s_t ε_t for t = 1..T, (T, 3) float32."""
-        schedule = self.schedule
-        links = [(schedule.a(t), schedule.b(t), schedule.c(t) ** 0.5) for t in range(1, schedule.T + 1)]
-        return torch.tensor(links, device=self.device)
+        """a_t, b_t and s_t of z_t = a_t û_t(z_{t-1}, x) + b_t z_{t-1} + s_t ε_t for each step, (kT, 3) float32.
+
+        Where blocks are told it, λ of z_{t-1} comes fourth.
+        """
+        levels = self.schedule.refined(self.steps_per_block)
+        steps = range(1, levels.T + 1)
+        links = [(levels.a(t), levels.b(t), levels.c(t) ** 0.5, levels.log_snr(t - 1)) for t in steps]
+        return torch.tensor(links, device=self.device)[:, : 4 if self.takes_level else 3].contiguous()
+
+    def level(self, t: int, samples: int) -> tuple[Tensor, ...]:
+        """λ of block t's input z_{t-1} as a further argument, (samples,); none where blocks are not told it."""
+        if not self.takes_level:
+            return ()
+        return (torch.full((samples,), self.schedule.log_snr(t - 1), device=self.device),)
 
     @property
     def batches_at_once(self) -> int:
@@ -81,7 +95,7 @@ class NoPropNetwork:
         return replace(self, blocks=sharing_features(self.blocks))
 
     def noise(self, samples: int, t: int, pass_: int, batch: int | None) -> Tensor:
-        """z_0 (t = 0) or ε_t for one batch of samples in one pass, (samples, d); the same at every call.
+        """z_0 (t = 0) or ε of step t for one batch of samples in one pass, (samples, d); the same at every call.
 
         Without the number of a batch all samples have the noise of the first one of batch 0. So what is said of a
         sample does not depend on the others.
@@ -90,6 +104,10 @@ class NoPropNetwork:
         rows, d = samples if batch is not None else 1, self.embedding.shape[1]
         noise = generator.standard_normal((rows, d), dtype=np.float32)
         return torch.from_numpy(noise).to(self.device).expand(samples, d)
+
+    def uniform(self, samples: int, t: int, pass_: int, batch: int) -> NDArray[np.float64]:
+        """Numbers of [0, 1) from which noise levels of block t are drawn, (samples,)."""
+        return stream(self.seed, Purpose.LEVEL, stage=t, epoch=pass_, step=batch).random(samples)
 
     def chain(self, x: Tensor, sampler: Sampler, pass_: int = 0, batch: int | None = 0) -> Iterator[Link]:
         """The reverse process from z_0 ~ N(0, I), one link at a time.
@@ -102,7 +120,11 @@ class NoPropNetwork:
         """
         z_0 = self.noise(len(x), 0, pass_, batch)
         epsilon = None if sampler == "mean" else lambda t: self.noise(len(x), t, pass_, batch)
-        return reverse_process(self.blocks, self.schedule, self.embedding, x, z_0, epsilon)
+        return reverse_process(
+            *(self.blocks, self.schedule, self.embedding, x, z_0, epsilon),
+            steps_per_block=self.steps_per_block,
+            takes_level=self.takes_level,
+        )
 
     def decide(
         self, x: Tensor, sampler: Sampler, passes: int = 1, batch: int | None = 0, first_pass: int = 0

@@ -59,6 +59,7 @@ class PretrainedConfig(BaseModel):
         weights_sha256: of model.safetensors.
         trained: what is told of the training.
         seed: of z_0 and ε.
+        steps_per_block: k, steps that each block takes through its range of noise levels.
     """
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
@@ -75,6 +76,7 @@ class PretrainedConfig(BaseModel):
     weights_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     trained: dict[str, Any] = {}
     seed: int = 0
+    steps_per_block: Positive = 1
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -84,7 +86,7 @@ class PretrainedConfig(BaseModel):
     @property
     def card(self) -> dict[str, Any]:
         """See `NoPropClassifier`."""
-        of_blocks = {"count", "network", "networks"}
+        of_blocks = {"count", "network", "networks", "noise"}
         return self.model_dump(
             mode="json", include={"blocks": of_blocks, "classifier": True, "trained": True, "seed": True}
         )
@@ -92,7 +94,12 @@ class PretrainedConfig(BaseModel):
     @property
     def shapes(self) -> Shapes:
         """That the networks have to fit."""
-        return Shapes(self.input_shape, len(self.id2label), self.embedding_dim)
+        return Shapes(self.input_shape, len(self.id2label), self.embedding_dim, self.takes_level)
+
+    @property
+    def takes_level(self) -> bool:
+        """Return True if blocks are told the noise level of z."""
+        return self.blocks.noise.kind == "range" and self.blocks.noise.width > 0
 
 
 def write_pretrained(folder: Path, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
@@ -303,7 +310,8 @@ def _check_buffers(config: PretrainedConfig, buffers: Mapping[str, Tensor]) -> N
     T, m, d = config.blocks.count, len(config.id2label), config.embedding_dim
     passes = max([1, *buffers["noise"].shape[:1]]) if "noise" in buffers else 1
     per_channel = (config.input_shape[0], *[1] * (len(config.input_shape) - 1))
-    shapes = (m, d), (T, 3), per_channel, per_channel, (passes, T + 1, 1, d)
+    steps, columns = T * config.steps_per_block, 4 if config.takes_level else 3
+    shapes = (m, d), (steps, columns), per_channel, per_channel, (passes, steps + 1, 1, d)
     _must_fit("", buffers, dict(zip(BUFFERS, shapes, strict=True)))
     for name, tensor in buffers.items():
         if not tensor.is_floating_point():

@@ -1,5 +1,6 @@
 """Checks the networks of blocks before anything is trained with them, or once they are put together."""
 
+import inspect
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
@@ -19,11 +20,12 @@ def check_network(network: nn.Module, shapes: Shapes, name: str) -> None:
     """Check a network's weights, and what two samples of zeros make of it; its state is left as it was.
 
     Raises:
-        UserError: it has no weights that can be trained and kept, it fails on the data's shape, it writes into what it
-            is given, or it returns anything but float32 logits (2, m); the message begins with `name`.
+        UserError: it has no weights that can be trained and kept, it takes no noise level where it is told one, it
+            fails on the data's shape, it writes into what it is given, or it returns anything but float32 logits
+            (2, m); the message begins with `name`.
     """
     try:
-        fault = _fault_of_weights(network) or _fault_of_forward(network, shapes)
+        fault = _fault_of_weights(network) or _fault_of_level(network, shapes) or _fault_of_forward(network, shapes)
     except (Exception, SystemExit) as error:
         fault = (
             f"the network cannot take samples of shape {shapes.input_shape} with z of size {shapes.embedding_dim}: "
@@ -49,6 +51,19 @@ def _fault_of_weights(network: nn.Module) -> str | None:
         except (AttributeError, TypeError, RuntimeError):
             kind = weight.dtype if isinstance(weight, Tensor) else type(weight).__name__
             return f"{key} of type {kind} cannot be kept in a snapshot; keep weights in torch.float32"
+    return None
+
+
+def _fault_of_level(network: nn.Module, shapes: Shapes) -> str | None:
+    if not shapes.takes_level:
+        return None
+    try:
+        inspect.signature(network.forward).bind("x", "z", "log_snr")
+    except TypeError:
+        return (
+            "the network takes no noise level, and its block owns a range of them (blocks.noise.kind=range); "
+            "write forward(x, z, log_snr) with log_snr (B,), or choose blocks.noise.kind=point"
+        )
     return None
 
 

@@ -1,6 +1,6 @@
 """The figures of a run: each function draws one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from noprop_dist.diffusion.schedule import Schedule
-from noprop_dist.inference.evaluation import BlockEvaluation
+from noprop_dist.inference.evaluation import BlockEvaluation, Evaluation
+from noprop_dist.inference.levels import LevelError
 from noprop_dist.inference.network import NoPropNetwork, Sampler
 from noprop_dist.printable import printable
 from noprop_dist.records import EmbeddingUpdated, Evaluated, ObjectiveMeasured, RoundDone
@@ -98,6 +99,38 @@ def denoising_of_blocks(schedule: Schedule, objective: ObjectiveMeasured) -> Fig
     )
     right.bar(blocks, objective.denoising_terms, color="tab:blue")
     right.set(title="Its term of Eq. 8", xlabel="block t", ylabel="½ η (SNR(t) − SNR(t−1)) ‖û − u_y‖² (nats)")
+    return figure
+
+
+def error_over_levels(
+    errors: Sequence[LevelError], schedule: Schedule, accuracies: Mapping[tuple[int, Sampler], Evaluation]
+) -> Figure:
+    """Error of every block over its range of noise levels, and accuracy by the steps that are taken through it.
+
+    Args:
+        errors: of blocks 1, …, T.
+        schedule: its levels are the borders of the ranges.
+        accuracies: by steps per block and sampler.
+    """
+    figure, (left, right) = _figure(columns=2)
+    for t in range(1, schedule.T + 1):
+        of_block = [each for each in errors if each.block == t]
+        colour = BLOCK_COLOURS((t - 1) / max(1, schedule.T - 1) * 0.9)
+        left.plot([each.log_snr for each in of_block], [each.squared_error for each in of_block], ".-", color=colour)
+    for t in range(schedule.T + 1):
+        left.axvline(schedule.log_snr(t), color="grey", linewidth=0.6, linestyle=":")
+    left.set(
+        title="Error of each block over its range (dotted: borders)",
+        xlabel="λ = ln SNR of its input: noise on the left, label on the right",
+        ylabel="‖û − u_y‖²",
+        yscale="log",
+    )
+    for sampler in dict.fromkeys(sampler for _, sampler in accuracies):
+        line = [(k, 100 * each.accuracy) for (k, of), each in accuracies.items() if of == sampler]
+        right.plot(*zip(*line, strict=True), marker="o", label=sampler)
+    right.set(title="Accuracy of the chain", xlabel="steps per block", ylabel="accuracy (%)")
+    right.set_xticks(sorted({k for k, _ in accuracies}))
+    right.legend()
     return figure
 
 

@@ -11,6 +11,7 @@ from noprop_dist.config.layers import to_yaml
 from noprop_dist.data.dataset import HeldOut, Split
 from noprop_dist.data.samples import Samples
 from noprop_dist.inference.evaluation import evaluate_blocks
+from noprop_dist.inference.levels import accuracy_by_steps, level_errors
 from noprop_dist.inference.load import TrainedRun
 from noprop_dist.inference.network import NoPropNetwork
 from noprop_dist.inference.score import scores_of
@@ -25,6 +26,7 @@ from noprop_dist.storage.checkpoints import Manifest
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import Snapshot
 
+STEPS_PER_BLOCK = 1, 2, 4
 PARTS_SAMPLES = 1000
 """Test samples for the accuracy of the parts: a report should take seconds."""
 
@@ -71,7 +73,7 @@ def _page(directory: RunDirectory, plan: RunPlan, metrics: list[Record], pngs: l
     manifest, scores = directory.checkpoints.manifest(), scores_of(plan, metrics)
     best = None if scores is None else next(iter(scores.best(1, among=directory.checkpoints.steps())), None)
     return html_page(
-        title=f"{'Back-propagation' if plan.end_to_end else 'NoProp-DT'} on {plan.facts.name}",
+        title=f"{_method(plan)} on {plan.facts.name}",
         subtitle=f"{plan.config.blocks.count} blocks {_between_blocks(plan)}; {directory}",
         headline=_headline(metrics),
         pictures=pngs,
@@ -90,7 +92,7 @@ def _training_pictures(plan: RunPlan, metrics: list[Record]) -> Pictures:
         text = "The whole chain, assembled from the blocks' snapshots at the same step."
         pictures.append(("accuracy", "Accuracy over steps", text, plots.accuracy_over_steps(evaluations)))
     if objectives:
-        text = "What each block still gets wrong at the noise level that it is trained for and used at."
+        text = "What each block still gets wrong at the noise level that it is used at, or over the range that it owns."
         figure = plots.denoising_of_blocks(plan.schedule, objectives[-1])
         pictures.append(("denoising", "Denoising error against noise level", text, figure))
         text = "Cross-entropy of the classifier, KL of z_0 to noise, and the denoising terms of all blocks together."
@@ -99,6 +101,14 @@ def _training_pictures(plan: RunPlan, metrics: list[Record]) -> Pictures:
         text = "Embeddings that shrink or come together make denoising easy and classification hard."
         pictures.append(("embedding", "The learned class embeddings", text, plots.embedding_over_steps(updates)))
     return pictures
+
+
+def _method(plan: RunPlan) -> str:
+    if plan.end_to_end:
+        return "Back-propagation"
+    if not plan.takes_level:
+        return "NoProp-DT"
+    return "NoProp-CT" if plan.config.blocks.count == 1 else "NoProp with ranges of noise levels"
 
 
 def _between_blocks(plan: RunPlan) -> str:
@@ -135,7 +145,17 @@ def _network_pictures(run: TrainedRun, whole_test: Split) -> Pictures:
     parts = evaluate_blocks(run.network, test, "mean")
     text = "Only the chain and its parts together show whether the chain does anything (mean sampler)."
     pictures = [("parts", "Accuracy through the blocks", text, plots.accuracy_of_parts(parts))]
-    return pictures + _path_picture(run, test)
+    return pictures + _levels_picture(run, test) + _path_picture(run, test)
+
+
+def _levels_picture(run: TrainedRun, test: Split) -> Pictures:
+    """The errors over noise levels, if blocks own ranges of them; else none."""
+    if not run.plan.takes_level:
+        return []
+    accuracies = accuracy_by_steps(run.network, test, STEPS_PER_BLOCK, ("mean", "stochastic"))
+    figure = plots.error_over_levels(level_errors(run.network, test), run.plan.schedule, accuracies)
+    text = "Each block is measured over the range that it owns; it may take several steps through it."
+    return [("levels", "Error over noise levels", text, figure)]
 
 
 def _path_picture(run: TrainedRun, test: Split) -> Pictures:

@@ -1,13 +1,15 @@
 """The batches of every stage as a pure function of (seed, epoch, step, stage)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from noprop_dist.diffusion.process import noisy_embedding
+from noprop_dist.diffusion.noise_range import Levels, NoiseRange
+from noprop_dist.diffusion.process import noisy_embedding, noisy_embedding_at
 from noprop_dist.random_streams import Purpose, stream
 from noprop_dist.stages import Stage
 from noprop_dist.training.embedding import EmbeddingVersion
@@ -26,6 +28,7 @@ class Batch:
         indices: of the training samples, (B,) int32.
         labels: of the same samples, (B,) int32.
         z: z_{t-1} ~ q(z_{t-1} | y) for block t, z_T for the classifier, (B, d) float32.
+        levels: ᾱ of each z, (B,), of a block that owns a range of levels; else None.
     """
 
     step: int
@@ -33,6 +36,7 @@ class Batch:
     indices: NDArray[np.int32]
     labels: NDArray[np.int32]
     z: NDArray[np.float32]
+    levels: Levels | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ class Round:
         labels: of the same samples, (K, B) int32.
         z: z_{t-1} ~ q(z_{t-1} | y) for block t, z_T for the classifier, (K, B, d) float32.
         embedding: the version of W_embed that these steps train against, if it is learned.
+        levels: ᾱ of each z, (K, B) float64, of a block that owns a range of levels; else None.
     """
 
     stage: Stage
@@ -83,6 +88,7 @@ class Round:
     labels: NDArray[np.int32]
     z: NDArray[np.float32]
     embedding: EmbeddingVersion | None = None
+    levels: Levels | None = None
 
     @property
     def steps(self) -> int:
@@ -91,7 +97,8 @@ class Round:
     @property
     def nbytes(self) -> int:
         """Bytes of its arrays, without a version of W_embed that comes with them."""
-        return sum(array.nbytes for array in (self.epochs, self.indices, self.labels, self.z))
+        levels = 0 if self.levels is None else self.levels.nbytes
+        return levels + sum(array.nbytes for array in (self.epochs, self.indices, self.labels, self.z))
 
 
 def draw_z(
@@ -108,8 +115,31 @@ def draw_z(
         u_y: embeddings of the batch's labels, (B, d) float32.
     """
     number = stage.number(len(alpha_bar) - 1)
-    epsilon = stream(seed, Purpose.NOISE, number, epoch, step).standard_normal(u_y.shape, dtype=np.float32)
-    return noisy_embedding(u_y, epsilon, alpha_bar[number - 1])
+    return noisy_embedding(u_y, _draw_noise(seed, number, epoch, step, u_y.shape), alpha_bar[number - 1])
+
+
+def draw_z_in_range(
+    seed: int, noise_range: NoiseRange, stage: Stage, epoch: int, step: int, u_y: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], Levels]:
+    """Draw a noise level for each sample of block t, and z at that level; the same whoever draws them.
+
+    Args:
+        seed: of the run.
+        noise_range: of the block.
+        stage: the block.
+        epoch: 0-based.
+        step: 0-based.
+        u_y: embeddings of the batch's labels, (B, d) float32.
+
+    Returns:
+        z, (B, d), and ᾱ of each, (B,).
+    """
+    levels = noise_range.draw(stream(seed, Purpose.LEVEL, stage.index, epoch, step).random(len(u_y)))
+    return noisy_embedding_at(u_y, _draw_noise(seed, stage.index, epoch, step, u_y.shape), levels), levels
+
+
+def _draw_noise(seed: int, number: int, epoch: int, step: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    return stream(seed, Purpose.NOISE, number, epoch, step).standard_normal(shape, dtype=np.float32)
 
 
 class BatchStream:
@@ -122,6 +152,7 @@ class BatchStream:
         alpha_bar: noise levels of the inputs of blocks 1, …, T and of the classifier: ᾱ_0 … ᾱ_T. The baseline's
             network has the first alone, 0: z is nothing but noise.
         batch_size: B ≤ N; an epoch's last, incomplete batch is left out.
+        noise_ranges: of blocks that own a range of levels; the others have their ᾱ_{t-1}.
     """
 
     def __init__(
@@ -131,12 +162,14 @@ class BatchStream:
         embedding: NDArray[np.float32],
         alpha_bar: Sequence[float],
         batch_size: int,
+        noise_ranges: Mapping[Stage, NoiseRange] = MappingProxyType({}),
     ) -> None:
         self._seed = seed
         self._labels = labels.astype(np.int32)
         self._embedding = embedding
         self._alpha_bar = alpha_bar
         self._batch_size = batch_size
+        self._noise_ranges = noise_ranges
         self._steps_per_epoch = len(labels) // batch_size
         self._order = lru_cache(EPOCH_ORDERS_KEPT)(self._draw_order)  # threads of a worker may share a stream
 
@@ -144,12 +177,16 @@ class BatchStream:
         """The batch that `stage` trains on at `step` (0-based), z drawn from the embeddings that hold then."""
         epoch, indices, labels = self._samples_at(step)
         u_y = (self._embedding if embedding is None else embedding)[labels]
+        if stage in self._noise_ranges:
+            drawn = draw_z_in_range(self._seed, self._noise_ranges[stage], stage, epoch, step, u_y)
+            return Batch(step, epoch, indices, labels, *drawn)
         return Batch(step, epoch, indices, labels, draw_z(self._seed, self._alpha_bar, stage, epoch, step, u_y))
 
     def round(self, key: RoundKey) -> Round:
         """The batches of a round."""
         weights = None if key.embedding is None else key.embedding.weights
         batches = [self.batch(key.stage, step, weights) for step in range(key.first_step, key.first_step + key.steps)]
+        levels = [batch.levels for batch in batches if batch.levels is not None]
         return Round(
             key.stage,
             key.first_step,
@@ -158,6 +195,7 @@ class BatchStream:
             np.stack([batch.labels for batch in batches]),
             np.stack([batch.z for batch in batches]),
             key.embedding,
+            np.stack(levels) if levels else None,
         )
 
     def _samples_at(self, step: int) -> tuple[int, NDArray[np.int32], NDArray[np.int32]]:

@@ -98,7 +98,8 @@ class RunSetup:
         """The batches of every stage, from the labels of the training split."""
         config = self.config
         return BatchStream(
-            config.seed, labels, self.embedding.numpy(), self.plan.input_alpha_bar, config.training.batch_size
+            *(config.seed, labels, self.embedding.numpy(), self.plan.input_alpha_bar, config.training.batch_size),
+            noise_ranges=self.plan.noise_ranges if self.plan.owns_ranges else {},
         )
 
     def training_samples(self, inputs: Inputs, device: torch.device) -> Samples:
@@ -124,7 +125,7 @@ class RunSetup:
             optimisation,
             samples,
             self._embedding_copy(device),
-            self.plan.schedule.alpha_bar[t - 1],
+            self.plan.noise_ranges[stage],
             denoising_weight(self.plan.schedule, t, self.config.objective.eta),
             self.config.seed,
             group,

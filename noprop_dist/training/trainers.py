@@ -5,12 +5,15 @@ from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from noprop_dist.config.schema import Precision
 from noprop_dist.data.samples import Samples, to_device
-from noprop_dist.diffusion.objective import classifier_loss, kl_to_prior, predict_embedding, squared_error
+from noprop_dist.diffusion.noise_range import NoiseRange
+from noprop_dist.diffusion.objective import classifier_loss, kl_to_prior, predict_embedding, squared_errors
 from noprop_dist.diffusion.process import as_function_of_embedding
 from noprop_dist.diffusion.schedule import Schedule
 from noprop_dist.random_streams import Purpose, stream_seed
@@ -32,32 +35,38 @@ class StepInputs:
         x: samples as they are stored, (B, …); empty for the classifier, which reads none.
         labels: (B,) int64.
         z: z_{t-1} for block t, z_T for the classifier, (B, d) float32.
+        levels: of each z λ, its relative weight and √ᾱ, (3, B) float32, of a block that owns a range; else None.
     """
 
     step: int
     x: Tensor
     labels: Tensor
     z: Tensor
+    levels: Tensor | None = None
 
     @property
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(x, labels, z). They may be views, whose alignment can change bits: an `Execution` copies them."""
-        return self.x, self.labels, self.z
+    def tensors(self) -> tuple[Tensor, ...]:
+        """(x, labels, z[, levels]). They may be views, whose alignment can change bits: an `Execution` copies them."""
+        return (self.x, self.labels, self.z, *(() if self.levels is None else (self.levels,)))
 
 
-def step_inputs(work: Round, device: torch.device, samples: Samples | None) -> Iterator[StepInputs]:
-    """The batches of a round in the order of their steps. Labels and z are copied to the device once for the round.
+def step_inputs(
+    work: Round, device: torch.device, samples: Samples | None, levels: NDArray[np.float32] | None = None
+) -> Iterator[StepInputs]:
+    """The batches of a round in the order of their steps. All but the samples is copied to the device once for it.
 
     Args:
         work: the round.
         device: of the batches.
         samples: of the training split, on that device; None if no images are read.
+        levels: see `StepInputs`, (K, 3, B).
     """
     # The host never waits for the device here.
     labels, z = to_device(work.labels, torch.int64, device), to_device(work.z, torch.float32, device)
     x_of_steps = repeat(labels.new_empty(0)) if samples is None else samples.read(work.indices, work.epochs)
-    for k, x in zip(range(work.steps), x_of_steps, strict=False):
-        yield StepInputs(work.first_step + k, x, labels[k], z[k])
+    of_steps = repeat(None) if levels is None else to_device(levels, torch.float32, device)
+    for k, x, level in zip(range(work.steps), x_of_steps, of_steps, strict=False):
+        yield StepInputs(work.first_step + k, x, labels[k], z[k], level)
 
 
 class StageTrainer(Protocol):
@@ -95,12 +104,14 @@ class StageTrainer(Protocol):
 class BlockTrainer:
     """Trains û_t alone on its term of Eq. 8: (T/2) η (SNR(t) − SNR(t−1)) ‖û_t(z_{t-1}, x) − u_y‖².
 
+    A block that owns a range of levels is trained on its share of the integral that this is a step of.
+
     Args:
-        network: (x, z_{t-1}) → logits.
+        network: (x, z_{t-1}) → logits; (x, z, λ) → logits where the block owns a range.
         optimisation: of that network, for block t.
         samples: of the training split, on the network's device.
         embedding: its copy of W_embed, on the network's device.
-        alpha_bar: ᾱ_{t-1}, the noise level of its input.
+        noise_range: the noise levels of its input: ᾱ_{t-1}, or a range that begins there.
         weight: (T/2) η (SNR(t) − SNR(t−1)).
         seed: of the run; dropout at a step is keyed by (seed, block, step, rank in the group).
         group: of the replicas, of which this is one.
@@ -114,7 +125,7 @@ class BlockTrainer:
         optimisation: Optimisation,
         samples: Samples,
         embedding: EmbeddingCopy,
-        alpha_bar: float,
+        noise_range: NoiseRange,
         weight: float,
         seed: int,
         group: OneReplica,
@@ -127,7 +138,7 @@ class BlockTrainer:
         self._optimisation = optimisation
         self._samples = samples
         self.embedding = embedding
-        self._alpha_bar = alpha_bar
+        self._noise_range = noise_range
         self._weight = weight
         self._seed = seed
         self._execution = execution
@@ -139,7 +150,8 @@ class BlockTrainer:
 
     def inputs(self, work: Round) -> Iterator[StepInputs]:
         """The batches of a round of this block, on its device."""
-        return step_inputs(work, self.embedding.weights.device, self._samples)
+        levels = None if work.levels is None else level_facts(self._noise_range, work.levels)
+        return step_inputs(work, self.embedding.weights.device, self._samples, levels)
 
     def step(self, inputs: StepInputs) -> Tensor:
         """One optimiser step on the block's batch of exactly the next step; see `StageTrainer`."""
@@ -149,17 +161,18 @@ class BlockTrainer:
         self._optimisation.advance()
         return losses
 
-    def _compute(self, x: Tensor, labels: Tensor, z: Tensor) -> Tensor:
+    def _compute(self, x: Tensor, labels: Tensor, z: Tensor, levels: Tensor | None = None) -> Tensor:
         W, learned = self.embedding.weights, self.embedding.is_learned
         u_y = W[labels]
-        z = as_function_of_embedding(z, u_y, self._alpha_bar) if learned else z
+        root = self._noise_range.lowest**0.5 if levels is None else levels[2][:, None]
+        z = as_function_of_embedding(z, u_y, root) if learned else z
+        told = () if levels is None or self._noise_range.is_point else (levels[0],)
         with multiply_in(self._precision, W.device):
-            logits = self._network(self._samples.normalise(x), z)
-        u_hat = predict_embedding(logits.float(), W)
-        error = squared_error(u_hat, u_y)
-        loss = self._weight * error
+            logits = self._network(self._samples.normalise(x), z, *told)
+        errors = squared_errors(predict_embedding(logits.float(), W), u_y)
+        loss = self._weight * (errors if levels is None else levels[1] * errors).mean()
         norm = self._optimisation.apply(loss)
-        return torch.stack([loss.detach(), error.detach(), norm])
+        return torch.stack([loss.detach(), errors.mean().detach(), norm])
 
     def snapshot(self) -> Snapshot:
         """The whole state, copied to host memory."""
@@ -220,7 +233,7 @@ class ClassifierTrainer:
         kl: Tensor | float = 0.0
         if self.embedding.is_learned:
             u_y = W[labels]
-            z_T = as_function_of_embedding(z_T, u_y, self._schedule.alpha_bar[-1])
+            z_T = as_function_of_embedding(z_T, u_y, self._schedule.alpha_bar[-1] ** 0.5)
             kl = kl_to_prior(u_y, self._schedule.alpha_bar[0])
         cross_entropy = classifier_loss(self._classifier(z_T, W), labels)
         loss = cross_entropy + kl
@@ -236,6 +249,12 @@ class ClassifierTrainer:
         self._optimisation.restore(snapshot)
         self.embedding.restore(snapshot.optimizer)
         self._execution.restart()
+
+
+def level_facts(noise_range: NoiseRange, levels: NDArray[np.float64]) -> NDArray[np.float32]:
+    """What a block computes with of the levels ᾱ (K, B) of a round: λ, relative weight and √ᾱ, (K, 3, B)."""
+    facts = np.log(levels) - np.log1p(-levels), noise_range.relative_weight(levels), levels**0.5
+    return np.stack(facts, axis=1).astype(np.float32)
 
 
 def _snapshot(optimisation: Optimisation, embedding: EmbeddingCopy) -> Snapshot:

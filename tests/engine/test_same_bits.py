@@ -67,26 +67,55 @@ def test_two_runs_at_once_on_one_cluster_do_not_meet(oracle, tmp_path):
     assert len(seen[-1].stages) == 5
 
 
-def test_the_owner_of_a_learned_w_embed_is_killed_on_the_way_and_no_bit_changes(sequential, run_here, tmp_path):
-    settings = [*DIGITS, "embedding={kind: learned, sync_steps: 4}", "training.max_steps=200",
-                "checkpoint.every_steps=200", "checkpoint.snapshot_every_steps=16", "evaluation.samples=0"]  # fmt: skip
+def run_and_kill(run_here, folder, settings, victim):
+    """Train, and kill the process of a worker once a stage has done 40 steps."""
     killed = []
 
     def kill():
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and not killed:
             time.sleep(0.05)
-            if any(each.step >= 40 for each in rounds_of(tmp_path / "run")):
-                ready = records_of(tmp_path / "run", WorkerReady)
-                killed.append(next(each.pid for each in ready if each.worker == "classifier worker"))
+            if any(each.step >= 40 for each in rounds_of(folder)):
+                ready = records_of(folder, WorkerReady)
+                killed.append(next(each.pid for each in ready if each.worker.startswith(victim)))
                 os.kill(killed[0], signal.SIGKILL)
 
     thread = threading.Thread(target=kill)
     thread.start()
-    run_here(load_config("digits", None, [*settings, "engine.workers=2"]), str(tmp_path / "run"))
+    run_here(load_config("digits", None, settings), str(folder))
     thread.join()
+
+
+def test_the_owner_of_a_learned_w_embed_is_killed_on_the_way_and_no_bit_changes(sequential, run_here, tmp_path):
+    settings = [*DIGITS, "embedding={kind: learned, sync_steps: 4}", "training.max_steps=200",
+                "checkpoint.every_steps=200", "checkpoint.snapshot_every_steps=16", "evaluation.samples=0"]  # fmt: skip
+    run_and_kill(run_here, tmp_path / "run", [*settings, "engine.workers=2"], "classifier worker")
     assert [each.worker for each in records_of(tmp_path / "run", WorkerLost)] == ["classifier worker"]
     assert set(steps_written(tmp_path / "run").values()) == {200}, "nothing is counted twice"
     ours = fingerprints(tmp_path / "run")
     assert EMBEDDING in ours
     assert ours == fingerprints(sequential(*settings))
+
+
+RANGES = [*DIGITS, "blocks.noise={kind: range}", "evaluation.samples=0"]
+
+
+@pytest.fixture(scope="module")
+def range_oracle(sequential):
+    return sequential(*RANGES, "training.max_steps=200", "checkpoint.every_steps=200")
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_blocks_that_own_ranges_of_noise_have_the_same_bits_on_any_number_of_workers(
+    sequential, run_here, tmp_path, workers
+):
+    settings = [*RANGES, f"engine.workers={workers}", "engine.round_steps=7"]
+    run_here(load_config("digits", None, settings), str(tmp_path / "run"))
+    assert fingerprints(tmp_path / "run") == fingerprints(sequential(*RANGES))
+
+
+def test_a_worker_of_blocks_that_own_ranges_is_killed_and_no_bit_changes(range_oracle, run_here, tmp_path):
+    settings = [*RANGES, "training.max_steps=200", "checkpoint.every_steps=200", "checkpoint.snapshot_every_steps=16"]
+    run_and_kill(run_here, tmp_path / "run", [*settings, "engine.workers=2"], "block worker")
+    assert len(records_of(tmp_path / "run", WorkerLost)) == 1
+    assert fingerprints(tmp_path / "run") == fingerprints(range_oracle)

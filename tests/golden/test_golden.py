@@ -3,7 +3,7 @@
 import fixture_files
 import pytest
 from comparison import differences
-from runs import RUNS
+from runs import RUNS, train
 
 # Those of the preset take half of the time, and a smaller one guards each thing that they train.
 EACH_RUN = [pytest.param(run, marks=pytest.mark.slow if run.startswith("digits-") else ()) for run in RUNS]
@@ -26,6 +26,13 @@ def test_weights_have_the_pinned_bits_on_a_known_kind_of_machine(run, outcome_of
             "`pytest tests/golden --rewrite-golden` adds them"
         )
     assert outcome_of(run).fingerprints == pinned
+
+
+@pytest.mark.parametrize("run", ["small-conv", "learned", "radial", "uneven-batches"])
+def test_a_range_of_noise_levels_of_width_0_is_noprop_dt_to_the_last_bit(run, outcome_of):
+    of_width_0 = train([*RUNS[run], "blocks.noise={kind: range, width: 0, overlap: 0.1}"])
+    assert differences(fixture_files.read(run), of_width_0) == []
+    assert of_width_0.fingerprints == outcome_of(run).fingerprints
 
 
 def test_every_fixture_belongs_to_a_run():

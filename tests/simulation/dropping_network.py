@@ -12,5 +12,5 @@ class Net(nn.Module):
         first = nn.Linear(prod(input_shape) + embedding_dim, 16)
         self.layers = nn.Sequential(first, nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, classes))
 
-    def forward(self, x, z):
+    def forward(self, x, z, log_snr=None):
         return self.layers(torch.cat([x.flatten(1), z], dim=1))

@@ -14,10 +14,15 @@ from noprop_dist.records import Evaluated, ObjectiveMeasured, StageRecovered, Wo
 from noprop_dist.storage.run_directory import RunDirectory
 
 SECOND = Slot("block worker", 2)
-EMBEDDINGS = {
-    "onehot": "embedding.kind=onehot",
-    "learned": "embedding={kind: learned, sync_steps: 4}",
-    "prototype": "embedding={kind: prototype, sync_steps: 3}",
+KINDS = {
+    "onehot": ["embedding.kind=onehot"],
+    "learned": ["embedding={kind: learned, sync_steps: 4}"],
+    "prototype": ["embedding={kind: prototype, sync_steps: 3}"],
+    "ranges": ["blocks.noise={kind: range}", "evaluation.steps_per_block=2"],
+    "learned, ranges": [
+        "embedding={kind: learned, sync_steps: 4}",
+        "blocks.noise={kind: range, density: log-normal, weight: edm}",
+    ],
 }
 DROPPING = "blocks.networks.3={kind: custom, path: 'dropping_network:Net'}"
 RUN = ["training.max_steps=24", "checkpoint.every_steps=20", "checkpoint.snapshot_every_steps=8",
@@ -29,8 +34,8 @@ RUN = ["training.max_steps=24", "checkpoint.every_steps=20", "checkpoint.snapsho
 def oracles(tmp_path_factory, small_config):
     """The run directories of the sequential engine."""
     folder = tmp_path_factory.mktemp("oracles")
-    for name, embedding in EMBEDDINGS.items():
-        train(small_config(*RUN, embedding, "engine.kind=sequential"), str(folder / name))
+    for name, settings in KINDS.items():
+        train(small_config(*RUN, *settings, "engine.kind=sequential"), str(folder / name))
     return folder
 
 
@@ -54,54 +59,64 @@ def figures(folder):
 
 
 @pytest.mark.parametrize(
-    ("embedding", "engine"),
+    ("kind", "engine"),
     [
         ("onehot", ["engine.workers=1", "engine.round_steps=1", "engine.prefetch=3"]),
         ("onehot", ["engine.workers=1", "engine.blocks_at_once=3", "engine.round_steps=2", "engine.sampling=worker"]),
         ("learned", ["engine.workers=2", "engine.round_steps=7", "engine.prefetch=1", "engine.sampling=worker"]),
         ("learned", ["engine.workers=3", "engine.round_steps=32"]),
         ("prototype", ["engine.workers=1", "engine.blocks_at_once=2", "engine.round_steps=1"]),
+        ("ranges", ["engine.workers=1", "engine.blocks_at_once=3", "engine.round_steps=2"]),
+        ("ranges", ["engine.workers=2", "engine.round_steps=7", "engine.sampling=worker"]),
+        ("learned, ranges", ["engine.workers=3", "engine.round_steps=5", "engine.sampling=coordinator"]),
     ],
-    ids=["one worker", "three lanes", "learned, two workers", "learned, three workers", "prototypes, two lanes"],
+    ids=lambda each: each if isinstance(each, str) else ", ".join(each),
 )
-def test_placement_rounds_prefetch_and_who_draws_change_no_bit(oracles, world, tmp_path, embedding, engine):
-    end = world(EMBEDDINGS[embedding], *engine, cores=3).train()
+def test_placement_rounds_prefetch_and_who_draws_change_no_bit(oracles, world, tmp_path, kind, engine):
+    end = world(*KINDS[kind], *engine, cores=3).train()
     assert (end.step, end.error, end.evaluation.final) == (24, None, True)
-    check_same(tmp_path / "run", oracles / embedding)
+    check_same(tmp_path / "run", oracles / kind)
 
 
 @pytest.mark.parametrize(
-    ("embedding", "victim"),
-    [("onehot", SECOND), ("onehot", EVALUATOR), ("learned", CLASSIFIER_WORKER), ("prototype", SECOND)],
+    ("kind", "victim"),
+    [
+        ("onehot", SECOND),
+        ("onehot", EVALUATOR),
+        ("learned", CLASSIFIER_WORKER),
+        ("prototype", SECOND),
+        ("ranges", SECOND),
+        ("learned, ranges", CLASSIFIER_WORKER),
+    ],
     ids=lambda each: getattr(each, "name", each),
 )
-def test_a_worker_killed_on_the_way_changes_no_bit(oracles, world, tmp_path, embedding, victim):
-    run = world(EMBEDDINGS[embedding], "engine.round_steps=2")
+def test_a_worker_killed_on_the_way_changes_no_bit(oracles, world, tmp_path, kind, victim):
+    run = world(*KINDS[kind], "engine.round_steps=2")
     for seconds in (0.3, 0.9):
         run.at(START_SECONDS + seconds, lambda: run.kill(victim))
     assert run.train().error is None
     assert {each.worker for each in records_of(tmp_path / "run", WorkerLost)} == {victim.name}
     assert victim == EVALUATOR or records_of(tmp_path / "run", StageRecovered)
-    check_same(tmp_path / "run", oracles / embedding)
+    check_same(tmp_path / "run", oracles / kind)
 
 
-@pytest.mark.parametrize(("embedding", "seconds"), [("onehot", 5.6), ("learned", 6.15), ("prototype", 6.15)])
-def test_a_run_resumed_on_other_workers_ends_with_the_same_bits(oracles, world, tmp_path, embedding, seconds):
+@pytest.mark.parametrize(("kind", "seconds"), [("onehot", 5.6), ("learned", 6.15), ("prototype", 6.15)])
+def test_a_run_resumed_on_other_workers_ends_with_the_same_bits(oracles, world, tmp_path, kind, seconds):
     """Its first process ends without a word; a second one is told to stop; the third goes on to the end."""
-    assert world(EMBEDDINGS[embedding], "engine.round_steps=1").train(seconds) is None
-    run = world(EMBEDDINGS[embedding], "engine.workers=3", cores=3)
+    assert world(*KINDS[kind], "engine.round_steps=1").train(seconds) is None
+    run = world(*KINDS[kind], "engine.workers=3", cores=3)
     run.at(START_SECONDS + 0.2, run.stop)
     assert run.train().stopped
-    assert world(EMBEDDINGS[embedding], "engine.workers=1", "engine.sampling=worker").train().error is None
-    check_same(tmp_path / "run", oracles / embedding)
+    assert world(*KINDS[kind], "engine.workers=1", "engine.sampling=worker").train().error is None
+    check_same(tmp_path / "run", oracles / kind)
 
 
-@pytest.mark.parametrize(("embedding", "steps"), [("onehot", 11), ("learned", 10)])
-def test_a_finished_run_that_is_made_longer_ends_with_the_same_bits(oracles, world, tmp_path, embedding, steps):
-    assert world(EMBEDDINGS[embedding], f"training.max_steps={steps}").train().evaluation.step == steps
-    end = world(EMBEDDINGS[embedding]).train()
+@pytest.mark.parametrize(("kind", "steps"), [("onehot", 11), ("learned", 10)])
+def test_a_finished_run_that_is_made_longer_ends_with_the_same_bits(oracles, world, tmp_path, kind, steps):
+    assert world(*KINDS[kind], f"training.max_steps={steps}").train().evaluation.step == steps
+    end = world(*KINDS[kind]).train()
     assert (end.step, end.evaluation.final) == (24, True)
-    assert fingerprints(tmp_path / "run") == fingerprints(oracles / embedding)
+    assert fingerprints(tmp_path / "run") == fingerprints(oracles / kind)
     assert set(steps_written(tmp_path / "run").values()) == {24}, "every step is written once"
 
 

@@ -75,7 +75,7 @@ class TorchvisionNetwork(Settings):
 
 
 class CustomNetwork(Settings):
-    """Your own torch.nn.Module: (x, z) → logits.
+    """Your own torch.nn.Module: (x, z) → logits, or (x, z, log_snr) → logits with blocks.noise.kind=range.
 
     It is built as Class(input_shape=…, classes=…, embedding_dim=…, **arguments).
     """
@@ -98,6 +98,31 @@ NetworkSettings = Annotated[
 ]
 
 
+class NoiseSettings(Settings):
+    """The noise levels that a block is trained on (docs/explanation/mathematics.md)."""
+
+    kind: ChangesBits[Literal["point", "range"]] = Field(
+        "point",
+        description="point: block t has the level of z_{t-1} alone (NoProp-DT); range: all levels from there to z_t, "
+        "and its network is told which (NoProp-CT where T = 1, DiffusionBlocks)",
+    )
+    density: ChangesBits[Literal["log-uniform", "log-normal"]] = Field(
+        "log-uniform", description="kind range: how levels are drawn, uniformly in ln SNR or ln σ ~ N(-1.2, 1.2²)"
+    )
+    weight: ChangesBits[Literal["snr", "edm"]] = Field(
+        "snr", description="kind range: how much levels count, as in Eq. 8's integral or as in EDM"
+    )
+    overlap: ChangesBits[float] = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="kind range: share of its width by which a range is longer at both ends, in training",
+    )
+    width: ChangesBits[float] = Field(
+        1, ge=0, le=1, description="kind range: share of the levels up to the next block; 0 is kind point"
+    )
+
+
 class BlockTrainingSettings(Settings):
     """How a single block is trained; what is not given is as in `training`."""
 
@@ -113,6 +138,7 @@ class BlockSettings(Settings):
     only: ChangesBlocks[tuple[Positive, ...] | None] = Field(
         None, description="train these blocks alone, e.g. [1, 2, 5] or 1-5,8 (default: all)"
     )
+    noise: NoiseSettings = NoiseSettings()
     network: NetworkSettings = SmallConvNetwork()
     networks: dict[int, NetworkSettings] = Field(
         default_factory=dict, description="another network for single blocks, by block number"

@@ -16,6 +16,9 @@ class EvaluationSettings(Settings):
         lt=2**31,
         description="of the test and of the validation set, at each checkpoint; 0 is no evaluation at all",
     )
+    steps_per_block: KeepsBits[Positive] = Field(
+        1, description="steps that each block takes through its range of noise levels (blocks.noise.kind=range)"
+    )
 
 
 Score = Literal[
