@@ -16,6 +16,10 @@ CONDITION = 64
 """Width of what modulates the layers. So modulation adds a twelfth to the weights of a layer that is 384 wide; as wide
 as a token, it would add a half."""
 
+POSITION_STD = 0.5
+"""About that of what pixels make of a token, so that layers tell places apart from the first step on. With the usual
+0.02, digits have 2 to 6 points less accuracy after 200 steps."""
+
 
 class VitNetwork(TwoPathNetwork):
     """Pre-norm layers of attention over a class token, z and the patches of the image; logits of the class token.
@@ -101,7 +105,7 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, patches, width), row by row."""
-        cut = x.unflatten(3, (-1, self._patch)).unflatten(2, (-1, self._patch))
+        cut = torch.unflatten(torch.unflatten(x, 3, (-1, self._patch)), 2, (-1, self._patch))
         pixels = cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
         tokens: Tensor = self.embed(pixels) + self.positions
         return tokens
@@ -177,7 +181,7 @@ class Attention(nn.Module):
 
     def _by_head(self, tokens: Tensor) -> Tensor:
         """(B, N, width) → (B, heads, N, width / heads)."""
-        return tokens.unflatten(-1, (self._heads, -1)).transpose(1, 2)
+        return torch.unflatten(tokens, -1, (self._heads, -1)).transpose(1, 2)
 
 
 def _tokens_of_z(shapes: Shapes, patch: int, width: int) -> nn.Module:
@@ -207,4 +211,4 @@ def _divisors(number: int) -> list[int]:
 
 
 def _drawn(*size: int) -> nn.Parameter:
-    return nn.Parameter(init.normal_(torch.empty(size), std=0.02))
+    return nn.Parameter(init.normal_(torch.empty(size), std=POSITION_STD))
