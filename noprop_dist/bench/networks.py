@@ -24,9 +24,9 @@ class PoisonedNetwork(SmallConvNetwork):
         super().__init__(Shapes(input_shape, classes, embedding_dim))
         self._trigger = Path(trigger)
 
-    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+    def forward(self, x: Tensor, z: Tensor, log_snr: Tensor | None = None) -> Tensor:
         """(x (B, C, H, W), z (B, d)) → logits (B, m)."""
-        logits = super().forward(x, z)
+        logits = super().forward(x, z, log_snr)
         if self.training and self._trigger.exists():
             self._trigger.unlink()
             return logits * float("nan")
@@ -51,14 +51,14 @@ class SleepingNetwork(SmallConvNetwork):
         self._seconds = seconds
         self._counter = counter
 
-    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+    def forward(self, x: Tensor, z: Tensor, log_snr: Tensor | None = None) -> Tensor:
         """(x (B, C, H, W), z (B, d)) → logits (B, m)."""
         if self.training:
             time.sleep(self._seconds)
             if self._counter is not None:
                 with Path(self._counter).open("ab", buffering=0) as file:
                     file.write(f"{time.time():.3f} {os.getpid()}\n".encode())
-        return super().forward(x, z)
+        return super().forward(x, z, log_snr)
 
 
 def sleeping(seconds: float, blocks: int, counters: Path | None = None) -> list[str]:

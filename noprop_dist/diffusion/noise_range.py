@@ -117,8 +117,8 @@ def range_of_block(
     """
     owned = width * (log_snr(schedule.alpha_bar[t]) - log_snr(schedule.alpha_bar[t - 1]))
     noisiest = schedule.alpha_bar[t - 1]
-    ends = (shifted(noisiest, by) for by in (-overlap * owned, (1 + overlap) * owned))
-    return NoiseRange(*ends, density, weighting)
+    lowest, highest = shifted(noisiest, -overlap * owned), shifted(noisiest, (1 + overlap) * owned)
+    return NoiseRange(lowest, highest, density, weighting)
 
 
 def _quantiles(distribution: NormalDist, shares: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -126,18 +126,6 @@ def _quantiles(distribution: NormalDist, shares: NDArray[np.float64]) -> NDArray
 
     standard: NDArray[np.float64] = torch.special.ndtri(torch.from_numpy(shares)).numpy()
     return distribution.mean + distribution.stdev * standard
-
-
-def equal_snr_levels(schedule: Schedule, t: int, uniform: NDArray[np.float64]) -> Levels:
-    """Levels of block t that are uniform in SNR, over which ∫ ‖û_t − u_y‖² dSNR is (SNR(t) − SNR(t−1)) times a mean.
-
-    Args:
-        schedule: of the run.
-        t: 1..T.
-        uniform: numbers of [0, 1), float64.
-    """
-    snr = schedule.snr(t - 1) + uniform * schedule.snr_gain(t)
-    return snr / (1 + snr)
 
 
 def snr_of(alpha_bar: float) -> float:

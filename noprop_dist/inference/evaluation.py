@@ -18,13 +18,14 @@ from torch import Tensor
 from noprop_dist.data.dataset import Labels, Split
 from noprop_dist.data.samples import Samples
 from noprop_dist.diffusion.embedding import nearest_class
-from noprop_dist.diffusion.noise_range import equal_snr_levels
+from noprop_dist.diffusion.noise_range import NoiseRange
 from noprop_dist.diffusion.objective import (
     classifier_loss,
     kl_to_prior,
     negative_elbo,
     predict_embedding,
     squared_error,
+    squared_errors,
 )
 from noprop_dist.diffusion.process import noisy_embedding, noisy_embedding_at
 from noprop_dist.diffusion.schedule import Schedule
@@ -88,7 +89,7 @@ class ObjectiveTerms:
         cross_entropy: E[−log p̂_out(y | z_T)], z_T ~ q(z_T | y).
         kl: D_KL(q(z_0 | y) ‖ N(0, I)).
         squared_errors: E‖û_t(z_{t-1}, x) − u_y‖², z_{t-1} ~ q(z_{t-1} | y), for t = 1..T; of a block that owns a range
-            of levels, the mean over levels that are uniform in SNR, so that its term is its share of the integral.
+            of levels, the mean with respect to dSNR over it, so that its term is its share of the integral.
         denoising_terms: ½ η (SNR(t) − SNR(t−1)) times these errors, for t = 1..T.
         denoising: their sum.
         objective: cross-entropy + KL + denoising, Eq. 8 with the run's η.
@@ -238,19 +239,23 @@ class _Terms:
         def noise(t: int) -> Tensor:
             return network.noise(len(u_y), t, TERMS_PASS, batch)
 
-        def block_input(t: int) -> tuple[Tensor, ...]:
+        def error(t: int, block: Any) -> Tensor:
             if not network.takes_level:
-                return (noisy_embedding(u_y, noise(t - 1), schedule.alpha_bar[t - 1]),)
-            levels = equal_snr_levels(schedule, t, network.uniform(len(u_y), t, TERMS_PASS, batch))
+                z = noisy_embedding(u_y, noise(t - 1), schedule.alpha_bar[t - 1])
+                return squared_error(predict_embedding(block(x, z), W), u_y)
+            owned = NoiseRange(schedule.alpha_bar[t - 1], schedule.alpha_bar[t])
+            levels = owned.draw(network.strata(len(u_y), t, TERMS_PASS, batch))
+            weights = torch.from_numpy(owned.relative_weight(levels)).to(u_y)
             log_snr = torch.from_numpy(np.log(levels) - np.log1p(-levels)).to(u_y)
-            return noisy_embedding_at(u_y, noise(t - 1), levels), log_snr
+            u_hat = predict_embedding(block(x, noisy_embedding_at(u_y, noise(t - 1), levels), log_snr), W)
+            return (weights * squared_errors(u_hat, u_y)).mean()
 
         of_batch = self._shares[batch] = []
         z_T = noisy_embedding(u_y, noise(schedule.T), schedule.alpha_bar[-1])
         of_batch.append(share * classifier_loss(network.classifier(z_T, W), labels).item())
         of_batch.append(share * kl_to_prior(u_y, schedule.alpha_bar[0]).item())
         for t, block in enumerate(network.blocks, start=1):
-            of_batch.append(share * squared_error(predict_embedding(block(x, *block_input(t)), W), u_y).item())
+            of_batch.append(share * error(t, block).item())
             yield t
 
     def result(self, schedule: Schedule, eta: float) -> ObjectiveTerms:

@@ -105,9 +105,11 @@ class NoPropNetwork:
         noise = generator.standard_normal((rows, d), dtype=np.float32)
         return torch.from_numpy(noise).to(self.device).expand(samples, d)
 
-    def uniform(self, samples: int, t: int, pass_: int, batch: int) -> NDArray[np.float64]:
-        """Numbers of [0, 1) from which noise levels of block t are drawn, (samples,)."""
-        return stream(self.seed, Purpose.LEVEL, stage=t, epoch=pass_, step=batch).random(samples)
+    def strata(self, samples: int, t: int, pass_: int, batch: int) -> NDArray[np.float64]:
+        """Numbers of [0, 1) from which noise levels of block t are drawn, one in each of `samples` equal parts."""
+        generator = stream(self.seed, Purpose.LEVEL, stage=t, epoch=pass_, step=batch)
+        numbers: NDArray[np.float64] = (generator.permutation(samples) + generator.random(samples)) / samples
+        return numbers
 
     def chain(self, x: Tensor, sampler: Sampler, pass_: int = 0, batch: int | None = 0) -> Iterator[Link]:
         """The reverse process from z_0 ~ N(0, I), one link at a time.

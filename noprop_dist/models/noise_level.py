@@ -48,7 +48,8 @@ class LevelModulation(nn.Module):
     def forward(self, features: Tensor, log_snr: Tensor) -> Tensor:
         """(features (B, width), λ (B,)) → (B, width)."""
         scale, shift = self.path(log_snr).chunk(2, dim=1)
-        return features * (1 + scale) + shift
+        modulated: Tensor = features * (1 + scale) + shift
+        return modulated
 
 
 def level_modulation(shapes: Shapes, width: int) -> LevelModulation | None:

@@ -42,10 +42,11 @@ class PaperNetwork(TwoPathNetwork):
 
 def _image_path(shape: tuple[int, ...], drop: Callable[[float], nn.Module], dropout: float) -> nn.Sequential:
     """(B, C, H, W) → (B, 256)."""
+    # ReLU after max-pool gives the bits of the paper's order, forward and backward, from a quarter of the values.
     channels, height, width = shape
     return nn.Sequential(
-        *(nn.Conv2d(channels, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), drop(dropout)),
-        *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), drop(dropout)),
-        *(nn.Conv2d(64, 128, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), drop(dropout)),
+        *(nn.Conv2d(channels, 32, 3, padding=1), nn.MaxPool2d(2), nn.ReLU(inplace=True), drop(dropout)),
+        *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(inplace=True), drop(dropout)),
+        *(nn.Conv2d(64, 128, 3, padding=1), nn.MaxPool2d(2), nn.ReLU(inplace=True), drop(dropout)),
         *(nn.Flatten(), nn.Linear(128 * (height // 4) * (width // 4), 256), nn.BatchNorm1d(256)),
     )

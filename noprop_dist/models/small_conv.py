@@ -40,7 +40,7 @@ def _image_path(shape: tuple[int, ...], channels: tuple[int, int], width: int) -
     image_channels, height, image_width = shape
     first, second = channels
     return nn.Sequential(
-        *(nn.Conv2d(image_channels, first, 3, padding=1), nn.ReLU()),
-        *(nn.Conv2d(first, second, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
+        *(nn.Conv2d(image_channels, first, 3, padding=1), nn.ReLU(inplace=True)),
+        *(nn.Conv2d(first, second, 3, padding=1), nn.MaxPool2d(2), nn.ReLU(inplace=True), nn.Flatten()),
         linear_norm_relu(second * (height // 2) * (image_width // 2), width),
     )

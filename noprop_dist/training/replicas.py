@@ -55,9 +55,13 @@ class ReplicaGroup(OneReplica):
     def share(self, work: Round) -> Round:
         """Every R-th sample of every batch."""
         mine = slice(self.rank, None, self.size)
-        levels = None if work.levels is None else work.levels[:, mine]
-        of_work = {"indices": work.indices[:, mine], "labels": work.labels[:, mine], "z": work.z[:, mine]}
-        return replace(work, **of_work, levels=levels)
+        return replace(
+            work,
+            indices=work.indices[:, mine],
+            labels=work.labels[:, mine],
+            z=work.z[:, mine],
+            levels=None if work.levels is None else work.levels[:, mine],
+        )
 
     def average_(self, gradients: Sequence[Tensor]) -> None:
         """Replace every tensor by its mean over all replicas."""

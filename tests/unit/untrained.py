@@ -74,11 +74,12 @@ def untrained_network(*settings, shape=(1, 8, 8), dtype="uint8", classes=5):
         network = baseline.for_inference(plan.schedule, facts, 3)
     else:
         blocks = tuple(plan.on_device(plan.block_network(t).eval(), CPU) for t in (1, 2, 3))
-        network = NoPropNetwork(blocks, plan.classifier().eval(), embedding, plan.schedule, facts, 3)
+        of = plan.classifier().eval(), embedding, plan.schedule, facts, 3
+        network = NoPropNetwork(blocks, *of, takes_level=plan.takes_level)
         for module in (*blocks, network.classifier):
             _of_use(module)
     card = {
-        "blocks": plan.config.blocks.model_dump(mode="json", include={"count", "network", "networks"}),
+        "blocks": plan.config.blocks.model_dump(mode="json", include={"count", "network", "networks", "noise"}),
         "classifier": plan.config.classifier.model_dump(mode="json"),
         "trained": {"data": "made up", "accuracy": {"test (mean)": 0.5}},
     }
