@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         train,
     )
     from noprop_dist.config.schema import RunConfig
+    from noprop_dist.config.sections.blocks import slice_layers
     from noprop_dist.errors import TrainingError, UserError
     from noprop_dist.inference.classifier import NoPropClassifier
     from noprop_dist.tracking.callback import Callback
@@ -65,6 +66,7 @@ __all__ = [
     "predict",
     "report",
     "resume",
+    "slice_layers",
     "train",
 ]
 
@@ -75,6 +77,7 @@ _NOT_IN_API = {
     "RunConfig": "noprop_dist.config.schema",
     "TrainingError": "noprop_dist.errors",
     "UserError": "noprop_dist.errors",
+    "slice_layers": "noprop_dist.config.sections.blocks",
 }
 
 

@@ -19,7 +19,7 @@ from noprop_dist.models.shapes import Shapes
 from noprop_dist.random_streams import Purpose, stream_seed
 from noprop_dist.stages import CLASSIFIER, EMBEDDING, NETWORK, Stage, block
 
-CAPTURABLE = ("paper", "small-conv", "mlp")
+CAPTURABLE = ("paper", "small-conv", "mlp", "vit")
 """Networks that never read a value on the host, so their steps can be captured; of others only the author knows."""
 LONGEST_ROUND_BYTES = 2**26
 """Of indices, labels and z, in a worker; a round of the usual length may take more."""

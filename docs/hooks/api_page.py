@@ -10,7 +10,7 @@ GROUPS = {
     "Use a trained network": ("load", "NoPropClassifier", "evaluate", "predict", "export"),
     "Watch": ("Callback",),
     "Compare runs": ("compare", "Comparison", "RunFigures"),
-    "Around training": ("inspect", "plan", "report", "merge", "pack"),
+    "Around training": ("inspect", "plan", "report", "merge", "pack", "slice_layers"),
     "Errors": ("UserError", "TrainingError"),
 }
 

@@ -70,6 +70,7 @@ def _rules(config: RunConfig) -> list[tuple[str, bool, str]]:
     embedding, classifier = config.embedding, config.classifier.kind
     blocks, on_cpu = config.blocks.trained(), config.engine.device == "cpu"
     trained = "|".join(map(str, blocks))
+    kinds = {config.blocks.network_of(t).kind for t in blocks}
     return [
         (r"data\.root", name in ("digits", "given"), with_name),
         (r"data\.download", name not in DOWNLOADED, with_name),
@@ -102,10 +103,14 @@ def _rules(config: RunConfig) -> list[tuple[str, bool, str]]:
             "on blocks that blocks.only does not name",
         ),
         (r"blocks\.network\..*", set(blocks) <= set(config.blocks.networks), "where blocks.networks names every block"),
+        *(
+            (rf"blocks\.{re.escape(key)}\.layers", True, f"with blocks.{key}.stack={layers}")
+            for key, layers in config.blocks.stacks().items()
+        ),
         (
             r"training\.channels_last",
-            {config.blocks.network_of(t).kind for t in blocks} == {"mlp"},
-            "with blocks.network.kind=mlp",
+            kinds <= {"mlp", "vit"},
+            f"with blocks.network.kind={' and '.join(sorted(kinds))}",
         ),
         (r"training\.precision", on_cpu and config.training.precision == "tf32", "on engine.device=cpu"),
         (r"engine\.cuda_graphs", on_cpu, "on engine.device=cpu"),

@@ -19,6 +19,7 @@ from noprop_dist.config.sections.blocks import (
     PaperNetwork,
     SmallConvNetwork,
     TorchvisionNetwork,
+    VitNetwork,
 )
 from noprop_dist.config.sections.data import AugmentSettings, DataSettings
 from noprop_dist.config.sections.engine import EngineSettings, ProfileSettings
@@ -67,6 +68,7 @@ __all__ = [
     "TorchvisionNetwork",
     "Tracker",
     "TrainingSettings",
+    "VitNetwork",
 ]
 
 

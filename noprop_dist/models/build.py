@@ -20,9 +20,13 @@ from noprop_dist.models.paper import PaperNetwork
 from noprop_dist.models.shapes import Shapes
 from noprop_dist.models.small_conv import SmallConvNetwork
 from noprop_dist.models.torchvision_backbone import TorchvisionNetwork
+from noprop_dist.models.vit import VitNetwork
 from noprop_dist.torch_random import seeded_aside
 
-UNDRAWN = schema.PaperNetwork | schema.SmallConvNetwork | schema.MlpNetwork
+UNDRAWN = schema.PaperNetwork | schema.SmallConvNetwork | schema.MlpNetwork | schema.VitNetwork
+
+SIZES = {"kind", "backbone", "channels", "patch", "width", "depth", "layers", "mlp_ratio"}
+"""Settings that say how large a network is."""
 
 
 def build_network(
@@ -61,7 +65,8 @@ class _Undrawn(TorchFunctionMode):
         self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         given = kwargs or {}
-        return given["tensor"] if func in (init.uniform_, init.kaiming_uniform_) else func(*args, **given)
+        draws = func in (init.uniform_, init.kaiming_uniform_, init.normal_)
+        return given["tensor"] if draws else func(*args, **given)
 
 
 @contextmanager
@@ -90,7 +95,7 @@ def check_memory(settings: schema.NetworkSettings, shapes: Shapes, block: int) -
     size = sum(each.numel() * each.element_size() for each in weights)
     if size > memory:
         by_dim = d in max(weights, key=Tensor.numel).shape and not shapes.z_is_image
-        sizes = settings.model_dump(mode="json", include={"kind", "backbone", "channels", "width", "depth"})
+        sizes = settings.model_dump(mode="json", include=SIZES)
         named = ", ".join(f"{name}={value}" for name, value in sizes.items())
         raise UserError(
             f"{f'embedding.dim={d}' if by_dim else f'blocks.network with {named}'}: the weights of block {block} and "
@@ -134,17 +139,26 @@ def _construct(settings: schema.NetworkSettings, shapes: Shapes, given: NetworkF
             return SmallConvNetwork(shapes, settings.channels, settings.width)
         case schema.MlpNetwork():
             return MlpNetwork(shapes, settings.width, settings.depth)
+        case schema.VitNetwork():
+            sizes = settings.patch, settings.width, settings.layers, settings.heads, settings.mlp_ratio
+            return VitNetwork(shapes, *sizes, z_enters=settings.z_enters, dropout=settings.dropout)
         case schema.TorchvisionNetwork():
             return TorchvisionNetwork(shapes, settings.backbone, settings.width)
-        case schema.CustomNetwork():
-            return custom_network(settings.path, shapes, settings.arguments)
-        case schema.GivenNetwork():
-            if given is None:
-                raise UserError(
-                    f"blocks.network.kind=given: the network {settings.name} was handed over in Python and lies in no "
-                    f"run directory; hand it over again (network=…)"
-                )
-            return given_network(given, settings.name, shapes)
+        case schema.CustomNetwork() | schema.GivenNetwork():
+            return _of_the_user(settings, shapes, given)
+
+
+def _of_the_user(
+    settings: schema.CustomNetwork | schema.GivenNetwork, shapes: Shapes, given: NetworkFactory | None
+) -> nn.Module:
+    if isinstance(settings, schema.CustomNetwork):
+        return custom_network(settings.path, shapes, settings.arguments)
+    if given is None:
+        raise UserError(
+            f"blocks.network.kind=given: the network {settings.name} was handed over in Python and lies in no "
+            f"run directory; hand it over again (network=…)"
+        )
+    return given_network(given, settings.name, shapes)
 
 
 def build_classifier(settings: schema.ClassifierSettings, shapes: Shapes, initial_seed: int) -> nn.Module:

@@ -67,6 +67,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "small-conv": SMALL_CONV,
     "mlp": MLP,
     "paper": (*SMALL_CONV, "blocks.count=2", "blocks.network={kind: paper}"),
+    "vit": (*MLP, "blocks.network={kind: vit, width: 16, stack: 4}", "training.learning_rate=0.02"),
     "torchvision": (
         *SMALL_CONV,
         "blocks.count=1",

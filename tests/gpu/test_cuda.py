@@ -47,8 +47,10 @@ def fingerprints(*settings, lanes=1, moved_at=None, read_ahead=False):
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
-def test_captured_steps_have_the_bits_of_steps_done_call_by_call(precision, schedule):
-    settings = [f"training.precision={precision}", f"training.lr_schedule={{kind: {schedule}}}"]
+@pytest.mark.parametrize("network", ["paper", "vit"])
+def test_captured_steps_have_the_bits_of_steps_done_call_by_call(precision, schedule, network):
+    settings = [f"training.precision={precision}", f"training.lr_schedule={{kind: {schedule}}}",
+                f"blocks.network.kind={network}"]  # fmt: skip
     by_call = fingerprints(*settings, "engine.cuda_graphs=never")
     assert fingerprints(*settings, "engine.cuda_graphs=always") == by_call
     assert fingerprints(*settings, "engine.cuda_graphs=always", moved_at=32) == by_call

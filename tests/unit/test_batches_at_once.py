@@ -33,7 +33,7 @@ def three_threads(monkeypatch):
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("kind", ["small-conv", "paper", "mlp", "learned", "radial", "baseline"])
+@pytest.mark.parametrize("kind", ["small-conv", "paper", "mlp", "vit", "learned", "radial", "baseline"])
 def test_figures_do_not_depend_on_how_many_batches_are_measured_at_once(kind, monkeypatch):
     network, _ = untrained_network(*NETWORKS[kind])
     assert network.batches_at_once == 3
@@ -137,7 +137,7 @@ def test_an_interrupt_waits_for_the_blocks_that_are_computed_and_no_further_ones
     assert len(computed) <= 6, "three batches of three blocks were begun"
 
 
-@pytest.mark.parametrize("kind", ["small-conv", "paper", "mlp"])
+@pytest.mark.parametrize("kind", ["small-conv", "paper", "mlp", "vit"])
 def test_image_paths_in_pieces_have_the_bits_of_the_whole(kind, monkeypatch):
     network, _ = untrained_network(*NETWORKS[kind], shape=(1, 12, 12))
     x, z = torch.randn(219, 1, 12, 12), torch.randn(219, 5)

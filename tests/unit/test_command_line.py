@@ -168,7 +168,7 @@ def test_a_run_of_single_blocks_can_be_reported(noprop, tmp_path):
         (["train", "--address", "nonsense"], "write HOST:PORT"),
         (["train", "--config", "nope.yaml"], "--config nope.yaml: cannot be read: there is no such file or folder"),
         (["train", "--run-dir", "s3://"], "s3://: is no path or URI"),
-        (["plan", "--set", "blocks.networks={1:{kind:mlp}}"], "one of paper, small-conv, mlp, torchvision, custom"),
+        (["plan", "--set", "blocks.networks={1:{kind:mlp}}"], "paper, small-conv, mlp, vit, torchvision, custom"),
         (["plan", "--set", "blocks.networks={1:{kind:mlp}}"], "in YAML a space follows the colon"),
         (["plan", "--set", "blocks.network.kind=mpl"], "torchvision, custom, given; did you mean mlp?"),
         (

@@ -253,6 +253,8 @@ def test_numbers_that_no_run_can_use_are_refused(setting):
         (["engine.device=cpu", "training.precision=tf32"], "training.precision: no effect on engine.device=cpu"),
         (["blocks.network.kind=mlp", "training.channels_last=true"],
          "training.channels_last: no effect with blocks.network.kind=mlp"),
+        (["blocks.networks={1: {kind: mlp}}", "blocks.network.kind=vit", "training.channels_last=true"],
+         "training.channels_last: no effect with blocks.network.kind=mlp and vit"),
     ],
 )  # fmt: skip
 def test_settings_that_do_nothing_are_told(settings, line):

@@ -62,6 +62,7 @@ def train(setup, data, stage, stop_after=None):
     "settings",
     [["blocks.network={kind: paper}", "training.gradient_clip=0.5"],
      ["blocks.network={kind: paper}", "training.channels_last=true", "training.precision=bfloat16"],
+     ["blocks.network={kind: vit, width: 16, dropout: 0.1}", "training.precision=bfloat16"],
      ["training.lr_schedule={kind: cosine, warmup_steps: 3}"],
      ["training.optimizer=sgd", "training.lr_schedule={kind: step, step_size: 2}"],
      ["training.optimizer=adam", "embedding={kind: learned, dim: 6, sync_steps: 8}"]],

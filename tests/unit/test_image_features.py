@@ -19,7 +19,7 @@ from noprop_dist.models.mlp import MlpNetwork
 from noprop_dist.models.shapes import Shapes
 from noprop_dist.training.setup import prepare
 
-NETWORKS = ["paper", "small-conv", "mlp", "torchvision"]
+NETWORKS = ["paper", "small-conv", "mlp", "vit", "torchvision"]
 PASSES = [Passes("mean"), Passes("stochastic", 2), Passes("stochastic", 1, first=7)]
 
 
@@ -60,7 +60,7 @@ def test_logits_of_shared_features_are_those_of_the_whole_network(untrained, kin
             assert torch.equal(features.logits(block, kept, -z), block(x, -z))
 
 
-@pytest.mark.parametrize("kind", [*NETWORKS[:3], pytest.param("torchvision", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", [*NETWORKS[:4], pytest.param("torchvision", marks=pytest.mark.slow)])
 def test_figures_are_those_of_a_pass_for_each(untrained, nothing_shared, kind):
     network, test = untrained(kind)
     together = measure(network, test, PASSES, eta=0.1, blocks="stochastic")

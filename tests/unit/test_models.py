@@ -24,6 +24,8 @@ DIGITS, MNIST, CIFAR = (Shapes(shape, 10, 10) for shape in ((1, 8, 8), (1, 28, 2
         (networks.SmallConvNetwork(channels=(4, 8), width=16), CIFAR),
         (networks.MlpNetwork(), Shapes((30,), 7, 20)),
         (networks.MlpNetwork(depth=1), DIGITS),
+        (networks.VitNetwork(), DIGITS),
+        (networks.VitNetwork(patch=4, width=32, layers=1), CIFAR),
         (networks.TorchvisionNetwork(), CIFAR),
         (networks.TorchvisionNetwork(backbone="resnet18"), MNIST),
         (networks.TorchvisionNetwork(backbone="densenet121", width=32), CIFAR),
@@ -50,7 +52,10 @@ def test_a_network_fits_its_data_and_depends_on_x_and_z(settings, shapes):
     assert all(parameter.grad is not None for parameter in network.parameters()), "every parameter is trained"
 
 
-@pytest.mark.parametrize("settings", [networks.PaperNetwork(), networks.SmallConvNetwork(), networks.MlpNetwork()])
+@pytest.mark.parametrize(
+    "settings",
+    [networks.PaperNetwork(), networks.SmallConvNetwork(), networks.MlpNetwork(), networks.VitNetwork(patch=4)],
+)
 def test_a_network_for_trained_weights_is_built_alike_and_nothing_is_drawn(settings):
     drawn, before = build_network(settings, MNIST, 0), torch.get_rng_state()
     network = undrawn_network(settings, MNIST)
@@ -163,6 +168,7 @@ def test_a_users_class_that_does_not_fit_is_refused_with_its_block(own_module, n
             20,
             "blocks.network with kind=mlp, width=1000000000, .* GiB",
         ),
+        (networks.VitNetwork(width=1_000_000), 20, "kind=vit, patch=2, width=1000000, layers=2, mlp_ratio=4: .* GiB"),
         (networks.SmallConvNetwork(channels=(2_000_000_000, 3)), 20, r"channels=\[2000000000, 3\], .* GiB"),
     ],
 )

@@ -39,6 +39,7 @@ NETWORKS = {
     "mlp": [MLP],
     "small-conv": ["blocks.network={kind: small-conv, channels: [4, 8], width: 16}"],
     "paper": ["blocks.network={kind: paper}"],
+    "vit": ["blocks.network={kind: vit, width: 16, stack: 4}"],
     "own": [OWN],
     "learned": [MLP, "embedding={kind: learned, dim: 7}"],
     "prototype": ["blocks.network={kind: small-conv, channels: [4, 8], width: 16}", "embedding.kind=prototype"],

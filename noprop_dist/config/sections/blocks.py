@@ -5,6 +5,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from noprop_dist.config.sections.base import ChangesBits, ChangesBlocks, Positive, Settings
+from noprop_dist.errors import UserError
+
+MOST_LAYERS = 1000
 
 
 class PaperNetwork(Settings):
@@ -30,7 +33,37 @@ class MlpNetwork(Settings):
 
     kind: ChangesBits[Literal["mlp"]] = "mlp"
     width: ChangesBits[Positive] = Field(256, description="width of the hidden layers")
-    depth: ChangesBits[int] = Field(2, ge=1, le=1000, description="hidden layers after input and z are joined")
+    depth: ChangesBits[int] = Field(2, ge=1, le=MOST_LAYERS, description="hidden layers after input and z are joined")
+
+
+class VitNetwork(Settings):
+    """A vision transformer, for images whose sides `patch` divides. Its defaults train on digits in seconds."""
+
+    kind: ChangesBits[Literal["vit"]] = "vit"
+    patch: ChangesBits[Positive] = Field(2, description="side of a patch in pixels; divides both sides of the images")
+    width: ChangesBits[Positive] = Field(64, description="size of a token")
+    layers: ChangesBits[int] = Field(2, ge=1, le=MOST_LAYERS, description="layers of one block")
+    stack: ChangesBits[int | None] = Field(
+        None,
+        ge=1,
+        le=MOST_LAYERS,
+        description="layers of all blocks together, shared out as evenly as possible (the first blocks get one more); "
+        "in place of `layers`",
+    )
+    heads: ChangesBits[Positive] = Field(4, description="heads of attention; divides `width`")
+    mlp_ratio: ChangesBits[Positive] = Field(4, description="width of an MLP's hidden layer, in widths of a token")
+    z_enters: ChangesBits[Literal["token", "adaln"]] = Field(
+        "token", description="z is a token beside those of the image, or it modulates every layer (AdaLN-zero)"
+    )
+    dropout: ChangesBits[float] = Field(
+        0.0, ge=0, lt=1, description="rate of dropout of what a layer adds to its tokens"
+    )
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> "VitNetwork":
+        if self.width % self.heads:
+            raise ValueError(f"heads={self.heads} must divide width={self.width}")
+        return self
 
 
 class TorchvisionNetwork(Settings):
@@ -60,7 +93,7 @@ class GivenNetwork(Settings):
 
 
 NetworkSettings = Annotated[
-    PaperNetwork | SmallConvNetwork | MlpNetwork | TorchvisionNetwork | CustomNetwork | GivenNetwork,
+    PaperNetwork | SmallConvNetwork | MlpNetwork | VitNetwork | TorchvisionNetwork | CustomNetwork | GivenNetwork,
     Field(discriminator="kind"),
 ]
 
@@ -132,13 +165,52 @@ class BlockSettings(Settings):
             raise ValueError("only must name at least one block, and none twice")
         return self
 
+    @model_validator(mode="after")
+    def _every_block_has_a_layer(self) -> "BlockSettings":
+        for key, layers in self.stacks().items():
+            if layers < self.count:
+                raise ValueError(
+                    f"{key}.stack={layers} must be at least count={self.count}, so that every block has a layer"
+                )
+        return self
+
     def trained(self) -> tuple[int, ...]:
         """The blocks that this run trains, in rising order."""
         return tuple(sorted(self.only)) if self.only is not None else tuple(range(1, self.count + 1))
 
     def network_of(self, block: int) -> NetworkSettings:
-        """The network settings of one block."""
-        return self.networks.get(block, self.network)
+        """The network settings of one block. Of a stack of layers it has the block's part."""
+        network = self.networks.get(block, self.network)
+        if not isinstance(network, VitNetwork) or network.stack is None:
+            return network
+        layers = slice_layers(network.stack, self.count)[block - 1]
+        return network.model_copy(update={"layers": layers, "stack": None})
+
+    def stacks(self) -> dict[str, int]:
+        """The layers of each stack that is cut into blocks, by the key of its network in this section."""
+        named = {"network": self.network, **{f"networks.{block}": each for block, each in self.networks.items()}}
+        return {key: each.stack for key, each in named.items() if isinstance(each, VitNetwork) and each.stack}
+
+
+def slice_layers(total: int, blocks: int) -> tuple[int, ...]:
+    """Cut a stack of layers into blocks, as evenly as possible; the first blocks get the remainder.
+
+    `slice_layers(8, 3)` is (3, 3, 2).
+
+    Args:
+        total: layers of the stack.
+        blocks: T.
+
+    Returns:
+        The number of layers of each block.
+
+    Raises:
+        UserError: there are fewer layers than blocks, or no blocks.
+    """
+    if not 1 <= blocks <= total:
+        raise UserError(f"blocks={blocks}: must be within 1..{total}, so that every block has a layer")
+    share, remainder = divmod(total, blocks)
+    return (share + 1,) * remainder + (share,) * (blocks - remainder)
 
 
 def _parse_ranges(text: str) -> tuple[int, ...]:
