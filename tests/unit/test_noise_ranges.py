@@ -11,6 +11,7 @@ from single_steps import take_step
 from torch import nn
 from untrained import images_for, python, untrained, untrained_network
 
+import noprop_dist
 from noprop_dist.data.dataset import Split
 from noprop_dist.data.samples import Samples
 from noprop_dist.diffusion.noise_range import NoiseRange, log_snr, range_of_block
@@ -253,6 +254,22 @@ def test_a_network_that_takes_no_level_is_refused_for_a_range_and_works_at_a_poi
         prepare(small_config(OWN, RANGE))
     prepare(small_config(OWN))
     prepare(small_config(OWN, "blocks.noise={kind: range, width: 0}"))
+
+
+class WithLevel(WithoutLevel):
+    def forward(self, x, z, log_snr):
+        return super().forward(x, z) + log_snr[:, None]
+
+
+def test_a_network_of_ones_own_that_takes_a_level_trains_and_is_measured(small_config, tmp_path):
+    own = "blocks.network={kind: custom, path: 'test_noise_ranges:WithLevel'}"
+    config = small_config(own, RANGE, "engine.kind=sequential", "evaluation.steps_per_block=2")
+    assert noprop_dist.api.plan(config).footprints[1].parameters
+    run = noprop_dist.train(config, tmp_path / "run")
+    terms = noprop_dist.evaluate(run, steps_per_block=1, trust_code=True).terms
+    assert all(math.isfinite(each) for each in terms.squared_errors)
+    noprop_dist.report(run, trust_code=True)
+    assert (tmp_path / "run/plots/levels.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize("sampler", ["mean", "stochastic"])
