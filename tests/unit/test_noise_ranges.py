@@ -264,7 +264,7 @@ class WithLevel(WithoutLevel):
 def test_a_network_of_ones_own_that_takes_a_level_trains_and_is_measured(small_config, tmp_path):
     own = "blocks.network={kind: custom, path: 'test_noise_ranges:WithLevel'}"
     config = small_config(own, RANGE, "engine.kind=sequential", "evaluation.steps_per_block=2")
-    assert noprop_dist.api.plan(config).footprints[1].parameters
+    assert noprop_dist.plan(config).footprints[1].parameters
     run = noprop_dist.train(config, tmp_path / "run")
     terms = noprop_dist.evaluate(run, steps_per_block=1, trust_code=True).terms
     assert all(math.isfinite(each) for each in terms.squared_errors)
