@@ -72,7 +72,7 @@ class RunPlan:
     @property
     def takes_level(self) -> bool:
         """Return True if networks are told the noise level of their z: their blocks own ranges of levels."""
-        return self.owns_ranges and self.config.blocks.noise.width > 0
+        return self.owns_ranges and self.config.blocks.noise.is_wide
 
     @property
     def owns_ranges(self) -> bool:
@@ -133,8 +133,12 @@ class RunPlan:
         """What a round may grow to where very many workers are very fast (`Dispatch`): its draws lie in memory."""
         if self.config.engine.round_steps != "auto":
             return self.round_steps
-        step_bytes = self.config.training.batch_size * (4 + 4 + 8 * self.owns_ranges + 4 * self.embedding_dim)
-        return max(self.round_steps, LONGEST_ROUND_BYTES // step_bytes)
+        return max(self.round_steps, LONGEST_ROUND_BYTES // self.step_bytes)
+
+    @property
+    def step_bytes(self) -> int:
+        """Bytes of one step's indices, labels, noise levels and z."""
+        return self.config.training.batch_size * (4 + 4 + 8 * self.owns_ranges + 4 * self.embedding_dim)
 
     def captures_steps_of(self, stage: Stage) -> bool:
         """Return True if a stage's steps are captured on a GPU (`engine.cuda_graphs`)."""

@@ -86,15 +86,14 @@ def _print_steps(plan: RunPlan) -> None:
 
 
 def _print_messages(plan: RunPlan, drawing: Drawing) -> None:
-    training, engine = plan.config.training, plan.config.engine
+    engine = plan.config.engine
     console.print(drawing.reason)
     if not drawing.by_coordinator:
         console.print(f"messages: a few hundred bytes a round of {plan.round_steps} steps, whatever its size")
         return
-    per_step = training.batch_size * (4 + 4 + 8 * plan.owns_ranges + 4 * plan.shapes.embedding_dim)
-    in_flight = per_step * plan.round_steps * engine.prefetch * len(plan.stages)
+    in_flight = plan.step_bytes * plan.round_steps * engine.prefetch * len(plan.stages)
     console.print(
-        f"messages: {per_step:,} bytes per block-step, {plan.round_steps} steps a round, at most "
+        f"messages: {plan.step_bytes:,} bytes per block-step, {plan.round_steps} steps a round, at most "
         f"{engine.prefetch} rounds in flight for each block ({_mib(in_flight)} in all)"
     )
 

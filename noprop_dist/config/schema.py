@@ -204,8 +204,8 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _steps_go_through_a_range(self) -> "RunConfig":
-        steps, noise = self.evaluation.steps_per_block, self.blocks.noise
-        if steps > 1 and (noise.kind == "point" or noise.width == 0):
+        steps = self.evaluation.steps_per_block
+        if steps > 1 and not self.blocks.noise.is_wide:
             raise ValueError(
                 f"evaluation.steps_per_block={steps} needs blocks.noise.kind=range: a block that was trained at one "
                 "noise level takes one step"

@@ -128,6 +128,12 @@ def _quantiles(distribution: NormalDist, shares: NDArray[np.float64]) -> NDArray
     return distribution.mean + distribution.stdev * standard
 
 
+def log_snr_of(levels: Levels) -> NDArray[np.float64]:
+    """λ of each level."""
+    each: NDArray[np.float64] = np.log(levels) - np.log1p(-levels)
+    return each
+
+
 def snr_of(alpha_bar: float) -> float:
     """ᾱ / (1 − ᾱ)."""
     return alpha_bar / (1 - alpha_bar)

@@ -48,7 +48,7 @@ class Schedule:
         return log_snr(self.alpha_bar[t])
 
     def refined(self, steps: int) -> "Schedule":
-        """The schedule of a chain in which each block takes so many steps, equal in λ, from its ᾱ_{t-1} to its ᾱ_t.
+        """Cut each block's part, from ᾱ_{t-1} to ᾱ_t, into so many steps, equal in λ.
 
         Its steps 1, …, T · `steps` have a, b and c of their own; step s is done by block ⌈s / steps⌉.
         """

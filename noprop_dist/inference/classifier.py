@@ -358,7 +358,7 @@ class NoPropClassifier(nn.Module):
             )
 
     def _checked(self, noise: Tensor, batch: int) -> Tensor:
-        """Noise of a caller, (passes, T + 1, B, d)."""
+        """Noise of a caller, (passes, kT + 1, B, d)."""
         _check_tensor(noise, "noise")
         passes, levels, d = self.noise.shape[0], self.noise.shape[1], self.noise.shape[3]
         allowed = (levels,) if self.sampler == "stochastic" else (levels, 1)
@@ -373,7 +373,7 @@ class NoPropClassifier(nn.Module):
 
         Args:
             x: normalised, (B, …).
-            noise: (passes, T + 1, B, d).
+            noise: (passes, kT + 1, B, d).
         """
         passes, epsilon = noise.shape[0], noise.transpose(0, 1).flatten(1, 2)
         chain, steps = [epsilon[0]], self.steps_per_block

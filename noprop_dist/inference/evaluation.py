@@ -18,7 +18,7 @@ from torch import Tensor
 from noprop_dist.data.dataset import Labels, Split
 from noprop_dist.data.samples import Samples
 from noprop_dist.diffusion.embedding import nearest_class
-from noprop_dist.diffusion.noise_range import NoiseRange
+from noprop_dist.diffusion.noise_range import NoiseRange, log_snr_of
 from noprop_dist.diffusion.objective import (
     classifier_loss,
     kl_to_prior,
@@ -246,7 +246,7 @@ class _Terms:
             owned = NoiseRange(schedule.alpha_bar[t - 1], schedule.alpha_bar[t])
             levels = owned.draw(network.strata(len(u_y), t, TERMS_PASS, batch))
             weights = torch.from_numpy(owned.relative_weight(levels)).to(u_y)
-            log_snr = torch.from_numpy(np.log(levels) - np.log1p(-levels)).to(u_y)
+            log_snr = torch.from_numpy(log_snr_of(levels)).to(u_y)
             u_hat = predict_embedding(block(x, noisy_embedding_at(u_y, noise(t - 1), levels), log_snr), W)
             return (weights * squared_errors(u_hat, u_y)).mean()
 

@@ -99,7 +99,7 @@ class PretrainedConfig(BaseModel):
     @property
     def takes_level(self) -> bool:
         """Return True if blocks are told the noise level of z."""
-        return self.blocks.noise.kind == "range" and self.blocks.noise.width > 0
+        return self.blocks.noise.is_wide
 
 
 def write_pretrained(folder: Path, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:

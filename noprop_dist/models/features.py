@@ -18,8 +18,7 @@ class TwoPathNetwork(nn.Module):
     """A block's network whose paths of image and z meet in a head.
 
     A subclass has `image_path`, `label_path` and `head`, or other `image_features` and `logits`. Where it keeps this
-    `forward`, whoever needs the logits of one x for several z computes the image features once. With `noise_level` it
-    is told λ as well.
+    `forward`, image features are computed once for all z of one x. A network with `noise_level` is told λ as well.
     """
 
     image_path: nn.Module

@@ -116,7 +116,7 @@ def accuracy_of_runs(rows: Sequence[Row]) -> Figure:
 
 
 def _draw_curve(axes: mpl.axes.Axes, run: RunFigures, over: str, colour: Any) -> Line2D:
-    """The test accuracies of a run over another field of its `CurvePoint`s, where that is known."""
+    """A run's test accuracies over a field of its `CurvePoint`s, such as seconds. Points without it are left out."""
     points = [each for each in run.curve if getattr(each, over) is not None]
     xs, ys = [getattr(each, over) for each in points], [100 * each.test_accuracy for each in points]
     dashes = "--" if run.method == "backprop" else "-"

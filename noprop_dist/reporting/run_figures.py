@@ -37,7 +37,7 @@ class CurvePoint:
     Attributes:
         step: of every block.
         epochs: of the training set until then; None where that has less than a batch.
-        training_seconds: as of `RunFigures`, until every stage had come there; None where that is not written down.
+        training_seconds: until every stage had reached the step, counted as in `RunFigures`; None if not recorded.
         test_accuracy: mean sampler, a fraction.
     """
 

@@ -54,7 +54,7 @@ def busy_seconds(rounds: Iterable[RoundDone]) -> float:
 
 
 def busy_seconds_to(steps: Iterable[int], rounds: Sequence[RoundDone]) -> dict[int, float]:
-    """As `busy_seconds`, until every stage had done so many steps.
+    """Count `busy_seconds` up to the moment at which every stage had done so many steps.
 
     Returns:
         Seconds by step. Steps that a stage has not done, or that are not written down, are left out.

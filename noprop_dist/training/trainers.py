@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from noprop_dist.config.schema import Precision
 from noprop_dist.data.samples import Samples, to_device
-from noprop_dist.diffusion.noise_range import NoiseRange
+from noprop_dist.diffusion.noise_range import NoiseRange, log_snr_of
 from noprop_dist.diffusion.objective import classifier_loss, kl_to_prior, predict_embedding, squared_errors
 from noprop_dist.diffusion.process import as_function_of_embedding
 from noprop_dist.diffusion.schedule import Schedule
@@ -253,7 +253,7 @@ class ClassifierTrainer:
 
 def level_facts(noise_range: NoiseRange, levels: NDArray[np.float64]) -> NDArray[np.float32]:
     """What a block computes with of the levels ᾱ (K, B) of a round: λ, relative weight and √ᾱ, (K, 3, B)."""
-    facts = np.log(levels) - np.log1p(-levels), noise_range.relative_weight(levels), levels**0.5
+    facts = log_snr_of(levels), noise_range.relative_weight(levels), levels**0.5
     return np.stack(facts, axis=1).astype(np.float32)
 
 

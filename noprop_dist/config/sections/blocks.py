@@ -122,6 +122,11 @@ class NoiseSettings(Settings):
         1, ge=0, le=1, description="kind range: share of the levels up to the next block; 0 is kind point"
     )
 
+    @property
+    def is_wide(self) -> bool:
+        """Return True if a block has more than one level, so that its network is told which."""
+        return self.kind == "range" and self.width > 0
+
 
 class BlockTrainingSettings(Settings):
     """How a single block is trained; what is not given is as in `training`."""
