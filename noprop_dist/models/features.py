@@ -6,8 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from noprop_dist.models.noise_level import LevelModulation
-
 PIECE = 50
 """Least samples in a piece of a batch whose image path is computed by itself: activations of as many MNIST images lie
 in a core's cache."""
@@ -18,17 +16,18 @@ class TwoPathNetwork(nn.Module):
     """A block's network whose paths of image and z meet in a head.
 
     A subclass has `image_path`, `label_path` and `head`, or other `image_features` and `logits`. Where it keeps this
-    `forward`, image features are computed once for all z of one x. A network with `noise_level` is told λ as well.
+    `forward`, image features are computed once for all z of one x. A network with `level_path` is told λ as well: its
+    features join the others, as those of time do in NoProp-CT.
     """
 
     image_path: nn.Module
     label_path: nn.Module
     head: nn.Module
-    noise_level: LevelModulation | None
+    level_path: nn.Module | None
 
     def __init__(self) -> None:
         super().__init__()
-        self.noise_level = None
+        self.level_path = None
 
     def image_features(self, x: Tensor) -> Tensor:
         """x (B, …) → what of the network depends on x alone, (B, …)."""
@@ -37,10 +36,10 @@ class TwoPathNetwork(nn.Module):
 
     def logits(self, features: Tensor, z: Tensor, log_snr: Tensor | None = None) -> Tensor:
         """(image features (B, …), z (B, d), λ (B,) if it takes it) → logits (B, m)."""
-        joined = torch.cat([features, self.label_path(z)], dim=1)
-        if self.noise_level is not None and log_snr is not None:
-            joined = self.noise_level(joined, log_snr)
-        logits: Tensor = self.head(joined)
+        paths = [features, self.label_path(z)]
+        if self.level_path is not None and log_snr is not None:
+            paths.append(self.level_path(log_snr))
+        logits: Tensor = self.head(torch.cat(paths, dim=1))
         return logits
 
     def forward(self, x: Tensor, z: Tensor, log_snr: Tensor | None = None) -> Tensor:

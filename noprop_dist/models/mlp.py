@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from noprop_dist.models.features import TwoPathNetwork
 from noprop_dist.models.label_path import linear_norm_relu
-from noprop_dist.models.noise_level import level_modulation
+from noprop_dist.models.noise_level import level_features, level_width
 from noprop_dist.models.shapes import Shapes
 
 
@@ -23,9 +23,10 @@ class MlpNetwork(TwoPathNetwork):
         super().__init__()
         self.input_path = nn.Sequential(nn.Flatten(), linear_norm_relu(prod(shapes.input_shape), width))
         self.label_path = linear_norm_relu(shapes.embedding_dim, width)
-        hidden = [linear_norm_relu(width if layer else 2 * width, width) for layer in range(depth)]
+        joined = 2 * width + level_width(shapes)
+        hidden = [linear_norm_relu(width if layer else joined, width) for layer in range(depth)]
         self.head = nn.Sequential(*hidden, nn.Linear(width, shapes.classes))
-        self.noise_level = level_modulation(shapes, 2 * width)
+        self.level_path = level_features(shapes)
 
     def image_features(self, x: Tensor) -> Tensor:
         """x (B, …) → (B, width)."""

@@ -6,7 +6,7 @@ from torch import nn
 
 from noprop_dist.models.features import TwoPathNetwork
 from noprop_dist.models.label_path import LabelPath, linear_norm_relu
-from noprop_dist.models.noise_level import level_modulation
+from noprop_dist.models.noise_level import level_features, level_width
 from noprop_dist.models.shapes import Shapes
 
 
@@ -35,9 +35,9 @@ class PaperNetwork(TwoPathNetwork):
         else:
             self.label_path = LabelPath(shapes.embedding_dim, 256)
         self.head = nn.Sequential(
-            linear_norm_relu(512, 256), linear_norm_relu(256, 128), nn.Linear(128, shapes.classes)
+            linear_norm_relu(512 + level_width(shapes), 256), linear_norm_relu(256, 128), nn.Linear(128, shapes.classes)
         )
-        self.noise_level = level_modulation(shapes, 512)
+        self.level_path = level_features(shapes)
 
 
 def _image_path(shape: tuple[int, ...], drop: Callable[[float], nn.Module], dropout: float) -> nn.Sequential:

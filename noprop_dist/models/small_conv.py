@@ -4,7 +4,7 @@ from torch import nn
 
 from noprop_dist.models.features import TwoPathNetwork
 from noprop_dist.models.label_path import linear_norm_relu
-from noprop_dist.models.noise_level import level_modulation
+from noprop_dist.models.noise_level import level_features, level_width
 from noprop_dist.models.shapes import Shapes
 
 
@@ -31,8 +31,9 @@ class SmallConvNetwork(TwoPathNetwork):
             self.label_path: nn.Module = nn.Sequential(nn.Unflatten(1, shapes.input_shape), path)
         else:
             self.label_path = linear_norm_relu(shapes.embedding_dim, width)
-        self.head = nn.Sequential(linear_norm_relu(2 * width, width), nn.Linear(width, shapes.classes))
-        self.noise_level = level_modulation(shapes, 2 * width)
+        joined = 2 * width + level_width(shapes)
+        self.head = nn.Sequential(linear_norm_relu(joined, width), nn.Linear(width, shapes.classes))
+        self.level_path = level_features(shapes)
 
 
 def _image_path(shape: tuple[int, ...], channels: tuple[int, int], width: int) -> nn.Sequential:

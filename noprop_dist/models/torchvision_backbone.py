@@ -7,7 +7,7 @@ from noprop_dist.config.refusals import close_to
 from noprop_dist.errors import UserError
 from noprop_dist.models.features import TwoPathNetwork
 from noprop_dist.models.label_path import LabelPath, linear_norm_relu
-from noprop_dist.models.noise_level import level_modulation
+from noprop_dist.models.noise_level import level_features, level_width
 from noprop_dist.models.shapes import Shapes
 
 SMALL_IMAGE_SIDE = 64
@@ -40,8 +40,9 @@ class TorchvisionNetwork(TwoPathNetwork):
             self.label_path: nn.Module = nn.Sequential(nn.Unflatten(1, shapes.input_shape), path)
         else:
             self.label_path = LabelPath(shapes.embedding_dim, width)
-        self.head = nn.Sequential(linear_norm_relu(2 * width, width), nn.Linear(width, shapes.classes))
-        self.noise_level = level_modulation(shapes, 2 * width)
+        joined = 2 * width + level_width(shapes)
+        self.head = nn.Sequential(linear_norm_relu(joined, width), nn.Linear(width, shapes.classes))
+        self.level_path = level_features(shapes)
 
     def image_features(self, x: Tensor) -> Tensor:
         """x (B, C, H, W) → (B, width)."""
