@@ -8,9 +8,12 @@ from real_training import RealRun
 from run_facts import fingerprints, records_of, steps_written
 from scripted_runs import START_SECONDS
 
+from noprop_dist import run_plan
 from noprop_dist.api import train
+from noprop_dist.engines.core import dispatch
 from noprop_dist.engines.core.commands import CLASSIFIER_WORKER, EVALUATOR, Slot
-from noprop_dist.records import Evaluated, ObjectiveMeasured, StageRecovered, WorkerLost
+from noprop_dist.records import Evaluated, ObjectiveMeasured, RoundDone, StageRecovered, WorkerLost
+from noprop_dist.stages import CLASSIFIER
 from noprop_dist.storage.run_directory import RunDirectory
 
 SECOND = Slot("block worker", 2)
@@ -97,6 +100,20 @@ def test_a_worker_killed_on_the_way_changes_no_bit(oracles, world, tmp_path, kin
     assert run.train().error is None
     assert {each.worker for each in records_of(tmp_path / "run", WorkerLost)} == {victim.name}
     assert victim == EVALUATOR or records_of(tmp_path / "run", StageRecovered)
+    check_same(tmp_path / "run", oracles / kind)
+
+
+@pytest.mark.parametrize("kind", ["onehot", "ranges"])
+def test_rounds_that_grew_longer_on_the_way_and_a_kill_change_no_bit(oracles, world, tmp_path, kind, monkeypatch):
+    monkeypatch.setattr(run_plan, "ROUND_STEPS", {False: 1})
+    monkeypatch.setattr(dispatch, "MOST_ROUNDS_PER_SECOND", 1e-6)  # rounds grow once a step's seconds are known
+    run = world(*KINDS[kind], "engine.workers=2", "engine.round_steps=auto", "engine.prefetch=1")
+    run.at(START_SECONDS + 0.6, lambda: run.kill(SECOND))
+    assert run.train().error is None
+    lengths = {each.steps for each in records_of(tmp_path / "run", RoundDone) if each.stage != CLASSIFIER}
+    assert min(lengths) == 1
+    assert max(lengths) > 1
+    assert records_of(tmp_path / "run", StageRecovered)
     check_same(tmp_path / "run", oracles / kind)
 
 
