@@ -39,9 +39,9 @@ def logits(network, x):
     return network(x, torch.zeros(len(x), shapes.embedding_dim))
 
 
-def train(layers, seed, steps, rate):
+def train(layers, dropout, seed, steps, rate):
     torch.manual_seed(stream_seed(seed, Purpose.INITIALISATION, 1))
-    network = VitNetwork(shapes, layers=layers)
+    network = VitNetwork(shapes, layers=layers, dropout=dropout)
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=1e-3, fused=True)
     for x, y in batches(seed, steps):
         optimizer.zero_grad()
@@ -59,12 +59,13 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("steps", metavar="STEPS", type=int, nargs="?", default=400)
     parser.add_argument("--layers", type=int, default=6, help="of the whole network (default: %(default)s)")
+    parser.add_argument("--dropout", type=float, default=0.0, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="default: %(default)s")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     started = time.perf_counter()
-    network = train(arguments.layers, arguments.seed, arguments.steps, arguments.learning_rate)
+    network = train(arguments.layers, arguments.dropout, arguments.seed, arguments.steps, arguments.learning_rate)
     parameters = sum(each.numel() for each in network.parameters())
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{time.perf_counter() - started:.1f} s, {parameters:,} parameters, {peak_mib:,.0f} MiB at most")

@@ -35,6 +35,13 @@ def test_an_example_explains_itself():
 
 
 @pytest.mark.slow
+def test_a_transformer_learns_digits_end_to_end():
+    end_to_end = example("end_to_end")
+    network = end_to_end.train(layers=2, dropout=0.1, seed=0, steps=40, rate=2e-3)
+    assert end_to_end.accuracy(network, end_to_end.data.held_out.test) > 0.8
+
+
+@pytest.mark.slow
 def test_algorithm_1_in_one_file_has_the_bits_of_the_engine(tmp_path):
     settings = ["engine.kind=sequential", f"training.max_steps={STEPS}", f"checkpoint.every_steps={STEPS}"]
     setup, data = prepare(load_config("digits", None, settings))
