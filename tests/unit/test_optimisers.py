@@ -5,8 +5,10 @@ import sys
 
 import pytest
 import torch
+from single_steps import take_step
 
 from noprop_dist.training import optimisers
+from noprop_dist.training.setup import prepare
 
 SETTINGS = {"AdamW": {"weight_decay": 0.01}, "Adam": {}, "SGD": {"momentum": 0.9}}
 
@@ -39,6 +41,15 @@ def test_a_step_is_no_part_of_what_is_differentiated(name):
     module(torch.ones(1, 2)).sum().backward()
     optimiser.step()
     assert all(weight.is_leaf and weight.grad_fn is None for weight in module.parameters())
+
+
+def test_no_gradient_outlives_its_step(small_config):
+    """It would lie in the memory that the next step's activations need in one piece."""
+    setup, data = prepare(small_config())
+    samples = setup.training_samples(data.train.inputs, torch.device("cpu"))
+    trainer = setup.block_trainer(1, samples, torch.device("cpu"))
+    take_step(trainer, setup.batch_stream(data.train.labels), 0)
+    assert all(weight.grad is None for weight in trainer._network.parameters())
 
 
 @pytest.mark.slow
