@@ -98,24 +98,31 @@ def test_the_owner_of_a_learned_w_embed_is_killed_on_the_way_and_no_bit_changes(
 
 
 RANGES = [*DIGITS, "blocks.noise={kind: range}", "evaluation.samples=0"]
+NETWORKS = {"small-conv": [], "vit": ["blocks.network={kind: vit, stack: 4, width: 32}"]}
+LONGER = ["training.max_steps=200", "checkpoint.every_steps=200", "checkpoint.snapshot_every_steps=16"]
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def ranges(request):
+    """Settings of blocks that own ranges of noise levels."""
+    return [*RANGES, *NETWORKS[request.param]]
 
 
 @pytest.fixture(scope="module")
-def range_oracle(sequential):
-    return sequential(*RANGES, "training.max_steps=200", "checkpoint.every_steps=200")
+def range_oracle(sequential, ranges):
+    return sequential(*ranges)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_blocks_that_own_ranges_of_noise_have_the_same_bits_on_any_number_of_workers(
-    sequential, run_here, tmp_path, workers
+    range_oracle, ranges, run_here, tmp_path, workers
 ):
-    settings = [*RANGES, f"engine.workers={workers}", "engine.round_steps=7"]
+    settings = [*ranges, f"engine.workers={workers}", "engine.round_steps=7"]
     run_here(load_config("digits", None, settings), str(tmp_path / "run"))
-    assert fingerprints(tmp_path / "run") == fingerprints(sequential(*RANGES))
-
-
-def test_a_worker_of_blocks_that_own_ranges_is_killed_and_no_bit_changes(range_oracle, run_here, tmp_path):
-    settings = [*RANGES, "training.max_steps=200", "checkpoint.every_steps=200", "checkpoint.snapshot_every_steps=16"]
-    run_and_kill(run_here, tmp_path / "run", [*settings, "engine.workers=2"], "block worker")
-    assert len(records_of(tmp_path / "run", WorkerLost)) == 1
     assert fingerprints(tmp_path / "run") == fingerprints(range_oracle)
+
+
+def test_a_worker_of_blocks_that_own_ranges_is_killed_and_no_bit_changes(sequential, ranges, run_here, tmp_path):
+    run_and_kill(run_here, tmp_path / "run", [*ranges, *LONGER, "engine.workers=2"], "block worker")
+    assert len(records_of(tmp_path / "run", WorkerLost)) == 1
+    assert fingerprints(tmp_path / "run") == fingerprints(sequential(*ranges, *LONGER))

@@ -22,6 +22,7 @@ KINDS = {
     "learned": ["embedding={kind: learned, sync_steps: 4}"],
     "prototype": ["embedding={kind: prototype, sync_steps: 3}"],
     "ranges": ["blocks.noise={kind: range}", "evaluation.steps_per_block=2"],
+    "vit": ["blocks.network={kind: vit, stack: 3, width: 16, patch: 4}"],
     "learned, ranges": [
         "embedding={kind: learned, sync_steps: 4}",
         "blocks.noise={kind: range, density: log-normal, weight: edm}",
@@ -71,6 +72,7 @@ def figures(folder):
         ("prototype", ["engine.workers=1", "engine.blocks_at_once=2", "engine.round_steps=1"]),
         ("ranges", ["engine.workers=1", "engine.blocks_at_once=3", "engine.round_steps=2"]),
         ("ranges", ["engine.workers=2", "engine.round_steps=7", "engine.sampling=worker"]),
+        ("vit", ["engine.workers=2", "engine.blocks_at_once=2", "engine.round_steps=5"]),
         ("learned, ranges", ["engine.workers=3", "engine.round_steps=5", "engine.sampling=coordinator"]),
     ],
     ids=lambda each: each if isinstance(each, str) else ", ".join(each),
@@ -89,6 +91,7 @@ def test_placement_rounds_prefetch_and_who_draws_change_no_bit(oracles, world, t
         ("learned", CLASSIFIER_WORKER),
         ("prototype", SECOND),
         ("ranges", SECOND),
+        ("vit", SECOND),
         ("learned, ranges", CLASSIFIER_WORKER),
     ],
     ids=lambda each: getattr(each, "name", each),
