@@ -6,6 +6,7 @@ goes from noise to label; with one block, half of what its classifier reads is n
 """
 
 import argparse
+import math
 import resource
 import time
 
@@ -55,13 +56,22 @@ def accuracy(network, split):
     return (logits(network, normalised(split.inputs)).argmax(dim=-1).numpy() == split.labels).mean()
 
 
+def at_least(least, kind=int):
+    def read(text):
+        if not least <= kind(text) < math.inf:
+            raise argparse.ArgumentTypeError(f"{text} is less than {least}, or no number")
+        return kind(text)
+
+    return read
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("steps", metavar="STEPS", type=int, nargs="?", default=400)
-    parser.add_argument("--layers", type=int, default=6, help="of the whole network (default: %(default)s)")
-    parser.add_argument("--dropout", type=float, default=0.0, help="default: %(default)s")
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    parser.add_argument("--learning-rate", type=float, default=1e-3, help="default: %(default)s")
+    parser.add_argument("steps", metavar="STEPS", type=at_least(1), nargs="?", default=400)
+    parser.add_argument("--layers", type=at_least(1), default=6, help="of the whole network (default: %(default)s)")
+    parser.add_argument("--dropout", type=at_least(0.0, float), default=0.0, help="default: %(default)s")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="default: %(default)s")
+    parser.add_argument("--learning-rate", type=at_least(0.0, float), default=1e-3, help="default: %(default)s")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     started = time.perf_counter()

@@ -172,6 +172,7 @@ def export(
     sampler: Sampler = "mean",
     passes: Positive = 1,
     seed: Seed | None = None,
+    steps_per_block: Positive | None = None,
     noise: str = "stored",
     trust_code: bool = False,
 ) -> Exported:
@@ -186,6 +187,7 @@ def export(
         sampler: see `load`.
         passes: see `load`.
         seed: see `load`.
+        steps_per_block: see `load`.
         noise: `stored` in it, or an `input` of the graph.
         trust_code: see `load`.
 
@@ -194,7 +196,8 @@ def export(
         OSError: `out` cannot be written.
     """
     opened = open_run(run, "cpu", checkpoint=checkpoint, network=network, trust_code=trust_code)
-    exported = export_classifier(classifier_of(opened, sampler, passes, seed), format, out, noise)
+    classifier = classifier_of(with_steps(opened, steps_per_block), sampler, passes, seed)
+    exported = export_classifier(classifier, format, out, noise)
     return replace(exported, warnings=opened.warnings)
 
 
@@ -207,6 +210,7 @@ class RunEvaluation:
         terms: of Eq. 8; None for the baseline, which has no such objective.
         per_block: each block along the chain and alone; empty unless `per_block` was given.
         step: of the checkpoint that was measured.
+        steps_per_block: k, steps that each block took through its range of noise levels.
         notes: of damaged checkpoints and changed networks, and of what was asked for and does nothing.
     """
 
@@ -214,6 +218,7 @@ class RunEvaluation:
     terms: ObjectiveTerms | None
     per_block: tuple[BlockEvaluation, ...]
     step: int
+    steps_per_block: int
     notes: tuple[str, ...] = ()
 
 
@@ -260,7 +265,8 @@ def evaluate(
         parts = sampler if per_block else None
         measured = measure(opened.network, test, [Passes(sampler, passes)], eta=eta, blocks=parts)
     (accuracy,), notes = measured.accuracies, (*opened.warnings, *idle_root(config, data_root))
-    return RunEvaluation(accuracy, measured.terms, measured.per_block, opened.step, notes)
+    steps = 1 if opened.plan.end_to_end else opened.network.steps_per_block
+    return RunEvaluation(accuracy, measured.terms, measured.per_block, opened.step, steps, notes)
 
 
 def held_out_test(run: TrainedRun, data_root: str | Path | None, data: Any) -> Split:
@@ -304,6 +310,7 @@ def predict(
     passes: Positive = 1,
     *,
     checkpoint: str | int = "last",
+    steps_per_block: Positive | None = None,
     network: NetworkFactory | None = None,
     trust_code: bool = False,
     warn: Callable[[str], None] = as_warning,
@@ -318,6 +325,7 @@ def predict(
         sampler: `stochastic` or `mean`.
         passes: of the reverse process, averaged.
         checkpoint: see `load`.
+        steps_per_block: see `load`.
         network: see `load`.
         trust_code: see `load`.
         warn: told what is left out, or not looked at, and of damaged checkpoints and changed networks; by default
@@ -328,6 +336,7 @@ def predict(
         UserError: as of `load`; or the run was trained on other samples, or a file is no image.
     """
     opened = open_run(run, checkpoint=checkpoint, network=network, trust_code=trust_code)
+    opened = with_steps(opened, steps_per_block)
     told, found = _tells(opened, warn), list[Prediction]()
     source = find_samples(_places(images), opened.plan.facts, str(opened.directory), told)
     with tells_failing_networks(opened):
@@ -352,6 +361,7 @@ def predict_into(
     passes: Positive = 1,
     *,
     checkpoint: str | int = "last",
+    steps_per_block: Positive | None = None,
     network: NetworkFactory | None = None,
     trust_code: bool = False,
     warn: Callable[[str], None] = as_warning,
@@ -368,6 +378,7 @@ def predict_into(
         sampler: as of `predict`.
         passes: likewise.
         checkpoint: likewise.
+        steps_per_block: likewise.
         network: likewise.
         trust_code: likewise.
         warn: likewise.
@@ -377,9 +388,11 @@ def predict_into(
         UserError: as of `predict`, or `out` cannot be written or holds other predictions.
     """
     opened = open_run(run, checkpoint=checkpoint, network=network, trust_code=trust_code)
+    opened = with_steps(opened, steps_per_block)
     told = _tells(opened, warn)
     source = find_samples(_places(images), opened.plan.facts, str(opened.directory), told)
     of = {"network": opened.fingerprint(), "step": opened.step, "sampler": sampler, "number of passes": passes}
+    of |= {"steps per block": opened.network.steps_per_block} if opened.plan.takes_level else {}
     of |= {"number of images": len(source), "fingerprint of the images": source.identity()}
     file = PredictionsFile(out, of, opened.plan.facts.class_names)
     with tells_failing_networks(opened):

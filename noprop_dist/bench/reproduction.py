@@ -98,7 +98,7 @@ def _measure(run_dir: str) -> Cell:
         epochs=figures.epochs or 0.0,
         stochastic=tuple(stochastic),
         mean=mean,
-        training_seconds=figures.training_seconds,
+        training_seconds=figures.training_seconds or 0.0,
         peak_memory_bytes=figures.peak_memory_bytes or 0,
     )
 

@@ -71,6 +71,14 @@ TrustCode = Annotated[
 Checkpoint = Annotated[
     str, typer.Option(help="last, best (by checkpoint.score, or else validation accuracy) or a step.")
 ]
+StepsPerBlock = Annotated[
+    int | None,
+    typer.Option(
+        help="Steps that each block takes through its range of noise levels. Default: the run's.",
+        show_default=False,
+        min=1,
+    ),
+]
 DataRoot = Annotated[
     str | None, typer.Option(help="Where the run's data lies now, if it has moved.", metavar="PATH", show_default=False)
 ]
@@ -208,9 +216,7 @@ def evaluate(
     *,
     checkpoint: Checkpoint = "last",
     per_block: Annotated[bool, typer.Option("--per-block", help="Also each block along the chain, and alone.")] = False,
-    steps_per_block: Annotated[
-        int | None, typer.Option(help="Steps that each block takes through its range of noise levels.")
-    ] = None,
+    steps_per_block: StepsPerBlock = None,
     data_root: DataRoot = None,
     as_json: Json = False,
     trust_code: TrustCode = False,
@@ -252,7 +258,9 @@ def predict(
     ] = None,
     sampler: Sampler = "mean",
     passes: Annotated[int, typer.Option(help="Average over so many passes of the reverse process.")] = 1,
+    *,
     checkpoint: Checkpoint = "last",
+    steps_per_block: StepsPerBlock = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list; with --out, one JSON object.")] = False,
     trust_code: TrustCode = False,
 ) -> None:
@@ -260,9 +268,13 @@ def predict(
     from noprop_dist.cli.predict import show_predictions, write_predictions
 
     if out is None:
-        show_predictions(run_dir, images, sampler, passes, checkpoint, as_json, trust_code)
+        show_predictions(
+            run_dir, images, sampler, passes, checkpoint, steps_per_block, as_json=as_json, trust_code=trust_code
+        )
     else:
-        write_predictions(run_dir, images, out, sampler, passes, checkpoint, as_json, trust_code)
+        write_predictions(
+            run_dir, images, out, sampler, passes, checkpoint, steps_per_block, as_json=as_json, trust_code=trust_code
+        )
 
 
 @command()
@@ -278,6 +290,7 @@ def export(
     seed: Annotated[
         int | None, typer.Option(help="Of the noise that is stored. Default: the run's.", show_default=False)
     ] = None,
+    steps_per_block: StepsPerBlock = None,
     trust_code: TrustCode = False,
 ) -> None:
     """The whole network as one file for other programs, normalisation and noise in it; prints where it is."""
@@ -291,6 +304,7 @@ def export(
         sampler=sampler,
         passes=passes,
         seed=seed,
+        steps_per_block=steps_per_block,
         noise=noise,
         trust_code=trust_code,
     )

@@ -43,10 +43,15 @@ def show_evaluation(
     terms = result.terms
     if as_json:
         extra = {"per_block": [asdict(block) for block in result.per_block]} if per_block else {}
-        figures = {"step": result.step, **asdict(result.accuracy), "objective": terms and asdict(terms)}
+        figures = {
+            "step": result.step,
+            "steps_per_block": result.steps_per_block,
+            **asdict(result.accuracy),
+            "objective": terms and asdict(terms),
+        }
         print(json.dumps({**figures, **extra}))
         return
-    console.print(_summary(result.accuracy, result.step))
+    console.print(_summary(result.accuracy, result.step, result.steps_per_block))
     if terms is not None:
         console.print(
             f"Eq. 8 on the test set, nats per sample: cross-entropy {terms.cross_entropy:.4g}, KL {terms.kl:.4g}, "
@@ -56,11 +61,12 @@ def show_evaluation(
         console.print(_block_table(result.per_block, terms))
 
 
-def _summary(result: Evaluation, step: int) -> str:
+def _summary(result: Evaluation, step: int, steps_per_block: int) -> str:
+    steps = f", {steps_per_block} steps per block" if steps_per_block > 1 else ""
     return (
         f"after {step:,} steps: accuracy {result.accuracy:.2%} (classifier), "
         f"{result.nearest_embedding_accuracy:.2%} (nearest embedding) "
-        f"on {result.samples:,} test samples, {result.sampler} sampler, {result.passes} pass(es)"
+        f"on {result.samples:,} test samples, {result.sampler} sampler, {result.passes} pass(es){steps}"
     )
 
 

@@ -14,6 +14,7 @@ def write_export(
     sampler: str,
     passes: int,
     seed: int | None,
+    steps_per_block: int | None,
     noise: str,
     trust_code: bool,
 ) -> None:
@@ -28,6 +29,7 @@ def write_export(
             sampler=chosen,
             passes=passes,
             seed=seed,
+            steps_per_block=steps_per_block,
             noise=noise,
             trust_code=trust_code,
         )

@@ -18,7 +18,15 @@ LINE_SECONDS = 10.0
 
 
 def show_predictions(
-    run_dir: str, images: Sequence[str], sampler: str, passes: int, checkpoint: str, as_json: bool, trust_code: bool
+    run_dir: str,
+    images: Sequence[str],
+    sampler: str,
+    passes: int,
+    checkpoint: str,
+    steps_per_block: int | None,
+    *,
+    as_json: bool,
+    trust_code: bool,
 ) -> None:
     """Print class and probability of each image.
 
@@ -32,6 +40,7 @@ def show_predictions(
         chosen,
         passes,
         checkpoint=checkpoint,
+        steps_per_block=steps_per_block,
         trust_code=trust_code,
         warn=lambda line: warn([line]),
         on_unreadable=unreadable.append,
@@ -55,6 +64,8 @@ def write_predictions(
     sampler: str,
     passes: int,
     checkpoint: str,
+    steps_per_block: int | None,
+    *,
     as_json: bool,
     trust_code: bool,
 ) -> None:
@@ -73,6 +84,7 @@ def write_predictions(
                 chosen,
                 passes,
                 checkpoint=checkpoint,
+                steps_per_block=steps_per_block,
                 trust_code=trust_code,
                 warn=say,
                 on_progress=show,

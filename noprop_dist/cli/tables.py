@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from noprop_dist.bench.harness import Cell, columns
-from noprop_dist.cli.terminal import FittingTable, Terminal
+from noprop_dist.cli.terminal import FittingTable, Terminal, shown
 from noprop_dist.errors import UserError
 from noprop_dist.files import local_path
 
@@ -60,7 +60,9 @@ def check_plot(plot: Path | None) -> None:
 def draw(plot: Path | None, figure_of: "Callable[[Measured], Figure]", measured: Measured) -> None:
     """Draw what was measured into a PNG file, if `plot` is given."""
     if plot is not None:
-        figure_of(measured).savefig(local_path(plot), dpi=110)
+        place = local_path(plot) if plot.suffix else local_path(plot).with_suffix(".png")
+        figure_of(measured).savefig(place, dpi=110)
+        Terminal(stderr=True).print(f"plot: {shown(str(place))}")
 
 
 def _cell(value: Cell) -> str:

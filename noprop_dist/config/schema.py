@@ -20,6 +20,7 @@ from noprop_dist.config.sections.blocks import (
     SmallConvNetwork,
     TorchvisionNetwork,
     VitNetwork,
+    too_many_steps,
 )
 from noprop_dist.config.sections.data import AugmentSettings, DataSettings
 from noprop_dist.config.sections.engine import EngineSettings, ProfileSettings
@@ -195,10 +196,15 @@ class RunConfig(Settings):
                     f"blocks.noise.overlap={noise.overlap:g}: the range of block {t} reaches to alpha_bar = "
                     f"{each.highest:.17g}, and must stay between 0 and 1"
                 )
+            if noise.is_wide and each.is_point:
+                raise ValueError(
+                    f"blocks.noise.width={noise.width:g}: block {t}'s range is too narrow for more than one level; "
+                    "width=0 is one level, as in NoProp-DT"
+                )
             if noise.density == "log-normal" and not each.is_point and each.mass < LEAST_MASS:
                 raise ValueError(
-                    f"blocks.noise.density=log-normal: {each.mass:.1g} of its levels lie in the range of block {t}, "
-                    f"at least {LEAST_MASS:g} are needed; use log-uniform, or other ends of the schedule"
+                    f"blocks.noise.density=log-normal: block {t}'s range has a share of {each.mass:.1g} of all its "
+                    f"levels, at least {LEAST_MASS:g} is needed; use log-uniform, a greater width or other levels"
                 )
         return self
 
@@ -210,6 +216,8 @@ class RunConfig(Settings):
                 f"evaluation.steps_per_block={steps} needs blocks.noise.kind=range: a block that was trained at one "
                 "noise level takes one step"
             )
+        if (reason := too_many_steps(self.blocks.count, steps)) is not None:
+            raise ValueError(f"evaluation.{reason}")
         return self
 
     @model_validator(mode="after")

@@ -383,7 +383,7 @@ class NoPropClassifier(nn.Module):
                 features = features.repeat(passes, *[1] * (features.dim() - 1))
             for step in range(t * steps, (t + 1) * steps):
                 a, b, s, *told = self.coefficients[step]
-                level = told[0].expand(len(chain[-1])) if told else None
+                level = told[0].expand(chain[-1].shape[0]) if told else None
                 z = a * predict_embedding(logits(block, features, chain[-1], level), self.embedding) + b * chain[-1]
                 chain.append(z + s * epsilon[step + 1] if self.sampler == "stochastic" else z)
         return chain

@@ -112,7 +112,7 @@ def _told(format: str) -> Iterator[None]:  # noqa: A002
     except (UserError, OSError):
         raise
     except (Exception, SystemExit) as error:
-        first = str(error).strip().partition("\n")[0] or type(error).__name__
+        first = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"format {format}: this network cannot be exported: {first[:400]}") from error
 
 

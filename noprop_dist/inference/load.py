@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from noprop_dist.config.sections.blocks import too_many_steps
 from noprop_dist.diffusion.embedding import onehot_embedding
 from noprop_dist.errors import UserError
 from noprop_dist.inference.classifier import NoPropClassifier
@@ -121,6 +122,8 @@ def with_steps(run: TrainedRun, steps_per_block: int | None) -> TrainedRun:
             f"steps_per_block={steps_per_block}: the blocks of {run.directory} have one noise level each "
             "(blocks.noise.kind=point), so each takes one step"
         )
+    if (reason := too_many_steps(run.plan.config.blocks.count, steps_per_block)) is not None:
+        raise UserError(reason)
     return replace(run, network=replace(run.network, steps_per_block=steps_per_block))
 
 
@@ -129,6 +132,8 @@ def _card(run: TrainedRun) -> dict[str, Any]:
     config, facts = run.plan.config, run.plan.facts
     of_blocks = {"count", "network", "networks", *(("noise",) if run.plan.takes_level else ())}
     measured = [each for each in run.directory.metrics() if isinstance(each, Evaluated) and each.step == run.step]
+    if run.network.steps_per_block != config.evaluation.steps_per_block:
+        measured = []  # they are of another chain
     return {
         "blocks": config.blocks.model_dump(mode="json", include=of_blocks),
         "classifier": config.classifier.model_dump(mode="json"),

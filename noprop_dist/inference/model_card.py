@@ -50,7 +50,7 @@ def _sections(config: Mapping[str, Any]) -> Iterator[str]:
     )
     yield (
         "Normalisation and noise are part of the model, so one image always gets the same answer. "
-        f"Sampler: {config['sampler']}; passes: {config['passes']}."
+        f"Sampler: {config['sampler']}; passes: {config['passes']}; steps per block: {config['steps_per_block']}."
     )
     rows = list(_rows(trained))
     if rows:

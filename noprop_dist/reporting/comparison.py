@@ -52,7 +52,7 @@ ACCURACIES = (
     Column("test_accuracy", "test, mean sampler (%)", ".2f", 100, True, of="test_samples", whole="test_set"),
     Column("test_accuracy_stochastic", "test, stochastic (%)", ".2f", 100, True, of="test_samples", whole="test_set"),
     Column("validation_accuracy", "validation (%)", ".2f", 100, True, of="validation_samples", whole="validation_set"),
-    Column("elbo", "ELBO (nats)", ".3f", highest_is_best=True),
+    Column("elbo", "validation ELBO (nats)", ".3f", highest_is_best=True),
 )
 COSTS = (
     Column("training_seconds", "training (s)", ",.1f"),

@@ -145,13 +145,17 @@ def denoising_of_blocks(schedule: Schedule, objective: ObjectiveMeasured) -> Fig
 
 
 def error_over_levels(
-    errors: Sequence[LevelError], schedule: Schedule, accuracies: Mapping[tuple[int, Sampler], Evaluation]
+    errors: Sequence[LevelError],
+    schedule: Schedule,
+    trained: Sequence[tuple[float, float]],
+    accuracies: Mapping[tuple[int, Sampler], Evaluation],
 ) -> Figure:
     """Error of every block over its range of noise levels, and accuracy by the steps that are taken through it.
 
     Args:
         errors: of blocks 1, …, T.
-        schedule: its levels are the borders of the ranges.
+        schedule: its levels are the borders of the blocks.
+        trained: lowest and highest λ that blocks 1, …, T were trained on.
         accuracies: by steps per block and sampler.
     """
     figure, (left, right) = _figure(columns=2)
@@ -159,10 +163,11 @@ def error_over_levels(
         of_block = [each for each in errors if each.block == t]
         colour = BLOCK_COLOURS((t - 1) / max(1, schedule.T - 1) * 0.9)
         left.plot([each.log_snr for each in of_block], [each.squared_error for each in of_block], ".-", color=colour)
+        left.axvspan(*trained[t - 1], ymax=0.02, color=colour)
     for t in range(schedule.T + 1):
         left.axvline(schedule.log_snr(t), color="grey", linewidth=0.6, linestyle=":")
     left.set(
-        title="Error of each block over its range (dotted: borders)",
+        title="Error of each block (dotted: borders; below: levels it was trained on)",
         xlabel="λ = ln SNR of its input: noise on the left, label on the right",
         ylabel="‖û − u_y‖²",
         yscale="log",

@@ -76,7 +76,7 @@ class RunFigures:
         validation_set: samples of the whole validation set.
         elbo: nats per sample of the validation set; the baseline has none.
         evaluated_step: of that checkpoint.
-        training_seconds: by the clock, while any stage was at work.
+        training_seconds: by the clock, while any stage was at work; None where no round is recorded.
         block_steps_per_second: of training.
         peak_memory_bytes: of the process that took most, of a GPU's memory or else of the machine's.
         block_parameters: of the largest block.
@@ -106,7 +106,7 @@ class RunFigures:
     validation_set: int
     elbo: float | None
     evaluated_step: int | None
-    training_seconds: float
+    training_seconds: float | None
     block_steps_per_second: float | None
     peak_memory_bytes: int | None
     block_parameters: int | None
@@ -177,7 +177,7 @@ def _costs(records: Sequence[Record], block_steps: int) -> dict[str, Any]:
     seconds = busy_seconds(rounds)
     return {
         "block_steps": block_steps,
-        "training_seconds": seconds,
+        "training_seconds": seconds or None,
         "block_steps_per_second": block_steps / seconds if seconds > 0 else None,
         "peak_memory_bytes": max((each.peak_memory_bytes for each in rounds), default=0) or None,
     }

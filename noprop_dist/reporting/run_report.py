@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from noprop_dist.config.layers import to_yaml
 from noprop_dist.data.dataset import HeldOut, Split
 from noprop_dist.data.samples import Samples
+from noprop_dist.diffusion.schedule import log_snr
 from noprop_dist.inference.evaluation import evaluate_blocks
 from noprop_dist.inference.levels import accuracy_by_steps, level_errors
 from noprop_dist.inference.load import TrainedRun
@@ -152,8 +153,10 @@ def _levels_picture(run: TrainedRun, test: Split) -> Pictures:
     """The errors over noise levels, if blocks own ranges of them; else none."""
     if not run.plan.takes_level:
         return []
-    accuracies = accuracy_by_steps(run.network, test, STEPS_PER_BLOCK, ("mean", "stochastic"))
-    figure = plots.error_over_levels(level_errors(run.network, test), run.plan.schedule, accuracies)
+    steps = sorted({*STEPS_PER_BLOCK, run.network.steps_per_block})
+    accuracies = accuracy_by_steps(run.network, test, steps, ("mean", "stochastic"))
+    trained = [(log_snr(each.lowest), log_snr(each.highest)) for each in run.plan.config.noise_ranges()]
+    figure = plots.error_over_levels(level_errors(run.network, test), run.plan.schedule, trained, accuracies)
     text = "Each block is measured over the range that it owns; it may take several steps through it."
     return [("levels", "Error over noise levels", text, figure)]
 

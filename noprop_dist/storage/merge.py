@@ -43,6 +43,10 @@ def merge_runs(out: RunDirectory, runs: Sequence[RunDirectory], say: Say = lambd
     _check_agreement(runs, [{"steps trained": manifest.step} for manifest in manifests])
     blocks = configs[0].blocks.count
     chosen, warnings = _choose(runs, manifests, blocks)
+    steps = [config.evaluation.steps_per_block for config in configs]
+    if len(set(steps)) > 1:
+        told = ", ".join(f"{k} in {run}" for k, run in zip(steps, runs, strict=True))
+        warnings.append(f"evaluation.steps_per_block is {told}; the first is taken, and accuracies depend on it")
     with out.only_writer(say), out.unfinished():
         out.create(_of_all_blocks(configs[0]), runs[0].facts(), starts[0])
         entries = [_copied(out, run, entry, blocks) for run, entry in chosen]

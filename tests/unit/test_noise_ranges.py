@@ -1,6 +1,7 @@
 """Blocks that own a range of noise levels: section 6 of the mathematics against numerical integrals and autograd."""
 
 import math
+import re
 from dataclasses import replace
 from itertools import pairwise, product
 
@@ -12,6 +13,7 @@ from torch import nn
 from untrained import images_for, python, untrained, untrained_network
 
 import noprop_dist
+from noprop_dist.cli.app import main
 from noprop_dist.data.dataset import Split
 from noprop_dist.data.samples import Samples
 from noprop_dist.diffusion.noise_range import NoiseRange, log_snr, range_of_block
@@ -274,6 +276,30 @@ def test_a_network_of_ones_own_that_takes_a_level_trains_and_is_measured(small_c
     assert (tmp_path / "run/plots/levels.png").stat().st_size > 10_000
 
 
+def test_steps_per_block_are_chosen_and_told_wherever_a_run_is_used(small_config, tmp_path, capsys):
+    run = noprop_dist.train(small_config(RANGE, "engine.kind=sequential"), tmp_path / "run")
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(tmp_path / "run"), "--steps-per-block", "3"])
+    assert "mean sampler, 1 pass(es), 3 steps per block" in " ".join(capsys.readouterr().out.split())
+    for steps, accuracies in ((1, True), (3, False)):
+        folder = tmp_path / f"by {steps}"
+        noprop_dist.export(run, "safetensors", folder, steps_per_block=steps)
+        card = (folder / "README.md").read_text()
+        assert f"steps per block: {steps}." in card
+        assert ("accuracy test" in card) == accuracies, "they are of one step per block"
+    with pytest.raises(UserError, match="at most 3,333 a block"):
+        noprop_dist.load(run, steps_per_block=4000)
+
+
+def test_runs_that_take_other_steps_are_merged_with_a_word(small_config, tmp_path):
+    parts = [
+        noprop_dist.train(small_config(RANGE, "engine.kind=sequential", *more), tmp_path / more[0])
+        for more in (["blocks.only=1"], ["blocks.only=2-3", "evaluation.steps_per_block=2"])
+    ]
+    (told,) = noprop_dist.merge(tmp_path / "merged", parts).warnings
+    assert re.search(r"evaluation.steps_per_block is 1 in .*, 2 in .*; the first is taken", told)
+
+
 @pytest.mark.parametrize("sampler", ["mean", "stochastic"])
 @pytest.mark.parametrize("steps", [1, 3])
 def test_the_module_answers_as_the_network_does(sampler, steps):
@@ -303,11 +329,16 @@ def test_a_module_is_saved_and_read_with_its_levels(tmp_path):
         (["blocks.noise={kind: range, width: 0}", "evaluation.steps_per_block=2"], "needs blocks.noise.kind=range"),
         (["blocks.noise={kind: range, overlap: 1.5}"], "blocks.noise.overlap"),
         (["blocks.noise={kind: range, width: -1}"], "blocks.noise.width"),
+        (["blocks.noise={kind: range, width: 1.0e-17}"], "width=1e-17: block 1's range is too narrow"),
+        (
+            ["blocks.noise={kind: range}", "blocks.count=3", "evaluation.steps_per_block=3334"],
+            "evaluation.steps_per_block=3334: .* may take 10,000 steps in all, so at most 3,333 a block",
+        ),
         (["blocks.noise={kind: band}"], "blocks.noise.kind"),
         (
             ["blocks.noise={kind: range, density: log-normal}", "blocks.count=2",
              "schedule={kind: list, alpha_bar: [1.0e-20, 1.0e-12, 0.9]}"],
-            "blocks.noise.density=log-normal: .* of block 1",
+            "blocks.noise.density=log-normal: block 1's range",
         ),
         (
             ["blocks.noise={kind: range}", "blocks.count=1",

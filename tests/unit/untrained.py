@@ -40,6 +40,8 @@ NETWORKS = {
     "small-conv": ["blocks.network={kind: small-conv, channels: [4, 8], width: 16}"],
     "paper": ["blocks.network={kind: paper}"],
     "vit": ["blocks.network={kind: vit, width: 16, stack: 4}"],
+    "ranges": [MLP, "blocks.noise={kind: range}", "evaluation.steps_per_block=2"],
+    "vit with ranges": ["blocks.network={kind: vit, width: 16, stack: 4}", "blocks.noise={kind: range}"],
     "own": [OWN],
     "learned": [MLP, "embedding={kind: learned, dim: 7}"],
     "prototype": ["blocks.network={kind: small-conv, channels: [4, 8], width: 16}", "embedding.kind=prototype"],

@@ -98,6 +98,20 @@ NetworkSettings = Annotated[
 ]
 
 
+MOST_CHAIN_STEPS = 10_000
+"""From noise to label: of T blocks that take k steps each."""
+
+
+def too_many_steps(blocks: int, steps_per_block: int) -> str | None:
+    """What is wrong with so many steps of each block; None if nothing is."""
+    if blocks * steps_per_block <= MOST_CHAIN_STEPS:
+        return None
+    return (
+        f"steps_per_block={steps_per_block}: a chain of {blocks} blocks may take {MOST_CHAIN_STEPS:,} steps in all, so "
+        f"at most {MOST_CHAIN_STEPS // blocks:,} a block"
+    )
+
+
 class NoiseSettings(Settings):
     """The noise levels that a block is trained on (docs/explanation/mathematics.md)."""
 
@@ -139,7 +153,7 @@ class BlockTrainingSettings(Settings):
 class BlockSettings(Settings):
     """The T denoising blocks and their networks."""
 
-    count: ChangesBits[int] = Field(10, ge=1, le=10_000, description="T")
+    count: ChangesBits[int] = Field(10, ge=1, le=MOST_CHAIN_STEPS, description="T")
     only: ChangesBlocks[tuple[Positive, ...] | None] = Field(
         None, description="train these blocks alone, e.g. [1, 2, 5] or 1-5,8 (default: all)"
     )
