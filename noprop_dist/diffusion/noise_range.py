@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from noprop_dist.diffusion.schedule import Schedule, log_snr, shifted
+from noprop_dist.diffusion.schedule import Schedule, log_snr, shifted, snr
 
 Density = Literal["log-uniform", "log-normal"]
 Weighting = Literal["snr", "edm"]
@@ -80,11 +80,11 @@ class NoiseRange:
         """
         if self.is_point:
             return np.ones_like(alpha_bar)
-        snr = alpha_bar / (1 - alpha_bar)
-        gain = snr_of(self.highest) - snr_of(self.lowest)
+        each = alpha_bar / (1 - alpha_bar)
+        gain = snr(self.highest) - snr(self.lowest)
         if self.weighting == "snr":
-            return snr / (self._density_at(np.log(snr)) * gain)
-        return (SIGMA_DATA**-2 + snr) / (SIGMA_DATA**-2 + self._mean_snr(gain))
+            return each / (self._density_at(np.log(each)) * gain)
+        return (SIGMA_DATA**-2 + each) / (SIGMA_DATA**-2 + self._mean_snr(gain))
 
     def _density_at(self, at: NDArray[np.float64]) -> NDArray[np.float64]:
         """p(λ)."""
@@ -132,8 +132,3 @@ def log_snr_of(levels: Levels) -> NDArray[np.float64]:
     """λ of each level."""
     each: NDArray[np.float64] = np.log(levels) - np.log1p(-levels)
     return each
-
-
-def snr_of(alpha_bar: float) -> float:
-    """ᾱ / (1 − ᾱ)."""
-    return alpha_bar / (1 - alpha_bar)

@@ -41,7 +41,7 @@ class Schedule:
 
     def snr(self, t: int) -> float:
         """SNR(t) = ᾱ_t / (1 − ᾱ_t), t = 0..T (after Eq. 8)."""
-        return self.alpha_bar[t] / (1 - self.alpha_bar[t])
+        return snr(self.alpha_bar[t])
 
     def log_snr(self, t: int) -> float:
         """λ_t = ln SNR(t), t = 0..T."""
@@ -77,6 +77,11 @@ class Schedule:
     def c(self, t: int) -> float:
         """Variance of q(z_t | z_{t-1}, y), t = 1..T, always positive (between Eqs. 6 and 7)."""
         return (1 - self.alpha_bar[t]) * (1 - self.alpha(t - 1)) / (1 - self.alpha_bar[t - 1])
+
+
+def snr(alpha_bar: float) -> float:
+    """ᾱ / (1 − ᾱ)."""
+    return alpha_bar / (1 - alpha_bar)
 
 
 def log_snr(alpha_bar: float) -> float:
