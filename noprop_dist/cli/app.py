@@ -76,7 +76,6 @@ StepsPerBlock = Annotated[
     typer.Option(
         help="Steps that each block takes through its range of noise levels. Default: the run's.",
         show_default=False,
-        min=1,
     ),
 ]
 DataRoot = Annotated[
