@@ -265,8 +265,9 @@ def evaluate(
         parts = sampler if per_block else None
         measured = measure(opened.network, test, [Passes(sampler, passes)], eta=eta, blocks=parts)
     (accuracy,), notes = measured.accuracies, (*opened.warnings, *idle_root(config, data_root))
-    steps = 1 if opened.plan.end_to_end else opened.network.steps_per_block
-    return RunEvaluation(accuracy, measured.terms, measured.per_block, opened.step, steps, notes)
+    return RunEvaluation(
+        accuracy, measured.terms, measured.per_block, opened.step, opened.network.steps_per_block, notes
+    )
 
 
 def held_out_test(run: TrainedRun, data_root: str | Path | None, data: Any) -> Split:
