@@ -78,6 +78,7 @@ def open_run(
     device: str | torch.device = "auto",
     *,
     checkpoint: str | int = "last",
+    steps_per_block: Positive | None = None,
     network: NetworkFactory | None = None,
     trust_code: bool = False,
 ) -> TrainedRun:
@@ -88,19 +89,20 @@ def open_run(
         device: "cpu", "cuda", "cuda:1" …, or "auto": a GPU if there is one, else the CPU.
         checkpoint: "last" undamaged one, "best" by `checkpoint.score` or else by validation accuracy, or the one of a
             step.
+        steps_per_block: steps that each block takes through its range of noise levels; by default the run's.
         network: what was handed over to `train`, if it was; or the class that the run names, which is trusted then.
         trust_code: import networks that the run names by import path, though no `train` on this machine named them.
 
     Raises:
-        UserError: there is no such checkpoint, or a block is missing (the run trained `blocks.only` some); or a network
-            is neither known nor trusted, or lies in the run directory.
+        UserError: there is no such checkpoint, or a block is missing (the run trained `blocks.only` some); the blocks
+            cannot take so many steps; or a network is neither known nor trusted, or lies in the run directory.
     """
     if isinstance(run, TrainedRun | Checkpoint) and checkpoint not in ("last", run.step):
         raise UserError(f"checkpoint {checkpoint}: the run is given as its checkpoint of step {run.step} already")
     if isinstance(run, TrainedRun) and network is not None:
         raise UserError("network: has no part in it where the run is open already; leave it out, or name the run")
     if isinstance(run, TrainedRun):
-        return run
+        return with_steps(run, steps_per_block)
     checkpoint = run.step if isinstance(run, Checkpoint) else checkpoint
     directory = run_directory(run)
     config = directory.config()
@@ -118,7 +120,7 @@ def open_run(
             assembled = assemble_end_to_end(run_plan, snapshots[NETWORK], chosen)
         else:
             assembled = assemble_network(run_plan, snapshots, chosen)
-    return TrainedRun(directory, run_plan, assembled, step, told)
+    return with_steps(TrainedRun(directory, run_plan, assembled, step, told), steps_per_block)
 
 
 @checked
@@ -154,10 +156,12 @@ def load(
         UserError: there is no such checkpoint, or a block is missing (the run trained `blocks.only` some); a network is
             neither known nor trusted, or lies in the run directory; or sampler, passes or seed are not allowed.
     """
-    opened = open_run(run, device, checkpoint=checkpoint, network=network, trust_code=trust_code)
+    opened = open_run(
+        run, device, checkpoint=checkpoint, steps_per_block=steps_per_block, network=network, trust_code=trust_code
+    )
     for line in opened.warnings:
         warn(line)
-    return classifier_of(with_steps(opened, steps_per_block), sampler, passes, seed)
+    return classifier_of(opened, sampler, passes, seed)
 
 
 @checked
@@ -195,9 +199,10 @@ def export(
         UserError: as of `load` and `inference.export.export_classifier`.
         OSError: `out` cannot be written.
     """
-    opened = open_run(run, "cpu", checkpoint=checkpoint, network=network, trust_code=trust_code)
-    classifier = classifier_of(with_steps(opened, steps_per_block), sampler, passes, seed)
-    exported = export_classifier(classifier, format, out, noise)
+    opened = open_run(
+        run, "cpu", checkpoint=checkpoint, steps_per_block=steps_per_block, network=network, trust_code=trust_code
+    )
+    exported = export_classifier(classifier_of(opened, sampler, passes, seed), format, out, noise)
     return replace(exported, warnings=opened.warnings)
 
 
@@ -256,8 +261,9 @@ def evaluate(
     Raises:
         UserError: as of `load`; or the data set cannot be read, or is not the one that the run was trained on.
     """
-    opened = open_run(run, checkpoint=checkpoint, network=network, trust_code=trust_code)
-    opened = with_steps(opened, steps_per_block)
+    opened = open_run(
+        run, checkpoint=checkpoint, steps_per_block=steps_per_block, network=network, trust_code=trust_code
+    )
     config = opened.plan.config
     test = held_out_test(opened, data_root, data)
     with tells_failing_networks(opened):
@@ -336,8 +342,9 @@ def predict(
     Raises:
         UserError: as of `load`; or the run was trained on other samples, or a file is no image.
     """
-    opened = open_run(run, checkpoint=checkpoint, network=network, trust_code=trust_code)
-    opened = with_steps(opened, steps_per_block)
+    opened = open_run(
+        run, checkpoint=checkpoint, steps_per_block=steps_per_block, network=network, trust_code=trust_code
+    )
     told, found = _tells(opened, warn), list[Prediction]()
     source = find_samples(_places(images), opened.plan.facts, str(opened.directory), told)
     with tells_failing_networks(opened):
@@ -388,8 +395,9 @@ def predict_into(
     Raises:
         UserError: as of `predict`, or `out` cannot be written or holds other predictions.
     """
-    opened = open_run(run, checkpoint=checkpoint, network=network, trust_code=trust_code)
-    opened = with_steps(opened, steps_per_block)
+    opened = open_run(
+        run, checkpoint=checkpoint, steps_per_block=steps_per_block, network=network, trust_code=trust_code
+    )
     told = _tells(opened, warn)
     source = find_samples(_places(images), opened.plan.facts, str(opened.directory), told)
     of = {"network": opened.fingerprint(), "step": opened.step, "sampler": sampler, "number of passes": passes}

@@ -264,16 +264,20 @@ def predict(
     trust_code: TrustCode = False,
 ) -> None:
     """Class and probability of images, on standard output or in a file."""
-    from noprop_dist.cli.predict import show_predictions, write_predictions
+    from noprop_dist.cli.options import checked_sampler
+    from noprop_dist.cli.predict import Asked, show_predictions, write_predictions
 
+    asked = Asked(
+        sampler=checked_sampler(sampler, passes),
+        passes=passes,
+        checkpoint=checkpoint,
+        steps_per_block=steps_per_block,
+        trust_code=trust_code,
+    )
     if out is None:
-        show_predictions(
-            run_dir, images, sampler, passes, checkpoint, steps_per_block, as_json=as_json, trust_code=trust_code
-        )
+        show_predictions(run_dir, images, asked, as_json=as_json)
     else:
-        write_predictions(
-            run_dir, images, out, sampler, passes, checkpoint, steps_per_block, as_json=as_json, trust_code=trust_code
-        )
+        write_predictions(run_dir, images, out, asked, as_json=as_json)
 
 
 @command()

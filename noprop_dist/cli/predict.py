@@ -4,11 +4,13 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypedDict
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from noprop_dist import api
-from noprop_dist.cli.options import checked_sampler, warn
+from noprop_dist.api.types import Sampler
+from noprop_dist.cli.options import warn
 from noprop_dist.cli.terminal import Terminal
 from noprop_dist.errors import UserError
 from noprop_dist.printable import printable
@@ -17,34 +19,24 @@ LINE_SECONDS = 10.0
 """Without a terminal, at most one line in so many seconds."""
 
 
-def show_predictions(
-    run_dir: str,
-    images: Sequence[str],
-    sampler: str,
-    passes: int,
-    checkpoint: str,
-    steps_per_block: int | None,
-    *,
-    as_json: bool,
-    trust_code: bool,
-) -> None:
+class Asked(TypedDict):
+    """How a run is to answer: what `api.predict` and `api.predict_into` have in common."""
+
+    sampler: Sampler
+    passes: int
+    checkpoint: str
+    steps_per_block: int | None
+    trust_code: bool
+
+
+def show_predictions(run_dir: str, images: Sequence[str], asked: Asked, *, as_json: bool) -> None:
     """Print class and probability of each image.
 
     Raises:
         UserError: images cannot be read; the others are printed.
     """
-    chosen, unreadable = checked_sampler(sampler, passes), list[UserError]()
-    found = api.predict(
-        run_dir,
-        images,
-        chosen,
-        passes,
-        checkpoint=checkpoint,
-        steps_per_block=steps_per_block,
-        trust_code=trust_code,
-        warn=lambda line: warn([line]),
-        on_unreadable=unreadable.append,
-    )
+    unreadable = list[UserError]()
+    found = api.predict(run_dir, images, **asked, warn=lambda line: warn([line]), on_unreadable=unreadable.append)
     if as_json:
         print(json.dumps([{"image": p.image, "class": p.class_name, "probability": p.probability} for p in found]))
     else:
@@ -57,38 +49,15 @@ def show_predictions(
         raise UserError(f"{len(unreadable):,} of {len(found) + len(unreadable):,} images cannot be read")
 
 
-def write_predictions(
-    run_dir: str,
-    images: Sequence[str],
-    out: str,
-    sampler: str,
-    passes: int,
-    checkpoint: str,
-    steps_per_block: int | None,
-    *,
-    as_json: bool,
-    trust_code: bool,
-) -> None:
+def write_predictions(run_dir: str, images: Sequence[str], out: str, asked: Asked, *, as_json: bool) -> None:
     """Write class and probabilities of each image into a file.
 
     Raises:
         UserError: the file cannot be written; or it is, without the images that cannot be read.
     """
-    chosen = checked_sampler(sampler, passes)
     try:
         with _progress() as (say, show):
-            written = api.predict_into(
-                run_dir,
-                images,
-                out,
-                chosen,
-                passes,
-                checkpoint=checkpoint,
-                steps_per_block=steps_per_block,
-                trust_code=trust_code,
-                warn=say,
-                on_progress=show,
-            )
+            written = api.predict_into(run_dir, images, out, **asked, warn=say, on_progress=show)
     except KeyboardInterrupt:
         warn([f"interrupted; the same command goes on with {out}"])
         raise

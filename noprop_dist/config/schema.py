@@ -20,7 +20,7 @@ from noprop_dist.config.sections.blocks import (
     SmallConvNetwork,
     TorchvisionNetwork,
     VitNetwork,
-    too_many_steps,
+    check_chain_steps,
 )
 from noprop_dist.config.sections.data import AugmentSettings, DataSettings
 from noprop_dist.config.sections.engine import EngineSettings, ProfileSettings
@@ -216,8 +216,7 @@ class RunConfig(Settings):
                 f"evaluation.steps_per_block={steps} needs blocks.noise.kind=range: a block that was trained at one "
                 "noise level takes one step"
             )
-        if (reason := too_many_steps(self.blocks.count, steps)) is not None:
-            raise ValueError(f"evaluation.{reason}")
+        check_chain_steps("evaluation.steps_per_block", steps, self.blocks.count)
         return self
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from noprop_dist.config.sections.blocks import too_many_steps
+from noprop_dist.config.sections.blocks import check_chain_steps
 from noprop_dist.diffusion.embedding import onehot_embedding
 from noprop_dist.errors import UserError
 from noprop_dist.inference.classifier import NoPropClassifier
@@ -113,7 +113,7 @@ def with_steps(run: TrainedRun, steps_per_block: int | None) -> TrainedRun:
     """The run with another number of steps that each block takes through its range; None leaves it as it is.
 
     Raises:
-        UserError: its blocks have one noise level each.
+        UserError: its blocks have one noise level each, or the chain would be too long.
     """
     if steps_per_block is None:
         return run
@@ -122,8 +122,7 @@ def with_steps(run: TrainedRun, steps_per_block: int | None) -> TrainedRun:
             f"steps_per_block={steps_per_block}: the blocks of {run.directory} have one noise level each "
             "(blocks.noise.kind=point), so each takes one step"
         )
-    if (reason := too_many_steps(run.plan.config.blocks.count, steps_per_block)) is not None:
-        raise UserError(reason)
+    check_chain_steps("steps_per_block", steps_per_block, run.plan.config.blocks.count)
     return replace(run, network=replace(run.network, steps_per_block=steps_per_block))
 
 

@@ -102,14 +102,17 @@ MOST_CHAIN_STEPS = 10_000
 """From noise to label: of T blocks that take k steps each."""
 
 
-def too_many_steps(blocks: int, steps_per_block: int) -> str | None:
-    """What is wrong with so many steps of each block; None if nothing is."""
-    if blocks * steps_per_block <= MOST_CHAIN_STEPS:
-        return None
-    return (
-        f"steps_per_block={steps_per_block}: a chain of {blocks} blocks may take {MOST_CHAIN_STEPS:,} steps in all, so "
-        f"at most {MOST_CHAIN_STEPS // blocks:,} a block"
-    )
+def check_chain_steps(setting: str, steps_per_block: int, blocks: int) -> None:
+    """Refuse steps per block, as the setting of this name has them, that make a chain too long.
+
+    Raises:
+        UserError: as described.
+    """
+    if blocks * steps_per_block > MOST_CHAIN_STEPS:
+        raise UserError(
+            f"{setting}={steps_per_block}: a chain of {blocks} blocks may take {MOST_CHAIN_STEPS:,} steps in all, so "
+            f"at most {MOST_CHAIN_STEPS // blocks:,} a block"
+        )
 
 
 class NoiseSettings(Settings):
