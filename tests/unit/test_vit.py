@@ -183,9 +183,17 @@ def test_a_stack_is_cut_as_evenly_as_possible(total, blocks, layers):
     assert noprop_dist.slice_layers(total, blocks) == layers
 
 
-@pytest.mark.parametrize(("total", "blocks"), [(2, 3), (3, 0), (0, 0), (3, -1)])
-def test_a_stack_without_a_layer_for_every_block_is_not_cut(total, blocks):
-    with pytest.raises(UserError, match=f"blocks={blocks}: must be within 1..{total}"):
+def test_a_stack_without_a_layer_for_every_block_is_not_cut():
+    with pytest.raises(UserError, match=r"blocks=3: must be within 1\.\.2, so that every block has a layer"):
+        noprop_dist.slice_layers(2, 3)
+
+
+@pytest.mark.parametrize(
+    ("total", "blocks", "told"),
+    [(3, 0, "blocks=0"), (3, -1, "blocks=-1"), (0, 0, "total=0"), ("8", 3, "total='8'"), (8, 2.0, "blocks=2.0")],
+)
+def test_a_stack_is_cut_by_whole_numbers_alone(total, blocks, told):
+    with pytest.raises(UserError, match=f"{told}: must be a whole number, at least 1"):
         noprop_dist.slice_layers(total, blocks)
 
 

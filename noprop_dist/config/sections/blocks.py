@@ -1,9 +1,11 @@
 """The blocks of a run, their networks, and how single ones are trained."""
 
+from numbers import Integral
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from noprop_dist.config.refusals import shortened
 from noprop_dist.config.sections.base import ChangesBits, ChangesBlocks, Positive, Settings
 from noprop_dist.errors import UserError
 
@@ -227,9 +229,12 @@ def slice_layers(total: int, blocks: int) -> tuple[int, ...]:
         The number of layers of each block.
 
     Raises:
-        UserError: there are fewer layers than blocks, or no blocks.
+        UserError: one of them is no whole number of at least 1, or there are fewer layers than blocks.
     """
-    if not 1 <= blocks <= total:
+    for name, number in (("total", total), ("blocks", blocks)):
+        if isinstance(number, bool) or not isinstance(number, Integral) or number < 1:
+            raise UserError(f"{name}={shortened(number)}: must be a whole number, at least 1")
+    if blocks > total:
         raise UserError(f"blocks={blocks}: must be within 1..{total}, so that every block has a layer")
     share, remainder = divmod(total, blocks)
     return (share + 1,) * remainder + (share,) * (blocks - remainder)
