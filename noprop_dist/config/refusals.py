@@ -43,19 +43,29 @@ def _reason(root: Section, detail: Any) -> str:
         case "union_tag_not_found" | "union_tag_invalid":
             return _kind_needed(root, detail)
         case "model_type" | "model_attributes_type":
-            names, value = _settings_at(root, location), detail["input"]
-            example = f"; write {_key(root, detail)}.kind={value}" if "kind" in names and isinstance(value, str) else ""
-            return f"this is a section, with the settings {', '.join(names)}{example}"
+            return f"this is a section{_section_needed(root, detail)}"
     return str(detail["msg"][:1].lower() + detail["msg"][1:])
 
 
 def _kind_needed(root: Section, detail: Any) -> str:
-    sections = [each for each in types_at(root, detail["loc"]) if _is_section(each)]
-    kinds = [str(get_args(each.model_fields["kind"].annotation)[0]) for each in sections]
+    kinds = _kinds_at(root, detail["loc"])
     if detail["type"] == "union_tag_invalid":
         return f"kind must be one of {', '.join(kinds)}{close_to(str(detail['ctx']['tag']), kinds)}"
     glued = any(":" in str(key) for key in detail["input"])
     return f"kind must be given, one of {', '.join(kinds)}{'; in YAML a space follows the colon' if glued else ''}"
+
+
+def _section_needed(root: Section, detail: Any) -> str:
+    """What is to be written where a plain value stands in place of a section."""
+    kinds, names = _kinds_at(root, detail["loc"]), _settings_at(root, detail["loc"])
+    key, value = _key(root, detail), detail["input"]
+    if not isinstance(value, str) or not {"kind", "name"} & {*names}:
+        return f", with the settings {', '.join(names)}"
+    if not kinds:
+        return f"; write {key}.name={shortened(value)}"
+    if value in kinds:
+        return f"; write {key}.kind={value}"
+    return f", and its kind one of {', '.join(kinds)}{close_to(value, kinds)}"
 
 
 def close_to(name: str, names: Sequence[str]) -> str:
@@ -94,6 +104,11 @@ def _settings_at(root: Section, location: Sequence[Any]) -> list[str]:
     """The names of the settings of the section that stands at a location, of every kind that it may have."""
     sections = [each for each in types_at(root, location) if _is_section(each)]
     return list(dict.fromkeys(name for section in sections for name in section.model_fields))
+
+
+def _kinds_at(root: Section, location: Sequence[Any]) -> list[str]:
+    sections = [each for each in types_at(root, location) if _is_section(each) and "kind" in each.model_fields]
+    return [str(kind) for section in sections for kind in get_args(section.model_fields["kind"].annotation)]
 
 
 def types_at(root: Section, location: Sequence[Any]) -> list[Any]:
