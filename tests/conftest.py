@@ -121,7 +121,7 @@ def copied_run(trained_once: Callable[..., Path], tmp_path: Path) -> Callable[..
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """A report takes seconds to draw its pictures; here they are empty files, where only its words are looked at."""
-    monkeypatch.setattr("noprop_dist.reporting.run_report._png", lambda figure: b"")
+    monkeypatch.setattr("noprop_dist.reporting.run_report._png", lambda draw: b"")
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ EFFECT = {
     Mark.BITS: "yes",
     Mark.BASELINE_BITS: "the baseline's",
     Mark.BLOCKS: "no, but which blocks there are",
+    Mark.CHAIN: "no, but what is measured",
     Mark.NOTHING: "no",
 }
 COLUMNS = ("setting", "type and bounds", "default", "changes bits", "meaning")

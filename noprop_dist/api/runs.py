@@ -241,7 +241,7 @@ def report(
     directory.checkpoints.manifest()
     if config.blocks.only is not None:
         unread = f"data.root={data_root}: no effect with blocks.only: a report on single blocks reads no data"
-        return replace(write_report(directory), notes=() if data_root is None else (unread,))
+        return write_report(directory, notes=() if data_root is None else (unread,))
     if network is None and names_given_network(config):
         return write_report(directory, left_out="its network was handed over in Python (network=…) and lies in no file")
     opened = open_run(run, network=network, trust_code=trust_code)
@@ -251,9 +251,9 @@ def report(
     except UserError as error:
         if data_root is not None or data is not None:
             raise
-        return replace(write_report(directory, left_out=str(error)), notes=notes)
+        return write_report(directory, left_out=str(error), notes=notes)
     with tells_failing_networks(opened):
-        return replace(write_report(directory, (opened, test)), notes=notes)
+        return write_report(directory, (opened, test), notes=notes)
 
 
 @checked

@@ -338,7 +338,9 @@ def compare(
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(help="Also draw accuracy over training time and epochs into this PNG file.", metavar="FILE"),
+        typer.Option(
+            help="Also draw accuracy over training time and epochs into this file: .png, .pdf or .svg.", metavar="FILE"
+        ),
     ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables for a document.")] = False,
     as_json: Json = False,

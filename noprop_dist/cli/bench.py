@@ -18,7 +18,7 @@ Set = Annotated[list[str] | None, typer.Option("--set", help="As for train.", me
 Steps = Annotated[int, typer.Option(help="Steps of every block in one turn.", min=16)]
 Repeats = Annotated[int, typer.Option(help="Turns of each side.", min=1)]
 Workers = Annotated[int, typer.Option(help="Worker processes on each side, one thread each.", min=1)]
-Plot = Annotated[Path | None, typer.Option(help="Also draw it into this PNG file.", metavar="FILE")]
+Plot = Annotated[Path | None, typer.Option(help="Also draw it into this file: .png, .pdf or .svg.", metavar="FILE")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object with `rows`.")]
 
 bench_app = typer.Typer(help="Benchmarks: both sides in one run, in turns.", no_args_is_help=True)

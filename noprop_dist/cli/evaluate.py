@@ -51,7 +51,8 @@ def show_evaluation(
         }
         print(json.dumps({**figures, **extra}))
         return
-    console.print(_summary(result.accuracy, result.step, result.steps_per_block))
+    is_told = steps_per_block is not None or result.steps_per_block > 1
+    console.print(_summary(result.accuracy, result.step, result.steps_per_block if is_told else None))
     if terms is not None:
         console.print(
             f"Eq. 8 on the test set, nats per sample: cross-entropy {terms.cross_entropy:.4g}, KL {terms.kl:.4g}, "
@@ -61,8 +62,8 @@ def show_evaluation(
         console.print(_block_table(result.per_block, terms))
 
 
-def _summary(result: Evaluation, step: int, steps_per_block: int) -> str:
-    steps = f", {steps_per_block} steps per block" if steps_per_block > 1 else ""
+def _summary(result: Evaluation, step: int, steps_per_block: int | None) -> str:
+    steps = f", {steps_per_block} step(s) per block" if steps_per_block is not None else ""
     return (
         f"after {step:,} steps: accuracy {result.accuracy:.2%} (classifier), "
         f"{result.nearest_embedding_accuracy:.2%} (nearest embedding) "

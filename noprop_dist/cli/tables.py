@@ -1,6 +1,8 @@
 """Tables of figures on standard output, and pictures of them."""
 
 import json
+import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -13,6 +15,8 @@ from noprop_dist.files import local_path
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+PICTURES = ".png", ".pdf", ".svg"
+"""What the name of a picture may end in; none is .png."""
 Measured = TypeVar("Measured")
 
 
@@ -45,24 +49,50 @@ def check_plot(plot: Path | None) -> None:
     """Refuse a place for a picture before anything is measured.
 
     Raises:
-        UserError: its folder is not there, or its name ends as that of no picture.
+        UserError: it is no name of a file, its folder is not there or cannot be written to, something is there
+            already, or its name ends as that of no picture.
     """
     if plot is None:
         return
-    from matplotlib.backend_bases import FigureCanvasBase
-
-    if not local_path(plot).parent.is_dir():
+    place = local_path(plot)
+    if not place.name:
+        raise UserError(f"--plot {plot}: is no name of a file; a name that ends in .png makes a picture")
+    if not place.parent.is_dir():
         raise UserError(f"--plot {plot}: there is no folder {plot.parent}")
-    if plot.suffix[1:].lower() not in ("", *FigureCanvasBase.filetypes):
-        raise UserError(f"--plot {plot}: {plot.suffix} is no kind of picture; a name that ends in .png makes one")
+    if place.suffix.lower() not in ("", *PICTURES):
+        raise UserError(
+            f"--plot {plot}: {plot.suffix} is no kind of picture; a name that ends in {', '.join(PICTURES)} makes one"
+        )
+    try:
+        is_there = any(map(_is_there, (place, _picture_file(place))))
+    except OSError as error:
+        raise UserError(f"--plot {plot}: {error.strerror}") from error
+    if is_there:
+        raise UserError(f"--plot {plot}: is there already, and nothing is overwritten; name another file")
+    if not os.access(place.parent, os.W_OK):
+        raise UserError(f"--plot {plot}: the folder {plot.parent} cannot be written to")
 
 
 def draw(plot: Path | None, figure_of: "Callable[[Measured], Figure]", measured: Measured) -> None:
-    """Draw what was measured into a PNG file, if `plot` is given."""
+    """Draw what was measured into a file, if `plot` is given."""
     if plot is not None:
-        place = local_path(plot) if plot.suffix else local_path(plot).with_suffix(".png")
-        figure_of(measured).savefig(place, dpi=110)
+        place = _picture_file(local_path(plot))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of signs in names of runs that no font has
+            figure_of(measured).savefig(place, dpi=110)
         Terminal(stderr=True).print(f"plot: {shown(str(place))}")
+
+
+def _is_there(place: Path) -> bool:
+    try:
+        place.lstat()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _picture_file(plot: Path) -> Path:
+    return plot if plot.suffix else plot.with_suffix(".png")
 
 
 def _cell(value: Cell) -> str:

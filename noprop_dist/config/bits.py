@@ -17,6 +17,7 @@ OF_SINGLE_STAGES = re.compile(r"blocks\.training\.\d+\.\w+|(classifier|embedding
 """Keys that change bits and may still change on `resume`: they hold for one stage, from the step where it stands."""
 LENGTH = "training.epochs", "training.max_steps"
 """Keys that say how long a run is. They may change on `resume`, too: `training.setup.check_length` has the rest."""
+STEPS_PER_BLOCK = "evaluation.steps_per_block"
 
 
 def what_changes_bits(config: RunConfig) -> dict[str, Any]:
@@ -35,9 +36,10 @@ def what_changes_bits(config: RunConfig) -> dict[str, Any]:
 def changed_bits(before: RunConfig, after: RunConfig) -> list[str]:
     """Keys whose values make `after` another run than `before`.
 
-    These are the settings of `what_changes_bits`, and `blocks.only`, which says what stages the result has.
+    These are the settings of `what_changes_bits`, `blocks.only`, which says what stages the result has, and
+    `evaluation.steps_per_block`, for figures that were measured with another are not to be compared.
     """
-    old, new = ({**what_changes_bits(each), **_marked(each, Mark.BLOCKS)} for each in (before, after))
+    old, new = ({**what_changes_bits(each), **_marked(each, Mark.BLOCKS, Mark.CHAIN)} for each in (before, after))
     return [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
 
 
@@ -108,6 +110,11 @@ def continued(before: RunConfig, settings: Sequence[str]) -> RunConfig:
 
 def _refusal(before: RunConfig, after: RunConfig, key: str) -> str:
     old, new = (shown(setting_at(config, key)) for config in (before, after))
+    if key == STEPS_PER_BLOCK:
+        return (
+            f"{key}={new}: this run has {key}={old}, in which its checkpoints are measured; "
+            f"`evaluate --steps-per-block {new}` measures them in other steps"
+        )
     effect = "names the blocks" if key == "blocks.only" else "fixes the bits"
     stages = (
         ", from here on blocks.training.N.*, classifier.learning_rate and embedding.learning_rate"

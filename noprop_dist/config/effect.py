@@ -90,6 +90,7 @@ def _rules(config: RunConfig) -> list[tuple[str, bool, str]]:
             config.blocks.noise.kind == "point",
             "with blocks.noise.kind=point",
         ),
+        (r"blocks\.noise\.(density|weight|overlap)", not config.blocks.noise.is_wide, "with blocks.noise.width=0"),
         (r"classifier\.sigma", classifier != "radial", f"with classifier.kind={classifier}"),
         (
             r"training\.lr_schedule\.(step_size|gamma)",

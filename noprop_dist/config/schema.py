@@ -213,10 +213,12 @@ class RunConfig(Settings):
         steps = self.evaluation.steps_per_block
         if steps > 1 and not self.blocks.noise.is_wide:
             raise ValueError(
-                f"evaluation.steps_per_block={steps} needs blocks.noise.kind=range: a block that was trained at one "
-                "noise level takes one step"
+                f"evaluation.steps_per_block={steps} needs blocks.noise.kind=range and a blocks.noise.width above 0: "
+                "a block that was trained at one noise level takes one step"
             )
         check_chain_steps("evaluation.steps_per_block", steps, self.blocks.count)
+        if steps > 1:
+            self.noise_schedule().refined(steps)
         return self
 
     @model_validator(mode="after")

@@ -51,6 +51,9 @@ class Schedule:
         """Cut each block's part, from ᾱ_{t-1} to ᾱ_t, into so many steps, equal in λ.
 
         Its steps 1, …, T · `steps` have a, b and c of their own; step s is done by block ⌈s / steps⌉.
+
+        Raises:
+            UserError: there are not so many float64 levels in a block's part.
         """
         if steps == 1:
             return self
@@ -60,7 +63,15 @@ class Schedule:
             for k in range(1, steps + 1)
         ]
         within[steps - 1 :: steps] = self.alpha_bar[1:]  # borders stay as they are, to the last bit
-        return Schedule((self.alpha_bar[0], *within))
+        levels = (self.alpha_bar[0], *within)
+        equal = next((step for step, (noisy, clean) in enumerate(pairwise(levels)) if noisy >= clean), None)
+        if equal is not None:
+            t = equal // steps + 1
+            raise UserError(
+                f"steps_per_block={steps}: the levels of block {t}, alpha_bar from {self.alpha_bar[t - 1]!r} to "
+                f"{self.alpha_bar[t]!r}, are too close together for so many steps"
+            )
+        return Schedule(levels)
 
     def snr_gain(self, t: int) -> float:
         """SNR(t) − SNR(t−1) > 0, what block t = 1..T adds (Eq. 8)."""

@@ -119,10 +119,11 @@ def with_steps(run: TrainedRun, steps_per_block: int | None) -> TrainedRun:
         return run
     if steps_per_block > 1 and not run.plan.takes_level:
         raise UserError(
-            f"steps_per_block={steps_per_block}: the blocks of {run.directory} have one noise level each "
-            "(blocks.noise.kind=point), so each takes one step"
+            f"steps_per_block={steps_per_block}: the blocks of {run.directory} have one noise level each, "
+            "so each takes one step"
         )
     check_chain_steps("steps_per_block", steps_per_block, run.plan.config.blocks.count)
+    run.plan.schedule.refined(steps_per_block)
     return replace(run, network=replace(run.network, steps_per_block=steps_per_block))
 
 

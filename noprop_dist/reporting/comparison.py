@@ -313,7 +313,7 @@ def _notes(row: Row, column: Column) -> Iterator[str]:
 def _device(row: Row) -> str:
     """A GPU by its name."""
     names = (run.processors if run.device == "cuda" and run.processors else (run.device or "",) for run in row.runs)
-    return ", ".join(dict.fromkeys(name for each in names for name in each))
+    return ", ".join(dict.fromkeys(name for each in names for name in each if name))
 
 
 def _table(title: str, columns: Sequence[tuple[str, list[str]]]) -> TextTable:

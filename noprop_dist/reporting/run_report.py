@@ -1,8 +1,10 @@
 """Plots and an HTML page of a run, written into its directory."""
 
 import io
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -11,6 +13,7 @@ from noprop_dist.config.layers import to_yaml
 from noprop_dist.data.dataset import HeldOut, Split
 from noprop_dist.data.samples import Samples
 from noprop_dist.diffusion.schedule import log_snr
+from noprop_dist.errors import UserError
 from noprop_dist.inference.evaluation import evaluate_blocks
 from noprop_dist.inference.levels import accuracy_by_steps, level_errors
 from noprop_dist.inference.load import TrainedRun
@@ -31,8 +34,25 @@ STEPS_PER_BLOCK = 1, 2, 4
 PARTS_SAMPLES = 1000
 """Test samples for the accuracy of the parts: a report should take seconds."""
 
-Pictures = list[tuple[str, str, str, Figure]]
-"""(file name, heading, explanation, figure) of each."""
+CANNOT_BE_DRAWN = UserError, ValueError, ArithmeticError
+"""What is raised over figures that a stranger wrote, or that no axis can hold."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a run, which is drawn when it is needed.
+
+    Attributes:
+        file: its name in `plots`, without an ending.
+        heading: on the page.
+        text: explains it there.
+        draw: may raise `CANNOT_BE_DRAWN`.
+    """
+
+    file: str
+    heading: str
+    text: str
+    draw: Callable[[], Figure]
 
 
 @dataclass(frozen=True)
@@ -51,7 +71,10 @@ class WrittenReport:
 
 
 def write_report(
-    directory: RunDirectory, measured: tuple[TrainedRun, Split] | None = None, left_out: str | None = None
+    directory: RunDirectory,
+    measured: tuple[TrainedRun, Split] | None = None,
+    left_out: str | None = None,
+    notes: Sequence[str] = (),
 ) -> WrittenReport:
     """Write report.html and plots/*.png into a run directory.
 
@@ -59,15 +82,20 @@ def write_report(
         directory: of the run, with a checkpoint.
         measured: its network and test samples; None if there are not both.
         left_out: why not, if that is to be told.
+        notes: to be told besides.
     """
     plan, metrics = RunPlan(directory.config(), directory.facts()), directory.metrics()
-    pictures = _training_pictures(plan, metrics) + ([] if measured is None else _network_pictures(*measured))
-    rendered = [(file, heading, text, _png(figure)) for file, heading, text, figure in pictures]
-    for file, _, _, png in rendered:
-        directory.write_file(f"plots/{file}.png", png)
-    pngs = [(heading, text, png) for _, heading, text, png in rendered]
+    pngs, not_drawn = list[tuple[str, str, bytes]](), list[str]()
+    for picture in _training_pictures(plan, metrics) + ([] if measured is None else _network_pictures(*measured)):
+        try:
+            png = _png(picture.draw)
+        except CANNOT_BE_DRAWN as error:
+            not_drawn.append(f"plots/{picture.file}.png is left out, for its figures cannot be drawn: {error}")
+            continue
+        directory.write_file(f"plots/{picture.file}.png", png)
+        pngs.append((picture.heading, picture.text, png))
     page = _page(directory, plan, metrics, pngs)
-    return WrittenReport(directory.write_file("report.html", page.encode()), left_out)
+    return WrittenReport(directory.write_file("report.html", page.encode()), left_out, (*notes, *not_drawn))
 
 
 def _page(directory: RunDirectory, plan: RunPlan, metrics: list[Record], pngs: list[tuple[str, str, bytes]]) -> str:
@@ -84,23 +112,25 @@ def _page(directory: RunDirectory, plan: RunPlan, metrics: list[Record], pngs: l
     )
 
 
-def _training_pictures(plan: RunPlan, metrics: list[Record]) -> Pictures:
+def _training_pictures(plan: RunPlan, metrics: list[Record]) -> list[Picture]:
     rounds, evaluations = of_kind(metrics, RoundDone), of_kind(metrics, Evaluated)
     objectives, updates = of_kind(metrics, ObjectiveMeasured), of_kind(metrics, EmbeddingUpdated)
     text = "One loss for all blocks." if plan.end_to_end else "Every block minimises its own error."
-    pictures = [("loss", "Loss over steps", text, plots.loss_over_steps(rounds))]
+    pictures = [Picture("loss", "Loss over steps", text, partial(plots.loss_over_steps, rounds))]
     if evaluations:
         text = "The whole chain, assembled from the blocks' snapshots at the same step."
-        pictures.append(("accuracy", "Accuracy over steps", text, plots.accuracy_over_steps(evaluations)))
+        draw = partial(plots.accuracy_over_steps, evaluations)
+        pictures.append(Picture("accuracy", "Accuracy over steps", text, draw))
     if objectives:
         text = "What each block still gets wrong at the noise level that it is used at, or over the range that it owns."
-        figure = plots.denoising_of_blocks(plan.schedule, objectives[-1])
-        pictures.append(("denoising", "Denoising error against noise level", text, figure))
+        draw = partial(plots.denoising_of_blocks, plan.schedule, objectives[-1])
+        pictures.append(Picture("denoising", "Denoising error against noise level", text, draw))
         text = "Cross-entropy of the classifier, KL of z_0 to noise, and the denoising terms of all blocks together."
-        pictures.append(("terms", "The objective", text, plots.terms_over_steps(objectives)))
+        pictures.append(Picture("terms", "The objective", text, partial(plots.terms_over_steps, objectives)))
     if updates:
         text = "Embeddings that shrink or come together make denoising easy and classification hard."
-        pictures.append(("embedding", "The learned class embeddings", text, plots.embedding_over_steps(updates)))
+        draw = partial(plots.embedding_over_steps, updates)
+        pictures.append(Picture("embedding", "The learned class embeddings", text, draw))
     return pictures
 
 
@@ -132,44 +162,46 @@ def tracked_pictures(
         held_out: of its data.
         assemble: puts the network of a checkpoint together.
     """
-    loss = plots.loss_over_steps(of_kind(directory.metrics(), RoundDone))
-    drawn = {"loss": _png(loss)}
+    drawn = {"loss": _png(partial(plots.loss_over_steps, of_kind(directory.metrics(), RoundDone)))}
     if plan.config.blocks.only is None and directory.checkpoints.steps():
         snapshots, _ = directory.checkpoints.load_last_whole()
         run = TrainedRun(directory, plan, assemble(snapshots), next(iter(snapshots.values())).step)
-        drawn |= {name: _png(figure) for name, _, _, figure in _path_picture(run, held_out.test)}
+        drawn |= {each.file: _png(each.draw) for each in _path_picture(run, held_out.test)}
     return drawn
 
 
-def _network_pictures(run: TrainedRun, whole_test: Split) -> Pictures:
+def _network_pictures(run: TrainedRun, whole_test: Split) -> list[Picture]:
     test = Split(whole_test.inputs[:PARTS_SAMPLES], whole_test.labels[:PARTS_SAMPLES])
     parts = evaluate_blocks(run.network, test, "mean")
     text = "Only the chain and its parts together show whether the chain does anything (mean sampler)."
-    pictures = [("parts", "Accuracy through the blocks", text, plots.accuracy_of_parts(parts))]
+    pictures = [Picture("parts", "Accuracy through the blocks", text, partial(plots.accuracy_of_parts, parts))]
     return pictures + _levels_picture(run, test) + _path_picture(run, test)
 
 
-def _levels_picture(run: TrainedRun, test: Split) -> Pictures:
+def _levels_picture(run: TrainedRun, test: Split) -> list[Picture]:
     """The errors over noise levels, if blocks own ranges of them; else none."""
     if not run.plan.takes_level:
         return []
+    text = "Each block is measured over the range that it owns; it may take several steps through it."
+    return [Picture("levels", "Error over noise levels", text, partial(_levels, run, test))]
+
+
+def _levels(run: TrainedRun, test: Split) -> Figure:
     steps = sorted({*STEPS_PER_BLOCK, run.network.steps_per_block})
     accuracies = accuracy_by_steps(run.network, test, steps, ("mean", "stochastic"))
     trained = [(log_snr(each.lowest), log_snr(each.highest)) for each in run.plan.config.noise_ranges()]
-    figure = plots.error_over_levels(level_errors(run.network, test), run.plan.schedule, trained, accuracies)
-    text = "Each block is measured over the range that it owns; it may take several steps through it."
-    return [("levels", "Error over noise levels", text, figure)]
+    return plots.error_over_levels(level_errors(run.network, test), run.plan.schedule, trained, accuracies)
 
 
-def _path_picture(run: TrainedRun, test: Split) -> Pictures:
+def _path_picture(run: TrainedRun, test: Split) -> list[Picture]:
     """The path of the first sample, if that is an image; else none."""
     if len(run.plan.facts.input_shape) != 3 or test.inputs.dtype != np.uint8:
         return []
     samples = Samples(test.inputs[:1], run.plan.facts, run.network.device)
     x = samples.batch(np.zeros(1, dtype=np.int64))
-    figure = plots.path_of_z(run.network, test.inputs[:1][0], x, int(test.labels[0]))
+    draw = partial(plots.path_of_z, run.network, test.inputs[:1][0], x, int(test.labels[0]))
     text = "Each row is one z_t; with one-hot embeddings its dimensions are the classes."
-    return [("path", "One sample's z on its way from noise to label", text, figure)]
+    return [Picture("path", "One sample's z on its way from noise to label", text, draw)]
 
 
 def _headline(metrics: list[Record]) -> dict[str, str]:
@@ -203,7 +235,9 @@ def _facts(plan: RunPlan, metrics: list[Record], manifest: Manifest, best: int |
     return facts
 
 
-def _png(figure: Figure) -> bytes:
+def _png(draw: Callable[[], Figure]) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of signs that no font has, and of logarithms of what is not above 0
+        draw().savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()

@@ -158,6 +158,17 @@ def test_which_blocks_are_trained_makes_another_run_and_changes_no_bits_of_a_blo
         continued(part, ["blocks.only=1-2"])
 
 
+def test_a_run_is_measured_in_the_same_steps_from_beginning_to_end():
+    ranges = "blocks.noise={kind: range}"
+    before, after = (load_config("digits", None, [ranges, f"evaluation.steps_per_block={k}"]) for k in (2, 1))
+    assert what_changes_bits(before) == what_changes_bits(after)
+    assert changed_bits(before, after) == ["evaluation.steps_per_block"]
+    with pytest.raises(
+        UserError, match="steps_per_block=1: this run has .*=2, .*`evaluate --steps-per-block 1` measur"
+    ):
+        continued(before, ["evaluation.steps_per_block=1"])
+
+
 def test_the_number_of_processes_changes_the_bits_of_the_baseline_alone():
     before, after = (load_config("digits", None, [BASELINE, *more]) for more in ([], ["engine.workers=2"]))
     assert changed_bits(before, after) == ["engine.workers"]

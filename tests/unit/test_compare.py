@@ -190,7 +190,15 @@ def test_damaged_weights_and_lines_leave_the_rest_of_the_table(copied_run, capsy
         (["RUN", "--sort", "luck"], "sort=luck: is no figure and no setting that differs; allowed are test_accuracy, "),
         (["RUN", "--json", "--markdown"], "--markdown and --json: only one of them"),
         (["RUN", "--plot", "nowhere/a.png"], "--plot nowhere/a.png: there is no folder nowhere"),
-        (["RUN", "--plot", "a.run"], "--plot a.run: .run is no kind of picture; a name that ends in .png makes one"),
+        (
+            ["RUN", "--plot", "a.run"],
+            "--plot a.run: .run is no kind of picture; a name that ends in .png, .pdf, .svg makes",
+        ),
+        (["RUN", "--plot", "a.pgf"], "--plot a.pgf: .pgf is no kind of picture"),
+        (["RUN", "--plot", ""], "--plot .: is no name of a file"),
+        (["RUN", "--plot", "run"], "--plot run: is there already, and nothing is overwritten; name another file"),
+        (["RUN", "--plot", "run/config.yaml/a"], "--plot run/config.yaml/a: there is no folder run/config.yaml"),
+        (["RUN", "--plot", f"{'a' * 300}.png"], ".png: File name too long"),
     ],
 )
 def test_what_cannot_be_compared_is_one_sentence(copied_run, noprop, monkeypatch, tmp_path, arguments, message):

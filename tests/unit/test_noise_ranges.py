@@ -137,6 +137,17 @@ def test_steps_within_a_block_are_equal_in_lambda_and_leave_its_borders_alone(st
         np.testing.assert_allclose(np.diff(within), (schedule.log_snr(t) - schedule.log_snr(t - 1)) / steps)
 
 
+NARROW = "schedule={kind: list, alpha_bar: [0.1, 0.1000000000000002, 0.5, 0.9]}"
+
+
+def test_more_steps_than_there_are_levels_are_refused_before_anything_is_trained(small_config, tmp_path):
+    with pytest.raises(UserError, match="steps_per_block=100: the levels of block 1, alpha_bar from 0.1 to 0.100000"):
+        small_config(RANGE, NARROW, "evaluation.steps_per_block=100")
+    run = noprop_dist.train(small_config(RANGE, NARROW, "engine.kind=sequential"), tmp_path / "run")
+    with pytest.raises(UserError, match="steps_per_block=100: the levels of block 1"):
+        noprop_dist.evaluate(run, steps_per_block=100)
+
+
 def test_a_chain_calls_each_block_at_the_levels_of_its_own_range():
     called = []
 
@@ -280,7 +291,7 @@ def test_steps_per_block_are_chosen_and_told_wherever_a_run_is_used(small_config
     run = noprop_dist.train(small_config(RANGE, "engine.kind=sequential"), tmp_path / "run")
     with pytest.raises(SystemExit):
         main(["evaluate", str(tmp_path / "run"), "--steps-per-block", "3"])
-    assert "mean sampler, 1 pass(es), 3 steps per block" in " ".join(capsys.readouterr().out.split())
+    assert "mean sampler, 1 pass(es), 3 step(s) per block" in " ".join(capsys.readouterr().out.split())
     for steps, accuracies in ((1, True), (3, False)):
         folder = tmp_path / f"by {steps}"
         noprop_dist.export(run, "safetensors", folder, steps_per_block=steps)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import noprop_dist
 from noprop_dist.cli.inspect import show_run
 from noprop_dist.cli.report import write_report
 from noprop_dist.records import EmbeddingUpdated, Evaluated, RoundDone, from_line
@@ -107,6 +108,24 @@ def test_a_run_directory_of_an_earlier_version_is_reported_and_inspected(old_run
     assert whole["metrics"]["stages"]["block 2"]["step"] == 12
     assert whole["metrics"]["stages"]["embedding"]["mean_norm"] > 0
     assert {each["split"] for each in whole["metrics"]["evaluations"]} == {"validation", "test"}
+
+
+def test_figures_that_cannot_be_drawn_are_left_out_with_a_word(small_run, tmp_path):
+    run = small_run()
+    file = tmp_path / "run/metrics.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    for line in lines:
+        if line["kind"] == "objective":
+            line["squared_errors"] = [1.0]
+        if line["kind"] == "round":
+            line["error"] = 1e308
+    file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    told = noprop_dist.report(str(run)).notes
+    assert [note.split(" is left out, for its figures cannot be drawn: ")[0] for note in told] == [
+        "plots/loss.png",
+        "plots/denoising.png",
+    ]
+    assert {each.stem for each in (tmp_path / "run/plots").iterdir()} == {"accuracy", "parts", "path", "terms"}
 
 
 def test_a_line_that_cannot_be_read_is_no_metric():

@@ -5,6 +5,7 @@ Each setting is marked with what it changes of a result, and a result is the wei
     ChangesBits          other weights: the seed, the batch size, the device
     ChangesBaselineBits  other weights with method=backprop only: how many processes share a batch
     ChangesBlocks        no weight, but which blocks the result has
+    ChangesChain         no weight, but the steps in which the result is measured
     KeepsBits            nothing: where, how fast and how safely a run goes, and what is said about it
 
 `config.bits` reads the marks. `train --or-resume`, `resume` and `merge` decide by them alone.
@@ -25,6 +26,7 @@ class Mark(Enum):
     BITS = "bits"
     BASELINE_BITS = "bits of the baseline"
     BLOCKS = "blocks"
+    CHAIN = "chain"
     NOTHING = "nothing"
 
 
@@ -32,6 +34,7 @@ Value = TypeVar("Value")
 ChangesBits = Annotated[Value, Mark.BITS]
 ChangesBaselineBits = Annotated[Value, Mark.BASELINE_BITS]
 ChangesBlocks = Annotated[Value, Mark.BLOCKS]
+ChangesChain = Annotated[Value, Mark.CHAIN]
 KeepsBits = Annotated[Value, Mark.NOTHING]
 
 Positive = Annotated[int, Field(ge=1, lt=2**31)]

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from noprop_dist.config.sections.base import KeepsBits, Positive, Seconds, Settings
+from noprop_dist.config.sections.base import ChangesChain, KeepsBits, Positive, Seconds, Settings
 
 
 class EvaluationSettings(Settings):
@@ -16,7 +16,7 @@ class EvaluationSettings(Settings):
         lt=2**31,
         description="of the test and of the validation set, at each checkpoint; 0 is no evaluation at all",
     )
-    steps_per_block: KeepsBits[Positive] = Field(
+    steps_per_block: ChangesChain[Positive] = Field(
         1, description="steps that each block takes through its range of noise levels (blocks.noise.kind=range)"
     )
 
