@@ -1,4 +1,4 @@
-"""Settings that were given and do nothing, because another setting leaves them no part."""
+"""Settings that were given and do nothing, because another setting leaves them no part; and those that do little good."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +32,17 @@ def without_effect(config: RunConfig, given: Mapping[str, Any]) -> list[str]:
             lines.append(f"{', '.join(idle)}: no effect {reason}")
             keys = [key for key in keys if key not in idle]
     return lines
+
+
+def advice(config: RunConfig) -> list[str]:
+    """One line for each choice that is allowed, and was measured to train badly (docs/measurements.md)."""
+    noise = config.blocks.noise
+    if config.method == "noprop" and config.blocks.count == 1 and noise.is_wide and noise.weight == "snr":
+        return [
+            "blocks.noise.weight=snr: one block for all noise levels hardly learns the noisiest, where a prediction "
+            "begins; blocks.noise.weight=edm trains it better"
+        ]
+    return []
 
 
 def is_idle(config: RunConfig, key: str) -> bool:

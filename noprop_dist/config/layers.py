@@ -7,7 +7,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from noprop_dist.config.effect import dropped, without_effect
+from noprop_dist.config.effect import advice, dropped, without_effect
 from noprop_dist.config.refusals import types_at
 from noprop_dist.config.schema import RunConfig
 from noprop_dist.config.yaml_text import MAX_BYTES, parse_yaml, to_yaml_text
@@ -24,7 +24,7 @@ def load_config(
     """A configuration from a preset, a YAML file and `key.path=value` settings, each over the one before.
 
     Without preset and file the preset is `digits`. `warn` is told of settings in file and `settings` that have no
-    effect.
+    effect, or a bad one.
 
     Raises:
         UserError: a layer cannot be read, or what it says is not allowed.
@@ -32,7 +32,7 @@ def load_config(
     name = preset or (None if file else "digits")
     layers = [file_layer(file)] if file else []
     config = validated(reduce(merge, [*layers, *map(setting_layer, settings)], preset_layer(name) if name else {}))
-    for line in idle_settings(config, settings, layers):
+    for line in (*idle_settings(config, settings, layers), *advice(config)):
         warn(line)
     return config
 

@@ -14,6 +14,7 @@ from untrained import images_for, python, untrained, untrained_network
 
 import noprop_dist
 from noprop_dist.cli.app import main
+from noprop_dist.config.layers import load_config
 from noprop_dist.data.dataset import Split
 from noprop_dist.data.samples import Samples
 from noprop_dist.diffusion.noise_range import NoiseRange, log_snr, range_of_block
@@ -135,6 +136,25 @@ def test_steps_within_a_block_are_equal_in_lambda_and_leave_its_borders_alone(st
     for t in range(1, 5):
         within = [levels.log_snr(s) for s in range((t - 1) * steps, t * steps + 1)]
         np.testing.assert_allclose(np.diff(within), (schedule.log_snr(t) - schedule.log_snr(t - 1)) / steps)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ([RANGE, "blocks.count=1"], ["blocks.noise.weight=snr: one block for all noise levels"]),
+        (["blocks.noise={kind: range, weight: edm}", "blocks.count=1"], []),
+        ([RANGE], []),
+        (["blocks.count=1"], []),
+        (
+            ["blocks.noise={kind: range, width: 0, weight: edm}"],
+            ["blocks.noise.weight: no effect with blocks.noise.wid"],
+        ),
+    ],
+)
+def test_noise_settings_that_do_nothing_or_train_badly_are_told(settings, told):
+    lines = []
+    load_config("digits", None, settings, lines.append)
+    assert [line[: len(each)] for line, each in zip(lines, told, strict=True)] == told
 
 
 NARROW = "schedule={kind: list, alpha_bar: [0.1, 0.1000000000000002, 0.5, 0.9]}"
