@@ -1,4 +1,4 @@
-"""Settings that were given and do nothing, because another setting leaves them no part; and those that do little good."""
+"""Settings that were given and do nothing, as another setting leaves them no part; and those that do little good."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence

@@ -147,7 +147,7 @@ def test_steps_within_a_block_are_equal_in_lambda_and_leave_its_borders_alone(st
         (["blocks.count=1"], []),
         (
             ["blocks.noise={kind: range, width: 0, weight: edm}"],
-            ["blocks.noise.weight: no effect with blocks.noise.wid"],
+            ["blocks.noise.weight: no effect with"],
         ),
     ],
 )
