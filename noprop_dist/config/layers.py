@@ -24,7 +24,7 @@ def load_config(
     """A configuration from a preset, a YAML file and `key.path=value` settings, each over the one before.
 
     Without preset and file the preset is `digits`. `warn` is told of settings in file and `settings` that have no
-    effect, or a bad one.
+    effect, and of those that train badly.
 
     Raises:
         UserError: a layer cannot be read, or what it says is not allowed.

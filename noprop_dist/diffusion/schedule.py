@@ -53,7 +53,7 @@ class Schedule:
         Its steps 1, …, T · `steps` have a, b and c of their own; step s is done by block ⌈s / steps⌉.
 
         Raises:
-            UserError: there are not so many float64 levels in a block's part.
+            UserError: ᾱ does not rise at every step, for a block's borders are too close together for float64.
         """
         if steps == 1:
             return self
@@ -69,7 +69,7 @@ class Schedule:
             t = equal // steps + 1
             raise UserError(
                 f"steps_per_block={steps}: the levels of block {t}, alpha_bar from {self.alpha_bar[t - 1]!r} to "
-                f"{self.alpha_bar[t]!r}, are too close together for so many steps"
+                f"{self.alpha_bar[t]!r}, are too close together; take fewer steps"
             )
         return Schedule(levels)
 
