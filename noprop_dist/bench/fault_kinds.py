@@ -95,7 +95,14 @@ def _kill_named(worker: str, run: LiveRun, _: int) -> float:
 
 
 def _kill_block_worker(number: signal.Signals, run: LiveRun, pick: int) -> float:
-    return signal_worker(run, f"block worker {1 + pick % NODES}", number)
+    return signal_worker(run, _worker_at_work(run, pick), number)
+
+
+def _worker_at_work(run: LiveRun, pick: int) -> str:
+    """Choose a worker that some block's latest round came from: one that has just come may hold no block."""
+    latest = {each.stage: each.worker for each in run.records(RoundDone) if each.stage.is_block}
+    workers = sorted({worker for worker in latest.values() if worker is not None})
+    return workers[pick % len(workers)]
 
 
 def _stop_coordinator(run: LiveRun, _: int) -> float:
@@ -110,9 +117,23 @@ def _kill_driver(run: LiveRun, _: int) -> float:
 
 
 def _kill_node(run: LiveRun, pick: int) -> float:
+    """Kill the node of a worker at work, once it is back on one: both may have been lost just now."""
+    numbers: list[int] = []
+
+    def found() -> bool:
+        of_worker = {each.worker: each.node_id for each in run.records(WorkerReady)}
+        node_id = of_worker.get(_worker_at_work(run, pick))
+        numbers.extend(number for number in range(NODES) if _nodes(run).node_id(number) == node_id)
+        return bool(numbers)
+
+    run.wait_for("a node with a worker at work", found)
+    return _replace_node(run, numbers[0])
+
+
+def _replace_node(run: LiveRun, number: int) -> float:
     begun = time.time()
-    _nodes(run).kill_node(pick % NODES)
-    _nodes(run).return_node(pick % NODES)
+    _nodes(run).kill_node(number)
+    _nodes(run).return_node(number)
     return begun
 
 
@@ -159,7 +180,7 @@ def _fill_disk(run: LiveRun, _: int) -> float:
 
 def _pause_block_worker(run: LiveRun, pick: int) -> float:
     """Stop a worker for less time than it takes to be missed, and let it go on."""
-    worker = f"block worker {1 + pick % NODES}"
+    worker = _worker_at_work(run, pick)
     signal_worker(run, worker, signal.SIGSTOP)
     time.sleep(PAUSE_SECONDS)
     return signal_worker(run, worker, signal.SIGCONT)
@@ -169,7 +190,7 @@ def _drain_node(run: LiveRun, pick: int) -> float:
     """Announce that a machine leaves; then it goes, and another one comes."""
     _nodes(run).drain_node(pick % NODES, NOTICE_SECONDS)
     time.sleep(NOTICE_SECONDS)
-    return _kill_node(run, pick)
+    return _replace_node(run, pick % NODES)
 
 
 def _double_lines(run: LiveRun, _: int) -> float:
@@ -197,9 +218,10 @@ def _trains_again(run: LiveRun, begun: float) -> float | None:
 
 
 def _goes_on(run: LiveRun, begun: float) -> float | None:
-    """The first round after that of each block worker that is there."""
-    last = {each.worker: each.time for each in run.records(RoundDone) if each.stage.is_block and each.time > begun}
-    return max(last.values()) if len(last) == NODES else None
+    """The time by which every block has done a round: those of the worker that was stopped, too."""
+    rounds = [each for each in run.records(RoundDone) if each.stage.is_block and each.time > begun]
+    first = {each.stage: each.time for each in reversed(rounds)}
+    return max(first.values()) if len(first) == BLOCKS else None
 
 
 def _worker_is_back(run: LiveRun, begun: float) -> float | None:
