@@ -389,6 +389,12 @@ def is_damaged(record: Record) -> bool:
     return isinstance(record, UnreadLine) and record.damaged
 
 
+def damage(records: Iterable[Record], directory: object) -> list[str]:
+    """What to tell people of damaged lines in the metrics.jsonl of a directory; nothing if there are none."""
+    damaged = sum(map(is_damaged, records))
+    return [f"{directory}: {damaged} line(s) of metrics.jsonl are damaged; a resume sets them aside"] * (damaged > 0)
+
+
 def counted_once(records: Iterable[Record]) -> Iterator[Record]:
     """Records without the rounds of steps that an earlier round of the same stage did already."""
     done: dict[Stage, int] = {}
@@ -402,7 +408,7 @@ def counted_once(records: Iterable[Record]) -> Iterator[Record]:
 
 
 def _check_types(record: Record) -> None:
-    """Refuse values of other types than the fields have.
+    """Refuse values of other types than the fields have, and what no run has.
 
     Raises:
         TypeError: as described.
@@ -418,6 +424,10 @@ def _check_types(record: Record) -> None:
             raise TypeError(f"{name} holds what is not allowed there, or a larger number than any run has")
     if isinstance(record, RoundDone | EmbeddingUpdated) and not 0 < record.steps == record.step - record.first_step:
         raise TypeError(f"{record.steps} steps from {record.first_step} to {record.step}")
+    if isinstance(record, Evaluated) and not (
+        0 <= record.accuracy <= 1 and 0 <= record.nearest_embedding_accuracy <= 1
+    ):
+        raise TypeError("an accuracy is no fraction")
 
 
 def _is_text(value: object) -> bool:

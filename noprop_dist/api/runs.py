@@ -24,7 +24,7 @@ from noprop_dist.engines.core.placement import Placement, WorkerPlace
 from noprop_dist.errors import UserError
 from noprop_dist.files import local_path
 from noprop_dist.models.custom import NetworkFactory
-from noprop_dist.records import is_damaged
+from noprop_dist.records import damage
 from noprop_dist.reporting.summary import LatestMetrics, latest_metrics
 from noprop_dist.reporting.timeline import Span, timeline_of
 from noprop_dist.run_plan import RunPlan
@@ -169,9 +169,8 @@ def inspect(run: NamedRun) -> RunContents:
     config, checkpoints = directory.config(), directory.checkpoints
     manifest = checkpoints.manifest(of_any_run=True) if checkpoints.steps() else None
     run_plan = RunPlan(config, directory.facts())
-    records, warnings = directory.metrics(), list[str]()
-    if damaged := sum(map(is_damaged, records)):
-        warnings.append(f"{directory}: {damaged} line(s) of metrics.jsonl are damaged; a resume sets them aside")
+    records = directory.metrics()
+    warnings = damage(records, directory)
     try:
         checkpoints.check_run()
     except OtherRunError as error:

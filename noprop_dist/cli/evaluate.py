@@ -59,7 +59,7 @@ def show_evaluation(
             f"denoising {terms.denoising:.4g}; ELBO {terms.elbo:.4g}"
         )
     if per_block:
-        console.print(_block_table(result.per_block, terms))
+        console.print(_block_table(result.per_block, terms, one_step=result.steps_per_block > 1))
 
 
 def _summary(result: Evaluation, step: int, steps_per_block: int | None) -> str:
@@ -71,9 +71,10 @@ def _summary(result: Evaluation, step: int, steps_per_block: int | None) -> str:
     )
 
 
-def _block_table(blocks: Sequence[BlockEvaluation], terms: ObjectiveTerms | None) -> Table:
+def _block_table(blocks: Sequence[BlockEvaluation], terms: ObjectiveTerms | None, *, one_step: bool) -> Table:
     table = FittingTable(title="accuracy of the parts, and their terms of Eq. 8", title_justify="left")
-    for column in ("block t", "chain: nearest to z_t", "chain: class of û_t", "block alone", "denoising term (nats)"):
+    alone = "block alone, one step" if one_step else "block alone"
+    for column in ("block t", "chain: nearest to z_t", "chain: class of û_t", alone, "denoising term (nats)"):
         table.add_column(column, justify="right")
     for block in blocks:
         shares = (f"{share:.2%}" for share in (block.after_block, block.prediction, block.alone))

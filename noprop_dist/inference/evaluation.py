@@ -72,7 +72,7 @@ class BlockEvaluation:
         block: 1..T.
         after_block: nearest class embedding of z_t, the chain having run so far.
         prediction: class of û_t within the chain.
-        alone: class of û_t from z ~ N(0, I), without the other blocks.
+        alone: class of û_t from z ~ N(0, I) in one step, without the other blocks.
     """
 
     block: int

@@ -20,10 +20,10 @@ from noprop_dist.inference.load import TrainedRun
 from noprop_dist.inference.network import NoPropNetwork
 from noprop_dist.inference.score import scores_of
 from noprop_dist.printable import without_secrets
-from noprop_dist.records import EmbeddingUpdated, Evaluated, ObjectiveMeasured, Record, RoundDone
+from noprop_dist.records import EmbeddingUpdated, Evaluated, ObjectiveMeasured, Record, RoundDone, damage
 from noprop_dist.reporting import plots
 from noprop_dist.reporting.page import html_page
-from noprop_dist.reporting.summary import latest_metrics, of_kind
+from noprop_dist.reporting.summary import busy_seconds, latest_metrics, of_kind
 from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.checkpoints import Manifest
@@ -62,7 +62,7 @@ class WrittenReport:
     Attributes:
         place: path or URI of report.html.
         left_out: why pictures of the network were left out; None if they were not.
-        notes: of damaged checkpoints and changed networks, and of what was asked for and does nothing.
+        notes: of what is damaged, of changed networks, and of what was asked for and does nothing.
     """
 
     place: str
@@ -95,7 +95,9 @@ def write_report(
         directory.write_file(f"plots/{picture.file}.png", png)
         pngs.append((picture.heading, picture.text, png))
     page = _page(directory, plan, metrics, pngs)
-    return WrittenReport(directory.write_file("report.html", page.encode()), left_out, (*notes, *not_drawn))
+    return WrittenReport(
+        directory.write_file("report.html", page.encode()), left_out, (*notes, *damage(metrics, directory), *not_drawn)
+    )
 
 
 def _page(directory: RunDirectory, plan: RunPlan, metrics: list[Record], pngs: list[tuple[str, str, bytes]]) -> str:
@@ -103,7 +105,7 @@ def _page(directory: RunDirectory, plan: RunPlan, metrics: list[Record], pngs: l
     best = None if scores is None else next(iter(scores.best(1, among=directory.checkpoints.steps())), None)
     return html_page(
         title=f"{_method(plan)} on {plan.facts.name}",
-        subtitle=f"{plan.config.blocks.count} blocks {_between_blocks(plan)}; {directory}",
+        subtitle=f"{_blocks(plan)}; {directory}",
         headline=_headline(metrics),
         pictures=pngs,
         facts=_facts(plan, metrics, manifest, best),
@@ -142,10 +144,14 @@ def _method(plan: RunPlan) -> str:
     return "NoProp-CT" if plan.config.blocks.count == 1 else "NoProp with ranges of noise levels"
 
 
-def _between_blocks(plan: RunPlan) -> str:
+def _blocks(plan: RunPlan) -> str:
+    if plan.config.blocks.count == 1:
+        return "1 block"
     if plan.end_to_end:
-        return "trained end to end"
-    return "that share W_embed alone" if EMBEDDING in plan.stages else "without a gradient between them"
+        between = "trained end to end"
+    else:
+        between = "that share W_embed alone" if EMBEDDING in plan.stages else "without a gradient between them"
+    return f"{plan.config.blocks.count} blocks {between}"
 
 
 def tracked_pictures(
@@ -215,14 +221,12 @@ def _headline(metrics: list[Record]) -> dict[str, str]:
 
 def _facts(plan: RunPlan, metrics: list[Record], manifest: Manifest, best: int | None) -> dict[str, str]:
     rounds = of_kind(metrics, RoundDone)
-    times = [each.time for each in rounds] or [0.0]
-    seconds = max(times) - min(times)
     blocks = [each for each in rounds if each.stage.kind in ("block", "network")]
     steps, busy = sum(each.steps for each in blocks), sum(each.seconds for each in blocks)
     facts = {
         "data": f"{plan.facts.name}: " + ", ".join(f"{n:,} {part}" for part, n in plan.facts.samples.items()),
         "steps": f"{manifest.step:,} of batch {plan.config.training.batch_size} for every block",
-        "block-steps": f"{steps:,} in {seconds:.1f} s of training",
+        "block-steps": f"{steps:,} in {busy_seconds(rounds):.1f} s of training",
         "time of a block-step": f"{1000 * busy / max(1, steps):.2f} ms, mean",
         "software": ", ".join(f"{name} {version}" for name, version in manifest.software.items()),
     }

@@ -176,7 +176,7 @@ def test_damaged_weights_and_lines_leave_the_rest_of_the_table(copied_run, capsy
     assert comparison.runs[0].parameters is None
     assert comparison.runs[0].test_accuracy is not None
     lines, weights = comparison.warnings
-    assert lines.endswith("1 line(s) of metrics.jsonl are damaged")
+    assert lines.endswith("1 line(s) of metrics.jsonl are damaged; a resume sets them aside")
     assert "classifier.safetensors of step 12 is damaged" in weights
     with pytest.raises(SystemExit):
         main(["compare", run.root])

@@ -95,6 +95,7 @@ def test_there_are_at_least_five_checkpoints_in_a_run():
         ("blocks.only=[1, 1]", "none twice"),
         ("blocks.only=[]", "at least one block"),
         ("blocks.only=a-b", "'a-b' is no list of blocks such as 1-5,8"),
+        ("blocks.only=5-3,2", "'5-3' runs backwards, write 3-5"),
         ("blocks.networks.12={kind: mlp}", "networks names block 12"),
         ("data.name=mnits", "data.name: 'mnits' is not allowed: input should be 'digits', 'mnist'"),
         ("data.name=npz", "root must be given for data.name=npz"),

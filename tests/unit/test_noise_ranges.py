@@ -310,8 +310,10 @@ def test_a_network_of_ones_own_that_takes_a_level_trains_and_is_measured(small_c
 def test_steps_per_block_are_chosen_and_told_wherever_a_run_is_used(small_config, tmp_path, capsys):
     run = noprop_dist.train(small_config(RANGE, "engine.kind=sequential"), tmp_path / "run")
     with pytest.raises(SystemExit):
-        main(["evaluate", str(tmp_path / "run"), "--steps-per-block", "3"])
-    assert "mean sampler, 1 pass(es), 3 step(s) per block" in " ".join(capsys.readouterr().out.split())
+        main(["evaluate", str(tmp_path / "run"), "--steps-per-block", "3", "--per-block"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "mean sampler, 1 pass(es), 3 step(s) per block" in told
+    assert "one step" in told, "which is what a block alone takes"
     for steps, accuracies in ((1, True), (3, False)):
         folder = tmp_path / f"by {steps}"
         noprop_dist.export(run, "safetensors", folder, steps_per_block=steps)

@@ -136,6 +136,13 @@ def test_a_number_that_no_plot_can_show_is_damage(key, value):
     assert is_damaged(from_line(json.dumps({**json.loads(to_line(record)), key: value})))
 
 
+@pytest.mark.parametrize("accuracy", [1e300, -3, 1.0000001])
+@pytest.mark.parametrize("key", ["accuracy", "nearest_embedding_accuracy"])
+def test_an_accuracy_that_is_no_fraction_is_damage(key, accuracy):
+    record = next(each for each in RECORDS if isinstance(each, Evaluated))
+    assert is_damaged(from_line(json.dumps({**json.loads(to_line(record)), key: accuracy})))
+
+
 def test_a_line_of_a_later_version_is_not_damaged():
     line = '{"kind": "of a later version"}'
     assert from_line(line) == UnreadLine(line=line, damaged=False)

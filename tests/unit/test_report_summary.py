@@ -110,6 +110,17 @@ def test_a_run_directory_of_an_earlier_version_is_reported_and_inspected(old_run
     assert {each["split"] for each in whole["metrics"]["evaluations"]} == {"validation", "test"}
 
 
+def test_a_report_counts_the_seconds_in_which_a_stage_trained_and_tells_of_damage(small_run, tmp_path):
+    run, file = small_run(), tmp_path / "run/metrics.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    for number, line in enumerate(line for line in lines if line["kind"] == "round"):
+        line["seconds"], line["time"] = 2.0, 1000.0 * number  # as if it had been interrupted after every round
+    file.write_text("".join(f"{json.dumps(line)}\n" for line in [*lines, {"kind": "news", "text": 3}]))
+    notes, (figures,) = noprop_dist.report(str(run)).notes, noprop_dist.compare([str(run)]).runs
+    assert f" in {figures.training_seconds:.1f} s of training" in (tmp_path / "run/report.html").read_text()
+    assert notes == (f"{run}: 1 line(s) of metrics.jsonl are damaged; a resume sets them aside",)
+
+
 def test_figures_that_cannot_be_drawn_are_left_out_with_a_word(small_run, tmp_path):
     run = small_run()
     file = tmp_path / "run/metrics.jsonl"

@@ -112,7 +112,7 @@ def check_chain_steps(setting: str, steps_per_block: int, blocks: int) -> None:
     """
     if blocks * steps_per_block > MOST_CHAIN_STEPS:
         raise UserError(
-            f"{setting}={steps_per_block}: a chain of {blocks} blocks may take {MOST_CHAIN_STEPS:,} steps in all, so "
+            f"{setting}={steps_per_block}: a chain of {blocks} block(s) may take {MOST_CHAIN_STEPS:,} steps in all, so "
             f"at most {MOST_CHAIN_STEPS // blocks:,} a block"
         )
 
@@ -249,5 +249,8 @@ def _parse_ranges(text: str) -> tuple[int, ...]:
             raise ValueError(f"{text!r} is no list of blocks such as 1-5,8")
         if max(len(first), len(last)) > 5:
             raise ValueError(f"{part.strip()!r} is no block, blocks are 1..10,000 at most")
-        numbers += range(int(first), int(last if dash else first) + 1)
+        begin, end = int(first), int(last if dash else first)
+        if begin > end:
+            raise ValueError(f"{part.strip()!r} runs backwards, write {end}-{begin}")
+        numbers += range(begin, end + 1)
     return tuple(numbers)
