@@ -389,10 +389,10 @@ def is_damaged(record: Record) -> bool:
     return isinstance(record, UnreadLine) and record.damaged
 
 
-def damage(records: Iterable[Record], directory: object) -> list[str]:
-    """What to tell people of damaged lines in the metrics.jsonl of a directory; nothing if there are none."""
-    damaged = sum(map(is_damaged, records))
-    return [f"{directory}: {damaged} line(s) of metrics.jsonl are damaged; a resume sets them aside"] * (damaged > 0)
+def damage_told(records: Iterable[Record], directory: object) -> list[str]:
+    """What to tell people of damaged lines in the metrics.jsonl of a directory; empty if there are none."""
+    count = sum(map(is_damaged, records))
+    return [f"{directory}: {count} line(s) of metrics.jsonl are damaged; a resume sets them aside"] if count else []
 
 
 def counted_once(records: Iterable[Record]) -> Iterator[Record]:

@@ -24,7 +24,7 @@ from noprop_dist.engines.core.placement import Placement, WorkerPlace
 from noprop_dist.errors import UserError
 from noprop_dist.files import local_path
 from noprop_dist.models.custom import NetworkFactory
-from noprop_dist.records import damage
+from noprop_dist.records import damage_told
 from noprop_dist.reporting.summary import LatestMetrics, latest_metrics
 from noprop_dist.reporting.timeline import Span, timeline_of
 from noprop_dist.run_plan import RunPlan
@@ -170,7 +170,7 @@ def inspect(run: NamedRun) -> RunContents:
     manifest = checkpoints.manifest(of_any_run=True) if checkpoints.steps() else None
     run_plan = RunPlan(config, directory.facts())
     records = directory.metrics()
-    warnings = damage(records, directory)
+    warnings = damage_told(records, directory)
     try:
         checkpoints.check_run()
     except OtherRunError as error:

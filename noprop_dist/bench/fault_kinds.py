@@ -118,16 +118,18 @@ def _kill_driver(run: LiveRun, _: int) -> float:
 
 def _kill_node(run: LiveRun, pick: int) -> float:
     """Kill the node of a worker at work, once it is back on one: both may have been lost just now."""
-    numbers: list[int] = []
+    number: int | None = None
 
     def found() -> bool:
-        of_worker = {each.worker: each.node_id for each in run.records(WorkerReady)}
-        node_id = of_worker.get(_worker_at_work(run, pick))
-        numbers.extend(number for number in range(NODES) if _nodes(run).node_id(number) == node_id)
-        return bool(numbers)
+        nonlocal number
+        numbers = {_nodes(run).node_id(each): each for each in range(NODES)}
+        nodes = {each.worker: each.node_id for each in run.records(WorkerReady)}
+        number = numbers.get(nodes.get(_worker_at_work(run, pick), ""))
+        return number is not None
 
     run.wait_for("a node with a worker at work", found)
-    return _replace_node(run, numbers[0])
+    assert number is not None
+    return _replace_node(run, number)
 
 
 def _replace_node(run: LiveRun, number: int) -> float:
@@ -218,7 +220,7 @@ def _trains_again(run: LiveRun, begun: float) -> float | None:
 
 
 def _goes_on(run: LiveRun, begun: float) -> float | None:
-    """The time by which every block has done a round: those of the worker that was stopped, too."""
+    """The time by which every block has done another round, so those of the worker that was stopped as well."""
     rounds = [each for each in run.records(RoundDone) if each.stage.is_block and each.time > begun]
     first = {each.stage: each.time for each in reversed(rounds)}
     return max(first.values()) if len(first) == BLOCKS else None

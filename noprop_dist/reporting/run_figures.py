@@ -13,7 +13,7 @@ from noprop_dist.config.bits import every_setting
 from noprop_dist.config.effect import is_idle
 from noprop_dist.errors import UserError
 from noprop_dist.inference.score import last_step_of
-from noprop_dist.records import EmbeddingUpdated, Evaluated, Record, RoundDone, WorkerReady, damage
+from noprop_dist.records import EmbeddingUpdated, Evaluated, Record, RoundDone, WorkerReady, damage_told
 from noprop_dist.reporting.summary import busy_seconds, busy_seconds_to, latest_metrics, of_kind
 from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import EMBEDDING, NETWORK, Stage
@@ -127,7 +127,7 @@ def read_figures(directory: RunDirectory, name: str = "") -> tuple[RunFigures, t
         UserError: there is no run, or its configuration or the facts of its data are damaged.
     """
     plan, records = RunPlan(directory.config(), directory.facts()), directory.metrics()
-    warnings = damage(records, directory)
+    warnings = damage_told(records, directory)
     complete = directory.checkpoints.steps()
     finished = bool(complete) and complete[-1] >= last_step_of(plan, directory, records)
     done = _steps_done(plan, records, complete[-1] if complete else 0)

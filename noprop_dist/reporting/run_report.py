@@ -20,7 +20,7 @@ from noprop_dist.inference.load import TrainedRun
 from noprop_dist.inference.network import NoPropNetwork
 from noprop_dist.inference.score import scores_of
 from noprop_dist.printable import without_secrets
-from noprop_dist.records import EmbeddingUpdated, Evaluated, ObjectiveMeasured, Record, RoundDone, damage
+from noprop_dist.records import EmbeddingUpdated, Evaluated, ObjectiveMeasured, Record, RoundDone, damage_told
 from noprop_dist.reporting import plots
 from noprop_dist.reporting.page import html_page
 from noprop_dist.reporting.summary import busy_seconds, latest_metrics, of_kind
@@ -95,9 +95,8 @@ def write_report(
         directory.write_file(f"plots/{picture.file}.png", png)
         pngs.append((picture.heading, picture.text, png))
     page = _page(directory, plan, metrics, pngs)
-    return WrittenReport(
-        directory.write_file("report.html", page.encode()), left_out, (*notes, *damage(metrics, directory), *not_drawn)
-    )
+    told = (*notes, *damage_told(metrics, directory), *not_drawn)
+    return WrittenReport(directory.write_file("report.html", page.encode()), left_out, told)
 
 
 def _page(directory: RunDirectory, plan: RunPlan, metrics: list[Record], pngs: list[tuple[str, str, bytes]]) -> str:
@@ -145,13 +144,14 @@ def _method(plan: RunPlan) -> str:
 
 
 def _blocks(plan: RunPlan) -> str:
-    if plan.config.blocks.count == 1:
-        return "1 block"
+    count = plan.config.blocks.count
+    return "1 block" if count == 1 else f"{count} blocks {_between_blocks(plan)}"
+
+
+def _between_blocks(plan: RunPlan) -> str:
     if plan.end_to_end:
-        between = "trained end to end"
-    else:
-        between = "that share W_embed alone" if EMBEDDING in plan.stages else "without a gradient between them"
-    return f"{plan.config.blocks.count} blocks {between}"
+        return "trained end to end"
+    return "that share W_embed alone" if EMBEDDING in plan.stages else "without a gradient between them"
 
 
 def tracked_pictures(
