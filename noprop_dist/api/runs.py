@@ -29,8 +29,9 @@ from noprop_dist.reporting.summary import LatestMetrics, latest_metrics
 from noprop_dist.reporting.timeline import Span, timeline_of
 from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import Stage
-from noprop_dist.storage.checkpoints import Checkpoints, Manifest, SnapshotEntry
+from noprop_dist.storage.checkpoints import Checkpoints
 from noprop_dist.storage.identity import OtherRunError
+from noprop_dist.storage.manifest import Manifest, SnapshotEntry
 from noprop_dist.storage.merge import merge_runs
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.torch_state import ALL_CORES, as_in_a_new_process

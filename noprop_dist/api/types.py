@@ -11,7 +11,7 @@ from noprop_dist.reporting.summary import LatestMetrics
 from noprop_dist.reporting.timeline import Span
 from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import Stage
-from noprop_dist.storage.checkpoints import Manifest, SnapshotEntry
+from noprop_dist.storage.manifest import Manifest, SnapshotEntry
 from noprop_dist.training.footprint import Footprint
 
 __all__ = [

@@ -16,7 +16,7 @@ from noprop_dist.machine import HERE, Machine
 from noprop_dist.records import Record
 from noprop_dist.stages import Stage
 from noprop_dist.storage.checkpoint_writer import CheckpointWriter
-from noprop_dist.storage.checkpoints import SnapshotEntry
+from noprop_dist.storage.manifest import SnapshotEntry
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import Snapshot
 from noprop_dist.training.run_log import RunLog

@@ -17,7 +17,8 @@ from noprop_dist.records import EmbeddingUpdated, Evaluated, Record, RoundDone, 
 from noprop_dist.reporting.summary import busy_seconds, busy_seconds_to, latest_metrics, of_kind
 from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import EMBEDDING, NETWORK, Stage
-from noprop_dist.storage.checkpoints import Checkpoints, SnapshotEntry
+from noprop_dist.storage.checkpoints import Checkpoints
+from noprop_dist.storage.manifest import SnapshotEntry
 from noprop_dist.storage.run_directory import RunDirectory
 
 NOT_COMPARED = re.compile(r"seed|method|tracking|metrics\..*|engine\.address|data\.(root|download|columns)")

@@ -26,7 +26,7 @@ from noprop_dist.reporting.page import html_page
 from noprop_dist.reporting.summary import busy_seconds, latest_metrics, of_kind
 from noprop_dist.run_plan import RunPlan
 from noprop_dist.stages import EMBEDDING, Stage
-from noprop_dist.storage.checkpoints import Manifest
+from noprop_dist.storage.manifest import Manifest
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import Snapshot
 

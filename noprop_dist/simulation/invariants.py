@@ -16,7 +16,8 @@ from noprop_dist.simulation.explained import DAMAGE, STORE, UNSURE
 from noprop_dist.simulation.world import Process
 from noprop_dist.stages import EMBEDDING, Stage
 from noprop_dist.storage.checkpoint_writer import WAITING_KEPT
-from noprop_dist.storage.checkpoints import MANIFEST, SnapshotEntry
+from noprop_dist.storage.checkpoints import MANIFEST
+from noprop_dist.storage.manifest import SnapshotEntry
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.store import UnusableStorageError
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from noprop_dist.errors import UserError
 from noprop_dist.models.custom import Source
 from noprop_dist.stages import Stage
-from noprop_dist.storage.checkpoints import Checkpoints, Manifest, SettingChange, SnapshotEntry, bits_software
+from noprop_dist.storage.checkpoints import Checkpoints, bits_software
 from noprop_dist.storage.identity import OtherRunError, other_sources
+from noprop_dist.storage.manifest import Manifest, SettingChange, SnapshotEntry
 from noprop_dist.storage.snapshot import Snapshot
 
 SNAPSHOTS_KEPT = 2

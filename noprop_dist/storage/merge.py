@@ -10,8 +10,8 @@ from noprop_dist.config.schema import RunConfig
 from noprop_dist.errors import UserError
 from noprop_dist.records import RoundDone
 from noprop_dist.stages import CLASSIFIER, Stage, block
-from noprop_dist.storage.checkpoints import Manifest, SnapshotEntry
 from noprop_dist.storage.lock import Say
+from noprop_dist.storage.manifest import Manifest, SnapshotEntry
 from noprop_dist.storage.run_directory import RunDirectory
 
 Chosen = tuple[RunDirectory, SnapshotEntry]

@@ -40,9 +40,10 @@ from noprop_dist.records import (
     to_lines,
 )
 from noprop_dist.stages import EMBEDDING, Stage
-from noprop_dist.storage.checkpoints import Checkpoints, SettingChange, checked_step, checked_texts
+from noprop_dist.storage.checkpoints import Checkpoints
 from noprop_dist.storage.identity import Identity, check_began, identity_of
 from noprop_dist.storage.lock import LOCK, Say, only_writer
+from noprop_dist.storage.manifest import SettingChange, checked_step, checked_texts
 from noprop_dist.storage.metrics_files import BEGINNING, METRICS, PARTS, MetricsFiles, Place
 from noprop_dist.storage.store import StorageError, Store, cannot_be_used, is_damage
 

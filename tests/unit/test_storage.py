@@ -18,7 +18,7 @@ from noprop_dist.records import EmbeddingUpdated, Evaluated, RoundDone, UnreadLi
 from noprop_dist.stages import CLASSIFIER, EMBEDDING, NETWORK, block
 from noprop_dist.storage import lock
 from noprop_dist.storage.checkpoint_writer import WAITING_KEPT, CheckpointWriter
-from noprop_dist.storage.checkpoints import SettingChange
+from noprop_dist.storage.manifest import SettingChange
 from noprop_dist.storage.metrics_files import BEGINNING
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.snapshot import Snapshot, from_files, to_files

@@ -24,9 +24,9 @@ from noprop_dist.printable import without_secrets
 from noprop_dist.records import Evaluated
 from noprop_dist.reporting.plots import accuracy_over_steps
 from noprop_dist.storage import store
-from noprop_dist.storage.checkpoints import Manifest, SnapshotEntry
 from noprop_dist.storage.local_files import RefusedPathError
 from noprop_dist.storage.lock import LOCK
+from noprop_dist.storage.manifest import Manifest, SnapshotEntry
 from noprop_dist.storage.object_files import ObjectFiles
 from noprop_dist.storage.run_directory import RunDirectory
 from noprop_dist.storage.store import StorageError, Store
