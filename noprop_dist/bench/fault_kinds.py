@@ -17,7 +17,7 @@ from pathlib import Path
 
 from noprop_dist.bench.live_run import LiveRun
 from noprop_dist.engines.ray.loopback import LoopbackCluster
-from noprop_dist.records import News, RoundDone, StageFailed, StageRecovered, WorkerReady
+from noprop_dist.records import News, RoundDone, StageFailed, StageRecovered, WorkerLost, WorkerReady
 from noprop_dist.stages import Stage, block
 from noprop_dist.storage.checkpoints import ENTRY
 from noprop_dist.storage.snapshot import WEIGHTS
@@ -73,21 +73,17 @@ def signal_worker(run: LiveRun, worker: str, number: signal.Signals = signal.SIG
     Returns:
         When it was sent, Unix seconds.
     """
-    begun = 0.0
 
-    def hit() -> bool:
-        nonlocal begun
-        pid = run.pid(worker)
+    def hit() -> float | None:
+        pid, now = run.pid(worker), time.time()
         if pid is None:
-            return False
-        begun = time.time()
+            return None
         with suppress(ProcessLookupError):
             os.kill(pid, number)
-            return True
-        return False
+            return now
+        return None
 
-    run.wait_for(f"a living {worker}", hit)
-    return begun
+    return run.wait_for(f"a living {worker}", hit)
 
 
 def _kill_named(worker: str, run: LiveRun, _: int) -> float:
@@ -99,10 +95,21 @@ def _kill_block_worker(number: signal.Signals, run: LiveRun, pick: int) -> float
 
 
 def _worker_at_work(run: LiveRun, pick: int) -> str:
-    """Choose a worker that some block's latest round came from: one that has just come may hold no block."""
-    latest = {each.stage: each.worker for each in run.records(RoundDone) if each.stage.is_block}
-    workers = sorted({worker for worker in latest.values() if worker is not None})
+    """Choose a worker that holds a block, once there is one: if nothing is lost, nothing has to recover."""
+    workers = run.wait_for("a block worker at work", lambda: workers_at_work(run))
     return workers[pick % len(workers)]
+
+
+def workers_at_work(run: LiveRun) -> list[str]:
+    """The workers that a block's latest round came from, since they and the coordinator began.
+
+    A worker that has just come may hold no block, and rounds of the process before it do not say that it does.
+    """
+    latest = {each.stage: each for each in run.records(RoundDone) if each.stage.is_block}
+    done = {each.worker: each.time for each in latest.values() if each.worker is not None}
+    began = {each.worker: each.time for each in run.records(WorkerReady)}
+    lost = {each.worker: each.time for each in run.records(WorkerLost)}
+    return sorted(each for each in done if done[each] > max(began[each], began["coordinator"], lost.get(each, 0.0)))
 
 
 def _stop_coordinator(run: LiveRun, _: int) -> float:
@@ -117,19 +124,15 @@ def _kill_driver(run: LiveRun, _: int) -> float:
 
 
 def _kill_node(run: LiveRun, pick: int) -> float:
-    """Kill the node of a worker at work, once it is back on one: both may have been lost just now."""
-    number: int | None = None
+    """Kill the node of a worker at work."""
 
-    def found() -> bool:
-        nonlocal number
-        numbers = {_nodes(run).node_id(each): each for each in range(NODES)}
-        nodes = {each.worker: each.node_id for each in run.records(WorkerReady)}
-        number = numbers.get(nodes.get(_worker_at_work(run, pick), ""))
-        return number is not None
+    def at_work() -> list[int]:
+        workers = workers_at_work(run)
+        held = {each.worker: each.node_id for each in run.records(WorkerReady) if each.worker in workers}.values()
+        return [number for number in range(NODES) if _nodes(run).node_id(number) in held]
 
-    run.wait_for("a node with a worker at work", found)
-    assert number is not None
-    return _replace_node(run, number)
+    numbers = run.wait_for("a node with a worker at work", at_work)
+    return _replace_node(run, numbers[pick % len(numbers)])
 
 
 def _replace_node(run: LiveRun, number: int) -> float:
@@ -220,15 +223,12 @@ def _trains_again(run: LiveRun, begun: float) -> float | None:
 
 
 def _goes_on(run: LiveRun, begun: float) -> float | None:
-    """The time by which every block has done another round, so those of the worker that was stopped as well."""
-    rounds = [each for each in run.records(RoundDone) if each.stage.is_block and each.time > begun]
-    first = {each.stage: each.time for each in reversed(rounds)}
+    """The time by which every block has done another round, or was done before: those of what was hit as well."""
+    steps = run.directory.config().training.max_steps
+    rounds = [each for each in run.records(RoundDone) if each.stage.is_block]
+    counted = [each for each in rounds if each.time > begun or each.step == steps]
+    first = {each.stage: max(begun, each.time) for each in reversed(counted)}
     return max(first.values()) if len(first) == BLOCKS else None
-
-
-def _worker_is_back(run: LiveRun, begun: float) -> float | None:
-    ready = (r for r in run.records(WorkerReady) if r.time > begun and r.worker.startswith("block worker"))
-    return next((r.time for r in ready), None)
 
 
 def _is_back(worker: str, run: LiveRun, begun: float) -> float | None:
@@ -251,7 +251,7 @@ KINDS = (
     Kind("coordinator killed", partial(_kill_named, "coordinator"), _trains_again),
     Kind("driver killed", _kill_driver, _trains_again),
     Kind("node killed (raylet)", _kill_node, _trains_again),
-    Kind("node drained, then killed", _drain_node, _worker_is_back),
+    Kind("node drained, then killed", _drain_node, _goes_on),
     Kind("block worker stopped for a while", _pause_block_worker, _goes_on),
     Kind("coordinator stopped (SIGSTOP)", _stop_coordinator, _trains_again),
     Kind("block worker stopped (SIGSTOP)", partial(_kill_block_worker, signal.SIGSTOP), _trains_again),

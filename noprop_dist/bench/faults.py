@@ -178,10 +178,7 @@ def _one_run(run: LiveRun, steps: int, waiting: list[Fault], expected: dict[Stag
 def inject(run: LiveRun, fault: Fault) -> float:
     """Break one thing and wait until what it hit works again; returns the seconds that this took."""
     begun = fault.kind.inject(run, fault.pick)
-    run.wait_for(f"recovery from: {fault.kind.name}", lambda: fault.kind.recovered(run, begun) is not None)
-    again = fault.kind.recovered(run, begun)
-    assert again is not None
-    return again - begun
+    return run.wait_for(f"recovery from: {fault.kind.name}", lambda: fault.kind.recovered(run, begun)) - begun
 
 
 def _next(run: LiveRun, steps: int, waiting: Sequence[Fault], early: bool) -> Fault | None:

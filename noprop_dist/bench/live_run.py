@@ -14,6 +14,7 @@ from noprop_dist.reporting.summary import of_kind
 from noprop_dist.storage.run_directory import RunDirectory
 
 Kind = TypeVar("Kind")
+Found = TypeVar("Found")
 POLL_SECONDS = 0.1
 WAIT_SECONDS = 120.0
 
@@ -82,8 +83,11 @@ class LiveRun:
         pids = [each.pid for each in self.records(WorkerReady) if each.worker == worker]
         return pids[-1] if pids else None
 
-    def wait_for(self, what: str, found: Callable[[], bool]) -> None:
-        """Wait until `found` returns True.
+    def wait_for(self, what: str, found: Callable[[], Found | None]) -> Found:
+        """Wait until `found` returns something true.
+
+        Returns:
+            What it returned.
 
         Raises:
             TrainingError: it does not within two minutes, or before the driver ends.
@@ -91,8 +95,8 @@ class LiveRun:
         deadline = time.monotonic() + WAIT_SECONDS
         while True:
             ended = not self.running  # asked first: what it has done before its end counts
-            if found():
-                return
+            if what_is_there := found():
+                return what_is_there
             if ended or time.monotonic() > deadline:
                 why = "the driver has ended" if ended else f"{WAIT_SECONDS:.0f} s are over"
                 raise TrainingError(f"waited in vain for {what}, {why}; what is known:\n{self._latest()}")

@@ -6,9 +6,12 @@ import time
 
 import pytest
 
-from noprop_dist.bench.fault_kinds import BLOCKS, KINDS, signal_worker
-from noprop_dist.records import RoundDone
+from noprop_dist.bench.fault_kinds import BLOCKS, KINDS, signal_worker, workers_at_work
+from noprop_dist.config.layers import load_config
+from noprop_dist.records import RoundDone, WorkerLost, WorkerReady
 from noprop_dist.stages import block
+
+BLOCK_NUMBERS = range(1, BLOCKS + 1)
 
 
 class RunWhoseWorkerJustDied:
@@ -21,8 +24,9 @@ class RunWhoseWorkerJustDied:
         return self.pids.pop(0)
 
     def wait_for(self, _, found):
-        while not found():
+        while (there := found()) is None:
             time.sleep(0.001)
+        return there
 
 
 def test_a_worker_that_was_lost_just_now_is_hit_once_it_is_back():
@@ -34,46 +38,79 @@ def test_a_worker_that_was_lost_just_now_is_hit_once_it_is_back():
     assert alive.wait(timeout=10) == -signal.SIGKILL
 
 
-class RunWithAnIdleWorker:
-    """Block worker 1 holds every block; worker 2 has just come."""
+class RunWith:
+    """A run of 100 steps a block, with these records and no processes."""
 
-    def __init__(self, pids):
-        self.pids = pids
-
-    def pid(self, worker):
-        return self.pids[worker]
+    def __init__(self, *records):
+        self._records = records
+        self.directory = self
 
     def records(self, kind):
-        return [a_round(t, worker) for worker in ("block worker 2", "block worker 1") for t in range(1, BLOCKS + 1)]
+        return [each for each in self._records if isinstance(each, kind)]
 
-    def wait_for(self, _, found):
-        assert found()
+    def config(self):
+        return load_config("digits", None, ["training.max_steps=100"])
 
 
-def a_round(t, worker, time=0.0):
-    done = {"first_step": 0, "steps": 8, "step": 8, "loss": 1.0, "error": 1.0, "gradient_norm": 1.0, "seconds": 0.1}
+def ready(worker, time):
+    facts = {"incarnation": 1, "host": "here", "node_id": "a", "pid": 1, "device": "cpu"}
+    return WorkerReady(worker=worker, time=time, **facts)
+
+
+def a_round(t, worker, time, step=8):
+    done = {
+        "first_step": step - 8,
+        "steps": 8,
+        "step": step,
+        "loss": 1.0,
+        "error": 1.0,
+        "gradient_norm": 1.0,
+        "seconds": 0.1,
+    }
     return RoundDone(stage=block(t), worker=worker, time=time, **done)
 
 
-@pytest.mark.parametrize("pick", [0, 1])
-def test_a_worker_that_holds_no_block_is_not_hit_for_nothing_would_have_to_recover(pick):
-    idle, at_work = subprocess.Popen(["sleep", "60"]), subprocess.Popen(["sleep", "60"])
-    kind = next(kind for kind in KINDS if kind.name == "block worker killed")
-    kind.inject(RunWithAnIdleWorker({"block worker 1": at_work.pid, "block worker 2": idle.pid}), pick)
-    assert at_work.wait(timeout=10) == -signal.SIGKILL
-    assert idle.poll() is None
-    idle.kill()
-    idle.wait()
+COORDINATOR = ready("coordinator", 1.0)
+BOTH = (COORDINATOR, ready("block worker 1", 2.0), ready("block worker 2", 2.5))
 
 
-class RunWithRounds:
-    def __init__(self, rounds):
-        self.records = lambda kind: rounds
+def test_a_worker_whose_blocks_another_one_holds_by_now_is_not_at_work():
+    rounds = [
+        a_round(t, worker, time)
+        for worker, time in (("block worker 2", 3.0), ("block worker 1", 4.0))
+        for t in BLOCK_NUMBERS
+    ]
+    assert workers_at_work(RunWith(*BOTH, *rounds)) == ["block worker 1"]
 
 
-def test_a_worker_that_was_stopped_for_a_while_goes_on_once_every_block_has_done_a_round():
-    kind = next(kind for kind in KINDS if kind.name == "block worker stopped for a while")
+@pytest.mark.parametrize(
+    "since",
+    [
+        ready("block worker 2", 5.0),
+        ready("coordinator", 3.5),
+        WorkerLost(worker="block worker 2", incarnation=1, cause="its node has died", time=5.0),
+    ],
+)
+def test_a_worker_is_at_work_only_by_rounds_that_it_did_since_it_and_the_coordinator_began(since):
+    rounds = a_round(1, "block worker 1", 4.0), a_round(2, "block worker 2", 3.0)
+    assert workers_at_work(RunWith(*BOTH, *rounds)) == ["block worker 1", "block worker 2"]
+    assert workers_at_work(RunWith(*BOTH, *rounds, since)) == ["block worker 1"]
+
+
+def test_what_was_hit_goes_on_once_every_block_has_done_a_round():
     three = [a_round(t, "block worker 1", time) for t, time in [(4, 9.0), (1, 11.0), (2, 12.0), (3, 13.0)]]
-    assert kind.recovered(RunWithRounds(three), 10.0) is None
-    assert kind.recovered(RunWithRounds([*three, a_round(4, "block worker 1", 20.0)]), 10.0) == 20.0
-    assert kind.recovered(RunWithRounds([*three, *(a_round(4, "block worker 1", t) for t in (20, 21))]), 10.0) == 20.0
+    assert goes_on(three) is None
+    assert goes_on([*three, a_round(4, "block worker 1", 20.0)]) == 20.0
+    assert goes_on([*three, *(a_round(4, "block worker 1", t) for t in (20, 21))]) == 20.0
+
+
+def test_a_block_that_was_done_before_need_not_go_on():
+    done = [a_round(t, "block worker 1", 9.0, step=100) for t in BLOCK_NUMBERS]
+    assert goes_on(done) == 10.0
+    assert goes_on([*done[:3], a_round(4, "block worker 1", 9.0)]) is None
+
+
+def goes_on(rounds):
+    """When all go on after time 10 as this kind of fault sees it."""
+    kind = next(kind for kind in KINDS if kind.name == "node drained, then killed")
+    return kind.recovered(RunWith(*rounds), 10.0)
