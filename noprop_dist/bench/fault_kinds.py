@@ -106,10 +106,14 @@ def workers_at_work(run: LiveRun) -> list[str]:
     A worker that has just come may hold no block, and rounds of the process before it do not say that it does.
     """
     latest = {each.stage: each for each in run.records(RoundDone) if each.stage.is_block}
-    done = {each.worker: each.time for each in latest.values() if each.worker is not None}
     began = {each.worker: each.time for each in run.records(WorkerReady)}
     lost = {each.worker: each.time for each in run.records(WorkerLost)}
-    return sorted(each for each in done if done[each] > max(began[each], began["coordinator"], lost.get(each, 0.0)))
+    at_work = set[str]()
+    for done in latest.values():
+        worker = done.worker
+        if worker is not None and done.time > max(began[worker], began["coordinator"], lost.get(worker, 0.0)):
+            at_work.add(worker)
+    return sorted(at_work)
 
 
 def _stop_coordinator(run: LiveRun, _: int) -> float:
@@ -127,8 +131,8 @@ def _kill_node(run: LiveRun, pick: int) -> float:
     """Kill the node of a worker at work."""
 
     def at_work() -> list[int]:
-        workers = workers_at_work(run)
-        held = {each.worker: each.node_id for each in run.records(WorkerReady) if each.worker in workers}.values()
+        workers, nodes = workers_at_work(run), run.nodes_of_workers()
+        held = {nodes.get(worker) for worker in workers}
         return [number for number in range(NODES) if _nodes(run).node_id(number) in held]
 
     numbers = run.wait_for("a node with a worker at work", at_work)

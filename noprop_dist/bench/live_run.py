@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from noprop_dist.engines.ray.loopback import ClusterNodes
 from noprop_dist.errors import TrainingError
-from noprop_dist.records import RoundDone, WorkerReady
+from noprop_dist.records import RoundDone, WorkerLost, WorkerReady
 from noprop_dist.reporting.summary import of_kind
 from noprop_dist.storage.run_directory import RunDirectory
 
@@ -82,6 +82,16 @@ class LiveRun:
         """Process of a worker's latest incarnation; None before the first."""
         pids = [each.pid for each in self.records(WorkerReady) if each.worker == worker]
         return pids[-1] if pids else None
+
+    def nodes_of_workers(self) -> dict[str, str]:
+        """The node of each worker that is there, by the worker's name."""
+        nodes: dict[str, str] = {}
+        for record in self.directory.metrics():
+            if isinstance(record, WorkerReady):
+                nodes[record.worker] = record.node_id
+            elif isinstance(record, WorkerLost):
+                nodes.pop(record.worker, None)
+        return nodes
 
     def wait_for(self, what: str, found: Callable[[], Found | None]) -> Found:
         """Wait until `found` returns something true.

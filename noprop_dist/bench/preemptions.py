@@ -33,7 +33,7 @@ from noprop_dist.bench.live_run import LiveRun
 from noprop_dist.bench.networks import counted_steps, sleeping
 from noprop_dist.engines.ray.fork_server import fork_server
 from noprop_dist.engines.ray.loopback import LoopbackCluster, loopback_cluster
-from noprop_dist.records import RoundDone, WorkerLost, WorkerReady
+from noprop_dist.records import RoundDone, WorkerLost
 from noprop_dist.stages import Stage
 
 BLOCKS = 10
@@ -233,14 +233,8 @@ def _victim(run: LiveRun, cluster: LoopbackCluster, wanted: str, generator: rand
 
 def _held(run: LiveRun) -> dict[str, set[str]]:
     """What the nodes hold, by their identifiers."""
-    where: dict[str, str] = {}
-    for record in run.directory.metrics():
-        if isinstance(record, WorkerReady):
-            where[record.worker] = record.node_id
-        elif isinstance(record, WorkerLost):
-            where.pop(record.worker, None)
     held: dict[str, set[str]] = {}
-    for worker, node in where.items():
+    for worker, node in run.nodes_of_workers().items():
         held.setdefault(node, set()).add(next(role for role in ROLES if worker.startswith(role)))
     return held
 

@@ -48,6 +48,11 @@ class RunWith:
     def records(self, kind):
         return [each for each in self._records if isinstance(each, kind)]
 
+    def wait_for(self, _, found):
+        there = found()
+        assert there
+        return there
+
     def config(self):
         return load_config("digits", None, ["training.max_steps=100"])
 
@@ -83,6 +88,23 @@ def test_a_worker_whose_blocks_another_one_holds_by_now_is_not_at_work():
     assert workers_at_work(RunWith(*BOTH, *rounds)) == ["block worker 1"]
 
 
+@pytest.mark.parametrize("pick", [0, 1])
+def test_a_worker_that_holds_no_block_is_not_hit_for_nothing_would_have_to_recover(pick):
+    idle, at_work = subprocess.Popen(["sleep", "60"]), subprocess.Popen(["sleep", "60"])
+    run = RunWith(*BOTH, *(a_round(t, "block worker 1", 4.0) for t in BLOCK_NUMBERS))
+    run.pid = {"block worker 1": at_work.pid, "block worker 2": idle.pid}.get
+    kind_named("block worker killed").inject(run, pick)
+    assert at_work.wait(timeout=10) == -signal.SIGKILL
+    assert idle.poll() is None
+    idle.kill()
+    idle.wait()
+
+
+def test_one_round_since_then_is_enough_where_another_block_of_the_worker_waits():
+    rounds = a_round(1, "block worker 1", 4.0), a_round(2, "block worker 1", 1.5)
+    assert workers_at_work(RunWith(*BOTH, *rounds)) == ["block worker 1"]
+
+
 @pytest.mark.parametrize(
     "since",
     [
@@ -111,6 +133,11 @@ def test_a_block_that_was_done_before_need_not_go_on():
 
 
 def goes_on(rounds):
-    """When all go on after time 10 as this kind of fault sees it."""
-    kind = next(kind for kind in KINDS if kind.name == "node drained, then killed")
-    return kind.recovered(RunWith(*rounds), 10.0)
+    """When all go on after time 10, as both kinds of fault see it that ask for this."""
+    kinds = kind_named("node drained, then killed"), kind_named("block worker stopped for a while")
+    (time_seen,) = {kind.recovered(RunWith(*rounds), 10.0) for kind in kinds}
+    return time_seen
+
+
+def kind_named(name):
+    return next(kind for kind in KINDS if kind.name == name)
